@@ -1,0 +1,2 @@
+//! ecsctl binary
+fn main() {}

@@ -1,0 +1,2 @@
+//! evsfs binary
+fn main() {}

@@ -1,0 +1,2 @@
+//! kmsd binary
+fn main() {}
