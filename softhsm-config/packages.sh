@@ -1,0 +1,61 @@
+# Sourced by quickstart.sh and tests/run.sh: installs Debian or Ubuntu packages, as root or by sudo, only what is missing.
+# shellcheck shell=bash
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "error: '$*' must run as root; run this script as root, or install sudo" >&2
+        return 1
+    fi
+}
+
+# The directories that a minimal root shell or an ordinary user may lack.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+softhsm_module() {
+    local file
+    for file in /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so; do
+        if [ -r "$file" ]; then
+            echo "$file"
+            return 0
+        fi
+    done
+    return 1
+}
+
+# require_packages COMMAND=PACKAGE... : a package is wanted when its command is not there.
+require_packages() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    softhsm_module >/dev/null || missing+=(softhsm2)
+    [ ${#missing[@]} = 0 ] && return 0
+    if ! command -v apt-get >/dev/null; then
+        echo "error: this system has no apt-get; install by hand: ${missing[*]}" >&2
+        return 1
+    fi
+    echo "installing packages: ${missing[*]}"
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# What building needs besides a Rust toolchain.
+require_rust() {
+    [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null && . "$HOME/.cargo/env"
+    command -v cargo >/dev/null || {
+        echo "error: cargo was not found; install a Rust toolchain (1.89 or later), see https://rustup.rs" >&2
+        return 1
+    }
+}
+
+require_fuse() {
+    [ -c /dev/fuse ] || as_root modprobe fuse 2>/dev/null || true
+    [ -c /dev/fuse ] || {
+        echo "error: /dev/fuse is missing; load the kernel module (modprobe fuse), or give the container the device" >&2
+        return 1
+    }
+}

@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# Installs what the tests need, then runs formatting, lints, the dependency policy and every test.
+# The last lines are the test runner's summary; the exit status is that of the step that failed.
+#   tests/run.sh [NEXTEST ARGUMENTS]      for instance: tests/run.sh -E 'test(/^k3_/)'
+set -um          # each step in a process group of its own, so that a signal reaches all of it
+cd "$(dirname "$(readlink -f "$0")")/.." || exit 1
+. softhsm-config/packages.sh
+. tests/sweep.sh
+
+child=
+status=0
+run_dir=
+
+finish() {
+    trap '' INT TERM
+    if [ -n "$child" ]; then
+        kill -TERM -- "-$child" 2>/dev/null
+        wait "$child"
+    fi
+    # A test that passes and leaves a mount or a daemon behind has not passed.
+    if [ -n "$run_dir" ] && ! sweep "$run_dir" >&2 && [ "$status" = 0 ]; then
+        echo "error: the tests left the above behind" >&2
+        status=1
+    fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'status=130; exit' INT
+trap 'status=143; exit' TERM
+
+# step TITLE COMMAND... : in the background, so that a signal is handled at once and not after the command.
+step() {
+    printf '\n== %s\n' "$1"
+    shift
+    "$@" </dev/null &
+    child=$!
+    wait "$child"
+    status=$?
+    child=
+    [ "$status" = 0 ] || { echo "error: failed with status $status: $*" >&2; exit; }
+}
+
+# A run that was killed outright could not clean up; its owner is gone, so its things may go.
+sweep_dead_runs() {
+    local old
+    for old in "${TMPDIR:-/tmp}"/ecs-tests.*; do
+        [ -f "$old/owner" ] && ! kill -0 "$(cat "$old/owner")" 2>/dev/null && { sweep "$old" || true; }
+    done
+}
+
+install_tools() {
+    require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
+        softhsm2-util=softhsm2 mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux &&
+        require_rust && require_fuse || return 1
+    command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
+    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+}
+
+# The database of advisories is fetched from the network. Without it nothing is known, and that is said, not passed over.
+advisories() {
+    if cargo deny fetch db; then
+        cargo deny check --disable-fetch advisories
+    else
+        echo "NOT CHECKED: known vulnerabilities. The advisory database could not be fetched (see above);" \
+            "run 'cargo deny check advisories' on a machine that reaches it."
+    fi
+}
+
+# Each program by itself, as it is shipped: built together, they would get each other's features.
+build_programs() {
+    local program
+    for program in kmsd evsfs ecsctl; do
+        cargo build --locked --release --quiet -p "$program" || return 1
+    done
+}
+
+step "tools" install_tools
+# Mounts and loop devices need root. An ordinary user builds as himself and runs the test programs by sudo.
+if [ "$(id -u)" != 0 ]; then
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    export "CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUNNER=sudo --preserve-env"
+fi
+step "formatting" cargo fmt --all --check
+step "lints" cargo clippy --locked --workspace --all-targets --quiet -- -D warnings
+step "dependency policy" cargo deny --offline check bans licenses sources
+step "known vulnerabilities" advisories
+step "programs" build_programs
+step "documentation tests" cargo test --locked --workspace --doc --quiet
+
+sweep_dead_runs
+run_dir=$(mktemp -d "${TMPDIR:-/tmp}/ecs-tests.XXXXXX")
+echo $$ >"$run_dir/owner"
+ECS_TEST_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release
+export ECS_TEST_RUN_DIR=$run_dir ECS_TEST_BIN
+step "tests" cargo nextest run --locked --workspace --profile ci "$@"
