@@ -1,1 +1,35 @@
-//! Test harness
+//! What the end-to-end suites stand on: real parts, each test with its own.
+//!
+//! ```text
+//! Installation   a private SoftHSM token, a kmsd, an ECS_HOME: everything in one directory
+//!   ├─ Token     softhsm-config/make-token.sh; read back with pkcs11-tool
+//!   ├─ Kmsd      started with --ready-fd; stop, kill, restart
+//!   └─ ecsctl(), evsfs(), api()   run the programs, call the API; an Outcome is what came out
+//! LoopDevice, Filesystem          guards over the raw view of an attached disk
+//! tree           trees of files to copy and compare          process    facts from /proc
+//! ```
+//!
+//! Nothing here waits for a length of time: a daemon says that it is ready, a process that ends is waited for by
+//! its pidfd. Guards clean up when they are dropped, also in a panic; what a killed test leaves behind is found by
+//! `run.sh` under the run directory `$ECS_TEST_RUN_DIR` and taken away.
+//!
+//! The programs under test are those in `$ECS_TEST_BIN`, else those beside the test executable (`target/debug`), which
+//! `cargo build -p kmsd`, `-p evsfs` and `-p ecsctl` put there.
+
+mod api;
+mod block;
+mod daemon;
+mod installation;
+mod outcome;
+pub mod process;
+mod program;
+mod token;
+pub mod tree;
+
+pub use api::Reply;
+pub use block::{Filesystem, LoopDevice};
+pub use daemon::Kmsd;
+pub use installation::{Attached, Installation, Options};
+pub use outcome::Outcome;
+pub use program::{program, repository, run};
+pub use token::{SecretKey, Token};

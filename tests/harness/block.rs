@@ -1,0 +1,98 @@
+//! Loop devices and file systems on them, cleaned up when dropped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::outcome::Outcome;
+use crate::program::run;
+
+/// A loop device on a file, with direct I/O, so that nothing is cached between the device and the file.
+#[derive(Debug)]
+pub struct LoopDevice {
+    device: PathBuf,
+}
+
+impl LoopDevice {
+    /// Binds the next free loop device.
+    #[track_caller]
+    pub fn attach(file: &Path) -> Self {
+        let outcome =
+            run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(file)).ok();
+        Self { device: outcome.stdout.trim().into() }
+    }
+
+    /// Its device node.
+    pub fn path(&self) -> &Path {
+        &self.device
+    }
+
+    /// Makes a file system: `ext4`, `xfs` or `btrfs`.
+    #[track_caller]
+    pub fn format(&self, kind: &str) {
+        let force = if kind == "ext4" { "-F" } else { "-f" };
+        run(Command::new(format!("mkfs.{kind}")).args(["-q", force]).arg(&self.device)).ok();
+    }
+
+    /// Checks an unmounted file system without changing it; XFS and btrfs must have replayed their logs by a mount before.
+    pub fn check(&self, kind: &str) -> Outcome {
+        let mut command = match kind {
+            "ext4" => Command::new("e2fsck"),
+            "xfs" => Command::new("xfs_repair"),
+            "btrfs" => Command::new("btrfs"),
+            other => panic!("no checker for {other}"),
+        };
+        match kind {
+            "ext4" => command.args(["-f", "-n"]),
+            "xfs" => command.arg("-n"),
+            _ => command.args(["check", "--readonly"]),
+        };
+        run(command.arg(&self.device))
+    }
+
+    /// Mounts it on a new directory.
+    #[track_caller]
+    pub fn mount(&self, point: &Path) -> Filesystem {
+        self.try_mount(point).unwrap_or_else(|outcome| panic!("{outcome}"))
+    }
+
+    /// The same where a failure is expected or allowed.
+    pub fn try_mount(&self, point: &Path) -> Result<Filesystem, Outcome> {
+        std::fs::create_dir_all(point).expect("a mount point can be made");
+        let outcome = run(Command::new("mount").arg(&self.device).arg(point));
+        if outcome.code == 0 { Ok(Filesystem { point: point.to_owned() }) } else { Err(outcome) }
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let outcome = run(Command::new("losetup").arg("--detach").arg(&self.device));
+        assert!(outcome.code == 0 || std::thread::panicking(), "{outcome}");
+    }
+}
+
+/// A mounted file system.
+#[derive(Debug)]
+pub struct Filesystem {
+    point: PathBuf,
+}
+
+impl Filesystem {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.point
+    }
+
+    /// Unmounts, and demands that this works. Dropping does the same; this says so where it is a step of the test.
+    pub fn unmount(self) {}
+}
+
+impl Drop for Filesystem {
+    fn drop(&mut self) {
+        let outcome = run(Command::new("umount").arg(&self.point));
+        if outcome.code == 0 {
+            return;
+        }
+        run(Command::new("umount").arg("-l").arg(&self.point));
+        assert!(std::thread::panicking(), "{outcome}");
+    }
+}
