@@ -1,0 +1,254 @@
+//! Names of keys: parsed once, valid ever after.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// A key's identifier: a UUID, for the life of the key and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyId(Uuid);
+
+impl KeyId {
+    /// From random or stored bytes. Random bytes become a version 4 UUID.
+    #[must_use]
+    pub fn from_random(bytes: [u8; 16]) -> Self {
+        Self(uuid::Builder::from_random_bytes(bytes).into_uuid())
+    }
+
+    /// From stored bytes, as they are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes, in RFC 9562 order.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for KeyId {
+    type Err = InvalidKeyId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidKeyId> {
+        // Only the hyphenated form: a name like 32 hex digits stays available as an alias.
+        if text.len() == 36
+            && let Ok(uuid) = Uuid::try_parse(text)
+        {
+            return Ok(Self(uuid));
+        }
+        Err(InvalidKeyId)
+    }
+}
+
+/// Not a key identifier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key id is a UUID of 36 characters, such as 0d0466b0-e727-4d9c-b35d-f84bb474a37f")]
+pub struct InvalidKeyId;
+
+/// Number of a key's material: 1 at creation, one more at each rotation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct KeyVersion(u32);
+
+impl KeyVersion {
+    /// The version that a key is created with.
+    pub const FIRST: Self = Self(1);
+
+    /// From a stored number; `None` for 0, which no version has.
+    #[must_use]
+    pub const fn new(number: u32) -> Option<Self> {
+        if number == 0 { None } else { Some(Self(number)) }
+    }
+
+    /// The version after this one, `None` at the end of the numbers.
+    #[must_use]
+    pub const fn next(self) -> Option<Self> {
+        match self.0.checked_add(1) {
+            Some(n) => Some(Self(n)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for KeyVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A name of a key, unique in the store: 1 to 255 of letters, digits, `:`, `/`, `_` and `-`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Alias(String);
+
+impl Alias {
+    /// Longest alias, in characters.
+    pub const MAX_LEN: usize = 255;
+    /// What only names of default keys end in (K3).
+    pub const RESERVED_SUFFIX: &'static str = "/default";
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether only the system may give this name to a key.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.0.ends_with(Self::RESERVED_SUFFIX)
+    }
+
+    /// Whether this names a default key that the system makes on first use (K3).
+    #[must_use]
+    pub fn is_default_key(&self) -> bool {
+        DEFAULT_KEYS.contains(&self.0.as_str())
+    }
+}
+
+/// Names of the default keys: for disks and for images (K3).
+pub const DEFAULT_KEYS: [&str; 2] = ["evs/default", "ims/default"];
+
+impl fmt::Display for Alias {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Alias {
+    type Err = InvalidAlias;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAlias> {
+        // Clouds write aliases with this prefix when they stand for a key; the name itself is without it.
+        let name = text.strip_prefix("alias/").unwrap_or(text);
+        if name.is_empty() {
+            return Err(InvalidAlias::Empty);
+        }
+        if name.len() > Self::MAX_LEN {
+            return Err(InvalidAlias::TooLong { len: name.len() });
+        }
+        if let Some(character) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || ":/_-".contains(*c))) {
+            return Err(InvalidAlias::Character { character });
+        }
+        if name.parse::<KeyId>().is_ok() {
+            return Err(InvalidAlias::LooksLikeId);
+        }
+        Ok(Self(name.to_owned()))
+    }
+}
+
+/// Why a text is not an alias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidAlias {
+    /// Nothing, or only the prefix.
+    #[error("an alias cannot be empty")]
+    Empty,
+    /// More than 255 characters.
+    #[error("an alias has at most 255 characters, this one has {len}")]
+    TooLong {
+        /// Bytes given.
+        len: usize,
+    },
+    /// A character outside the set.
+    #[error("an alias holds letters, digits, ':', '/', '_' and '-' only, not {character:?}")]
+    Character {
+        /// The first one that does not belong.
+        character: char,
+    },
+    /// The form of a key id.
+    #[error("an alias cannot have the form of a key id")]
+    LooksLikeId,
+}
+
+/// How a request names a key: by its id, or by an alias (`db-key`, `alias/db-key`, or a URN that ends in
+/// `:alias:db-key`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyRef {
+    /// By id.
+    Id(KeyId),
+    /// By alias.
+    Alias(Alias),
+}
+
+impl fmt::Display for KeyRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Alias(alias) => alias.fmt(f),
+        }
+    }
+}
+
+impl FromStr for KeyRef {
+    type Err = InvalidAlias;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAlias> {
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        if text.starts_with("kms:")
+            && let Some((_, name)) = text.split_once(":alias:")
+        {
+            return name.parse().map(Self::Alias);
+        }
+        text.parse().map(Self::Alias)
+    }
+}
+
+impl From<KeyId> for KeyRef {
+    fn from(id: KeyId) -> Self {
+        Self::Id(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aliases_are_checked() {
+        assert_eq!("alias/db-key".parse::<Alias>().unwrap().as_str(), "db-key");
+        assert_eq!("".parse::<Alias>(), Err(InvalidAlias::Empty));
+        assert_eq!("alias/".parse::<Alias>(), Err(InvalidAlias::Empty));
+        assert_eq!("a\nb".parse::<Alias>(), Err(InvalidAlias::Character { character: '\n' }));
+        assert_eq!("x".repeat(256).parse::<Alias>(), Err(InvalidAlias::TooLong { len: 256 }));
+        let id = "0d0466b0-e727-4d9c-b35d-f84bb474a37f";
+        assert_eq!(id.parse::<Alias>(), Err(InvalidAlias::LooksLikeId));
+    }
+
+    /// K3: names of default keys are the system's.
+    #[test]
+    fn k3_default_names_are_reserved() {
+        for name in DEFAULT_KEYS {
+            assert!(name.parse::<Alias>().unwrap().is_default_key());
+        }
+        let other: Alias = "mine/default".parse().unwrap();
+        assert!(other.is_reserved() && !other.is_default_key());
+        assert!(!"default".parse::<Alias>().unwrap().is_reserved());
+    }
+
+    #[test]
+    fn keys_are_named_by_id_alias_or_urn() {
+        let id = "0d0466b0-e727-4d9c-b35d-f84bb474a37f";
+        assert_eq!(id.parse::<KeyRef>().unwrap(), KeyRef::Id(id.parse().unwrap()));
+        for text in ["evs/default", "alias/evs/default", "kms:r:d:alias:evs/default"] {
+            assert_eq!(text.parse::<KeyRef>().unwrap(), KeyRef::Alias("evs/default".parse().unwrap()));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Bodies under `/kmsd/v1/`: what the public API has no words for.
+
+use serde::{Deserialize, Serialize};
+
+/// Answer of `GET /kmsd/v1/health`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok` when everything is, else `degraded`.
+    pub status: String,
+    /// The daemon's version.
+    pub version: String,
+    /// The PKCS#11 token.
+    pub token: TokenHealth,
+    /// The store.
+    pub store: StoreHealth,
+    /// What destroys keys when their day comes.
+    pub scheduler: SchedulerHealth,
+}
+
+/// The token's part of [`Health`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenHealth {
+    /// Whether the token answers.
+    pub available: bool,
+    /// The token's label.
+    pub label: String,
+    /// The token's serial number.
+    pub serial: String,
+    /// Why it is away, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// The store's part of [`Health`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreHealth {
+    /// Whether changes can be recorded.
+    pub available: bool,
+    /// Keys that are not destroyed.
+    pub keys: u64,
+}
+
+/// The scheduler's part of [`Health`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchedulerHealth {
+    /// Keys that wait for their day.
+    pub pending_deletions: u64,
+    /// The wall clock has moved against the monotonic one by more than the tolerance; due deletions are held.
+    pub clock_distrusted: bool,
+}
+
+/// A volume's freshness anchor (F3): the newest state that the service was told of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorBody {
+    /// Generation of the volume's newest commit.
+    pub generation: u64,
+    /// MAC of its log chain: 64 hexadecimal digits.
+    pub chain_mac: String,
+}
+
+/// Answer of `GET /kmsd/v1/anchors/{volume}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorReply {
+    /// The anchor; absent if the volume has none yet.
+    pub anchor: Option<AnchorBody>,
+}
+
+/// Request of `POST /kmsd/v1/anchors/{volume}/accept-rollback`: an operator opens an older state on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptRollbackRequest {
+    /// The state that is accepted from now on.
+    #[serde(flatten)]
+    pub anchor: AnchorBody,
+    /// Why, for the audit log.
+    #[serde(default)]
+    pub reason: String,
+}
