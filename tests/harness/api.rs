@@ -48,15 +48,18 @@ pub(crate) fn request(
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    Ok(parse(&answer))
+    parse(&answer).ok_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
 }
 
-fn parse(answer: &[u8]) -> Reply {
+/// None when the connection ended before the whole reply was there.
+fn parse(answer: &[u8]) -> Option<Reply> {
     let text = String::from_utf8_lossy(answer);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.unwrap_or_else(|| panic!("not an HTTP response: {text}"));
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    assert!(!chunked, "a small reply came in chunks: {head}");
-    Reply { status, body: serde_json::from_str(body).unwrap_or(Value::Null) }
+    let length = head
+        .lines()
+        .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse().ok());
+    let length: usize = length.unwrap_or_else(|| panic!("a small reply should say its length: {head}"));
+    (body.len() >= length).then(|| Reply { status, body: serde_json::from_str(body).unwrap_or(Value::Null) })
 }

@@ -15,7 +15,7 @@ use crate::api::{self, Reply};
 use crate::daemon::Kmsd;
 use crate::outcome::Outcome;
 use crate::process;
-use crate::program::{program, run};
+use crate::program::{program, run, scratch_dir};
 use crate::token::Token;
 
 /// What an installation is made with.
@@ -67,9 +67,7 @@ impl Installation {
     /// With parts left out.
     #[track_caller]
     pub fn with(options: Options) -> Self {
-        let parent = std::env::var_os("ECS_TEST_RUN_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let owner =
-            tempfile::Builder::new().prefix("ecs-e2e.").tempdir_in(parent).expect("a directory can be made");
+        let owner = scratch_dir("i");
         let dir = owner.path().canonicalize().expect("it was just made");
         for private in ["run", "home"] {
             fs::create_dir(dir.join(private)).expect("a directory can be made");
@@ -141,6 +139,11 @@ impl Installation {
     #[track_caller]
     pub fn kms(&self, verb: &str, body: &Value) -> Reply {
         self.api("POST", &format!("/v1.0/default/kms/{verb}"), Some(body))
+    }
+
+    /// The same where kmsd may be gone.
+    pub fn try_kms(&self, verb: &str, body: &Value) -> std::io::Result<Reply> {
+        api::request(self.kmsd.socket(), "POST", &format!("/v1.0/default/kms/{verb}"), Some(body))
     }
 
     /// Any request to kmsd.

@@ -31,5 +31,5 @@ pub use block::{Filesystem, LoopDevice};
 pub use daemon::Kmsd;
 pub use installation::{Attached, Installation, Options};
 pub use outcome::Outcome;
-pub use program::{program, repository, run};
+pub use program::{program, repository, run, run_patiently, scratch_dir};
 pub use token::{SecretKey, Token};

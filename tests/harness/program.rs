@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::outcome::Outcome;
 use crate::process;
 
@@ -34,9 +36,25 @@ pub fn program(name: &str) -> PathBuf {
     file
 }
 
+/// A directory for one test under the run directory, deleted when dropped.
+pub fn scratch_dir(name: &str) -> TempDir {
+    let parent = std::env::var_os("ECS_TEST_RUN_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+    let prefix = format!("ecs-e2e.{name}.");
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).expect("a directory can be made")
+}
+
 /// Runs a command to its end and returns all that came out of it. A daemon that it leaves running may go on holding its
 /// output: that is written to files, not to pipes, so the end of the command is what counts.
 pub fn run(command: &mut Command) -> Outcome {
+    run_within(command, PATIENCE)
+}
+
+/// The same for scripts that build programs: only the test runner's own limit ends them.
+pub fn run_patiently(command: &mut Command) -> Outcome {
+    run_within(command, Duration::from_secs(3600))
+}
+
+fn run_within(command: &mut Command, patience: Duration) -> Outcome {
     let line = format!("{command:?}");
     let scratch = || tempfile::tempfile().expect("a temporary file can be made");
     let (mut stdout, mut stderr) = (scratch(), scratch());
@@ -47,13 +65,13 @@ pub fn run(command: &mut Command) -> Outcome {
         .stderr(copy(&stderr))
         .spawn()
         .unwrap_or_else(|error| panic!("{line}: {error}"));
-    let ended = process::wait_for_exit(child.id(), PATIENCE);
+    let ended = process::wait_for_exit(child.id(), patience);
     if !ended {
         child.kill().expect("the child is ours");
     }
     let status = child.wait().expect("the child is ours");
     let outcome = Outcome::new(line, status, text(&mut stdout), text(&mut stderr));
-    assert!(ended, "did not end within {PATIENCE:?}: {outcome}");
+    assert!(ended, "did not end within {patience:?}: {outcome}");
     outcome
 }
 

@@ -54,13 +54,23 @@ impl Token {
     /// Runs `pkcs11-tool` on the token, logged in as the user.
     pub fn pkcs11_tool(&self, arguments: &[&str]) -> Outcome {
         let pin = std::fs::read_to_string(self.pin_file()).expect("the PIN file was made");
-        run(Command::new("pkcs11-tool")
+        let mut command = self.tool();
+        run(command.env("USER_PIN", pin.trim()).args(["--login", "--pin", "env:USER_PIN"]).args(arguments))
+    }
+
+    /// The same without a login: what anybody sees.
+    pub fn pkcs11_tool_without_login(&self, arguments: &[&str]) -> Outcome {
+        run(self.tool().args(arguments))
+    }
+
+    fn tool(&self) -> Command {
+        let mut command = Command::new("pkcs11-tool");
+        command
             .env("SOFTHSM2_CONF", self.config())
-            .env("USER_PIN", pin.trim())
             .arg("--module")
             .arg(Self::module())
-            .args(["--token-label", LABEL, "--login", "--pin", "env:USER_PIN"])
-            .args(arguments))
+            .args(["--token-label", LABEL]);
+        command
     }
 
     /// Every secret key in the token, as `pkcs11-tool` lists it.
