@@ -50,7 +50,7 @@ sweep_dead_runs() {
 
 install_tools() {
     require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
-        softhsm2-util=softhsm2 mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux &&
+        softhsm2-util=softhsm2 mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace &&
         require_rust && require_fuse || return 1
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
     command -v cargo-deny >/dev/null || cargo install --locked cargo-deny

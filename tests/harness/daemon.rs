@@ -78,12 +78,26 @@ impl Kmsd {
 
     /// Starts it; `Err` has its exit code when it ends instead of becoming ready.
     pub fn try_start(&mut self) -> Result<(), i32> {
+        self.try_start_under(&[])
+    }
+
+    /// The same under another program, such as `strace` with its options; that is what [`Self::pid`] then names.
+    pub fn try_start_under(&mut self, runner: &[&str]) -> Result<(), i32> {
         assert!(self.child.is_none(), "kmsd runs already");
         let log =
             File::options().create(true).append(true).open(&self.log).expect("kmsd's log can be opened");
         // Its standard output is the descriptor for readiness: a pipe that ends with the process.
-        let mut child = self
-            .command()
+        let plain = self.command();
+        let mut command = match runner {
+            [] => Command::new(plain.get_program()),
+            [first, rest @ ..] => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(plain.get_program());
+                command
+            }
+        };
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let mut child = command
             .args(["serve", "--ready-fd", "1", "--home"])
             .arg(&self.home)
             .stdin(Stdio::null())
@@ -114,9 +128,12 @@ impl Kmsd {
         assert!(ended && status.success(), "kmsd did not stop cleanly ({status}):\n{}", self.log());
     }
 
-    /// Kills it with SIGKILL.
+    /// Kills it with SIGKILL, or finds that it has ended.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("kmsd runs");
+        let mut child = self.child.take().expect("kmsd was started");
+        for pid in process::with_argument(&self.home) {
+            process::kill_hard(pid);
+        }
         child.kill().expect("the child is ours");
         child.wait().expect("the child is ours");
     }

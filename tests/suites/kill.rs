@@ -1,1 +1,257 @@
-//! D10
+//! D10, K4: each program killed with SIGKILL at inconvenient moments, with real mounts. Nothing that was acknowledged is lost,
+//! nothing half-made stays, and the next command brings everything back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::thread;
+
+use harness::{Filesystem, Installation, LoopDevice, process, run};
+use serde_json::{Value, json};
+
+/// Writes files one after the other, each with fsync of itself and of its directory, and reports each once that has returned.
+/// Ends at the first error, which is how the death of the disk shows.
+fn write_files(dir: &Path, first: u32, done: &mpsc::Sender<(u32, Vec<u8>)>) {
+    for number in first.. {
+        let length = usize::try_from(number % 37).expect("small") * 1500 + 1;
+        let content: Vec<u8> = number.to_le_bytes().into_iter().cycle().take(length).collect();
+        let written = File::create(dir.join(number.to_string())).and_then(|mut file| {
+            file.write_all(&content)?;
+            file.sync_all()?;
+            File::open(dir)?.sync_all()
+        });
+        if written.is_err() || done.send((number, content)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Rounds of: attach, mount, see that every file that was ever fsynced is there, write more, kill evsfs amid that.
+fn rounds_of_sigkill(kind: &str, rounds: u32) {
+    let ecs = Installation::new();
+    ecs.create_disk("d", "--size 1G --encrypted");
+    let point = ecs.dir().join("mnt");
+    let mut expected: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    {
+        let attached = ecs.attach("d", "web1");
+        LoopDevice::attach(&attached.path).format(kind);
+        ecs.ecsctl("disk detach d").ok();
+    }
+    for round in 0..rounds {
+        let attached = ecs.attach("d", "web1");
+        let device = LoopDevice::attach(&attached.path);
+        let mounted = device.mount(&point); // replays the file system's own log
+        mounted.unmount();
+        let check = device.check(kind);
+        assert_eq!(check.code, 0, "{kind} is not clean after round {round}: {check}");
+        let mounted = device.mount(&point);
+        for (number, content) in &expected {
+            let found = fs::read(mounted.path().join(number.to_string()));
+            assert!(
+                found.as_ref().is_ok_and(|found| found == content),
+                "fsynced file {number} after round {round}: {found:?}"
+            );
+        }
+        // Old files go, so that deletions and reuse of space are in it too.
+        while expected.len() > 300 {
+            let (number, _) = expected.pop_first().expect("not empty");
+            fs::remove_file(mounted.path().join(number.to_string())).expect("it is there");
+        }
+
+        let (sender, done) = mpsc::channel();
+        let first = (round + 1) * 100_000;
+        thread::scope(|scope| {
+            for lane in 0..2 {
+                let (sender, dir) = (sender.clone(), mounted.path());
+                scope.spawn(move || write_files(dir, first + lane * 50_000, &sender));
+            }
+            drop(sender);
+            for _ in 0..(5 + round * 7 % 60) {
+                let (number, content) = done.recv().expect("the writers are at work");
+                expected.insert(number, content);
+            }
+            process::kill_hard(attached.pid);
+            expected.extend(done.iter());
+        });
+        release(mounted, device);
+    }
+    assert!(expected.len() > 50, "there was something to lose");
+}
+
+/// What an administrator does with mounts whose disk has died.
+fn release(mounted: Filesystem, device: LoopDevice) {
+    mounted.unmount();
+    drop(device);
+}
+
+#[test]
+fn d10_sigkill_of_evsfs_under_ext4_loses_nothing_that_was_fsynced() {
+    rounds_of_sigkill("ext4", 20);
+}
+
+#[test]
+fn d10_sigkill_of_evsfs_under_xfs_loses_nothing_that_was_fsynced() {
+    rounds_of_sigkill("xfs", 15);
+}
+
+#[test]
+fn d10_sigkill_of_evsfs_under_btrfs_loses_nothing_that_was_fsynced() {
+    rounds_of_sigkill("btrfs", 15);
+}
+
+/// The system calls by which a program changes the world outside.
+const EFFECTS: &str = "fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,symlink,symlinkat,rmdir,connect,sendto,\
+                       clone,clone3,vfork,wait4,waitid,umount2,kill";
+
+/// Runs `ecsctl` and kills it before its N-th effect. Returns true when it came to its end before that.
+fn killed_before(ecs: &Installation, effect: u32, line: &str) -> bool {
+    let ecsctl = ecs.command("ecsctl");
+    let mut strace = Command::new("strace");
+    strace
+        .args(["--quiet=all", "--output=/dev/null"])
+        .arg(format!("--trace={EFFECTS}"))
+        .arg(format!("--inject={EFFECTS}:signal=KILL:when={effect}"))
+        .arg(ecsctl.get_program())
+        .arg("--json")
+        .args(line.split_whitespace())
+        .current_dir(ecs.dir())
+        .env_clear();
+    for (name, value) in ecsctl.get_envs() {
+        strace.env(name, value.expect("set"));
+    }
+    let outcome = run(&mut strace);
+    match outcome.code {
+        0 => true,
+        137 => false,
+        _ => panic!("before effect {effect}: {outcome}"),
+    }
+}
+
+/// D4, D7, D10: ecsctl is killed before each of its effects in turn, in each command that changes a disk. The same command again, or the
+/// next, finishes the work, and in the end nothing is left over.
+#[test]
+fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
+    let ecs = Installation::new();
+    ecs.ecsctl("server create web1").ok();
+    let volumes = || {
+        let entries = fs::read_dir(ecs.home().join("volumes")).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let disks = || ecs.ecsctl("disk list").json().as_array().expect("a list").clone();
+    let status = |name: &str| {
+        ecs.ecsctl(&format!("disk show {name}")).json()["status"].as_str().expect("a status").to_owned()
+    };
+    let mut kills = 0;
+    let mut finished = [false; 4];
+    let mut effect = 0;
+    while finished.contains(&false) {
+        effect += 1;
+        assert!(effect < 500, "the commands never end");
+        // Create.
+        finished[0] |= killed_before(&ecs, effect, "disk create d --size 16M --encrypted");
+        if disks().is_empty() {
+            assert_eq!(volumes(), [] as [PathBuf; 0], "a file without a disk, before effect {effect}");
+            ecs.create_disk("d", "--size 16M --encrypted");
+        }
+        assert_eq!(status("d"), "available", "before effect {effect} of create");
+        // Attach.
+        finished[1] |= killed_before(&ecs, effect, "disk attach d web1");
+        let shown = ecs.ecsctl("disk show d").json();
+        let attached = if shown["server"].is_null() { ecs.attach("d", "web1") } else { ecs.attached(&shown) };
+        fs::read(&attached.path).expect("the disk can be read");
+        // Detach.
+        finished[2] |= killed_before(&ecs, effect, "disk detach d");
+        if !ecs.ecsctl("disk show d").json()["server"].is_null() {
+            ecs.ecsctl("disk detach d").ok();
+        }
+        assert_eq!(process::mounts_under(ecs.dir()), [], "before effect {effect} of detach");
+        assert!(!process::is_running(attached.pid), "before effect {effect} of detach");
+        // Delete.
+        finished[3] |= killed_before(&ecs, effect, "disk delete d --yes");
+        if !disks().is_empty() {
+            ecs.ecsctl("disk delete d --yes").ok();
+        }
+        assert_eq!((disks(), volumes()), (vec![], vec![]), "before effect {effect} of delete");
+        kills += finished.iter().filter(|done| !**done).count();
+    }
+    assert!(kills > 20, "only {kills} kills: strace did not do its work");
+}
+
+/// K4: kmsd is killed before each of its syncs and deletions in turn, from its start on, amid create, disable, schedule, cancel. What it
+/// acknowledged holds after a restart; what it did not has happened whole or not at all; token and store agree.
+#[test]
+fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
+    let mut ecs = Installation::new();
+    ecs.kmsd_mut().stop();
+    let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
+    let mut kills = 0;
+    for effect in 1.. {
+        assert!(effect < 400, "kmsd never ends its work");
+        let fault =
+            format!("--inject=fdatasync,fsync,rename,unlink,unlinkat,ftruncate:signal=KILL:when={effect}");
+        let mut whole = false;
+        if ecs
+            .kmsd_mut()
+            .try_start_under(&["strace", "-f", "--quiet=all", "--output=/dev/null", &fault])
+            .is_ok()
+        {
+            whole = work(&ecs, effect, &mut acknowledged);
+            ecs.kmsd_mut().kill();
+        }
+        kills += u32::from(!whole);
+        ecs.kmsd_mut().start();
+        let page = ecs.kms("list-keys", &json!({"limit": "1000"})).ok();
+        let known: BTreeMap<String, String> = page["key_details"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|key| (field(key, "key_id"), field(key, "key_state")))
+            .collect();
+        for (key, state) in &acknowledged {
+            let found = known
+                .get(key)
+                .unwrap_or_else(|| panic!("acknowledged key {key} is lost, before sync {effect}"));
+            assert!(
+                state == "?" || found == state,
+                "key {key} is in state {found}, acknowledged was {state}, before sync {effect}"
+            );
+        }
+        let objects =
+            ecs.token().secret_keys().iter().filter(|key| key.usage.contains(&"encrypt".to_owned())).count();
+        assert_eq!(objects, known.len(), "token and store differ, before sync {effect}");
+        acknowledged = known;
+        ecs.kmsd_mut().stop();
+        if whole {
+            break;
+        }
+    }
+    assert!(kills > 8, "only {kills} kills: strace did not do its work");
+}
+
+/// A key through its states; each acknowledged state is recorded, and "?" while a change is under way. True when all was done.
+fn work(ecs: &Installation, round: u32, acknowledged: &mut BTreeMap<String, String>) -> bool {
+    let Ok(made) = ecs.try_kms("create-key", &json!({"key_alias": format!("round-{round}")})) else {
+        return false;
+    };
+    let key = field(&made.ok()["key_info"], "key_id");
+    acknowledged.insert(key.clone(), "2".to_owned());
+    for (verb, state) in [
+        ("disable-key", "3"),
+        ("enable-key", "2"),
+        ("schedule-key-deletion", "4"),
+        ("cancel-key-deletion", "3"),
+    ] {
+        acknowledged.insert(key.clone(), "?".to_owned());
+        let Ok(reply) = ecs.try_kms(verb, &json!({"key_id": key, "pending_days": "7"})) else { return false };
+        reply.ok();
+        acknowledged.insert(key.clone(), state.to_owned());
+    }
+    true
+}
+
+fn field(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap_or_else(|| panic!("no {name} in {value}")).to_owned()
+}
