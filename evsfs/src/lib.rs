@@ -1,1 +1,4 @@
 //! evsfs
+
+pub mod backing;
+pub mod engine;

@@ -1,0 +1,240 @@
+//! What can go wrong, by operation.
+
+use std::io;
+
+use uuid::Uuid;
+
+use super::params::Anchor;
+
+/// Why stored bytes were not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Damage {
+    /// The bytes are not those that were sealed there.
+    #[error("it does not verify: it was changed, moved, or replaced by an older version")]
+    Tag,
+    /// The file ends before it.
+    #[error("the file was cut off before it")]
+    Truncated,
+    /// It verifies, but says something that no writer writes.
+    #[error("its contents contradict the format")]
+    Malformed,
+    /// The host could not read it.
+    #[error("the host failed to read it")]
+    Unreadable,
+    /// The epoch under which it was sealed is not in the epoch table.
+    #[error("it was sealed under epoch {epoch}, which the volume does not know")]
+    UnknownEpoch {
+        /// The number of the epoch.
+        epoch: u32,
+    },
+}
+
+/// Why an operation on an open volume failed.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// A data block is damaged. The read fails rather than give wrong data.
+    #[error("volume {volume}: block {block}: {reason}")]
+    DamagedBlock {
+        /// The volume.
+        volume: Uuid,
+        /// The block, in units of 4096 bytes.
+        block: u64,
+        /// What was found.
+        reason: Damage,
+    },
+    /// A page of the map above the block is damaged.
+    #[error("volume {volume}: the map page of level {level} above block {block}: {reason}")]
+    DamagedPage {
+        /// The volume.
+        volume: Uuid,
+        /// Level of the page: 0 points to data.
+        level: u8,
+        /// The first block under the page.
+        block: u64,
+        /// What was found.
+        reason: Damage,
+    },
+    /// A page of the allocation tree or of a table is damaged. Reads go on; nothing can be written.
+    #[error("volume {volume}: the page in slot {slot}: {reason}")]
+    DamagedTable {
+        /// The volume.
+        volume: Uuid,
+        /// The slot of the page.
+        slot: u64,
+        /// What was found.
+        reason: Damage,
+    },
+    /// Beyond the end of the volume.
+    #[error("{length} bytes at {offset} are beyond the end of the volume, which has {size} bytes")]
+    OutOfRange {
+        /// First byte asked for.
+        offset: u64,
+        /// Bytes asked for.
+        length: u64,
+        /// Size of the volume in bytes.
+        size: u64,
+    },
+    /// The host has no space for it. What was written before is kept.
+    #[error("the host file system is full: free space there, or discard some of the volume")]
+    NoSpace,
+    /// An earlier write or sync failed. What was flushed is safe; nothing more is accepted.
+    #[error("an earlier write or sync of the volume file failed: detach and attach the volume again")]
+    Poisoned,
+    /// The volume was opened for reading only.
+    #[error("the volume is open for reading only")]
+    ReadOnly,
+    /// The host failed to read or write the volume file.
+    #[error("the host failed on the volume file: {0}")]
+    Io(#[source] io::Error),
+    /// All epochs of the format are used.
+    #[error("the volume has used all its epochs: restore a backup of it into a new volume")]
+    EpochsExhausted,
+    /// No random numbers to begin an epoch with.
+    #[error("the system gives no random numbers: see getrandom(2)")]
+    NoEntropy,
+    /// A volume cannot shrink.
+    #[error("a volume cannot shrink from {size} to {asked} bytes")]
+    WouldShrink {
+        /// Its size now, in bytes.
+        size: u64,
+        /// What was asked for.
+        asked: u64,
+    },
+    /// The size is not usable.
+    #[error("{asked} bytes is not a size of a volume: it must be a multiple of 4096, from 4096 to {most}")]
+    BadSize {
+        /// What was asked for.
+        asked: u64,
+        /// The largest size in bytes.
+        most: u64,
+    },
+    /// The version table is full.
+    #[error("the volume holds {most} snapshots, as many as it can: delete some first")]
+    TooManySnapshots {
+        /// How many fit.
+        most: usize,
+    },
+    /// No such snapshot.
+    #[error("the volume has no snapshot {id}")]
+    NoSuchSnapshot {
+        /// What was asked for.
+        id: Uuid,
+    },
+    /// A snapshot of that id exists with another name.
+    #[error("the volume has a snapshot {id} already")]
+    SnapshotExists {
+        /// Its id.
+        id: Uuid,
+    },
+    /// The name does not fit.
+    #[error("a snapshot's name has at most {most} bytes, this one {length}")]
+    NameTooLong {
+        /// Its length in bytes.
+        length: usize,
+        /// The limit.
+        most: usize,
+    },
+}
+
+/// Why a volume could not be created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The size is not usable.
+    #[error("{asked} bytes is not a size of a volume: it must be a multiple of 4096, from 4096 to {most}")]
+    BadSize {
+        /// What was asked for.
+        asked: u64,
+        /// The largest size in bytes.
+        most: u64,
+    },
+    /// The log ring is too small or too large.
+    #[error("a log ring of {asked} pages is not possible: it must have {least} to {most}")]
+    BadRing {
+        /// What was asked for.
+        asked: u64,
+        /// Fewest pages.
+        least: u64,
+        /// Most pages.
+        most: u64,
+    },
+    /// There is something in the file already.
+    #[error("the file is not empty")]
+    NotEmpty,
+    /// The host failed to write.
+    #[error("cannot write the volume file: {0}")]
+    Io(#[source] io::Error),
+    /// No random numbers.
+    #[error("the system gives no random numbers: see getrandom(2)")]
+    NoEntropy,
+}
+
+/// Why a volume could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file ends before the first byte that a volume must have.
+    #[error("the file is too short to be a volume")]
+    TooShort,
+    /// Header and keys belong to different volumes.
+    #[error("the header is that of volume {header}, the keys are those of {keys}")]
+    ForeignKeys {
+        /// From the header.
+        header: Uuid,
+        /// From the keys.
+        keys: Uuid,
+    },
+    /// No superblock verifies.
+    #[error("volume {volume}: none of its four superblocks verifies: restore a backup")]
+    NoSuperblock {
+        /// The volume.
+        volume: Uuid,
+    },
+    /// The state is older than the one that the key service knows (F3).
+    #[error(
+        "volume {volume} is at commit {found}, older than commit {anchor} that the key service knows: \
+         an old copy was put back; to use a restored backup, accept the rollback explicitly"
+    )]
+    RolledBack {
+        /// The volume.
+        volume: Uuid,
+        /// The commit that the file holds.
+        found: u64,
+        /// The commit that it should hold at least.
+        anchor: u64,
+    },
+    /// The history is another one than the key service knows (F3).
+    #[error(
+        "volume {volume} does not descend from commit {anchor} that the key service knows: \
+         another copy of it was written to; to use this one, accept the rollback explicitly"
+    )]
+    Forked {
+        /// The volume.
+        volume: Uuid,
+        /// The commit where the histories part, or later.
+        anchor: u64,
+    },
+    /// The base of a thin volume is needed.
+    #[error("volume {volume} is thin: its base {base} must be opened with it")]
+    BaseMissing {
+        /// The volume.
+        volume: Uuid,
+        /// The base's identity.
+        base: Uuid,
+    },
+    /// The base is not the one that the volume was made from.
+    #[error("volume {volume} needs base {expected:?} of {base}, but was given {found:?} of {given}")]
+    BaseChanged {
+        /// The volume.
+        volume: Uuid,
+        /// The base's identity, from the header.
+        base: Uuid,
+        /// The identity of the base that was given.
+        given: Uuid,
+        /// The state that the header names.
+        expected: Anchor,
+        /// The state of what was given.
+        found: Anchor,
+    },
+    /// Reading failed, or what was read is damaged.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}

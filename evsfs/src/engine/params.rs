@@ -1,0 +1,91 @@
+//! What callers choose when they create and open volumes.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::error::VolumeError;
+
+/// A state of a volume and, by its MAC, its whole past. The key service keeps one per volume, so that an older or another file
+/// is noticed (F3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// Number of the commit.
+    pub commit: u64,
+    /// Chain value after it.
+    pub chain: [u8; 32],
+}
+
+/// What a new volume is to be.
+#[derive(Debug, Clone)]
+pub struct CreateParams {
+    /// Size in bytes: a multiple of 4096.
+    pub size: u64,
+    /// Pages of the log ring; `None` chooses by the size.
+    pub ring_pages: Option<u64>,
+}
+
+/// What a thin volume reads where it has nothing of its own. It never changes.
+pub trait BaseImage: Send + Sync {
+    /// Identity and state: the volume's header names the one that it was made from.
+    fn identity(&self) -> (Uuid, Anchor);
+
+    /// Size in bytes. Beyond it the thin volume reads zeros.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`; both are multiples of 4096 and within the size.
+    ///
+    /// # Errors
+    /// As `Volume::read`.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError>;
+
+    /// The first byte at or after `offset` that is not in a hole.
+    ///
+    /// # Errors
+    /// As `Volume::read`.
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError>;
+
+    /// The first byte at or after `offset` that is in a hole, or the size.
+    ///
+    /// # Errors
+    /// As `Volume::read`.
+    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError>;
+}
+
+/// How to open a volume.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// Bytes of memory that dirty entries, cached pages and bitmaps may take together (F6). Buffers of the caller and of the
+    /// kernel are not counted.
+    pub memory: u64,
+    /// Whether a committer and a checkpointer thread run. Without them everything happens on the calling thread, in an order that
+    /// depends on nothing else, and nothing is committed but by `Volume::flush` and when a limit is reached.
+    pub background: bool,
+    /// Never write to the file.
+    pub read_only: bool,
+    /// What the key service knows of the volume.
+    pub anchor: Option<Anchor>,
+    /// Open it even if it is older than the anchor or does not descend from it.
+    pub accept_rollback: bool,
+    /// The base of a thin volume.
+    pub base: Option<Arc<dyn BaseImage>>,
+    /// Seals per epoch at most: lower only to rehearse the change of epochs.
+    pub seals_per_epoch: u64,
+    /// Dirty entries before a checkpoint; `None` chooses by size and memory.
+    pub dirty_limit: Option<usize>,
+}
+
+impl Default for OpenOptions {
+    fn default() -> Self {
+        Self {
+            memory: 128 << 20,
+            background: true,
+            read_only: false,
+            anchor: None,
+            accept_rollback: false,
+            base: None,
+            seals_per_epoch: u64::from(u32::MAX),
+            dirty_limit: None,
+        }
+    }
+}
