@@ -12,6 +12,8 @@
 //!
 //! Without the `daemon` feature only [`client`], the wire types and the domain's plain types are compiled.
 
+#[cfg(feature = "daemon")]
+mod api;
 pub mod client;
 pub mod domain;
 pub mod paths;
