@@ -162,3 +162,22 @@ fn the_scope_has_to_fit() {
         assert_eq!(parse(bad), Some(SignatureError::Malformed { part: "Credential" }), "{bad}");
     }
 }
+
+#[test]
+fn old_and_future_dates_are_refused() {
+    let case = form();
+    let headers = case.headers();
+    let request =
+        RequestParts { method: "POST", path: "/", query: "", headers: &headers, body: b"Param1=value1" };
+    let fields = format!(
+        "Credential=AKIDEXAMPLE/20150830/us-east-1/service/aws4_request, SignedHeaders={}, Signature={}",
+        case.signed, case.signature
+    );
+    let at = |now: &str| {
+        let claim = Claim::parse_any_service(&fields, &request).unwrap();
+        claim.verify(&request, &AccessSecret::new(SECRET), now.parse().unwrap())
+    };
+    assert!(at("2015-08-30T12:51:00Z").is_ok());
+    assert!(matches!(at("2015-08-30T12:51:01Z"), Err(SignatureError::Expired { .. })));
+    assert!(matches!(at("2015-08-30T12:20:59Z"), Err(SignatureError::NotYetValid { .. })));
+}
