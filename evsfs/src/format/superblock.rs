@@ -1,0 +1,192 @@
+//! The root: what a checkpoint made durable.
+
+use super::TablePayload;
+use super::bytes::{array, put, put_u16, put_u32, put_u64, u32_at, u64_at};
+use super::entry::{Entry, Kind};
+use super::epochs::{count_at, page_references, put_entries, table_references};
+use super::error::{FormatError, Structure, bounded, zeros};
+use super::layout::{BLOCKS_MAX, HEIGHT_MAX, RING_PAGES_MAX, SLOT_MAX, TABLE_PAYLOAD, map_capacity};
+use crate::crypto::Chain;
+
+/// Pages of the version table at most.
+pub const VERSION_PAGES: usize = 8;
+/// Entries above the highest pages of the allocation tree: 64 times 16,384 regions are 128 TiB.
+pub const UPPER_ALLOCATION_ENTRIES: usize = 64;
+
+const GENERATION: usize = 0;
+const COMMIT: usize = GENERATION + 8;
+const CHAIN: usize = COMMIT + 8;
+const HEAD_PAGE: usize = CHAIN + 32;
+const HEAD_SEQUENCE: usize = HEAD_PAGE + 8;
+const SIZE: usize = HEAD_SEQUENCE + 8;
+const FILE_SLOTS: usize = SIZE + 8;
+const USED_SLOTS: usize = FILE_SLOTS + 8;
+const NEXT_EPOCH: usize = USED_SLOTS + 8;
+const HEIGHT: usize = NEXT_EPOCH + 4;
+const CLEAN: usize = HEIGHT + 1;
+const VERSION_COUNT: usize = CLEAN + 1;
+const UPPER_COUNT: usize = VERSION_COUNT + 2;
+const UNUSED: usize = UPPER_COUNT + 2;
+const CONFIRMED_COMMIT: usize = UNUSED + 6;
+const CONFIRMED_CHAIN: usize = CONFIRMED_COMMIT + 8;
+const ROOT: usize = CONFIRMED_CHAIN + 32;
+const EPOCHS: usize = ROOT + Entry::LEN;
+const VERSIONS: usize = EPOCHS + Entry::LEN;
+const UPPER: usize = VERSIONS + VERSION_PAGES * Entry::LEN;
+const END: usize = UPPER + UPPER_ALLOCATION_ENTRIES * Entry::LEN;
+
+/// A state of the volume: how many groups it contains, and the chain value after them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anchor {
+    /// The last group.
+    pub commit: u64,
+    /// The chain value after it.
+    pub chain: Chain,
+}
+
+/// The first log page that the checkpoint does not contain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogHead {
+    /// Its place in the ring.
+    pub page: u64,
+    /// Its number since the volume was created.
+    pub sequence: u64,
+}
+
+/// The payload of a superblock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superblock {
+    /// Number of the superblock; its parity says where it lies.
+    pub generation: u64,
+    /// What this checkpoint contains.
+    pub state: Anchor,
+    /// Where the log goes on.
+    pub log_head: LogHead,
+    /// Size of the volume in blocks.
+    pub blocks: u64,
+    /// Levels of the map (1 to 5).
+    pub height: u8,
+    /// Root of the map, or absent.
+    pub root: Entry,
+    /// Length of the file in slots.
+    pub file_slots: u64,
+    /// Slots in use.
+    pub used_slots: u64,
+    /// The number of the next epoch.
+    pub next_epoch: u32,
+    /// The epoch directory, or absent.
+    pub epochs: Entry,
+    /// Pages of the version table, at most [`VERSION_PAGES`].
+    pub versions: Vec<Entry>,
+    /// The anchor that kmsd last confirmed.
+    pub confirmed: Anchor,
+    /// Written by a detach: nothing is in the log behind it.
+    pub clean: bool,
+    /// Entries of the highest pages of the allocation tree, at most [`UPPER_ALLOCATION_ENTRIES`]; they may be absent.
+    pub upper_allocation: Vec<Entry>,
+}
+
+impl Superblock {
+    /// The payload of a table page.
+    ///
+    /// # Panics
+    /// If there are too many entries.
+    #[must_use]
+    pub fn encode(&self) -> Box<TablePayload> {
+        assert!(
+            self.versions.len() <= VERSION_PAGES && self.upper_allocation.len() <= UPPER_ALLOCATION_ENTRIES
+        );
+        let mut payload = Box::new([0; TABLE_PAYLOAD]);
+        let out = payload.as_mut();
+        put_u64(out, GENERATION, self.generation);
+        put_u64(out, COMMIT, self.state.commit);
+        put(out, CHAIN, &self.state.chain.0);
+        put_u64(out, HEAD_PAGE, self.log_head.page);
+        put_u64(out, HEAD_SEQUENCE, self.log_head.sequence);
+        put_u64(out, SIZE, self.blocks);
+        put_u64(out, FILE_SLOTS, self.file_slots);
+        put_u64(out, USED_SLOTS, self.used_slots);
+        put_u32(out, NEXT_EPOCH, self.next_epoch);
+        out[HEIGHT] = self.height;
+        out[CLEAN] = u8::from(self.clean);
+        put_u16(out, VERSION_COUNT, u16::try_from(self.versions.len()).expect("at most 8"));
+        put_u16(out, UPPER_COUNT, u16::try_from(self.upper_allocation.len()).expect("at most 64"));
+        put_u64(out, CONFIRMED_COMMIT, self.confirmed.commit);
+        put(out, CONFIRMED_CHAIN, &self.confirmed.chain.0);
+        put(out, ROOT, &self.root.encode());
+        put(out, EPOCHS, &self.epochs.encode());
+        put_entries(out, VERSIONS, &self.versions);
+        put_entries(out, UPPER, &self.upper_allocation);
+        payload
+    }
+
+    /// From an opened payload.
+    ///
+    /// # Errors
+    /// If no encoder writes such bytes.
+    pub fn decode(payload: &TablePayload) -> Result<Self, FormatError> {
+        let structure = Structure::Superblock;
+        let number = |field, at, min, max| bounded(structure, field, u64_at(payload, at), min, max);
+        let blocks = number("size", SIZE, 1, BLOCKS_MAX)?;
+        let height = payload[HEIGHT];
+        bounded(structure, "map height", height.into(), 1, HEIGHT_MAX.into())?;
+        if map_capacity(height) < blocks {
+            return Err(FormatError::Contradiction { structure, field: "map height" });
+        }
+        let clean = bounded(structure, "clean flag", payload[CLEAN].into(), 0, 1)? == 1;
+        zeros(structure, "upper allocation count", &payload[UNUSED..CONFIRMED_COMMIT])?;
+        zeros(structure, "upper allocation entries", &payload[END..])?;
+        let next_epoch = u32_at(payload, NEXT_EPOCH);
+        bounded(structure, "next epoch", next_epoch.into(), 1, u32::MAX.into())?;
+        let file_slots = number("file length", FILE_SLOTS, 0, SLOT_MAX)?;
+        let version_count = count_at(structure, "version page count", payload, VERSION_COUNT, VERSION_PAGES)?;
+        let upper_count =
+            count_at(structure, "upper allocation count", payload, UPPER_COUNT, UPPER_ALLOCATION_ENTRIES)?;
+        let root = Entry::decode(&array(payload, ROOT))?;
+        if root.kind() == Kind::Data {
+            return Err(FormatError::Contradiction { structure, field: "root" });
+        }
+        let epochs = Entry::decode(&array(payload, EPOCHS))?;
+        if !(epochs.is_absent() || epochs.kind() == Kind::Page && epochs.epoch() == 0) {
+            return Err(FormatError::Contradiction { structure, field: "epoch directory" });
+        }
+        Ok(Self {
+            generation: u64_at(payload, GENERATION),
+            state: Anchor { commit: u64_at(payload, COMMIT), chain: Chain(array(payload, CHAIN)) },
+            log_head: LogHead {
+                page: number("log head", HEAD_PAGE, 0, RING_PAGES_MAX - 1)?,
+                sequence: u64_at(payload, HEAD_SEQUENCE),
+            },
+            blocks,
+            height,
+            root,
+            file_slots,
+            used_slots: number("used slots", USED_SLOTS, 0, file_slots)?,
+            next_epoch,
+            epochs,
+            versions: table_references(
+                structure,
+                "version pages",
+                payload,
+                VERSIONS,
+                version_count,
+                VERSION_PAGES,
+            )?,
+            confirmed: Anchor {
+                commit: u64_at(payload, CONFIRMED_COMMIT),
+                chain: Chain(array(payload, CONFIRMED_CHAIN)),
+            },
+            clean,
+            upper_allocation: page_references(
+                structure,
+                "upper allocation entries",
+                payload,
+                UPPER,
+                upper_count,
+                UPPER_ALLOCATION_ENTRIES,
+            )?,
+        })
+    }
+}
+
+const _: () = assert!(END <= TABLE_PAYLOAD);
