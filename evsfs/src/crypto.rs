@@ -6,7 +6,6 @@
 mod aes_gcm;
 mod aws_lc;
 mod cipher;
-mod dek;
 mod entropy;
 mod kdf;
 mod keys;
@@ -16,7 +15,7 @@ mod plain;
 mod tests;
 
 pub use cipher::{AuthenticationFailed, Backend, BlockCipher, Suite, Tag};
-pub use dek::Dek;
 pub use entropy::{Entropy, EntropyUnavailable, SeededEntropy, SystemEntropy};
 pub use keys::{Chain, EpochKeys, EpochSalt, FreshEpoch, HeaderMac, TablePurpose, VolumeKeys};
+pub use kmsd::Dek;
 pub use nonce::{EpochExhausted, NonceRun, NonceSequence, SEALS_PER_EPOCH, SealNonce};
