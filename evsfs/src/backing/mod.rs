@@ -8,6 +8,8 @@ use std::io;
 use std::sync::Arc;
 
 mod file;
+#[cfg(feature = "sim")]
+pub mod sim;
 
 pub use file::{FileBacking, FileBackingError};
 
