@@ -1,0 +1,348 @@
+//! Runs workloads, cuts the power everywhere, opens what is left and asks the oracle.
+
+use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use evsfs::backing::sim::{Bound, CrashPoint, IgnoredSyncs, Image, SimBacking, Survivors};
+
+use crate::oracle::{History, State, View, to_usize};
+use crate::subject::Subject;
+use crate::workload::{BLOCK, Op};
+
+/// A promise that was not kept, with what is needed to see it again.
+#[derive(Debug)]
+pub(crate) struct Violation {
+    pub workload: Vec<Op>,
+    pub call: u64,
+    pub survivors: Option<Survivors>,
+    pub reason: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.reason)?;
+        writeln!(f, "after call {} of {:?}", self.call, self.workload)?;
+        write!(f, "surviving: {:?}", self.survivors)
+    }
+}
+
+/// How far to look.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Depth {
+    pub bound: Bound,
+    /// One state in so many is read wholly and checked.
+    pub full_every: u64,
+    /// One state in so many is written to after its recovery, and crashes again.
+    pub again_every: u64,
+    pub again_bound: Bound,
+}
+
+impl Default for Depth {
+    fn default() -> Self {
+        Self {
+            bound: Bound { exhaustive: 4096, random: 300, torn: 24 },
+            full_every: 64,
+            again_every: 256,
+            again_bound: Bound { exhaustive: 64, random: 24, torn: 4 },
+        }
+    }
+}
+
+/// A store at the beginning of workloads: an image and what it holds.
+#[derive(Clone)]
+pub(crate) struct Start {
+    pub image: Image,
+    pub state: State,
+}
+
+/// What was looked at.
+#[derive(Default)]
+pub(crate) struct Tally {
+    /// States that were opened.
+    pub opened: AtomicU64,
+    /// Of these, read wholly and checked.
+    pub checked: AtomicU64,
+    /// Crashes after a recovery.
+    pub again: AtomicU64,
+    pub workloads: AtomicU64,
+    images: [Mutex<HashSet<u64>>; 16],
+    seen: [Mutex<HashSet<u64>>; 16],
+}
+
+impl Tally {
+    /// Different images that were opened.
+    pub(crate) fn distinct(&self) -> usize {
+        self.images.iter().map(|set| set.lock().unwrap().len()).sum()
+    }
+
+    fn first_time(sets: &[Mutex<HashSet<u64>>; 16], key: u64) -> bool {
+        sets[to_usize(key >> 60)].lock().unwrap().insert(key)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} workloads, {} distinct crash states ({} opened, {} read wholly and checked, {} crashed again after recovery)",
+            self.workloads.load(Ordering::Relaxed),
+            self.distinct(),
+            self.opened.load(Ordering::Relaxed),
+            self.checked.load(Ordering::Relaxed),
+            self.again.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Explores the crashes of a subject.
+pub(crate) struct Explorer<'a, S: Subject> {
+    pub setup: &'a S::Setup,
+    pub depth: Depth,
+    pub ignored: IgnoredSyncs,
+    pub tally: Tally,
+    subject: PhantomData<fn() -> S>,
+}
+
+impl<'a, S: Subject> Explorer<'a, S> {
+    pub(crate) fn new(setup: &'a S::Setup, depth: Depth) -> Self {
+        Self { setup, depth, ignored: IgnoredSyncs::None, tally: Tally::default(), subject: PhantomData }
+    }
+
+    /// Makes a store, carries out `ops` and closes it.
+    pub(crate) fn start(&self, size: u64, ops: &[Op]) -> Result<Start, String> {
+        let file = SimBacking::new();
+        S::create(self.setup, &file, 1)?;
+        let mut subject = S::open(self.setup, &file, 2)?;
+        let mut state = State::new(size);
+        for op in ops {
+            subject.apply(op).map_err(|e| format!("{op:?}: {e}"))?;
+            state.apply(op);
+        }
+        subject.close()?;
+        Ok(Start { image: file.image(), state })
+    }
+
+    /// Runs all workloads on as many threads as there are cores; the first violation ends it.
+    pub(crate) fn run_all(&self, start: &Start, workloads: &[Vec<Op>]) -> Result<(), Box<Violation>> {
+        let next = AtomicUsize::new(0);
+        let found = Mutex::new(None);
+        let threads = std::thread::available_parallelism().map_or(2, usize::from);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Some(ops) = workloads.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(violation) = self.run(start, ops) {
+                            found.lock().unwrap().get_or_insert(violation);
+                            next.store(workloads.len(), Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        found.into_inner().unwrap().map_or(Ok(()), Err)
+    }
+
+    /// Runs one workload and all its crashes.
+    pub(crate) fn run(&self, start: &Start, ops: &[Op]) -> Result<(), Box<Violation>> {
+        self.tally.workloads.fetch_add(1, Ordering::Relaxed);
+        self.explore(start, ops, 3, &self.depth.bound, true)
+    }
+
+    fn explore(
+        &self,
+        start: &Start,
+        ops: &[Op],
+        seed: u64,
+        bound: &Bound,
+        again: bool,
+    ) -> Result<(), Box<Violation>> {
+        let file = SimBacking::from_image(start.image.clone());
+        file.ignore_syncs(self.ignored);
+        let fail = |reason: String, call| {
+            Err(Box::new(Violation { workload: ops.to_vec(), call, survivors: None, reason }))
+        };
+        let mut history = History::from(start.state.clone());
+        let mut subject = match S::open(self.setup, &file, seed) {
+            Ok(subject) => subject,
+            Err(e) => return fail(format!("the start does not open: {e}"), 0),
+        };
+        file.record_crash_points();
+        for (done, op) in ops.iter().enumerate() {
+            file.mark(History::mark(done, true));
+            history.begin(op);
+            let outcome = match op {
+                Op::Reopen => subject.close().and_then(|()| S::open(self.setup, &file, seed + 100 + done as u64)),
+                Op::Kill => {
+                    drop(subject);
+                    S::open(self.setup, &file, seed + 100 + done as u64)
+                }
+                op => subject.apply(op).map(|()| subject),
+            };
+            subject = match outcome {
+                Ok(subject) => subject,
+                Err(e) => return fail(format!("{op:?} failed without a fault: {e}"), file.calls().total()),
+            };
+            if *op == Op::Kill {
+                // What was not flushed may be gone: what is there now is what counts from here.
+                let view = view(&subject, 0..to_usize(subject.size() / BLOCK));
+                let known = view.and_then(|view| history.know(History::mark(done, true), &view));
+                if let Err(reason) = known {
+                    return fail(format!("after the process died: {reason}"), file.calls().total());
+                }
+            }
+            history.succeed();
+            file.mark(History::mark(done + 1, false));
+            if let Err(reason) = sees_everything(&subject, &history) {
+                return fail(format!("{reason}, without any crash"), file.calls().total());
+            }
+        }
+        let points = file.take_crash_points();
+        drop(subject);
+        let interesting = interesting(ops, history.now().blocks.len());
+        let mut past = DefaultHasher::new();
+        start.image.sum().hash(&mut past);
+        let pasts: Vec<u64> = std::iter::once(past.finish())
+            .chain(ops.iter().map(|op| {
+                op.hash(&mut past);
+                past.finish()
+            }))
+            .collect();
+        for point in points {
+            self.crash(&point, &history, &pasts, &interesting, bound, again)?;
+        }
+        Ok(())
+    }
+
+    fn crash(
+        &self,
+        point: &CrashPoint,
+        history: &History,
+        pasts: &[u64],
+        interesting: &[usize],
+        bound: &Bound,
+        again: bool,
+    ) -> Result<(), Box<Violation>> {
+        // What was under way counts too; what comes later does not, so that workloads with a common beginning share its states.
+        let past = pasts[to_usize(point.mark().div_ceil(2))];
+        for survivors in point.states(bound, past ^ point.call()) {
+            let sum = point.sum(&survivors);
+            let mut key = DefaultHasher::new();
+            (sum, past, point.mark()).hash(&mut key);
+            if !Tally::first_time(&self.tally.seen, key.finish()) {
+                continue;
+            }
+            Tally::first_time(&self.tally.images, sum);
+            self.tally.opened.fetch_add(1, Ordering::Relaxed);
+            let image = point.image(&survivors);
+            self.recover(&image, sum, point.mark(), history, interesting, again).map_err(|mut violation| {
+                if violation.survivors.is_none() {
+                    violation.survivors = Some(survivors);
+                    violation.reason = format!("{} (workload {:?})", violation.reason, history.ops());
+                    violation.call = point.call();
+                }
+                violation
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Opens what a crash left.
+    fn recover(
+        &self,
+        image: &Image,
+        sum: u64,
+        mark: u64,
+        history: &History,
+        interesting: &[usize],
+        again: bool,
+    ) -> Result<(), Box<Violation>> {
+        let fail = |reason: String| {
+            let workload = history.ops().to_vec();
+            Box::new(Violation { workload, call: 0, survivors: None, reason })
+        };
+        let file = SimBacking::from_image(image.clone());
+        let subject =
+            S::open(self.setup, &file, sum).map_err(|e| fail(format!("does not open after a crash: {e}")))?;
+        if S::OPEN_WRITES_NOTHING && (file.calls().changes() != 0 || file.calls().syncs != 0) {
+            return Err(fail(format!("opening changed the file: {:?}", file.calls())));
+        }
+        let full = sum.is_multiple_of(self.depth.full_every);
+        let crash_again = again && (sum >> 8).is_multiple_of(self.depth.again_every);
+        let view = if full || crash_again {
+            self.tally.checked.fetch_add(1, Ordering::Relaxed);
+            subject.check().map_err(|e| fail(format!("check after recovery: {e}")))?;
+            view(&subject, 0..to_usize(subject.size() / BLOCK))
+        } else {
+            let most = to_usize(subject.size() / BLOCK);
+            view(&subject, interesting.iter().copied().filter(|&block| block < most))
+        };
+        let view = view.map_err(|e| fail(format!("after recovery, {e}")))?;
+        let cut = history.admit(mark, &view).map_err(&fail)?;
+        drop(subject);
+        if crash_again {
+            self.tally.again.fetch_add(1, Ordering::Relaxed);
+            let start = Start { image: image.clone(), state: history.state_as_seen(cut, &view) };
+            self.explore(&start, &after_recovery(sum), sum ^ 0xA6, &self.depth.again_bound, false)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is done after a recovery before the next crash.
+fn after_recovery(sum: u64) -> Vec<Op> {
+    let write = |block: u64, stamp| Op::Write { offset: block * BLOCK, len: BLOCK, stamp };
+    let unaligned = Op::Write { offset: BLOCK + 100, len: BLOCK, stamp: sum | 1 };
+    match (sum >> 20) % 4 {
+        0 => vec![write(0, sum | 1), Op::Flush, write(1, sum | 2), Op::Flush],
+        1 => vec![unaligned, Op::Flush, Op::Checkpoint, write(0, sum | 4)],
+        2 => vec![Op::Discard { offset: 0, len: 3 * BLOCK }, Op::Reopen, write(2, sum | 1), Op::Flush],
+        _ => vec![write(3, sum | 1), Op::Kill, write(4, sum | 2), Op::Flush, Op::Kill, Op::Checkpoint],
+    }
+}
+
+/// The blocks that a workload touches, and a few neighbours.
+fn interesting(ops: &[Op], size: usize) -> Vec<usize> {
+    let mut blocks: Vec<usize> = ops.iter().flat_map(State::touched).collect();
+    if ops.iter().any(|op| matches!(op, Op::Rollback(_))) {
+        blocks.extend(0..size.min(16));
+    }
+    blocks.extend(0..size.min(4));
+    blocks.sort_unstable();
+    blocks.dedup();
+    blocks
+}
+
+fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>) -> Result<View, String> {
+    let mut seen = Vec::new();
+    for block in blocks {
+        let mut bytes = vec![0; 4096];
+        let offset = u64::try_from(block).unwrap() * BLOCK;
+        subject.read(offset, &mut bytes).map_err(|e| format!("block {block} cannot be read: {e}"))?;
+        seen.push((block, bytes));
+    }
+    Ok(View { size: subject.size(), snapshots: subject.snapshots(), blocks: seen })
+}
+
+/// An open store shows every operation that has ended.
+pub(crate) fn sees_everything<S: Subject>(subject: &S, history: &History) -> Result<(), String> {
+    let state = history.now();
+    if subject.size() != state.size() {
+        return Err(format!("size is {} instead of {}", subject.size(), state.size()));
+    }
+    if subject.snapshots() != state.names() {
+        return Err(format!("snapshots are {:?} instead of {:?}", subject.snapshots(), state.names()));
+    }
+    let last = history.ops().last().map(State::touched).unwrap_or_default();
+    let blocks = if last.is_empty() { 0..state.blocks.len() } else { last };
+    for (block, seen) in view(subject, blocks)?.blocks {
+        if !state.allows(block, &seen) {
+            return Err(format!("block {block} is not what was last written"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Proofs of the volume engine: crashes, tampering, faults and long random histories, on a simulated file.
+//!
+//! ```text
+//!   workload ──> subject (the engine, or a small store that is right or wrong on purpose) ──> simulated file
+//!      │                                                                                          │ crash points, faults
+//!      └──> history (what each operation promised) ──> oracle <── what a fresh open shows ────────┘
+//! ```
+//!
+//! docs/testing.md says what is proved by which test, and how to run longer campaigns.
+
+mod explore;
+mod naive;
+mod oracle;
+mod proof_of_the_proof;
+mod subject;
+mod workload;

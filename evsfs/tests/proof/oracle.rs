@@ -1,0 +1,243 @@
+//! What may be seen after a crash: the state at one moment, not older than the last promise, with every block whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::workload::{BLOCK, Op, bytes_of};
+
+/// The content of a block; `None` is zeros.
+pub(crate) type Content = Option<Arc<Vec<u8>>>;
+
+const ZEROS: [u8; 4096] = [0; 4096];
+
+pub(crate) fn bytes(content: &Content) -> &[u8] {
+    content.as_ref().map_or(&ZEROS, |bytes| bytes)
+}
+
+pub(crate) fn content(bytes: &[u8]) -> Content {
+    (bytes != ZEROS).then(|| Arc::new(bytes.to_vec()))
+}
+
+/// A volume as its user knows it.
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    pub blocks: Vec<Content>,
+    /// Names and what they keep, in order of their making.
+    pub snapshots: Vec<(String, Vec<Content>)>,
+    /// Blocks whose last change failed: other contents that they may have.
+    pub doubtful: BTreeMap<usize, Vec<Content>>,
+}
+
+impl State {
+    pub(crate) fn new(size: u64) -> Self {
+        Self { blocks: vec![None; to_usize(size / BLOCK)], ..Self::default() }
+    }
+
+    pub(crate) fn size(&self) -> u64 {
+        u64::try_from(self.blocks.len()).unwrap() * BLOCK
+    }
+
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.snapshots.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The blocks that an operation changes.
+    pub(crate) fn touched(op: &Op) -> std::ops::Range<usize> {
+        match *op {
+            Op::Write { offset, len, .. } | Op::Discard { offset, len } => {
+                to_usize(offset / BLOCK)..to_usize((offset + len).div_ceil(BLOCK))
+            }
+            _ => 0..0,
+        }
+    }
+
+    /// Carries the operation out.
+    pub(crate) fn apply(&mut self, op: &Op) {
+        match op {
+            Op::Write { offset, len, stamp } => self.overlay(*offset, &bytes_of(*stamp, *len)),
+            Op::Discard { offset, len } => self.overlay(*offset, &vec![0; to_usize(*len)]),
+            Op::Snapshot(number) => {
+                self.snapshots.push((Op::snapshot_name(*number), self.blocks.clone()));
+            }
+            Op::Rollback(number) => {
+                let name = Op::snapshot_name(*number);
+                let kept = self.snapshots.iter().find(|(other, _)| *other == name).expect("it exists");
+                let size = self.blocks.len();
+                self.blocks = kept.1.clone();
+                // A volume never shrinks: what was added since the snapshot is empty.
+                self.blocks.resize(size.max(self.blocks.len()), None);
+                self.doubtful.clear();
+            }
+            Op::DeleteSnapshot(number) => {
+                let name = Op::snapshot_name(*number);
+                self.snapshots.retain(|(other, _)| *other != name);
+            }
+            Op::Extend(size) => self.blocks.resize(to_usize(size / BLOCK), None),
+            Op::Flush | Op::Checkpoint | Op::Rekey(_) | Op::Reopen | Op::Kill => {}
+        }
+    }
+
+    fn overlay(&mut self, offset: u64, data: &[u8]) {
+        let mut done = 0;
+        while done < data.len() {
+            let at = offset + u64::try_from(done).unwrap();
+            let (block, within) = (to_usize(at / BLOCK), to_usize(at % BLOCK));
+            let step = (4096 - within).min(data.len() - done);
+            let mut new = bytes(&self.blocks[block]).to_vec();
+            new[within..within + step].copy_from_slice(&data[done..done + step]);
+            let new = content(&new);
+            if step == 4096 {
+                self.doubtful.remove(&block);
+            } else if let Some(others) = self.doubtful.get_mut(&block) {
+                for other in others {
+                    let mut mixed = bytes(other).to_vec();
+                    mixed[within..within + step].copy_from_slice(&data[done..done + step]);
+                    *other = content(&mixed);
+                }
+            }
+            self.blocks[block] = new;
+            done += step;
+        }
+    }
+
+    /// Notes that the operation failed: each of its blocks may have been changed or not.
+    pub(crate) fn apply_doubtfully(&mut self, op: &Op) {
+        let mut after = self.clone();
+        after.apply(op);
+        for block in Self::touched(op) {
+            let mut others = after.doubtful.get(&block).cloned().unwrap_or_default();
+            others.push(after.blocks[block].clone());
+            self.doubtful.entry(block).or_default().extend(others);
+        }
+    }
+
+    /// Whether `seen` is a content that this state allows for the block.
+    pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
+        let known = self.blocks.get(block).is_some_and(|content| bytes(content) == seen);
+        known || self.doubtful.get(&block).is_some_and(|others| others.iter().any(|c| bytes(c) == seen))
+    }
+}
+
+/// What an open store shows.
+pub(crate) struct View {
+    pub size: u64,
+    pub snapshots: Vec<String>,
+    /// Numbers and contents of the blocks that were read.
+    pub blocks: Vec<(usize, Vec<u8>)>,
+}
+
+/// What was done, and what was promised.
+#[derive(Clone)]
+pub(crate) struct History {
+    /// The state before everything, then after each operation.
+    states: Vec<State>,
+    ops: Vec<Op>,
+    /// For each state: the oldest state that may still come back.
+    floors: Vec<usize>,
+}
+
+impl History {
+    /// From a state that cannot be lost any more.
+    pub(crate) fn from(state: State) -> Self {
+        Self { states: vec![state], ops: Vec::new(), floors: vec![0] }
+    }
+
+    /// An operation begins.
+    pub(crate) fn begin(&mut self, op: &Op) {
+        let mut state = self.now().clone();
+        state.apply(op);
+        self.ops.push(op.clone());
+        self.states.push(state);
+        self.floors.push(*self.floors.last().unwrap());
+    }
+
+    /// It succeeded.
+    pub(crate) fn succeed(&mut self) {
+        let last = self.states.len() - 1;
+        if self.ops.last().is_some_and(Op::is_durable) {
+            self.floors[last] = last;
+        }
+    }
+
+    /// It failed: its blocks are in doubt.
+    pub(crate) fn fail(&mut self) {
+        let op = self.ops.last().expect("one began").clone();
+        let last = self.states.len() - 1;
+        let mut state = self.states[last - 1].clone();
+        if op.is_divisible() {
+            state.apply_doubtfully(&op);
+        }
+        self.states[last] = state;
+    }
+
+    pub(crate) fn now(&self) -> &State {
+        self.states.last().unwrap()
+    }
+
+    /// The state after `cut` operations with the contents that were seen (all blocks, in order).
+    pub(crate) fn state_as_seen(&self, cut: usize, view: &View) -> State {
+        let blocks = view.blocks.iter().map(|(_, bytes)| content(bytes)).collect();
+        State { blocks, doubtful: BTreeMap::new(), ..self.states[cut].clone() }
+    }
+
+    /// The newest state is the one seen, which must be one that may be seen at that mark.
+    pub(crate) fn know(&mut self, mark: u64, view: &View) -> Result<(), String> {
+        let cut = self.admit(mark, view)?;
+        let state = self.state_as_seen(cut, view);
+        *self.states.last_mut().unwrap() = state;
+        Ok(())
+    }
+
+    pub(crate) fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// What a crash point notes: the operations done, and whether another is under way.
+    pub(crate) fn mark(done: usize, under_way: bool) -> u64 {
+        u64::try_from(done * 2 + usize::from(under_way)).unwrap()
+    }
+
+    /// Which state the view shows, if it is one that may be seen at a crash with this mark.
+    pub(crate) fn admit(&self, mark: u64, view: &View) -> Result<usize, String> {
+        let done = to_usize(mark / 2);
+        let under_way = mark % 2 == 1;
+        let floor = self.floors[done];
+        let newest = done + usize::from(under_way);
+        for cut in (floor..=newest).rev() {
+            // A commit may fall into the middle of the next operation, if that has a middle.
+            let next = (cut < newest && self.ops[cut].is_divisible()).then(|| &self.states[cut + 1]);
+            if self.shows(cut, next, view) {
+                return Ok(cut);
+            }
+        }
+        Err(self.explain(floor, newest, view))
+    }
+
+    fn shows(&self, cut: usize, next: Option<&State>, view: &View) -> bool {
+        let state = &self.states[cut];
+        state.size() == view.size
+            && state.names() == view.snapshots
+            && view.blocks.iter().all(|(block, seen)| {
+                state.allows(*block, seen) || next.is_some_and(|next| next.allows(*block, seen))
+            })
+    }
+
+    fn explain(&self, floor: usize, newest: usize, view: &View) -> String {
+        let mut text = format!(
+            "no single state of {floor}..={newest} explains what is seen: size {}, snapshots {:?};",
+            view.size, view.snapshots
+        );
+        for (block, seen) in &view.blocks {
+            let matching: Vec<usize> =
+                (0..=newest).filter(|&cut| self.states[cut].allows(*block, seen)).collect();
+            if matching.len() != newest + 1 {
+                text += &format!(" block {block} is that of states {matching:?};");
+            }
+        }
+        text
+    }
+}
+
+pub(crate) fn to_usize(number: u64) -> usize {
+    usize::try_from(number).expect("a small number")
+}

@@ -1,0 +1,38 @@
+//! The suites themselves are tried: a store that is right passes, and each way of being wrong is found.
+
+use crate::explore::{Depth, Explorer};
+use crate::naive::{Flaw, Naive, NaiveSetup};
+use crate::workload::{BLOCK, Op, PLAIN_KINDS, Sense, exhaustive, random};
+
+const BLOCKS: u64 = 24;
+
+fn explore(flaw: Flaw, length: usize) -> Result<usize, String> {
+    let setup = NaiveSetup { blocks: BLOCKS, flaw };
+    let explorer = Explorer::<Naive>::new(&setup, Depth::default());
+    let before = [
+        Op::Write { offset: 0, len: 3 * BLOCK, stamp: 1 },
+        Op::Flush,
+        Op::Write { offset: BLOCK, len: BLOCK, stamp: 2 },
+    ];
+    let start = explorer.start(BLOCKS * BLOCK, &before)?;
+    let sense = Sense::new(BLOCKS * BLOCK);
+    let mut workloads = exhaustive(PLAIN_KINDS, length, &sense);
+    workloads.extend((0..20).map(|seed| random(PLAIN_KINDS, 25, BLOCKS, &sense, seed)));
+    explorer.run_all(&start, &workloads).map_err(|violation| violation.to_string())?;
+    println!("{flaw:?}: {}", explorer.tally);
+    Ok(explorer.tally.distinct())
+}
+
+#[test]
+fn a_store_that_is_right_passes() {
+    let distinct = explore(Flaw::None, 3).unwrap();
+    assert!(distinct > 10_000, "{distinct} states");
+}
+
+#[test]
+fn every_way_of_being_wrong_is_found() {
+    for flaw in Flaw::WRONG {
+        let found = explore(flaw, 2).expect_err(&format!("{flaw:?} passed"));
+        println!("{flaw:?}: {}", found.lines().next().unwrap_or_default());
+    }
+}

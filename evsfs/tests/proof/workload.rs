@@ -1,0 +1,227 @@
+//! Sequences of operations: every short one, and long random ones.
+
+use evsfs::backing::sim::Dice;
+
+/// Bytes in a block.
+pub(crate) const BLOCK: u64 = 4096;
+
+/// An operation on a store. Offsets and lengths are in bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Op {
+    /// Bytes made from `stamp`, so that each write can be told from every other.
+    Write { offset: u64, len: u64, stamp: u64 },
+    Discard { offset: u64, len: u64 },
+    Flush,
+    Checkpoint,
+    Snapshot(u8),
+    Rollback(u8),
+    DeleteSnapshot(u8),
+    /// To so many bytes.
+    Extend(u64),
+    /// The header's wrapped key is exchanged.
+    Rekey(u8),
+    /// Closed in good order and opened again.
+    Reopen,
+    /// The process dies, the machine does not; opened again.
+    Kill,
+}
+
+impl Op {
+    /// Whether success means that it, and all before it, survives.
+    pub(crate) fn is_durable(&self) -> bool {
+        !matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Kill)
+    }
+
+    /// Whether a crash may leave some of its blocks done and others not.
+    pub(crate) fn is_divisible(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Discard { .. })
+    }
+
+    /// The name of a snapshot.
+    pub(crate) fn snapshot_name(number: u8) -> String {
+        format!("snapshot-{number}")
+    }
+}
+
+/// The bytes of a write.
+pub(crate) fn bytes_of(stamp: u64, len: u64) -> Vec<u8> {
+    let mut dice = Dice::new(stamp.wrapping_mul(0x9E37_79B9).wrapping_add(0xD15C));
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap() + 8);
+    while u64::try_from(bytes.len()).unwrap() < len {
+        bytes.extend_from_slice(&dice.roll().to_le_bytes());
+    }
+    bytes.truncate(usize::try_from(len).unwrap());
+    bytes
+}
+
+/// What a workload may contain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Aligned,
+    Unaligned,
+    Across,
+    Overwrite,
+    Wide,
+    Discard,
+    Flush,
+    Checkpoint,
+    Snapshot,
+    Rollback,
+    DeleteSnapshot,
+    Extend,
+    Rekey,
+    Reopen,
+    Kill,
+}
+
+/// Everything a store without snapshots can do.
+pub(crate) const PLAIN_KINDS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Overwrite,
+    Kind::Discard,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Reopen,
+];
+
+/// The state of the volume as far as an operation's sense depends on it.
+#[derive(Clone, Debug)]
+pub(crate) struct Sense {
+    /// Size in bytes.
+    pub size: u64,
+    /// Snapshots that exist.
+    pub snapshots: Vec<u8>,
+    next_snapshot: u8,
+    next_stamp: u64,
+    step: u64,
+}
+
+impl Sense {
+    pub(crate) fn new(size: u64) -> Self {
+        Self { size, snapshots: Vec::new(), next_snapshot: 0, next_stamp: 1, step: 0 }
+    }
+
+    fn stamp(&mut self) -> u64 {
+        self.next_stamp += 1;
+        self.next_stamp
+    }
+
+    /// The operation of that kind at its fixed place, or `None` if it would make no sense here.
+    pub(crate) fn fixed(&mut self, kind: Kind) -> Option<Op> {
+        self.step += 1;
+        let at = self.step;
+        let op = match kind {
+            Kind::Aligned => Op::Write { offset: (4 + at) * BLOCK, len: BLOCK, stamp: self.stamp() },
+            Kind::Unaligned => Op::Write { offset: BLOCK + 700, len: 1000, stamp: self.stamp() },
+            Kind::Across => Op::Write { offset: 2 * BLOCK - 600, len: BLOCK + 1200, stamp: self.stamp() },
+            Kind::Overwrite => Op::Write { offset: 0, len: BLOCK, stamp: self.stamp() },
+            Kind::Wide => Op::Write { offset: 2 * BLOCK, len: 6 * BLOCK, stamp: self.stamp() },
+            Kind::Discard => Op::Discard { offset: 0, len: 2 * BLOCK },
+            other => return self.simple(other, 0),
+        };
+        Some(op)
+    }
+
+    /// A random operation of that kind within the first `span` blocks.
+    pub(crate) fn random(&mut self, kind: Kind, span: u64, dice: &mut Dice) -> Option<Op> {
+        let blocks = span.min(self.size / BLOCK);
+        let block = dice.below(blocks);
+        let op = match kind {
+            Kind::Aligned | Kind::Overwrite => {
+                Op::Write { offset: block * BLOCK, len: BLOCK, stamp: self.stamp() }
+            }
+            Kind::Unaligned => {
+                let within = dice.below(BLOCK);
+                let len = 1 + dice.below(BLOCK - within);
+                Op::Write { offset: block * BLOCK + within, len, stamp: self.stamp() }
+            }
+            Kind::Across | Kind::Wide => {
+                let most = if kind == Kind::Wide { 12 * BLOCK } else { 3 * BLOCK };
+                let offset = block * BLOCK + dice.below(BLOCK);
+                let len = (1 + dice.below(most)).min(blocks * BLOCK - offset);
+                Op::Write { offset, len, stamp: self.stamp() }
+            }
+            Kind::Discard => {
+                let ragged = dice.below(2);
+                let offset = block * BLOCK + ragged * dice.below(BLOCK);
+                let len = (1 + dice.below(8 * BLOCK)).min(blocks * BLOCK - offset);
+                Op::Discard { offset, len: if ragged == 0 { len.next_multiple_of(BLOCK) } else { len } }
+            }
+            other => return self.simple(other, dice.roll()),
+        };
+        Some(op)
+    }
+
+    fn simple(&mut self, kind: Kind, roll: u64) -> Option<Op> {
+        let chosen = |snapshots: &[u8]| {
+            let count = u64::try_from(snapshots.len()).unwrap();
+            (count > 0).then(|| snapshots[usize::try_from(roll % count).unwrap()])
+        };
+        Some(match kind {
+            Kind::Flush => Op::Flush,
+            Kind::Checkpoint => Op::Checkpoint,
+            Kind::Reopen => Op::Reopen,
+            Kind::Kill => Op::Kill,
+            Kind::Snapshot => {
+                if self.snapshots.len() >= 3 {
+                    return None;
+                }
+                let number = self.next_snapshot;
+                self.next_snapshot += 1;
+                self.snapshots.push(number);
+                Op::Snapshot(number)
+            }
+            Kind::Rollback => Op::Rollback(chosen(&self.snapshots)?),
+            Kind::DeleteSnapshot => {
+                let number = chosen(&self.snapshots)?;
+                self.snapshots.retain(|&other| other != number);
+                Op::DeleteSnapshot(number)
+            }
+            Kind::Extend => {
+                if self.size > 4096 * BLOCK {
+                    return None;
+                }
+                self.size += 64 * BLOCK;
+                Op::Extend(self.size)
+            }
+            Kind::Rekey => {
+                self.next_stamp += 1;
+                Op::Rekey(u8::try_from(self.next_stamp % 251).unwrap())
+            }
+            other => unreachable!("{other:?} has a place"),
+        })
+    }
+}
+
+/// Every sequence of the kinds with that length, as far as each makes sense.
+pub(crate) fn exhaustive(kinds: &[Kind], length: usize, start: &Sense) -> Vec<Vec<Op>> {
+    let mut all = vec![(start.clone(), Vec::new())];
+    for _ in 0..length {
+        let mut longer = Vec::new();
+        for (sense, ops) in all {
+            for &kind in kinds {
+                let mut sense = sense.clone();
+                let Some(op) = sense.fixed(kind) else { continue };
+                let mut ops: Vec<Op> = ops.clone();
+                ops.push(op);
+                longer.push((sense, ops));
+            }
+        }
+        all = longer;
+    }
+    all.into_iter().map(|(_, ops)| ops).collect()
+}
+
+/// A random sequence. Kinds may be named more than once to make them likelier.
+pub(crate) fn random(kinds: &[Kind], length: usize, span: u64, start: &Sense, seed: u64) -> Vec<Op> {
+    let mut dice = Dice::new(seed);
+    let mut sense = start.clone();
+    let mut ops = Vec::new();
+    while ops.len() < length {
+        let kind = kinds[dice.index(kinds.len())];
+        ops.extend(sense.random(kind, span, &mut dice));
+    }
+    ops
+}
