@@ -71,8 +71,6 @@ struct Disk {
     durable: Image,
     pending: BTreeMap<u64, Pending>,
     lengths: Vec<(u64, u64)>,
-    /// Leading entries of `lengths` that a failed sync gave up.
-    doomed_lengths: usize,
     calls: Calls,
     /// Orders the changes of the pages and of the length.
     seq: u64,
@@ -81,6 +79,7 @@ struct Disk {
     points: Vec<CrashPoint>,
     fault: Option<FaultPlan>,
     faults_met: u64,
+    reads_failed: bool,
     ignored: IgnoredSyncs,
     sites: BTreeMap<SyncSite, u64>,
 }
@@ -143,6 +142,18 @@ impl SimBacking {
         self.0.lock().faults_met
     }
 
+    /// What opening a file afresh does (`posix_fadvise`, `POSIX_FADV_DONTNEED`): pages that a failed sync gave up are read from the
+    /// disk again, where `seed` decides how much of them had arrived.
+    pub fn drop_clean_cache(&self, seed: u64) {
+        self.0.lock().drop_clean_cache(&mut Dice::new(seed));
+    }
+
+    /// Whether a read has failed by plan, or will.
+    pub fn reads_fail(&self) -> bool {
+        let disk = self.0.lock();
+        disk.reads_failed || disk.fault.is_some_and(|plan| plan.fault.befalls(Call::Read))
+    }
+
     /// Makes some syncs do nothing although they say that they succeeded.
     pub fn ignore_syncs(&self, ignored: IgnoredSyncs) {
         self.0.lock().ignored = ignored;
@@ -176,6 +187,7 @@ impl Disk {
             self.fault = None;
         }
         self.faults_met += 1;
+        self.reads_failed |= call == Call::Read;
         Some(plan.fault)
     }
 
@@ -213,20 +225,32 @@ impl Disk {
             }
             false
         });
-        if self.lengths.len() > self.doomed_lengths {
-            if let Some((_, len)) = self.lengths.pop() {
-                durable.clip(len);
-            }
-            self.lengths.clear();
-            self.doomed_lengths = 0;
+        if let Some((_, len)) = self.lengths.pop() {
+            durable.clip(len);
         }
+        self.lengths.clear();
     }
 
+    /// The length is metadata of the host's file system, which stays dirty there when data is lost.
     fn give_up_pending(&mut self) {
         for pending in self.pending.values_mut() {
             pending.doomed = pending.versions.len();
         }
-        self.doomed_lengths = self.lengths.len();
+    }
+
+    fn drop_clean_cache(&mut self, dice: &mut Dice) {
+        let (durable, current) = (&mut self.durable, &mut self.current);
+        self.pending.retain(|&index, pending| {
+            if pending.versions.len() > pending.doomed {
+                return true;
+            }
+            let pick = dice.index(pending.doomed + 1);
+            if pick > 0 {
+                durable.put(index, pending.versions[pick - 1].1.clone());
+            }
+            current.put(index, durable.page(index));
+            false
+        });
     }
 }
 

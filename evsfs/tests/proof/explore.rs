@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use evsfs::backing::sim::{Bound, CrashPoint, IgnoredSyncs, Image, SimBacking, Survivors};
+use evsfs::backing::sim::{Bound, CrashPoint, FaultPlan, IgnoredSyncs, Image, SimBacking, Survivors};
 
 use crate::oracle::{History, State, View, to_usize};
 use crate::subject::Subject;
@@ -149,71 +149,102 @@ impl<'a, S: Subject> Explorer<'a, S> {
 
     /// Runs one workload and all its crashes.
     pub(crate) fn run(&self, start: &Start, ops: &[Op]) -> Result<(), Box<Violation>> {
-        self.tally.workloads.fetch_add(1, Ordering::Relaxed);
-        self.explore(start, ops, 3, &self.depth.bound, true)
+        self.run_with(start, ops, None).map(|_| ())
     }
 
-    fn explore(
+    /// The same with a fault; tells whether that fault was met.
+    pub(crate) fn run_with(
         &self,
         start: &Start,
         ops: &[Op],
-        seed: u64,
-        bound: &Bound,
-        again: bool,
-    ) -> Result<(), Box<Violation>> {
+        fault: Option<FaultPlan>,
+    ) -> Result<bool, Box<Violation>> {
+        self.tally.workloads.fetch_add(1, Ordering::Relaxed);
+        self.explore(start, ops, &Run { seed: 3, bound: self.depth.bound, again: true, fault })
+    }
+
+    fn explore(&self, start: &Start, ops: &[Op], run: &Run) -> Result<bool, Box<Violation>> {
         let file = SimBacking::from_image(start.image.clone());
         file.ignore_syncs(self.ignored);
-        let fail = |reason: String, call| {
-            Err(Box::new(Violation { workload: ops.to_vec(), call, survivors: None, reason }))
-        };
-        let mut history = History::from(start.state.clone());
-        let mut subject = match S::open(self.setup, &file, seed) {
-            Ok(subject) => subject,
-            Err(e) => return fail(format!("the start does not open: {e}"), 0),
-        };
+        file.plan_fault(run.fault);
         file.record_crash_points();
-        for (done, op) in ops.iter().enumerate() {
-            file.mark(History::mark(done, true));
-            history.begin(op);
-            let outcome = match op {
-                Op::Reopen => subject.close().and_then(|()| S::open(self.setup, &file, seed + 100 + done as u64)),
-                Op::Kill => {
-                    drop(subject);
-                    S::open(self.setup, &file, seed + 100 + done as u64)
-                }
-                op => subject.apply(op).map(|()| subject),
-            };
-            subject = match outcome {
-                Ok(subject) => subject,
-                Err(e) => return fail(format!("{op:?} failed without a fault: {e}"), file.calls().total()),
-            };
-            if *op == Op::Kill {
-                // What was not flushed may be gone: what is there now is what counts from here.
-                let view = view(&subject, 0..to_usize(subject.size() / BLOCK));
-                let known = view.and_then(|view| history.know(History::mark(done, true), &view));
-                if let Err(reason) = known {
-                    return fail(format!("after the process died: {reason}"), file.calls().total());
-                }
-            }
-            history.succeed();
-            file.mark(History::mark(done + 1, false));
-            if let Err(reason) = sees_everything(&subject, &history) {
-                return fail(format!("{reason}, without any crash"), file.calls().total());
-            }
+        let mut history = History::from(start.state.clone());
+        if let Err(reason) = self.carry_out(&file, ops, &mut history, run.seed) {
+            let call = file.calls().total();
+            let reason = format!("{reason}; fault: {:?}", run.fault);
+            return Err(Box::new(Violation { workload: ops.to_vec(), call, survivors: None, reason }));
         }
         let points = file.take_crash_points();
-        drop(subject);
         let interesting = interesting(ops, history.now().blocks.len());
         let mut past = DefaultHasher::new();
-        start.image.sum().hash(&mut past);
+        (start.image.sum(), format!("{:?}", run.fault)).hash(&mut past);
         let pasts: Vec<u64> = std::iter::once(past.finish())
-            .chain(ops.iter().map(|op| {
+            .chain(history.ops().iter().map(|op| {
                 op.hash(&mut past);
                 past.finish()
             }))
             .collect();
         for point in points {
-            self.crash(&point, &history, &pasts, &interesting, bound, again)?;
+            self.crash(&point, &history, &pasts, &interesting, &run.bound, run.again).map_err(|mut found| {
+                found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
+                found
+            })?;
+        }
+        Ok(file.faults_met() > 0)
+    }
+
+    /// Does all of `ops`, and notes in `history` what came of it. An error is a promise that was not kept.
+    fn carry_out(
+        &self,
+        file: &SimBacking,
+        ops: &[Op],
+        history: &mut History,
+        seed: u64,
+    ) -> Result<(), String> {
+        let open = |seed| S::open(self.setup, file, seed);
+        let mut subject = match open(seed) {
+            Ok(subject) => subject,
+            Err(_) if file.faults_met() > 0 => return Ok(()),
+            Err(e) => return Err(format!("the start does not open: {e}")),
+        };
+        for (number, op) in ops.iter().enumerate() {
+            let seed = seed + 100 + u64::try_from(number).unwrap();
+            let before = history.begin(op);
+            file.mark(History::mark(before, true));
+            let outcome = match op {
+                Op::Reopen | Op::Kill => {
+                    let closed = if *op == Op::Reopen { subject.close() } else { Ok(drop(subject)) };
+                    subject = match open(seed) {
+                        Ok(subject) => subject,
+                        Err(_) if file.faults_met() > 0 => return Ok(()),
+                        Err(e) => return Err(format!("does not open again: {e} (closing: {closed:?})")),
+                    };
+                    closed
+                }
+                op => subject.apply(op),
+            };
+            match outcome {
+                Ok(()) if *op != Op::Kill => {
+                    history.succeed();
+                    file.mark(History::mark(before + 1, false));
+                    tolerate(file, sees_everything(&subject, history))?;
+                }
+                Err(e) if file.faults_met() == 0 => return Err(format!("{op:?} failed without a fault: {e}")),
+                Err(_) if op.is_divisible() => {
+                    history.fail();
+                    file.mark(History::mark(before + 1, false));
+                    tolerate(file, sees_everything(&subject, history))?;
+                }
+                // The process died, or the whole operation may have happened or not: what is there now is what counts.
+                _ => {
+                    let after = history.begin(&Op::Kill);
+                    match view(&subject, 0..to_usize(subject.size() / BLOCK)) {
+                        Ok(view) => history.know(History::mark(after, false), &view)?,
+                        Err(e) => return tolerate(file, Err(e)),
+                    }
+                    file.mark(History::mark(after + 1, false));
+                }
+            }
         }
         Ok(())
     }
@@ -239,14 +270,16 @@ impl<'a, S: Subject> Explorer<'a, S> {
             Tally::first_time(&self.tally.images, sum);
             self.tally.opened.fetch_add(1, Ordering::Relaxed);
             let image = point.image(&survivors);
-            self.recover(&image, sum, point.mark(), history, interesting, again).map_err(|mut violation| {
-                if violation.survivors.is_none() {
-                    violation.survivors = Some(survivors);
-                    violation.reason = format!("{} (workload {:?})", violation.reason, history.ops());
-                    violation.call = point.call();
-                }
-                violation
-            })?;
+            self.recover(&image, sum, point.mark(), history, interesting, again).map_err(
+                |mut violation| {
+                    if violation.survivors.is_none() {
+                        violation.survivors = Some(survivors);
+                        violation.reason = format!("{} (workload {:?})", violation.reason, history.ops());
+                        violation.call = point.call();
+                    }
+                    violation
+                },
+            )?;
         }
         Ok(())
     }
@@ -287,11 +320,31 @@ impl<'a, S: Subject> Explorer<'a, S> {
         if crash_again {
             self.tally.again.fetch_add(1, Ordering::Relaxed);
             let start = Start { image: image.clone(), state: history.state_as_seen(cut, &view) };
-            self.explore(&start, &after_recovery(sum), sum ^ 0xA6, &self.depth.again_bound, false)?;
+            let run = Run { seed: sum ^ 0xA6, bound: self.depth.again_bound, again: false, fault: None };
+            self.explore(&start, &after_recovery(sum), &run)?;
         }
         Ok(())
     }
 }
+
+/// How one workload is run.
+struct Run {
+    seed: u64,
+    bound: Bound,
+    /// Whether some of the recovered states are written to and crash again.
+    again: bool,
+    fault: Option<FaultPlan>,
+}
+
+/// Reads may fail when the file does; they may never be wrong.
+fn tolerate(file: &SimBacking, outcome: Result<(), String>) -> Result<(), String> {
+    match outcome {
+        Err(reason) if file.reads_fail() && reason.contains(UNREADABLE) => Ok(()),
+        outcome => outcome,
+    }
+}
+
+const UNREADABLE: &str = "cannot be read";
 
 /// What is done after a recovery before the next crash.
 fn after_recovery(sum: u64) -> Vec<Op> {
@@ -322,7 +375,7 @@ fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>) -> Result<
     for block in blocks {
         let mut bytes = vec![0; 4096];
         let offset = u64::try_from(block).unwrap() * BLOCK;
-        subject.read(offset, &mut bytes).map_err(|e| format!("block {block} cannot be read: {e}"))?;
+        subject.read(offset, &mut bytes).map_err(|e| format!("block {block} {UNREADABLE}: {e}"))?;
         seen.push((block, bytes));
     }
     Ok(View { size: subject.size(), snapshots: subject.snapshots(), blocks: seen })

@@ -8,7 +8,10 @@
 //!
 //! docs/testing.md says what is proved by which test, and how to run longer campaigns.
 
+#![allow(clippy::unwrap_used)] // a test
+
 mod explore;
+mod faults;
 mod naive;
 mod oracle;
 mod proof_of_the_proof;

@@ -27,6 +27,10 @@ pub(crate) enum Flaw {
     OldRoot,
     /// A partial write keeps the old tail of the block only sometimes.
     LostTail,
+    /// A failed sync is asked for again, and its success believed.
+    RetriedSync,
+    /// What reads as written after a failed sync is believed to be on the disk.
+    TrustedCache,
 }
 
 impl Flaw {
@@ -51,6 +55,7 @@ pub(crate) struct NaiveSetup {
 pub(crate) struct Naive {
     file: SimBacking,
     flaw: Flaw,
+    poisoned: bool,
     generation: u64,
     map: Vec<u64>,
     /// Slots that the durable root needs.
@@ -148,7 +153,8 @@ impl Naive {
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, &b| (sum ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3)) | 1
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |sum, &b| (sum ^ u64::from(b)).wrapping_mul(0x0100_0000_01B3))
+        | 1
 }
 
 impl Subject for Naive {
@@ -158,12 +164,15 @@ impl Subject for Naive {
     fn create(setup: &NaiveSetup, file: &SimBacking, _seed: u64) -> Result<(), Failure> {
         let map = vec![0; usize::try_from(setup.blocks).unwrap()];
         let mut new =
-            Self { file: file.clone(), flaw: setup.flaw, generation: 0, map, durable: HashSet::new() };
+            Self { file: file.clone(), flaw: setup.flaw, poisoned: false, generation: 0, map, durable: HashSet::new() };
         file.set_len(ROOTS * BLOCK).map_err(|e| e.to_string())?;
         new.flush()
     }
 
-    fn open(setup: &NaiveSetup, file: &SimBacking, _seed: u64) -> Result<Self, Failure> {
+    fn open(setup: &NaiveSetup, file: &SimBacking, seed: u64) -> Result<Self, Failure> {
+        if setup.flaw != Flaw::TrustedCache {
+            file.drop_clean_cache(seed);
+        }
         let mut best: Vec<(u64, Vec<u64>)> = Vec::new();
         for place in 0..ROOTS {
             let mut page = vec![0; 4096];
@@ -176,16 +185,21 @@ impl Subject for Naive {
         }
         let (generation, map) = best.pop().ok_or("no root")?;
         let durable = map.iter().copied().collect();
-        Ok(Self { file: file.clone(), flaw: setup.flaw, generation, map, durable })
+        Ok(Self { file: file.clone(), flaw: setup.flaw, poisoned: false, generation, map, durable })
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), Failure> {
-        match op {
+        if self.poisoned {
+            return Err("poisoned".into());
+        }
+        let outcome = match op {
             Op::Write { offset, len, stamp } => self.change(*offset, &bytes_of(*stamp, *len)),
             Op::Discard { offset, len } => self.change(*offset, &vec![0; usize::try_from(*len).unwrap()]),
             Op::Flush | Op::Checkpoint => self.flush(),
             other => Err(format!("{other:?} is not something that it can do")),
-        }
+        };
+        self.poisoned = outcome.is_err() && self.flaw != Flaw::RetriedSync;
+        outcome
     }
 
     fn size(&self) -> u64 {
@@ -206,6 +220,9 @@ impl Subject for Naive {
     }
 
     fn close(mut self) -> Result<(), Failure> {
+        if self.poisoned {
+            return Err("poisoned".into());
+        }
         self.flush()
     }
 }

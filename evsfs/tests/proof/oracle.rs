@@ -142,13 +142,14 @@ impl History {
         Self { states: vec![state], ops: Vec::new(), floors: vec![0] }
     }
 
-    /// An operation begins.
-    pub(crate) fn begin(&mut self, op: &Op) {
+    /// An operation begins; returns how many there were before.
+    pub(crate) fn begin(&mut self, op: &Op) -> usize {
         let mut state = self.now().clone();
         state.apply(op);
         self.ops.push(op.clone());
         self.states.push(state);
         self.floors.push(*self.floors.last().unwrap());
+        self.ops.len() - 1
     }
 
     /// It succeeded.

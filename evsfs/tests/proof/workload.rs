@@ -9,8 +9,15 @@ pub(crate) const BLOCK: u64 = 4096;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Op {
     /// Bytes made from `stamp`, so that each write can be told from every other.
-    Write { offset: u64, len: u64, stamp: u64 },
-    Discard { offset: u64, len: u64 },
+    Write {
+        offset: u64,
+        len: u64,
+        stamp: u64,
+    },
+    Discard {
+        offset: u64,
+        len: u64,
+    },
     Flush,
     Checkpoint,
     Snapshot(u8),

@@ -252,9 +252,8 @@ impl CrashPoint {
     }
 
     fn random(&self, dice: &mut Dice) -> Survivors {
-        let pick = |dice: &mut Dice, count: u8| {
-            u8::try_from(dice.below(u64::from(count))).expect("below a byte")
-        };
+        let pick =
+            |dice: &mut Dice, count: u8| u8::try_from(dice.below(u64::from(count))).expect("below a byte");
         let sectors = self.items.iter().map(|item| [pick(dice, item.count()); SECTORS]).collect();
         Survivors { sectors, length: pick(dice, u8::try_from(self.lengths.len()).expect("at most 250")) }
     }

@@ -222,7 +222,8 @@ impl Image {
         if chunk >= self.chunks.len() {
             self.chunks.resize(chunk + 1, None);
         }
-        let chunk = Arc::make_mut(self.chunks[chunk].get_or_insert_with(|| Arc::new([const { None }; CHUNK])));
+        let chunk =
+            Arc::make_mut(self.chunks[chunk].get_or_insert_with(|| Arc::new([const { None }; CHUNK])));
         match &mut chunk[slot] {
             Some(page) => edit(Arc::make_mut(page).bytes_mut()),
             empty => {

@@ -153,7 +153,8 @@ fn faults_come_at_the_call_that_was_named() {
         let file = SimBacking::new();
         file.write_at(&page(1), 0).unwrap();
         file.plan_fault(Some(FaultPlan { call, fault, lasting: false }));
-        let outcomes = [file.sync().is_ok(), file.write_at(&page(2), 0).is_ok(), file.write_at(&page(3), 0).is_ok()];
+        let outcomes =
+            [file.sync().is_ok(), file.write_at(&page(2), 0).is_ok(), file.write_at(&page(3), 0).is_ok()];
         assert_eq!(outcomes, [call != 1, call != 2, true], "{fault:?}");
         assert_eq!(file.faults_met(), 1);
     }
