@@ -185,10 +185,12 @@ impl<'a, S: Subject> Explorer<'a, S> {
             }))
             .collect();
         for point in points {
-            self.crash(&point, &history, &pasts, &interesting, &run.bound, run.again).map_err(|mut found| {
-                found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
-                found
-            })?;
+            self.crash(&point, &history, &pasts, &interesting, &run.bound, run.again).map_err(
+                |mut found| {
+                    found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
+                    found
+                },
+            )?;
         }
         Ok(file.faults_met() > 0)
     }
@@ -213,7 +215,13 @@ impl<'a, S: Subject> Explorer<'a, S> {
             file.mark(History::mark(before, true));
             let outcome = match op {
                 Op::Reopen | Op::Kill => {
-                    let closed = if *op == Op::Reopen { subject.close() } else { Ok(drop(subject)) };
+                    let closed = match op {
+                        Op::Reopen => subject.close(),
+                        _ => {
+                            drop(subject);
+                            Ok(())
+                        }
+                    };
                     subject = match open(seed) {
                         Ok(subject) => subject,
                         Err(_) if file.faults_met() > 0 => return Ok(()),
@@ -229,7 +237,9 @@ impl<'a, S: Subject> Explorer<'a, S> {
                     file.mark(History::mark(before + 1, false));
                     tolerate(file, sees_everything(&subject, history))?;
                 }
-                Err(e) if file.faults_met() == 0 => return Err(format!("{op:?} failed without a fault: {e}")),
+                Err(e) if file.faults_met() == 0 => {
+                    return Err(format!("{op:?} failed without a fault: {e}"));
+                }
                 Err(_) if op.is_divisible() => {
                     history.fail();
                     file.mark(History::mark(before + 1, false));

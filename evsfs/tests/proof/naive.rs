@@ -163,8 +163,14 @@ impl Subject for Naive {
 
     fn create(setup: &NaiveSetup, file: &SimBacking, _seed: u64) -> Result<(), Failure> {
         let map = vec![0; usize::try_from(setup.blocks).unwrap()];
-        let mut new =
-            Self { file: file.clone(), flaw: setup.flaw, poisoned: false, generation: 0, map, durable: HashSet::new() };
+        let mut new = Self {
+            file: file.clone(),
+            flaw: setup.flaw,
+            poisoned: false,
+            generation: 0,
+            map,
+            durable: HashSet::new(),
+        };
         file.set_len(ROOTS * BLOCK).map_err(|e| e.to_string())?;
         new.flush()
     }

@@ -2,7 +2,8 @@
 
 use crate::explore::{Depth, Explorer};
 use crate::naive::{Flaw, Naive, NaiveSetup};
-use crate::workload::{BLOCK, Op, PLAIN_KINDS, Sense, exhaustive, random};
+use crate::oracle::State;
+use crate::workload::{ALL_KINDS, BLOCK, Op, PLAIN_KINDS, Sense, exhaustive, random};
 
 const BLOCKS: u64 = 24;
 
@@ -34,5 +35,23 @@ fn every_way_of_being_wrong_is_found() {
     for flaw in Flaw::WRONG {
         let found = explore(flaw, 2).expect_err(&format!("{flaw:?} passed"));
         println!("{flaw:?}: {}", found.lines().next().unwrap_or_default());
+    }
+}
+
+#[test]
+fn every_workload_makes_sense_to_the_oracle() {
+    let sense = Sense::new(BLOCKS * BLOCK);
+    let mut workloads = exhaustive(ALL_KINDS, 3, &sense);
+    assert!(workloads.len() > 2_000, "{}", workloads.len());
+    workloads.extend((0..50).map(|seed| random(ALL_KINDS, 60, BLOCKS, &sense, seed)));
+    for ops in workloads {
+        let mut state = State::new(BLOCKS * BLOCK);
+        for op in &ops {
+            assert!(State::touched(op).end <= state.blocks.len(), "{op:?}");
+            let size = state.size();
+            state.apply(op);
+            assert!(state.size() >= size, "{op:?} shrinks");
+            assert_eq!(op.is_divisible(), !State::touched(op).is_empty(), "{op:?}");
+        }
     }
 }

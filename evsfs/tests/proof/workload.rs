@@ -93,6 +93,25 @@ pub(crate) const PLAIN_KINDS: &[Kind] = &[
     Kind::Reopen,
 ];
 
+/// Everything the engine can do.
+pub(crate) const ALL_KINDS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Overwrite,
+    Kind::Wide,
+    Kind::Discard,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Snapshot,
+    Kind::Rollback,
+    Kind::DeleteSnapshot,
+    Kind::Extend,
+    Kind::Rekey,
+    Kind::Reopen,
+    Kind::Kill,
+];
+
 /// The state of the volume as far as an operation's sense depends on it.
 #[derive(Clone, Debug)]
 pub(crate) struct Sense {
