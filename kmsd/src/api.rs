@@ -2,3 +2,5 @@
 
 #[allow(dead_code)]
 pub(crate) mod auth;
+#[allow(dead_code, unused_imports)]
+pub(crate) mod net;

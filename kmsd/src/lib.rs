@@ -17,6 +17,8 @@ mod api;
 pub mod client;
 pub mod domain;
 pub mod paths;
+#[cfg(feature = "daemon")]
+pub mod pki;
 mod secret;
 pub mod wire;
 

@@ -1,0 +1,176 @@
+//! Accepts connections and serves HTTP on them until told to stop.
+
+use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use axum::http::{Request, Response};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
+
+use super::{
+    Limits,
+    slots::{Slot, Slots},
+    tls::key_digest,
+};
+
+/// Pause after a failure to accept that is likely to come again at once, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long requests in progress may take once the server is told to stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Who is at the other end, as far as TLS knows.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Where the connection comes from.
+    pub(crate) address: SocketAddr,
+    /// SHA-256 of the public key info of the certificate that the client showed and proved to own.
+    pub(crate) certificate: Option<[u8; 32]>,
+    slot: Slot,
+}
+
+impl Peer {
+    /// A request on this connection was shown to come from somebody known: the connection need not give way to others.
+    pub(crate) fn prove(&self) {
+        self.slot.prove();
+    }
+}
+
+/// Answers requests.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers one. The body has not been read; the handler bounds it by the limits.
+    fn handle(
+        &self,
+        peer: &Peer,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+/// Serves until `stop` becomes true; then lets requests in progress end, for a while.
+pub(crate) async fn serve<H: Handler>(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    limits: Limits,
+    handler: Arc<H>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let slots = Slots::new(limits.connections);
+    let acceptor = TlsAcceptor::from(tls);
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            () = told_to(&mut stop) => break,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(slot) = slots.take() else {
+            tracing::warn!(%address, "a connection is refused: all are taken by known clients");
+            continue;
+        };
+        let (acceptor, handler, stop) = (acceptor.clone(), Arc::clone(&handler), stop.clone());
+        connections.spawn(async move {
+            connection(stream, address, slot, &acceptor, limits, &*handler, stop).await;
+        });
+    }
+    drop(listener);
+    let ended = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
+    if ended.is_err() {
+        tracing::warn!(connections = connections.len(), "connections are cut: their requests took too long");
+    }
+}
+
+async fn connection<H: Handler>(
+    stream: TcpStream,
+    address: SocketAddr,
+    slot: Slot,
+    acceptor: &TlsAcceptor,
+    limits: Limits,
+    handler: &H,
+    mut stop: watch::Receiver<bool>,
+) {
+    if let Err(error) = bound_socket(&stream, limits.unacknowledged) {
+        tracing::debug!(%address, %error, "a connection ended before it began");
+        return;
+    }
+    let shaken = tokio::select! {
+        shaken = timeout(limits.handshake, acceptor.accept(stream)) => shaken,
+        () = slot.evicted() => return,
+        () = told_to(&mut stop) => return,
+    };
+    let stream = match shaken {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            tracing::debug!(%address, %error, "no TLS connection");
+            return;
+        }
+        Err(_) => {
+            tracing::debug!(%address, "no TLS connection in time");
+            return;
+        }
+    };
+    let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let certificate = match shown.map(key_digest).transpose() {
+        Ok(certificate) => certificate,
+        Err(error) => {
+            tracing::warn!(%address, %error, "a client's certificate cannot be read");
+            return;
+        }
+    };
+    let peer = Peer { address, certificate, slot };
+    if peer.certificate.is_some() {
+        peer.prove();
+    }
+
+    let peer = &peer;
+    let service = service_fn(async |request| Ok::<_, Infallible>(handler.handle(peer, request).await));
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.headers)
+        .max_buf_size(limits.header_bytes)
+        .max_headers(64)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut http = pin!(http);
+    let ended = tokio::select! {
+        ended = &mut http => ended,
+        () = peer.slot.evicted() => return,
+        () = told_to(&mut stop) => {
+            http.as_mut().graceful_shutdown();
+            http.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%address, %error, "a connection ended badly");
+    }
+}
+
+async fn told_to(stop: &mut watch::Receiver<bool>) {
+    // An error means that whoever could say so is gone, which comes to the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Answers leave at once; and a peer that does not take them does not hold the connection for ever, which no timer of the
+/// HTTP layer would see to.
+fn bound_socket(stream: &TcpStream, unacknowledged: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let ms = u32::try_from(unacknowledged.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(stream, ms)?;
+    Ok(())
+}
