@@ -13,6 +13,8 @@ mod nonce;
 mod plain;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "sim")]
+pub mod witness;
 
 pub use cipher::{AuthenticationFailed, Backend, BlockCipher, Suite, Tag};
 pub use entropy::{Entropy, EntropyUnavailable, SeededEntropy, SystemEntropy};
