@@ -1,0 +1,131 @@
+//! `evsfs mount`: here, or in a process of its own in the background.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use tracing::{debug, info};
+use tracing_subscriber::EnvFilter;
+
+use super::output::Output;
+use super::volume_file::{self, VolumeFile};
+use crate::cli;
+use crate::device::RawDevice;
+use crate::failure::{Failure, FileError, StartError};
+use crate::process::{self, Termination};
+use crate::serve::{self, Readiness, Ready, Settings};
+use crate::{lock, mount};
+
+pub(super) fn run(arguments: &cli::Mount, output: Output) -> Result<(), Failure> {
+    if arguments.background_child {
+        return in_background(arguments);
+    }
+    if arguments.foreground {
+        let print = Box::new(move |ready: &Ready| output.write(ready, &text(ready)));
+        return attach(arguments, Readiness::Here { print });
+    }
+    let ready = start()?;
+    output.result(&ready, &text(&ready))
+}
+
+fn text(ready: &Ready) -> String {
+    format!("{} ({} bytes, process {})", ready.path.display(), ready.size, ready.pid)
+}
+
+/// Starts this program again with the same arguments. The new process holds the key and never shares memory with this one.
+fn start() -> Result<Ready, Failure> {
+    let system = |operation| move |source| StartError::System { operation, source };
+    process::keep_from_children().map_err(system("close files to the serving process"))?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0(env!("CARGO_PKG_NAME"))
+        .args(std::env::args_os().skip(1))
+        .arg("--background-child")
+        // Each thread would get an allocation arena of its own, which an idle disk pays for.
+        .env("MALLOC_ARENA_MAX", "2")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(system("start the serving process"))?;
+    serve::await_ready(&mut child)
+}
+
+/// The child's side: leaves the terminal, and says on the pipe how it went.
+fn in_background(arguments: &cli::Mount) -> Result<(), Failure> {
+    let result = process::leave_session()
+        .map_err(|source| StartError::System { operation: "leave the session", source }.into())
+        .and_then(|()| attach(arguments, Readiness::Parent));
+    if let Err(failure) = &result {
+        // After readiness the pipe is gone and this goes nowhere; the log has it.
+        if let Err(error) = Readiness::fail(&failure.report()) {
+            debug!(%error, "nobody to report to");
+        }
+    }
+    result
+}
+
+fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
+    let system = |operation| move |source| StartError::System { operation, source };
+    // Before any thread: signals are held back in all of them, and none escapes the limits.
+    let termination = Termination::hold().map_err(system("hold signals back"))?;
+    process::seal_memory().map_err(system("turn core dumps off"))?;
+    let flusher = process::become_io_flusher();
+    start_log(arguments)?;
+    if let Err(error) = flusher {
+        info!(%error, "loop mounts on this disk may stall when memory is short");
+    }
+    let (device, identity) = open_raw(arguments)?;
+    let settings = Settings {
+        file: absolute(&arguments.file)?,
+        identity,
+        point: mount::prepare(&arguments.mountpoint)?,
+        control: arguments.control.clone(),
+        cached: arguments.cached,
+        read_only: arguments.read_only,
+        allow_other: arguments.allow_other,
+    };
+    serve::serve(device, &settings, termination, ready)
+}
+
+fn open_raw(arguments: &cli::Mount) -> Result<(RawDevice, (u64, u64)), Failure> {
+    let path = absolute(&arguments.file)?;
+    let VolumeFile { file, identity } = volume_file::open(&path, !arguments.read_only)?;
+    lock::exclusive(&file, &path)?;
+    let device = RawDevice::new(file, path.clone(), arguments.read_only)
+        .map_err(|source| FileError::System { operation: "inspect", file: path, source })?;
+    Ok((device, identity))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, FileError> {
+    std::path::absolute(path).map_err(|source| FileError::System {
+        operation: "resolve",
+        file: path.to_owned(),
+        source,
+    })
+}
+
+/// The log goes to its file, or to standard error, which the background has none of.
+fn start_log(arguments: &cli::Mount) -> Result<(), FileError> {
+    let filter = EnvFilter::try_from_env("EVSFS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match &arguments.log {
+        Some(path) => {
+            let file = open_log(path).map_err(|source| FileError::System {
+                operation: "open the log",
+                file: path.clone(),
+                source,
+            })?;
+            log.with_writer(Mutex::new(file)).init();
+        }
+        None => log.with_writer(io::stderr).init(),
+    }
+    Ok(())
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}

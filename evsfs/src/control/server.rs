@@ -1,0 +1,262 @@
+//! Listening: a thread for each socket, one for each connection, and all requests in one queue.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::geteuid;
+use serde_json::Value;
+use tracing::{debug, warn};
+
+use super::{Answer, ControlError, Request};
+use crate::failure::{Failure, Report};
+
+/// Longest request in bytes.
+const MAX_LINE: u64 = 16 * 1024;
+
+/// Connections at a time; more are closed at once.
+const MAX_CONNECTIONS: usize = 16;
+
+/// These threads do little.
+const STACK: usize = 128 * 1024;
+
+/// How long an answer may take to its reader when the process is about to end.
+const DELIVERY: Duration = Duration::from_secs(2);
+
+/// A request and where its answer goes.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    answer: Sender<Answer>,
+    delivered: Receiver<()>,
+}
+
+impl Call {
+    /// Answers it. One who does not listen any more is no reason to stop.
+    pub fn reply(&self, result: Result<Value, Report>) {
+        let _ = self.answer.try_send(result.into());
+    }
+
+    /// Waits until the answer is out: the process may end then.
+    pub fn await_delivery(&self) {
+        // Nothing is ever sent: the other end goes when the answer is written.
+        let _ = self.delivered.recv_timeout(DELIVERY);
+    }
+}
+
+/// The sockets of a serving process. The path, if there is one, is removed with it.
+#[derive(Debug)]
+pub struct Listeners {
+    path: Option<PathBuf>,
+    sockets: Vec<UnixListener>,
+}
+
+impl Listeners {
+    /// Listens under the abstract name `source` and at `path`.
+    ///
+    /// # Errors
+    /// If one of them is taken.
+    pub fn bind(source: &str, path: Option<&Path>) -> Result<Self, ControlError> {
+        let named = SocketAddr::from_abstract_name(source)
+            .and_then(|address| UnixListener::bind_addr(&address))
+            .map_err(|e| ControlError::Bind { socket: source.into(), source: e })?;
+        let mut sockets = vec![named];
+        if let Some(path) = path {
+            let bound =
+                bind_path(path).map_err(|source| ControlError::Bind { socket: path.to_owned(), source })?;
+            sockets.push(bound);
+        }
+        Ok(Self { path: path.map(Path::to_owned), sockets })
+    }
+
+    /// Starts to pass requests on as events made by `wrap`.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn serve<E: Send + 'static>(&self, events: &Sender<E>, wrap: fn(Call) -> E) -> io::Result<()> {
+        let connections = Arc::new(AtomicUsize::new(0));
+        for socket in &self.sockets {
+            let (socket, events, connections) =
+                (socket.try_clone()?, events.clone(), Arc::clone(&connections));
+            thread::Builder::new().name("control".into()).stack_size(STACK).spawn(move || {
+                for stream in socket.incoming() {
+                    match stream {
+                        Ok(stream) => accept(stream, &events, wrap, &connections),
+                        Err(error) => warn!(%error, "control connection failed"),
+                    }
+                }
+            })?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(error) = fs::remove_file(path)
+        {
+            warn!(path = %path.display(), %error, "the control socket could not be removed");
+        }
+    }
+}
+
+/// Binds at a path that is free or where nobody listens any more. Nobody else can connect at any moment: the socket gets its
+/// mode before it listens at its place.
+fn bind_path(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
+        Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
+        Ok(_) => fs::remove_file(path)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let mut own = path.as_os_str().to_owned();
+    own.push(format!(".{}", std::process::id()));
+    let own = PathBuf::from(own);
+    let socket = UnixListener::bind(&own)?;
+    let placed =
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&own, path));
+    if let Err(error) = placed {
+        // The reason why it could not be placed counts.
+        let _ = fs::remove_file(&own);
+        return Err(error);
+    }
+    Ok(socket)
+}
+
+fn accept<E: Send + 'static>(
+    stream: UnixStream,
+    events: &Sender<E>,
+    wrap: fn(Call) -> E,
+    connections: &Arc<AtomicUsize>,
+) {
+    let own = geteuid();
+    match socket_peercred(&stream) {
+        Ok(peer) if peer.uid == own || peer.uid.is_root() => {}
+        Ok(peer) => {
+            return warn!(uid = peer.uid.as_raw(), "a stranger was turned away from the control socket");
+        }
+        Err(error) => return warn!(%error, "a control connection without credentials was closed"),
+    }
+    if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+        connections.fetch_sub(1, Ordering::Relaxed);
+        return warn!("too many control connections");
+    }
+    let (events, own_count) = (events.clone(), Arc::clone(connections));
+    let started = thread::Builder::new().name("control-call".into()).stack_size(STACK).spawn(move || {
+        if let Err(error) = converse(&stream, &events, wrap) {
+            debug!(%error, "control connection ended");
+        }
+        own_count.fetch_sub(1, Ordering::Relaxed);
+    });
+    if let Err(error) = started {
+        connections.fetch_sub(1, Ordering::Relaxed);
+        warn!(%error, "a control connection could not be served");
+    }
+}
+
+fn converse<E>(stream: &UnixStream, events: &Sender<E>, wrap: fn(Call) -> E) -> io::Result<()> {
+    let mut input = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let whole = line.ends_with(b"\n");
+        // Dropped at the end of this turn, when the answer is out.
+        let (_delivering, delivered) = bounded(0);
+        let answer = match serde_json::from_slice(&line) {
+            Ok(request) => ask(request, delivered, events, wrap),
+            Err(source) => refusal(ControlError::NotJson { source }),
+        };
+        let mut text = serde_json::to_string(&answer)?;
+        text.push('\n');
+        let mut output = stream;
+        output.write_all(text.as_bytes())?;
+        if !whole {
+            return Ok(());
+        }
+    }
+}
+
+fn ask<E>(request: Request, delivered: Receiver<()>, events: &Sender<E>, wrap: fn(Call) -> E) -> Answer {
+    let (answer, answered) = bounded(1);
+    if events.send(wrap(Call { request, answer, delivered })).is_err() {
+        return refusal(ControlError::Detaching);
+    }
+    answered.recv().unwrap_or_else(|_| refusal(ControlError::Detaching))
+}
+
+fn refusal(error: ControlError) -> Answer {
+    Answer::Error(Failure::from(error).report())
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::unbounded;
+    use serde_json::json;
+
+    use super::*;
+    use crate::control::Peer;
+
+    fn listening(path: Option<&Path>) -> (String, Listeners) {
+        let source = format!("evsfs:test:{}", uuid::Uuid::new_v4());
+        let listeners = Listeners::bind(&source, path).unwrap();
+        let (events, queue) = unbounded();
+        listeners.serve(&events, |call| call).unwrap();
+        thread::spawn(move || {
+            for call in queue {
+                call.reply(Ok(json!({"op": call.request.operation()})));
+            }
+        });
+        (source, listeners)
+    }
+
+    #[test]
+    fn a_request_is_answered_and_a_bad_one_refused() {
+        let (source, _listeners) = listening(None);
+        let mut peer = Peer::connect(&source).unwrap();
+        assert_eq!(peer.pid().as_raw_nonzero().get().cast_unsigned(), std::process::id());
+        assert_eq!(peer.call(&Request::Flush {}).unwrap(), json!({"op": "flush"}));
+        let address = SocketAddr::from_abstract_name(&source).unwrap();
+        let mut raw = UnixStream::connect_addr(&address).unwrap();
+        raw.write_all(b"nonsense\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&raw).read_line(&mut line).unwrap();
+        assert!(line.contains("protocol_error"), "{line}");
+    }
+
+    #[test]
+    fn the_path_is_private_replaces_a_dead_socket_and_goes_with_its_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("control.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let (_, listeners) = listening(Some(&path));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(UnixStream::connect(&path).is_ok());
+        assert!(Listeners::bind(&format!("{}", uuid::Uuid::new_v4()), Some(&path)).is_err(), "it is in use");
+        drop(listeners);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_ordinary_file_is_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("precious");
+        fs::write(&path, "data").unwrap();
+        assert!(Listeners::bind(&format!("{}", uuid::Uuid::new_v4()), Some(&path)).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "data");
+    }
+}

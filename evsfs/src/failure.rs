@@ -1,0 +1,250 @@
+//! What the commands report: one code, one hint and one exit status for everything that can go wrong.
+
+use std::io;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::ControlError;
+use crate::device::DeviceError;
+use crate::lock::LockError;
+use crate::mount::MountError;
+
+/// Exit status of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[repr(u8)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It failed.
+    Failed = 1,
+    /// It was called wrongly.
+    Usage = 2,
+    /// A rule or a key's state does not allow it.
+    Refused = 3,
+    /// kmsd or the token cannot be reached.
+    Unreachable = 4,
+    /// The file is damaged or not a volume.
+    Damaged = 5,
+}
+
+/// An error as it is printed and sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Stable name of the kind of error.
+    pub code: String,
+    /// What went wrong with what.
+    pub message: String,
+    /// What to do.
+    pub hint: String,
+    /// Exit status of a command that ends with it.
+    pub exit: Exit,
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// Why a file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// No such file.
+    #[error("{file} does not exist", file = file.display())]
+    Missing {
+        /// The path.
+        file: PathBuf,
+    },
+    /// A directory or a device.
+    #[error("{file} is not a regular file", file = file.display())]
+    NotRegular {
+        /// The path.
+        file: PathBuf,
+    },
+    /// Nothing in it.
+    #[error("{file} is empty", file = file.display())]
+    Empty {
+        /// The path.
+        file: PathBuf,
+    },
+    /// There is one already.
+    #[error("{file} exists already", file = file.display())]
+    Exists {
+        /// The path.
+        file: PathBuf,
+    },
+    /// The system refused.
+    #[error("{operation} {file}: {source}", file = file.display())]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The path.
+        file: PathBuf,
+        /// Its reason.
+        source: io::Error,
+    },
+}
+
+/// Why a serving process could not be started or talked to.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Starting it failed.
+    #[error("{operation}: {source}")]
+    System {
+        /// What was tried.
+        operation: &'static str,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// It ended without a word.
+    #[error("the serving process ended with {status} before the disk could be used")]
+    Ended {
+        /// How it ended.
+        status: std::process::ExitStatus,
+    },
+    /// The one who started it is gone.
+    #[error("nobody waits for the disk any more: {source}")]
+    Abandoned {
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+/// Anything that ends a command.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Its lock.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The mount.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Talking to a serving process.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// Starting one.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// What another process of this program reported.
+    #[error(transparent)]
+    Elsewhere(#[from] Report),
+}
+
+impl Failure {
+    /// As it is printed.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        if let Self::Elsewhere(report) = self {
+            return report.clone();
+        }
+        let (code, exit, hint) = self.kind();
+        Report { code: code.to_owned(), message: self.to_string(), hint: hint.to_owned(), exit }
+    }
+
+    fn kind(&self) -> (&str, Exit, &str) {
+        match self {
+            Self::File(error) => match error {
+                FileError::Missing { .. } => ("file_not_found", Exit::Failed, "check the path"),
+                FileError::NotRegular { .. } => {
+                    ("not_a_file", Exit::Damaged, "give the path of a volume file")
+                }
+                FileError::Empty { .. } => (
+                    "not_a_volume",
+                    Exit::Damaged,
+                    "give the path of a volume file, or make one with `evsfs create`",
+                ),
+                FileError::Exists { .. } => (
+                    "file_exists",
+                    Exit::Refused,
+                    "choose another path, or remove the file if it is not needed",
+                ),
+                FileError::System { .. } => ("file_error", Exit::Failed, "check permissions and free space"),
+            },
+            Self::Lock(error) => match error {
+                LockError::Held { .. } => (
+                    "already_attached",
+                    Exit::Refused,
+                    "a volume is attached once at a time: detach it there first (`evsfs umount FILE`)",
+                ),
+                LockError::Unsupported { .. } => {
+                    ("lock_error", Exit::Failed, "keep volumes on a file system that has locks")
+                }
+            },
+            Self::Mount(error) => match error {
+                MountError::Missing { .. } => {
+                    ("mountpoint_missing", Exit::Failed, "make the directory first")
+                }
+                MountError::NotADirectory { .. } => {
+                    ("mountpoint_not_a_directory", Exit::Failed, "give an empty directory")
+                }
+                MountError::NotEmpty { .. } => {
+                    ("mountpoint_not_empty", Exit::Refused, "give an empty directory")
+                }
+                MountError::InUse { .. } => (
+                    "mountpoint_in_use",
+                    Exit::Refused,
+                    "unmount what is there (`evsfs umount`), or give another directory",
+                ),
+                MountError::NotMounted { .. } => ("not_attached", Exit::Failed, "nothing needs to be done"),
+                MountError::Busy { .. } => {
+                    ("busy", Exit::Refused, "end what uses the disk, then detach again")
+                }
+                MountError::System { .. } => (
+                    "mount_error",
+                    Exit::Failed,
+                    "root mounts directly; other users need fusermount3 (package fuse3) and a directory of their own",
+                ),
+            },
+            Self::Device(error) => match error {
+                DeviceError::OutOfRange { .. } => ("out_of_range", Exit::Usage, "stay within the disk"),
+                DeviceError::ReadOnly => ("read_only", Exit::Refused, "attach without --read-only"),
+                DeviceError::Host { .. } => {
+                    ("io_error", Exit::Failed, "look at the host's disk and its free space")
+                }
+            },
+            Self::Control(error) => match error {
+                ControlError::Unreachable { .. } => {
+                    ("not_serving", Exit::Failed, "look at the log of the serving process")
+                }
+                ControlError::Lost { .. } => (
+                    "process_lost",
+                    Exit::Failed,
+                    "the serving process ended during the request; its log says why, and the volume recovers at the next attach",
+                ),
+                ControlError::Foreign { .. } => {
+                    ("not_serving", Exit::Refused, "another user's process answers there")
+                }
+                ControlError::NotJson { .. } => {
+                    ("protocol_error", Exit::Failed, "use the same version of evsfs on both sides")
+                }
+                ControlError::Bind { .. } => (
+                    "control_socket",
+                    Exit::Failed,
+                    "give a path in a directory of your own that is not taken",
+                ),
+                ControlError::Unsupported { .. } => {
+                    ("unsupported", Exit::Refused, "this kind of disk cannot do that")
+                }
+                ControlError::Detaching => {
+                    ("detaching", Exit::Refused, "wait until it is detached, then attach it again")
+                }
+            },
+            Self::Start(error) => match error {
+                StartError::System { .. } => ("start_error", Exit::Failed, "check memory and process limits"),
+                StartError::Ended { .. } => {
+                    ("start_error", Exit::Failed, "run again with --foreground to see its log")
+                }
+                StartError::Abandoned { .. } => ("abandoned", Exit::Failed, "attach again"),
+            },
+            Self::Elsewhere(report) => (&report.code, report.exit, &report.hint),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Hygiene of the serving process: nothing of it in core dumps, no debugger of the same user, no inherited files,
+//! no deadlock when the kernel writes back through it; and the signals that end it.
+
+mod descriptors;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use nix::sys::signal::{SigSet, Signal};
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+pub use descriptors::keep_from_children;
+
+/// Turns off core dumps and inspection by other processes of the same user.
+///
+/// # Errors
+/// If the kernel refuses: then no key may enter this process.
+pub fn seal_memory() -> io::Result<()> {
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
+
+/// Tells the kernel that memory reclaim may wait for this process, so that its own allocations must not wait for reclaim
+/// (`PR_SET_IO_FLUSHER`): a file system on a loop device on the disk could deadlock otherwise. Needs `CAP_SYS_RESOURCE`.
+///
+/// # Errors
+/// If the kernel refuses; ordinary users go without.
+pub fn become_io_flusher() -> io::Result<()> {
+    rustix::process::configure_io_flusher_behavior(true).map_err(Into::into)
+}
+
+/// Leaves the terminal and its process group.
+///
+/// # Errors
+/// If this process leads a group already.
+pub fn leave_session() -> io::Result<()> {
+    rustix::process::setsid().map(drop).map_err(Into::into)
+}
+
+/// The signals that ask for an end, held back for [`Termination::wait`]. Make it before any thread starts: threads inherit it.
+#[derive(Debug)]
+pub struct Termination {
+    signals: SigSet,
+}
+
+impl Termination {
+    /// Holds the signals back.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn hold() -> io::Result<Self> {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.add(Signal::SIGINT);
+        signals.add(Signal::SIGHUP);
+        signals.thread_block()?;
+        Ok(Self { signals })
+    }
+
+    /// Waits for the next one and gives its name.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn wait(&self) -> io::Result<&'static str> {
+        Ok(self.signals.wait()?.as_str())
+    }
+}
+
+/// Number of processors that this process may use.
+#[must_use]
+pub fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Memory of this process that is resident, in bytes.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn resident_bytes() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    let pages: Option<u64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
+    let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// A switch that is on while it is held.
+#[derive(Debug)]
+pub struct Raised(Arc<AtomicBool>);
+
+impl Raised {
+    /// Turns it on.
+    #[must_use]
+    pub fn raise(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(Arc::clone(flag))
+    }
+}
+
+impl Drop for Raised {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,300 @@
+//! The life of an attached disk: mounted, served, detached.
+//!
+//! ```text
+//!   signals --\                         /--> BlockDevice <-- FUSE threads
+//!   control ---+--> queue --> one thread
+//!   session --/                         \--> unmount, close, end
+//! ```
+//!
+//! Everything but the disk's own reads and writes goes through one queue, so that no two changes meet.
+
+mod readiness;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use serde_json::{Value, json};
+use tracing::{error, info, warn};
+
+pub use self::readiness::{Readiness, Ready, await_ready};
+use crate::control::{Call, ControlError, Listeners, Request};
+use crate::device::BlockDevice;
+use crate::failure::{Failure, StartError};
+use crate::fuse::DiskFs;
+use crate::mount::{self, MountError, Mounted, table};
+use crate::process::{Raised, Termination, resident_bytes};
+
+/// How often a device may do what is not urgent.
+const TICK: Duration = Duration::from_secs(10);
+
+/// A device as its serving process sees it: beside the disk's own requests there are operations on it, and an end.
+pub trait Attachment: BlockDevice + Sized {
+    /// Facts for `status`, beside those of the process.
+    fn status(&self) -> Value;
+
+    /// Carries out an operation that only this kind of device knows.
+    ///
+    /// # Errors
+    /// If it has no such operation, or that fails.
+    fn operate(&self, request: &Request) -> Result<Value, Failure> {
+        Err(ControlError::Unsupported { operation: request.operation() }.into())
+    }
+
+    /// Called now and then while nothing else is to be done.
+    fn tick(&self) {}
+
+    /// Makes everything durable and erases what is secret.
+    ///
+    /// # Errors
+    /// If something could not be made durable.
+    fn close(self) -> Result<(), Failure>;
+}
+
+/// What a disk is served with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The file, for messages.
+    pub file: PathBuf,
+    /// Its device and inode number.
+    pub identity: (u64, u64),
+    /// Where to mount.
+    pub point: PathBuf,
+    /// Path of the control socket.
+    pub control: Option<PathBuf>,
+    /// The kernel keeps pages.
+    pub cached: bool,
+    /// No writes.
+    pub read_only: bool,
+    /// Other users may use the mount.
+    pub allow_other: bool,
+}
+
+enum Event {
+    Signal(&'static str),
+    Call(Call),
+    Ended(io::Result<()>),
+}
+
+/// Mounts a device at a prepared point, tells `ready`, and serves until it is detached.
+///
+/// # Errors
+/// If it cannot be mounted, or the end was not clean.
+pub fn serve<D: Attachment>(
+    device: D,
+    settings: &Settings,
+    termination: Termination,
+    ready: Readiness,
+) -> Result<(), Failure> {
+    let device = Arc::new(device);
+    let closing = Arc::new(AtomicBool::new(false));
+    let (device_id, inode) = settings.identity;
+    let source = table::source(device_id, inode, uuid::Uuid::new_v4().as_u64_pair().0);
+    let listeners = Listeners::bind(&source, settings.control.as_deref())?;
+    let (events, queue) = unbounded();
+
+    let fs = DiskFs::new(
+        Arc::clone(&device),
+        settings.file.display().to_string(),
+        settings.cached,
+        settings.read_only,
+        Arc::clone(&closing),
+    );
+    let options = mount::Options { allow_other: settings.allow_other, read_only: settings.read_only, source };
+    let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
+    let service = Service { device, mounted, closing, queue, started: Instant::now() };
+
+    let started = start(&listeners, &events, termination, session)
+        .map_err(|source| StartError::System { operation: "start a thread", source })
+        .and_then(|()| ready.tell(&service.ready()));
+    // From here on the queue ends when its last thread does.
+    drop(events);
+    if let Err(error) = started {
+        service.give_up();
+        return Err(error.into());
+    }
+    info!(file = %settings.file.display(), disk = %service.mounted.disk().display(), "attached");
+    let result = service.run();
+    drop(listeners);
+    result
+}
+
+fn start<D: BlockDevice>(
+    listeners: &Listeners,
+    events: &Sender<Event>,
+    termination: Termination,
+    session: fuser::Session<DiskFs<D>>,
+) -> io::Result<()> {
+    let ended = events.clone();
+    thread::Builder::new().name("session".into()).spawn(move || {
+        // Nobody listens only when the process ends anyway.
+        let _ = ended.send(Event::Ended(session.run()));
+    })?;
+    let signals = events.clone();
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        while let Ok(name) = termination.wait() {
+            if signals.send(Event::Signal(name)).is_err() {
+                return;
+            }
+        }
+    })?;
+    listeners.serve(events, Event::Call)
+}
+
+struct Service<D> {
+    device: Arc<D>,
+    mounted: Mounted,
+    closing: Arc<AtomicBool>,
+    queue: Receiver<Event>,
+    started: Instant,
+}
+
+impl<D: Attachment> Service<D> {
+    fn ready(&self) -> Ready {
+        Ready { pid: std::process::id(), path: self.mounted.disk(), size: self.device.size() }
+    }
+
+    fn run(self) -> Result<(), Failure> {
+        loop {
+            match self.queue.recv_timeout(TICK) {
+                Err(RecvTimeoutError::Timeout) => self.device.tick(),
+                // The session's thread holds a sender until it has said that it ended.
+                Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
+                Ok(Event::Ended(result)) => return self.ended(result),
+                Ok(Event::Signal(name)) => {
+                    info!(signal = name, "detaching");
+                    match self.unmount() {
+                        Ok(flushed) => return self.end(None, flushed),
+                        Err(error) => error!(%error, "not detached"),
+                    }
+                }
+                Ok(Event::Call(call)) if call.request == (Request::Detach {}) => match self.unmount() {
+                    Ok(flushed) => return self.end(Some(&call), flushed),
+                    Err(error) => call.reply(Err(Failure::from(error).report())),
+                },
+                Ok(Event::Call(call)) => {
+                    call.reply(self.operate(&call.request).map_err(|error| error.report()));
+                }
+            }
+        }
+    }
+
+    fn operate(&self, request: &Request) -> Result<Value, Failure> {
+        match request {
+            Request::Status {} => Ok(self.status()),
+            Request::Flush {} => {
+                self.device.flush()?;
+                Ok(json!({}))
+            }
+            Request::Extend { .. } => {
+                let answer = self.device.operate(request)?;
+                if let Err(error) = self.mounted.announce_size() {
+                    // It sees the size by itself within a second.
+                    warn!(%error, "the kernel was not told of the new size");
+                }
+                Ok(answer)
+            }
+            other => self.device.operate(other),
+        }
+    }
+
+    fn status(&self) -> Value {
+        json!({
+            "pid": std::process::id(),
+            "path": self.mounted.disk(),
+            "size": self.device.size(),
+            "allocated": self.device.allocated(),
+            "resident": resident_bytes().ok(),
+            "uptime": self.started.elapsed().as_secs(),
+            "volume": self.device.status(),
+        })
+    }
+
+    /// Flushes and unmounts. The inner result is that of the flush: a disk that cannot be written must come off all the same.
+    fn unmount(&self) -> Result<Result<(), Failure>, MountError> {
+        let _closing = Raised::raise(&self.closing);
+        let flushed = self.device.flush().map_err(Failure::from);
+        match mount::unmount(self.mounted.entry()) {
+            // Somebody else was quicker.
+            Ok(()) | Err(MountError::NotMounted { .. }) => Ok(flushed),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The session ended without us: an unmount by other means, or the connection was cut.
+    fn ended(self, result: io::Result<()>) -> Result<(), Failure> {
+        match &result {
+            Ok(()) => info!("unmounted from outside"),
+            Err(error) => error!(%error, "the FUSE session broke"),
+        }
+        self.clear_dead_mount();
+        self.close(result.map_err(broken))
+    }
+
+    fn clear_dead_mount(&self) {
+        let left = table::at(&self.mounted.entry().point).ok().flatten();
+        if left.is_some_and(|entry| entry.id == self.mounted.entry().id)
+            && let Err(error) = mount::clear(self.mounted.entry())
+        {
+            warn!(%error, "a dead mount stays");
+        }
+    }
+
+    /// Waits for the session, closes the device, and answers the one who asked for it.
+    fn end(self, asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
+        let session = self.await_session();
+        let result = self.close(flushed.and(session));
+        if let Some(call) = asked {
+            call.reply(result.as_ref().map(|()| json!({})).map_err(|error| error.report()));
+            call.await_delivery();
+        }
+        result
+    }
+
+    fn await_session(&self) -> Result<(), Failure> {
+        for event in &self.queue {
+            match event {
+                Event::Ended(result) => return result.map_err(broken),
+                Event::Call(call) => call.reply(Err(Failure::from(ControlError::Detaching).report())),
+                Event::Signal(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Closes the device once nobody serves from it any more. What went wrong before counts first.
+    fn close(self, before: Result<(), Failure>) -> Result<(), Failure> {
+        let closed = match Arc::into_inner(self.device) {
+            Some(device) => device.close(),
+            // A serving thread panicked and left its share behind.
+            None => Err(broken(io::Error::other("a serving thread did not end"))),
+        };
+        let result = before.and(closed);
+        match &result {
+            Ok(()) => info!("detached"),
+            Err(error) => error!(%error, "detached with an error"),
+        }
+        result
+    }
+
+    /// Takes back an attach that could not be finished.
+    fn give_up(self) {
+        let flushed = match self.unmount() {
+            Ok(flushed) => flushed,
+            Err(error) => {
+                return error!(%error, "the unfinished attach stays mounted until this process has ended");
+            }
+        };
+        if let Err(error) = self.end(None, flushed) {
+            error!(%error, "the unfinished attach was not taken back cleanly");
+        }
+    }
+}
+
+fn broken(source: io::Error) -> Failure {
+    StartError::System { operation: "serve the mount", source }.into()
+}
