@@ -1,2 +1,8 @@
-//! ecsctl binary
-fn main() {}
+//! The `ecsctl` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    ecsctl::run(&arguments)
+}

@@ -1,0 +1,124 @@
+//! What every command works with.
+
+use crate::{
+    catalog::{Catalog, disks, servers},
+    config::Installation,
+    engine::Settled,
+    error::Error,
+    keys::{KeyError, KeyService},
+    model::{
+        Noun,
+        disk::Disk,
+        key::{DEFAULT_DISK_KEY, Key, KeyTrouble, usable},
+        plan::Step,
+        server::Server,
+    },
+    output::Output,
+    volumes::VolumeTool,
+};
+
+/// The installation, opened, with its key service and volume engine.
+pub(crate) struct App {
+    /// Its paths.
+    pub(crate) installation: Installation,
+    /// Its catalogue.
+    pub(crate) catalog: Catalog,
+    /// kmsd, not spoken to before it is needed.
+    pub(crate) keys: Box<dyn KeyService>,
+    /// evsfs.
+    pub(crate) volumes: Box<dyn VolumeTool>,
+    /// The time at which the command began, RFC 3339.
+    pub(crate) now: String,
+    /// Where results go.
+    pub(crate) out: Output,
+    /// What was found half-done and put right.
+    pub(crate) settled: Vec<Settled>,
+    /// Is told of each step before it is taken.
+    pub(crate) observe: Option<Box<dyn FnMut(Step)>>,
+}
+
+impl App {
+    /// The key that a user's word means: an alias, an ID, or the beginning of exactly one ID.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`], or that the key service does not answer.
+    pub(crate) fn find_key(&self, given: &str) -> Result<Key, Error> {
+        let word = given.strip_prefix("alias/").unwrap_or(given);
+        let keys = self.keys.list()?;
+        if let Some(key) = keys.iter().find(|key| key.alias == word || key.key_id == word) {
+            return Ok(key.clone());
+        }
+        let pairs = keys.iter().map(|key| (key.key_id.as_str(), key.alias.as_str()));
+        let id = crate::select::by_prefix(Noun::Key, word, pairs)?.to_owned();
+        keys.into_iter().find(|key| key.key_id == id).ok_or_else(|| Error::NotFound {
+            noun: Noun::Key,
+            given: given.to_owned(),
+            near: None,
+        })
+    }
+
+    /// The key for a new disk: the one named, or the default key (K3), which may not exist yet.
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`] when it could not make a data key.
+    pub(crate) fn key_for_new_disk(
+        &self,
+        disk: &str,
+        given: Option<&str>,
+    ) -> Result<(String, Option<String>), Error> {
+        match given {
+            None | Some(DEFAULT_DISK_KEY | "alias/evs/default") => {
+                Ok((DEFAULT_DISK_KEY.to_owned(), Some(DEFAULT_DISK_KEY.to_owned())))
+            }
+            Some(given) => {
+                let key = self.find_key(given)?;
+                usable(key.state).map_err(|trouble| unusable(disk, "created", &key, trouble))?;
+                Ok((key.key_id, Some(key.alias)))
+            }
+        }
+    }
+
+    /// Whether the disk's key can unwrap its DEK now (D2).
+    ///
+    /// # Errors
+    /// [`Error::KeyUnusable`], which names the key, its state and the remedy; or that kmsd does not answer.
+    pub(crate) fn require_key(&self, disk: &Disk, doing: &'static str) -> Result<(), Error> {
+        let Some(key_id) = disk.key_id.as_deref().filter(|_| disk.encrypted) else { return Ok(()) };
+        match self.keys.describe(key_id) {
+            Ok(key) => usable(key.state).map_err(|trouble| unusable(&disk.name, doing, &key, trouble)),
+            Err(KeyError::NotFound { .. }) => Err(Error::KeyUnusable {
+                disk: disk.name.clone(),
+                doing,
+                key: disk.key_alias.clone().unwrap_or_else(|| key_id.to_owned()),
+                trouble: KeyTrouble::Unknown,
+            }),
+            Err(other) => Err(other.into()),
+        }
+    }
+
+    /// The disk that a user's word means.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub(crate) fn find_disk(&self, given: &str) -> Result<Disk, Error> {
+        let id = disks::find(self.catalog.read(), given)?;
+        disks::by_id(self.catalog.read(), id)?.ok_or_else(|| missing(Noun::Disk, given))
+    }
+
+    /// The server that a user's word means.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub(crate) fn find_server(&self, given: &str) -> Result<Server, Error> {
+        let id = servers::find(self.catalog.read(), given)?;
+        servers::by_id(self.catalog.read(), id)?.ok_or_else(|| missing(Noun::Server, given))
+    }
+}
+
+fn unusable(disk: &str, doing: &'static str, key: &Key, trouble: KeyTrouble) -> Error {
+    Error::KeyUnusable { disk: disk.to_owned(), doing, key: key.alias.clone(), trouble }
+}
+
+fn missing(noun: Noun, given: &str) -> Error {
+    Error::NotFound { noun, given: given.to_owned(), near: None }
+}

@@ -1,0 +1,151 @@
+//! The catalogue: which disks and servers exist and what is being done to them. SQLite, durable at each commit,
+//! safe under many processes. A volume file is never found by what lies in a directory, only by its row here.
+
+pub(crate) mod disks;
+pub(crate) mod operations;
+mod schema;
+pub(crate) mod servers;
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use thiserror::Error;
+
+use crate::{error::Error, model::Noun};
+
+/// How long a writer waits for another one. A write takes milliseconds; this covers a crowd.
+const BUSY: Duration = Duration::from_secs(60);
+
+/// The open catalogue.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    connection: Connection,
+}
+
+/// What is wrong with the catalogue.
+#[derive(Debug, Error)]
+pub(crate) enum CatalogError {
+    /// SQLite says so.
+    #[error("the catalogue {}: {source}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// The reason.
+        source: rusqlite::Error,
+    },
+    /// It was written by a later version of this program.
+    #[error("the catalogue has schema {found}, this ecsctl knows up to {known}")]
+    TooNew {
+        /// What the file says.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
+    /// A word in it is none that this program writes.
+    #[error("the catalogue holds {word:?} where a {what} is expected")]
+    Word {
+        /// The word.
+        word: String,
+        /// What it should be.
+        what: &'static str,
+    },
+    /// The lock for its first opening.
+    #[error("cannot lock {}: {source}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl From<rusqlite::Error> for CatalogError {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Sqlite { path: PathBuf::from("catalog.db"), source }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(source: rusqlite::Error) -> Self {
+        Self::Catalog(source.into())
+    }
+}
+
+impl Catalog {
+    /// Opens the catalogue, making or migrating it first.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub(crate) fn open(path: &Path) -> Result<Self, CatalogError> {
+        let at = |source| CatalogError::Sqlite { path: path.to_owned(), source };
+        let mut connection = Connection::open(path).map_err(at)?;
+        connection.busy_timeout(BUSY).map_err(at)?;
+        if schema::version(&connection).map_err(at)? != schema::VERSION {
+            // The switch to WAL does not wait for others; one process at a time does it.
+            let lock_path = path.with_extension("db-lock");
+            let locked = |source| CatalogError::Lock { path: lock_path.clone(), source };
+            let lock = File::create(&lock_path).map_err(locked)?;
+            lock.lock().map_err(locked)?;
+            connection.pragma_update(None, "journal_mode", "WAL").map_err(at)?;
+            schema::migrate(&mut connection)?;
+        }
+        connection.pragma_update(None, "synchronous", "FULL").map_err(at)?;
+        connection.pragma_update(None, "foreign_keys", true).map_err(at)?;
+        Ok(Self { connection })
+    }
+
+    /// Reads, outside a transaction.
+    pub(crate) fn read(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Reads and writes in one transaction that holds the write lock from its beginning, so that what it reads is
+    /// still so when it writes. Rolled back when `work` fails.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the catalogue.
+    pub(crate) fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+}
+
+/// Finds the one row of `table` that `given` means: its name, its ID, or the beginning of its ID.
+fn resolve(
+    connection: &Connection,
+    table: &'static str,
+    noun: Noun,
+    given: &str,
+) -> Result<uuid::Uuid, Error> {
+    let mut exact = connection.prepare_cached(match table {
+        "disks" => "SELECT id FROM disks WHERE name = ?1 OR id = ?1",
+        _ => "SELECT id FROM servers WHERE name = ?1 OR id = ?1",
+    })?;
+    if let Some(id) = exact.query_map([given], |row| row.get::<_, String>(0))?.next() {
+        return parse_id(&id?);
+    }
+    let mut all = connection.prepare_cached(match table {
+        "disks" => "SELECT id, name FROM disks ORDER BY name",
+        _ => "SELECT id, name FROM servers ORDER BY name",
+    })?;
+    let rows: Vec<(String, String)> =
+        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+    let pairs = rows.iter().map(|(id, name)| (id.as_str(), name.as_str()));
+    parse_id(crate::select::by_prefix(noun, given, pairs)?)
+}
+
+fn parse_id(text: &str) -> Result<uuid::Uuid, Error> {
+    uuid::Uuid::parse_str(text).map_err(|_| CatalogError::Word { word: text.to_owned(), what: "ID" }.into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! Rows of disks.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use uuid::Uuid;
+
+use crate::{
+    catalog::{CatalogError, parse_id, resolve},
+    error::Error,
+    model::{
+        Noun,
+        disk::{Disk, DiskStatus, Serving},
+    },
+};
+
+const COLUMNS: &str = "id, name, status, size, encrypted, key_id, key_alias, server_id, serving_pid, \
+                       serving_started, reason, created_at";
+
+/// Records a new disk.
+///
+/// # Errors
+/// [`Error::Exists`] when the name is taken.
+pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> {
+    if find_name(connection, &disk.name)? {
+        return Err(Error::Exists { noun: Noun::Disk, name: disk.name.clone() });
+    }
+    connection.execute(
+        "INSERT INTO disks (id, name, status, size, encrypted, key_id, key_alias, created_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        params![
+            disk.id.to_string(),
+            disk.name,
+            disk.status.as_str(),
+            i64::try_from(disk.size)
+                .map_err(|_| CatalogError::Word { word: disk.size.to_string(), what: "size" })?,
+            disk.encrypted,
+            disk.key_id,
+            disk.key_alias,
+            disk.created_at,
+        ],
+    )?;
+    Ok(())
+}
+
+fn find_name(connection: &Connection, name: &str) -> Result<bool, Error> {
+    let mut statement = connection.prepare_cached("SELECT 1 FROM disks WHERE name = ?1")?;
+    Ok(statement.exists([name])?)
+}
+
+/// Writes everything that changes in a disk's life.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE disks SET status = ?2, key_id = ?3, key_alias = ?4, server_id = ?5, serving_pid = ?6,
+                          serving_started = ?7, reason = ?8 WHERE id = ?1",
+        params![
+            disk.id.to_string(),
+            disk.status.as_str(),
+            disk.key_id,
+            disk.key_alias,
+            disk.server_id.map(|id| id.to_string()),
+            disk.serving.as_ref().map(|s| s.pid),
+            disk.serving.as_ref().map(|s| &s.started),
+            disk.reason,
+        ],
+    )?;
+    Ok(())
+}
+
+/// Forgets a disk.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn remove(connection: &Connection, id: Uuid) -> Result<(), Error> {
+    connection.execute("DELETE FROM disks WHERE id = ?1", [id.to_string()])?;
+    Ok(())
+}
+
+/// The ID that a user's word means.
+///
+/// # Errors
+/// [`Error::NotFound`], [`Error::Ambiguous`].
+pub(crate) fn find(connection: &Connection, given: &str) -> Result<Uuid, Error> {
+    resolve(connection, "disks", Noun::Disk, given)
+}
+
+/// A disk by its ID, if it exists still.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn by_id(connection: &Connection, id: Uuid) -> Result<Option<Disk>, Error> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE id = ?1"))?;
+    let row = statement.query_row([id.to_string()], |row| Ok(disk(row))).optional()?;
+    row.transpose()
+}
+
+/// Every disk, by name.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn all(connection: &Connection) -> Result<Vec<Disk>, Error> {
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM disks ORDER BY name"))?;
+    let rows = statement.query_map([], |row| Ok(disk(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+/// The disks of one server, by name.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn of_server(connection: &Connection, server: Uuid) -> Result<Vec<Disk>, Error> {
+    let mut statement = connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE server_id = ?1 ORDER BY name"))?;
+    let rows = statement.query_map([server.to_string()], |row| Ok(disk(row)))?;
+    rows.map(|row| row?).collect()
+}
+
+fn disk(row: &Row<'_>) -> Result<Disk, Error> {
+    let status: String = row.get(2)?;
+    let size: i64 = row.get(3)?;
+    let server: Option<String> = row.get(7)?;
+    let (pid, started): (Option<u32>, Option<String>) = (row.get(8)?, row.get(9)?);
+    Ok(Disk {
+        id: parse_id(&row.get::<_, String>(0)?)?,
+        name: row.get(1)?,
+        size: u64::try_from(size).map_err(|_| CatalogError::Word { word: size.to_string(), what: "size" })?,
+        status: DiskStatus::parse(&status).ok_or(CatalogError::Word { word: status, what: "disk status" })?,
+        encrypted: row.get(4)?,
+        key_id: row.get(5)?,
+        key_alias: row.get(6)?,
+        server_id: server.map(|id| parse_id(&id)).transpose()?,
+        serving: pid.zip(started).map(|(pid, started)| Serving { pid, started }),
+        reason: row.get(10)?,
+        created_at: row.get(11)?,
+    })
+}

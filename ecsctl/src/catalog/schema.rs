@@ -1,0 +1,61 @@
+//! The schema and its migrations. A migration that has landed is never changed; a new one is appended.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::catalog::CatalogError;
+
+/// Migration n brings version n to n + 1 (`user_version`).
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE servers (
+        id          TEXT PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        status      TEXT NOT NULL,
+        created_at  TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE disks (
+        id              TEXT PRIMARY KEY,
+        name            TEXT NOT NULL UNIQUE,
+        status          TEXT NOT NULL,
+        size            INTEGER NOT NULL CHECK (size > 0 AND size % 4096 = 0),
+        encrypted       INTEGER NOT NULL CHECK (encrypted IN (0, 1)),
+        key_id          TEXT,
+        key_alias       TEXT,
+        server_id       TEXT REFERENCES servers (id),
+        serving_pid     INTEGER,
+        serving_started TEXT,
+        reason          TEXT,
+        created_at      TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX disks_by_server ON disks (server_id);
+    -- What is being done: one row from the intent to its confirmation.
+    CREATE TABLE operations (
+        resource_id TEXT PRIMARY KEY,
+        noun        TEXT NOT NULL,
+        operation   TEXT NOT NULL,
+        began_at    TEXT NOT NULL
+    ) STRICT;"];
+
+/// The version that this program writes.
+pub(super) const VERSION: i64 = 1;
+const _: () = assert!(MIGRATIONS.len() == 1, "VERSION counts the migrations");
+
+/// The version of a database; 0 is an empty one.
+pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings a database up to [`VERSION`], each migration in a transaction of its own.
+pub(super) fn migrate(connection: &mut Connection) -> Result<(), CatalogError> {
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let found = version(&transaction)?;
+        if found > VERSION {
+            return Err(CatalogError::TooNew { found, known: VERSION });
+        }
+        let Some(migration) = usize::try_from(found).ok().and_then(|n| MIGRATIONS.get(n)) else {
+            return Ok(());
+        };
+        transaction.execute_batch(migration)?;
+        transaction.pragma_update(None, "user_version", found + 1)?;
+        transaction.commit()?;
+    }
+}

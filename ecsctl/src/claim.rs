@@ -1,0 +1,174 @@
+//! Claims: who works on a disk or server at the moment. A claim is a lock on a file, so it ends with its process,
+//! also by SIGKILL; an operation in the catalogue whose claim is free was therefore cut short.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io::{self, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{config::private_dir, volumes::process};
+
+/// How long to wait for what a killed ecsctl left running.
+const ORPHAN: Duration = Duration::from_secs(60);
+
+/// The right to change one disk or server, until dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    file: File,
+    path: PathBuf,
+}
+
+/// Why there is no claim.
+#[derive(Debug, Error)]
+pub(crate) enum ClaimError {
+    /// Another process has it, and kept it for as long as this one was ready to wait.
+    #[error("another ecsctl (pid {pid}) is working on it")]
+    Taken {
+        /// The process that took it; 0 when it cannot be read.
+        pid: u32,
+    },
+    /// The lock file cannot be used.
+    #[error("cannot lock {}: {source}", path.display())]
+    Io {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Claim {
+    /// Takes the claim on `id`, waiting up to `patience` for another process to give it up.
+    ///
+    /// # Errors
+    /// [`ClaimError::Taken`] after that time, [`ClaimError::Io`] when the directory cannot be written.
+    pub(crate) fn take(dir: &Path, id: Uuid, patience: Duration) -> Result<Self, ClaimError> {
+        let path = dir.join(format!("{id}.lock"));
+        let failed = |source| ClaimError::Io { path: path.clone(), source };
+        let start = Instant::now();
+        loop {
+            private_dir(dir).map_err(failed)?;
+            let mut file = File::options()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(failed)?;
+            match file.try_lock() {
+                Ok(()) => {
+                    // Its last holder may have removed the file after it was opened here.
+                    if !same_file(&file, &path).map_err(failed)? {
+                        continue;
+                    }
+                    file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
+                    return Ok(Self { file, path });
+                }
+                Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                Err(TryLockError::WouldBlock) => {
+                    let pid =
+                        fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+                    // When its ecsctl was killed, the evsfs that it ran still works; its end is near.
+                    if start.elapsed() < ORPHAN && process::identify(pid).is_none() {
+                        thread::sleep(Duration::from_millis(10));
+                        continue;
+                    }
+                    return Err(ClaimError::Taken { pid });
+                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
+            }
+        }
+    }
+
+    /// The claim as a child's standard input, so that it lasts until the child has ended too.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub(crate) fn stdin(&self) -> io::Result<Stdio> {
+        Ok(self.file.try_clone()?.into())
+    }
+}
+
+impl Drop for Claim {
+    /// The file goes first, then the lock: whoever waits for it sees that it is gone, and makes a new one.
+    fn drop(&mut self) {
+        // Failing leaves a file that the next claim uses again.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn same_file(file: &File, path: &Path) -> io::Result<bool> {
+    let open = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(named) => Ok((open.dev(), open.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn one_holder_at_a_time_and_the_other_is_told_who() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = Uuid::new_v4();
+        let first = Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+        let refused = Claim::take(dir.path(), id, Duration::ZERO).unwrap_err();
+        assert!(matches!(refused, ClaimError::Taken { pid } if pid == std::process::id()), "{refused}");
+        Claim::take(dir.path(), Uuid::new_v4(), Duration::ZERO).unwrap();
+        drop(first);
+        Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn removing_the_file_never_lets_two_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = Uuid::new_v4();
+        let inside = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let claim = Claim::take(dir.path(), id, Duration::from_secs(60)).unwrap();
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(claim);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_child_of_a_killed_process_keeps_the_claim_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = Uuid::new_v4();
+        let claim = Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+        let mut child =
+            std::process::Command::new("sleep").arg("60").stdin(claim.stdin().unwrap()).spawn().unwrap();
+        // A killed process closes the file and does not remove it.
+        let (path, kept) = (claim.path.clone(), dir.path().join("kept"));
+        fs::hard_link(&path, &kept).unwrap();
+        drop(claim);
+        fs::rename(&kept, &path).unwrap();
+        let taken = Claim::take(dir.path(), id, Duration::ZERO);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(taken, Err(ClaimError::Taken { .. })));
+        Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+    }
+}

@@ -1,0 +1,184 @@
+//! `ecsctl disk`
+
+mod attach;
+mod create;
+mod delete;
+mod detach;
+mod list;
+mod show;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::{
+    app::App,
+    catalog::servers,
+    commands::key::short,
+    error::Error,
+    model::{
+        disk::{self, DiskStatus},
+        size,
+    },
+    output::Show,
+};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Disk {
+    /// Make a disk
+    Create(create::Create),
+    /// List disks
+    List(list::List),
+    /// Show one disk
+    Show(show::ShowDisk),
+    /// Show a disk's plain raw view to a server; prints its path
+    Attach(attach::Attach),
+    /// Take a disk from its server and erase its data key from memory
+    Detach(detach::Detach),
+    /// Destroy a disk: its wrapped data key, then its file
+    Delete(delete::Delete),
+}
+
+/// # Errors
+/// The verb's.
+pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> {
+    match command {
+        Disk::Create(verb) => verb.run(app),
+        Disk::List(verb) => verb.run(app),
+        Disk::Show(verb) => verb.run(app),
+        Disk::Attach(verb) => verb.run(app),
+        Disk::Detach(verb) => verb.run(app),
+        Disk::Delete(verb) => verb.run(app, yes),
+    }
+}
+
+/// A disk as it is shown: its row, with what is true of it at this moment.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    disk: disk::Disk,
+    status: DiskStatus,
+    reason: Option<String>,
+    server: Option<String>,
+    path: Option<PathBuf>,
+    file: PathBuf,
+}
+
+impl App {
+    /// Looks at a disk.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub(crate) fn shown(&self, disk: disk::Disk) -> Result<Shown, Error> {
+        let server = match disk.server_id {
+            Some(id) => servers::by_id(self.catalog.read(), id)?.map(|server| server.name),
+            None => None,
+        };
+        let up = disk.serving.as_ref().is_some_and(|serving| self.volumes.alive(serving));
+        let (status, reason) = match disk.status {
+            DiskStatus::InUse if !up => {
+                let back = format!("ecsctl server recover {}", server.as_deref().unwrap_or("--all"));
+                let why =
+                    disk.reason.clone().unwrap_or_else(|| "the process that served it has ended".to_owned());
+                (DiskStatus::Error, Some(format!("{why}; bring it back with: {back}")))
+            }
+            status => (status, disk.reason.clone()),
+        };
+        let path = match (&server, status) {
+            (Some(server), DiskStatus::InUse | DiskStatus::Detaching) => {
+                Some(self.installation.stable_path(server, &disk.name))
+            }
+            _ => None,
+        };
+        let file = self.installation.place(disk.id).file;
+        Ok(Shown { disk, status, reason, server, path, file })
+    }
+}
+
+impl Shown {
+    /// The plain raw view, when attached.
+    pub(crate) fn path(&self) -> Option<&PathBuf> {
+        self.path.as_ref()
+    }
+
+    /// The same disk after it was deleted.
+    pub(crate) fn deleted(self) -> Self {
+        Self { status: DiskStatus::Deleted, ..self }
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// The state at this moment.
+    pub(crate) fn status(&self) -> DiskStatus {
+        self.status
+    }
+}
+
+impl Show for Shown {
+    fn json(&self) -> Value {
+        json!({
+            "id": self.disk.id,
+            "name": self.disk.name,
+            "status": self.status.as_str(),
+            "reason": self.reason,
+            "size": self.disk.size,
+            "encrypted": self.disk.encrypted,
+            "key_id": self.disk.key_id,
+            "key_alias": self.disk.key_alias,
+            "server": self.server,
+            "server_id": self.disk.server_id,
+            "path": self.path,
+            "file": self.file,
+            "pid": self.disk.serving.as_ref().map(|serving| serving.pid),
+            "created_at": self.disk.created_at,
+        })
+    }
+
+    fn headings() -> &'static [&'static str] {
+        &["id", "name", "status", "size", "key", "server", "path"]
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            short(&self.disk.id.to_string()),
+            self.disk.name.clone(),
+            self.status.as_str().to_owned(),
+            size::human(self.disk.size),
+            self.key(),
+            self.server.clone().unwrap_or_default(),
+            self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
+        ]
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("ID", self.disk.id.to_string()),
+            ("Name", self.disk.name.clone()),
+            ("Status", self.status.as_str().to_owned()),
+            ("Reason", self.reason.clone().unwrap_or_default()),
+            ("Size", format!("{} ({} bytes)", size::human(self.disk.size), self.disk.size)),
+            ("Encrypted", if self.disk.encrypted { "yes" } else { "no" }.to_owned()),
+            ("Key", self.key()),
+            ("Key ID", self.disk.key_id.clone().unwrap_or_default()),
+            ("Server", self.server.clone().unwrap_or_default()),
+            ("Path", self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
+            ("File", self.file.display().to_string()),
+            ("Created", self.disk.created_at.clone()),
+        ]
+    }
+
+    fn handle(&self) -> String {
+        self.disk.id.to_string()
+    }
+}
+
+impl Shown {
+    fn key(&self) -> String {
+        let id = || self.disk.key_id.as_deref().map(short);
+        self.disk.key_alias.clone().or_else(id).unwrap_or_default()
+    }
+}

@@ -1,0 +1,52 @@
+//! `ecsctl disk attach`
+
+use clap::Args;
+
+use crate::{
+    app::App, catalog::disks, commands::stdout, error::Error, model::plan::Operation, output::Format,
+};
+
+/// Show a disk's plain raw view to a server, and print its path. The path stays the same at each attachment.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecsctl disk attach data1 web1
+  mkfs.ext4 \"$(ecsctl disk attach data1 web1)\"
+
+If the master key is disabled or pending deletion, the disk is not attached, and the error says how to make the key
+usable again.")]
+pub(crate) struct Attach {
+    /// The disk: name, ID, or beginning of the ID
+    disk: String,
+    /// The server: name, ID, or beginning of the ID
+    server: String,
+}
+
+impl Attach {
+    pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+        let server = app.find_server(&self.server)?;
+        let mut claimed = app.claim_disk(&self.disk)?;
+        let here = claimed.disk.server_id == Some(server.id);
+        let up = claimed.disk.serving.as_ref().is_some_and(|serving| app.volumes.alive(serving));
+        if here && !up {
+            // It is meant to be here and its process has died: bring it back.
+            app.recover_claimed(&mut claimed)?;
+        } else {
+            app.refuse_unless_free(&claimed.disk)?;
+            app.require_key(&claimed.disk, "attached")?;
+            if let Err(error) = app.run(&mut claimed, &Operation::Attach { server: server.id }) {
+                // The key may have changed since it was looked at: say so, rather than what evsfs saw of it.
+                if matches!(error, Error::Volume { .. }) {
+                    app.require_key(&claimed.disk, "attached")?;
+                }
+                return Err(error);
+            }
+        }
+        let disk = disks::by_id(app.catalog.read(), claimed.disk.id)?.unwrap_or(claimed.disk);
+        let shown = app.shown(disk)?;
+        match (app.out.format, shown.path()) {
+            (Format::Table, Some(path)) => app.out.text(&format!("{}\n", path.display())).map_err(stdout),
+            _ => app.out.done(&shown, "").map_err(stdout),
+        }
+    }
+}

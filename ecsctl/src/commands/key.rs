@@ -1,0 +1,101 @@
+//! `ecsctl key`
+
+mod cancel_deletion;
+mod create;
+mod disable;
+mod enable;
+mod list;
+mod schedule_deletion;
+mod show;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::{app::App, error::Error, model, output::Show};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Make a key in the token
+    Create(create::Create),
+    /// List every key that you may use
+    List(list::List),
+    /// Show one key
+    Show(show::ShowKey),
+    /// Enable a disabled key: disks under it can be attached again
+    Enable(enable::Enable),
+    /// Disable a key: attached disks work on, no disk under it can be attached
+    Disable(disable::Disable),
+    /// Have a key destroyed in 7 to 1096 days; until then this can be cancelled
+    ScheduleDeletion(schedule_deletion::ScheduleDeletion),
+    /// Cancel the deletion of a key; it comes back disabled
+    CancelDeletion(cancel_deletion::CancelDeletion),
+}
+
+/// # Errors
+/// The verb's.
+pub(super) fn run(command: Key, app: &mut App, yes: bool) -> Result<(), Error> {
+    match command {
+        Key::Create(verb) => verb.run(app),
+        Key::List(verb) => verb.run(app),
+        Key::Show(verb) => verb.run(app),
+        Key::Enable(verb) => verb.run(app),
+        Key::Disable(verb) => verb.run(app),
+        Key::ScheduleDeletion(verb) => verb.run(app, yes),
+        Key::CancelDeletion(verb) => verb.run(app),
+    }
+}
+
+impl Show for model::key::Key {
+    fn json(&self) -> Value {
+        json!({
+            "key_id": self.key_id,
+            "alias": self.alias,
+            "state": self.state.as_str(),
+            "default": self.default,
+            "origin": self.origin,
+            "versions": self.versions,
+            "deletion_date": self.deletion_date,
+            "created_at": self.created_at,
+            "description": self.description,
+        })
+    }
+
+    fn headings() -> &'static [&'static str] {
+        &["id", "alias", "state", "origin", "versions", "deletion"]
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            short(&self.key_id),
+            self.alias.clone(),
+            self.state.as_str().to_owned(),
+            self.origin.clone(),
+            self.versions.to_string(),
+            self.deletion_date.clone().unwrap_or_default(),
+        ]
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("ID", self.key_id.clone()),
+            ("Alias", self.alias.clone()),
+            ("State", self.state.as_str().to_owned()),
+            ("Default", if self.default { "yes" } else { "no" }.to_owned()),
+            ("Origin", self.origin.clone()),
+            ("Versions", self.versions.to_string()),
+            ("Deletion", self.deletion_date.clone().unwrap_or_default()),
+            ("Description", self.description.clone().unwrap_or_default()),
+            ("Created", self.created_at.clone().unwrap_or_default()),
+        ]
+    }
+
+    fn handle(&self) -> String {
+        self.key_id.clone()
+    }
+}
+
+/// The beginning of an ID that tables show; commands take it too.
+pub(crate) fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}

@@ -1,0 +1,92 @@
+//! `ecsctl server`
+
+mod create;
+mod delete;
+mod list;
+mod recover;
+mod show;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use crate::{app::App, catalog::disks, commands::key::short, error::Error, model::server, output::Show};
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Server {
+    /// Make a server
+    Create(create::Create),
+    /// List servers
+    List(list::List),
+    /// Show one server and its disks
+    Show(show::ShowServer),
+    /// Bring back the disks of servers after a reboot or a crash
+    Recover(recover::Recover),
+    /// Detach a server's disks and forget it; the disks stay
+    Delete(delete::Delete),
+}
+
+/// # Errors
+/// The verb's.
+pub(super) fn run(command: Server, app: &mut App, yes: bool) -> Result<(), Error> {
+    match command {
+        Server::Create(verb) => verb.run(app),
+        Server::List(verb) => verb.run(app),
+        Server::Show(verb) => verb.run(app),
+        Server::Recover(verb) => verb.run(app),
+        Server::Delete(verb) => verb.run(app, yes),
+    }
+}
+
+/// A server as it is shown.
+#[derive(Debug)]
+struct Shown {
+    server: server::Server,
+    disks: Vec<String>,
+}
+
+impl App {
+    fn shown_server(&self, server: server::Server) -> Result<Shown, Error> {
+        let disks = disks::of_server(self.catalog.read(), server.id)?;
+        Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect() })
+    }
+}
+
+impl Show for Shown {
+    fn json(&self) -> Value {
+        json!({
+            "id": self.server.id,
+            "name": self.server.name,
+            "status": self.server.status.as_str(),
+            "disks": self.disks,
+            "created_at": self.server.created_at,
+        })
+    }
+
+    fn headings() -> &'static [&'static str] {
+        &["id", "name", "status", "disks"]
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            short(&self.server.id.to_string()),
+            self.server.name.clone(),
+            self.server.status.as_str().to_owned(),
+            self.disks.join(", "),
+        ]
+    }
+
+    fn fields(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("ID", self.server.id.to_string()),
+            ("Name", self.server.name.clone()),
+            ("Status", self.server.status.as_str().to_owned()),
+            ("Disks", self.disks.join(", ")),
+            ("Created", self.server.created_at.clone()),
+        ]
+    }
+
+    fn handle(&self) -> String {
+        self.server.id.to_string()
+    }
+}

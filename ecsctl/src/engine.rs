@@ -1,0 +1,296 @@
+//! Carries operations out, step by step, and finishes or undoes what a dead process left.
+
+pub(crate) mod servers;
+mod steps;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    catalog::{disks, operations, servers as rows},
+    claim::Claim,
+    error::Error,
+    model::{
+        Noun,
+        disk::{Disk, DiskAction, DiskStatus},
+        plan::{Direction, Operation, Step},
+        server::ServerStatus,
+    },
+    volumes::Written,
+};
+
+/// A disk that this process alone may change, with nothing half-done on it.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    /// Its row.
+    pub(crate) disk: Disk,
+    claim: Claim,
+}
+
+/// What was found and put right on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// The disk's or server's name.
+    pub(crate) name: String,
+    /// What it was.
+    pub(crate) noun: Noun,
+    /// What had been cut short: "created", "attached" ...
+    pub(crate) doing: &'static str,
+    /// How it ended.
+    pub(crate) direction: Direction,
+}
+
+/// The facts that one step learns and a later one records.
+#[derive(Debug, Default)]
+struct Facts {
+    written: Option<Written>,
+    serving: Option<crate::model::disk::Serving>,
+}
+
+impl App {
+    /// Takes the claim on a disk and settles what a dead process left on it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also when the disk was a creation cut short, which is undone here.
+    pub(crate) fn claim_disk(&mut self, given: &str) -> Result<Claimed, Error> {
+        let id = disks::find(self.catalog.read(), given)?;
+        self.claim_disk_id(id, given)
+    }
+
+    /// The same by ID; `given` is the name for messages.
+    ///
+    /// # Errors
+    /// As [`App::claim_disk`].
+    pub(crate) fn claim_disk_id(&mut self, id: Uuid, given: &str) -> Result<Claimed, Error> {
+        let claim = self.claim(Noun::Disk, id, given)?;
+        let gone = || Error::NotFound { noun: Noun::Disk, given: given.to_owned(), near: None };
+        let disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
+        let mut claimed = Claimed { disk, claim };
+        if let Some(operation) = operations::of::<Operation>(self.catalog.read(), Noun::Disk, id)? {
+            self.settle_disk(&mut claimed, &operation)?;
+            claimed.disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
+        }
+        Ok(claimed)
+    }
+
+    /// The disk that a user's word means, after settling what a dead process left on it. A disk with nothing pending
+    /// is only read.
+    ///
+    /// # Errors
+    /// As [`App::claim_disk`].
+    pub(crate) fn settle_and_find(&mut self, given: &str) -> Result<Disk, Error> {
+        let disk = self.find_disk(given)?;
+        if operations::of::<Operation>(self.catalog.read(), Noun::Disk, disk.id)?.is_none() {
+            return Ok(disk);
+        }
+        let patience = std::mem::take(&mut self.installation.patience);
+        let claimed = self.claim_disk_id(disk.id, given);
+        self.installation.patience = patience;
+        match claimed {
+            Ok(claimed) => Ok(claimed.disk),
+            // Somebody is at it: its state says so.
+            Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => self.find_disk(given),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Refuses what only a detached disk allows.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyAttached`].
+    pub(crate) fn refuse_unless_free(&self, disk: &Disk) -> Result<(), Error> {
+        match disk.server_id {
+            None => Ok(()),
+            Some(id) => Err(Error::AlreadyAttached {
+                disk: disk.name.clone(),
+                server: server_name(self.catalog.read(), id)?,
+            }),
+        }
+    }
+
+    /// Takes the claim on anything.
+    pub(crate) fn claim(&self, noun: Noun, id: Uuid, name: &str) -> Result<Claim, Error> {
+        Claim::take(&self.installation.locks(), id, self.installation.patience)
+            .map_err(|source| Error::Claim { noun, name: name.to_owned(), source })
+    }
+
+    /// Finishes or undoes an operation whose process died.
+    fn settle_disk(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
+        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
+        let direction = operation.after_crash(serving);
+        tracing::info!(disk = %claimed.disk.name, ?operation, ?direction, "settling what was cut short");
+        let done = match direction {
+            Direction::Finish => self.follow(claimed, operation),
+            Direction::Undo => self.take(claimed, operation, operation.undo_steps()),
+        };
+        if done.is_ok() {
+            self.settled.push(Settled {
+                name: claimed.disk.name.clone(),
+                noun: Noun::Disk,
+                doing: operation.doing(),
+                direction,
+            });
+        }
+        done
+    }
+
+    /// Settles every operation that was cut short, of disks and servers.
+    /// What another process is doing at this moment is left alone.
+    ///
+    /// # Errors
+    /// Those of the catalogue. What could not be settled is returned beside its error.
+    pub(crate) fn settle_all(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        let mut failed = BTreeMap::new();
+        for id in operations::pending(self.catalog.read(), Noun::Disk)? {
+            let Some(disk) = disks::by_id(self.catalog.read(), id)? else { continue };
+            let patience = std::mem::take(&mut self.installation.patience);
+            let claimed = self.claim_disk_id(id, &disk.name);
+            self.installation.patience = patience;
+            match claimed {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
+                Err(error) => {
+                    failed.insert(disk.name, error);
+                }
+            }
+        }
+        for id in operations::pending(self.catalog.read(), Noun::Server)? {
+            let Some(server) = rows::by_id(self.catalog.read(), id)? else { continue };
+            let patience = std::mem::take(&mut self.installation.patience);
+            let settled = self.settle_server(id, &server.name);
+            self.installation.patience = patience;
+            match settled {
+                Ok(()) | Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
+                Err(error) => {
+                    failed.insert(server.name, error);
+                }
+            }
+        }
+        Ok(failed)
+    }
+
+    /// Records the operation if the disk's state allows it, then carries it out. When a step fails, what was done
+    /// is undone, and its error returned.
+    ///
+    /// # Errors
+    /// A refusal changes nothing.
+    pub(crate) fn run(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
+        let (id, now) = (claimed.disk.id, self.now.clone());
+        claimed.disk = self.catalog.write(|tx| {
+            let mut disk = disks::by_id(tx, id)?.ok_or_else(|| Error::NotFound {
+                noun: Noun::Disk,
+                given: id.to_string(),
+                near: None,
+            })?;
+            match operation {
+                Operation::Create { .. } => {}
+                Operation::Attach { server } => {
+                    if let Some(present) = disk.server_id {
+                        return Err(Error::AlreadyAttached {
+                            disk: disk.name,
+                            server: server_name(tx, present)?,
+                        });
+                    }
+                    demand(&disk, DiskAction::Attach)?;
+                    let target = rows::by_id(tx, *server)?.ok_or_else(|| Error::NotFound {
+                        noun: Noun::Server,
+                        given: server.to_string(),
+                        near: None,
+                    })?;
+                    if target.status == ServerStatus::Deleting {
+                        return Err(Error::ServerDeleting { server: target.name });
+                    }
+                    disk.status = DiskStatus::Attaching;
+                    disk.server_id = Some(*server);
+                }
+                Operation::Detach => {
+                    if disk.server_id.is_none() {
+                        return Err(Error::NotAttached { disk: disk.name });
+                    }
+                    demand(&disk, DiskAction::Detach)?;
+                    disk.status = DiskStatus::Detaching;
+                }
+                Operation::Delete { .. } => {
+                    if let Some(present) = disk.server_id {
+                        return Err(Error::AlreadyAttached {
+                            disk: disk.name,
+                            server: server_name(tx, present)?,
+                        });
+                    }
+                    demand(&disk, DiskAction::Delete)?;
+                    disk.status = DiskStatus::Deleting;
+                }
+            }
+            disks::update(tx, &disk)?;
+            operations::begin(tx, Noun::Disk, id, operation, &now)?;
+            Ok(disk)
+        })?;
+        self.follow(claimed, operation)
+    }
+
+    /// Records a new disk together with its creation, then carries it out.
+    ///
+    /// # Errors
+    /// [`Error::Exists`]; on any other error the disk is gone again.
+    pub(crate) fn create_disk(&mut self, disk: Disk, key: Option<String>) -> Result<Disk, Error> {
+        let claim = self.claim(Noun::Disk, disk.id, &disk.name)?;
+        let operation = Operation::Create { key };
+        let now = self.now.clone();
+        self.catalog.write(|tx| {
+            disks::insert(tx, &disk)?;
+            operations::begin(tx, Noun::Disk, disk.id, &operation, &now)
+        })?;
+        let mut claimed = Claimed { disk, claim };
+        self.follow(&mut claimed, &operation)?;
+        Ok(claimed.disk)
+    }
+
+    fn follow(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
+        let failed = match self.take(claimed, operation, operation.steps()) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
+        match operation.after_failure(serving) {
+            Some(Direction::Undo) => {
+                if let Err(error) = self.take(claimed, operation, operation.undo_steps()) {
+                    // Still recorded: the next command tries again.
+                    tracing::warn!(disk = %claimed.disk.name, %error, "cannot undo; `ecsctl status` will try again");
+                }
+            }
+            Some(Direction::Finish) | None => {}
+        }
+        Err(failed)
+    }
+
+    fn take(&mut self, claimed: &mut Claimed, operation: &Operation, steps: &[Step]) -> Result<(), Error> {
+        let mut facts = Facts::default();
+        for step in steps {
+            if let Some(observe) = &mut self.observe {
+                observe(*step);
+            }
+            self.step(claimed, operation, *step, &mut facts)?;
+        }
+        Ok(())
+    }
+}
+
+fn demand(disk: &Disk, action: DiskAction) -> Result<(), Error> {
+    if disk.status.allows(action) {
+        return Ok(());
+    }
+    Err(Error::DiskStatus {
+        disk: disk.name.clone(),
+        status: disk.status,
+        action,
+        reason: disk.reason.clone(),
+    })
+}
+
+fn server_name(connection: &rusqlite::Connection, id: Uuid) -> Result<String, Error> {
+    Ok(rows::by_id(connection, id)?.map_or_else(|| id.to_string(), |server| server.name))
+}

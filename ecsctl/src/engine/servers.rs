@@ -1,0 +1,201 @@
+//! Servers: deleting them, and bringing their disks back.
+
+use std::{fs, io};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    catalog::{disks, operations, servers},
+    engine::{Claimed, Settled, steps::io_at},
+    error::Error,
+    model::{
+        Noun,
+        disk::{Disk, DiskStatus},
+        plan::{Direction, Operation, Step},
+        server::{Server, ServerStatus},
+    },
+};
+
+/// A change of one server that takes more than one step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case")]
+pub(crate) enum ServerOperation {
+    /// Detach its disks, then forget it.
+    Delete,
+}
+
+/// How one disk came back (S3).
+#[derive(Debug)]
+pub(crate) enum Recovery {
+    /// It never was away.
+    Present,
+    /// It is back.
+    Returned,
+    /// It cannot come back, for this reason.
+    Failed(Error),
+}
+
+impl App {
+    /// Detaches every disk of a server and forgets it.
+    ///
+    /// # Errors
+    /// A disk that is busy: then nothing was done, or, if it became busy on the way, the server stays with the
+    /// disks that it still has.
+    pub(crate) fn delete_server(&mut self, given: &str) -> Result<Server, Error> {
+        let id = servers::find(self.catalog.read(), given)?;
+        let _claim = self.claim(Noun::Server, id, given)?;
+        let server = self.server(id, given)?;
+        for disk in disks::of_server(self.catalog.read(), id)? {
+            let holders = self.volumes.holders(&self.installation.place(disk.id));
+            if !holders.is_empty() {
+                let source = Box::new(crate::volumes::ToolError::Busy { holders, message: String::new() });
+                return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
+            }
+        }
+        let now = self.now.clone();
+        self.catalog.write(|tx| {
+            servers::set_status(tx, id, ServerStatus::Deleting)?;
+            operations::end(tx, id)?;
+            operations::begin(tx, Noun::Server, id, &ServerOperation::Delete, &now)
+        })?;
+        self.finish_delete(&server)?;
+        Ok(server)
+    }
+
+    fn finish_delete(&mut self, server: &Server) -> Result<(), Error> {
+        let undone = match self.detach_all(server) {
+            Ok(()) => {
+                let dir = self.installation.servers().join(&server.name);
+                let removed = io_at("remove", &dir, |dir| match fs::remove_dir(dir) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                    other => other,
+                });
+                match removed {
+                    Ok(()) => {
+                        self.catalog.write(|tx| {
+                            operations::end(tx, server.id)?;
+                            servers::remove(tx, server.id)
+                        })?;
+                        return Ok(());
+                    }
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        self.catalog.write(|tx| {
+            servers::set_status(tx, server.id, ServerStatus::Stopped)?;
+            operations::end(tx, server.id)
+        })?;
+        Err(undone)
+    }
+
+    fn detach_all(&mut self, server: &Server) -> Result<(), Error> {
+        for disk in disks::of_server(self.catalog.read(), server.id)? {
+            let mut claimed = self.claim_disk_id(disk.id, &disk.name)?;
+            // Settling may have taken it off already.
+            if claimed.disk.server_id == Some(server.id) {
+                self.run(&mut claimed, &Operation::Detach)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what a dead process began with a server.
+    pub(super) fn settle_server(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
+        let _claim = self.claim(Noun::Server, id, name)?;
+        let Some(ServerOperation::Delete) = operations::of(self.catalog.read(), Noun::Server, id)? else {
+            return Ok(());
+        };
+        let server = self.server(id, name)?;
+        self.finish_delete(&server)?;
+        self.settled.push(Settled {
+            name: server.name,
+            noun: Noun::Server,
+            doing: "deleted",
+            direction: Direction::Finish,
+        });
+        Ok(())
+    }
+
+    /// Brings every disk of a server back that the catalogue says is attached.
+    ///
+    /// # Errors
+    /// Those of the catalogue; a disk's own trouble is its [`Recovery`].
+    pub(crate) fn recover_server(&mut self, server: &Server) -> Result<Vec<(Disk, Recovery)>, Error> {
+        let mut told = Vec::new();
+        for disk in disks::of_server(self.catalog.read(), server.id)? {
+            let recovery = match self.claim_disk_id(disk.id, &disk.name) {
+                Ok(mut claimed) => self.recover_disk(&mut claimed),
+                Err(error) => Recovery::Failed(error),
+            };
+            told.push((disks::by_id(self.catalog.read(), disk.id)?.unwrap_or(disk), recovery));
+        }
+        Ok(told)
+    }
+
+    fn recover_disk(&mut self, claimed: &mut Claimed) -> Recovery {
+        let place = self.installation.place(claimed.disk.id);
+        let result = match self.volumes.serving(&place) {
+            Some(serving) if Some(&serving) == claimed.disk.serving.as_ref() => {
+                // The view is up; the symlink may have been lost with a directory.
+                return match self.republish(claimed) {
+                    Ok(()) => Recovery::Present,
+                    Err(error) => Recovery::Failed(error),
+                };
+            }
+            Some(_) => self.reattach(claimed),
+            None if claimed.disk.status == DiskStatus::InUse => {
+                self.require_key(&claimed.disk, "attached").and_then(|()| self.reattach(claimed))
+            }
+            None => return Recovery::Present,
+        };
+        match result {
+            Ok(()) => Recovery::Returned,
+            Err(error) => match self.note_reason(claimed, &error) {
+                Ok(()) => Recovery::Failed(error),
+                Err(worse) => Recovery::Failed(worse),
+            },
+        }
+    }
+
+    /// Brings one disk back whose process has died.
+    ///
+    /// # Errors
+    /// Why it cannot come back.
+    pub(crate) fn recover_claimed(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
+        match self.recover_disk(claimed) {
+            Recovery::Present | Recovery::Returned => Ok(()),
+            Recovery::Failed(error) => Err(error),
+        }
+    }
+
+    /// Takes the steps of an attachment again. Nothing is recorded first: the catalogue says already that the disk
+    /// is attached, and a process that dies here leaves what the next recovery starts from.
+    fn reattach(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
+        let Some(server) = claimed.disk.server_id else { return Ok(()) };
+        let operation = Operation::Attach { server };
+        self.take(claimed, &operation, operation.steps())
+    }
+
+    fn republish(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
+        let Some(server) = claimed.disk.server_id else { return Ok(()) };
+        self.take(claimed, &Operation::Attach { server }, &[Step::Publish])
+    }
+
+    fn note_reason(&mut self, claimed: &mut Claimed, error: &Error) -> Result<(), Error> {
+        claimed.disk.reason = Some(error.to_string());
+        let disk = &claimed.disk;
+        self.catalog.write(|tx| disks::update(tx, disk))
+    }
+
+    fn server(&self, id: Uuid, given: &str) -> Result<Server, Error> {
+        servers::by_id(self.catalog.read(), id)?.ok_or_else(|| Error::NotFound {
+            noun: Noun::Server,
+            given: given.to_owned(),
+            near: None,
+        })
+    }
+}

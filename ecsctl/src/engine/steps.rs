@@ -1,0 +1,183 @@
+//! The steps themselves. Each may be taken again after it was taken, and after the process died within it.
+
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    app::App,
+    catalog::{disks, operations, servers},
+    config::private_dir,
+    engine::{Claimed, Facts},
+    error::Error,
+    model::{
+        disk::DiskStatus,
+        plan::{Operation, Outcome, Step},
+    },
+    volumes::{NewVolume, ToolError},
+};
+
+impl App {
+    pub(super) fn step(
+        &mut self,
+        claimed: &mut Claimed,
+        operation: &Operation,
+        step: Step,
+        facts: &mut Facts,
+    ) -> Result<(), Error> {
+        let Claimed { disk, claim } = claimed;
+        let place = self.installation.place(disk.id);
+        let volume = |source: ToolError| Error::Volume {
+            disk: disk.name.clone(),
+            doing: operation.doing(),
+            source: Box::new(source),
+        };
+        match step {
+            Step::WriteVolume => {
+                let Operation::Create { key } = operation else { return Ok(()) };
+                io_at("make", &self.installation.volumes(), private_dir)?;
+                let new =
+                    NewVolume { file: &place.file, size: disk.size, key: key.as_deref(), uuid: disk.id };
+                facts.written = Some(self.volumes.create(claim, &new).map_err(volume)?);
+                // The file is durable by evsfs's word; its name is made so here.
+                sync_dir(&self.installation.volumes())
+            }
+            Step::MakeMountpoint => {
+                for dir in [Some(place.mountpoint.as_path()), place.control.parent(), place.log.parent()] {
+                    io_at("make", dir.unwrap_or(&place.mountpoint), private_dir)?;
+                }
+                Ok(())
+            }
+            Step::Mount => {
+                facts.serving = Some(self.volumes.mount(claim, &place).map_err(volume)?);
+                Ok(())
+            }
+            Step::Publish => match self.stable_path_of(claimed)? {
+                Some(path) => publish(&path, claimed),
+                None => Ok(()),
+            },
+            Step::Unpublish => match self.stable_path_of(claimed)? {
+                Some(path) => unpublish(&path),
+                None => Ok(()),
+            },
+            Step::Unmount => self.volumes.unmount(claim, &place).map_err(volume),
+            Step::RemoveMountpoint => {
+                io_at("remove", &place.control, |path| gone_is_fine(fs::remove_file(path)))?;
+                // Not recursive: what is still mounted or not empty must stay.
+                io_at("remove", &place.mountpoint, |path| gone_is_fine(fs::remove_dir(path)))
+            }
+            Step::Erase if disk.encrypted => self.volumes.erase(claim, &place.file).map_err(volume),
+            Step::Erase => Ok(()),
+            Step::Unlink => {
+                for path in [&place.file, &place.log] {
+                    for path in with_remains(path)? {
+                        io_at("remove", &path, |path| gone_is_fine(fs::remove_file(path)))?;
+                    }
+                }
+                sync_dir(&self.installation.volumes())
+            }
+            Step::Settle(outcome) => self.settle(claimed, outcome, facts),
+        }
+    }
+
+    fn settle(&mut self, claimed: &mut Claimed, outcome: Outcome, facts: &mut Facts) -> Result<(), Error> {
+        let disk = &mut claimed.disk;
+        match outcome {
+            Outcome::Available => {
+                if let Some(written) = facts.written.take() {
+                    disk.key_id = written.key_id;
+                }
+                (disk.status, disk.server_id, disk.serving) = (DiskStatus::Available, None, None);
+                disk.reason = None;
+            }
+            Outcome::InUse => {
+                (disk.status, disk.reason) = (DiskStatus::InUse, None);
+                if let Some(serving) = facts.serving.take() {
+                    disk.serving = Some(serving);
+                }
+            }
+            Outcome::ErrorDeleting => disk.status = DiskStatus::ErrorDeleting,
+            Outcome::Gone => {}
+        }
+        let disk = &claimed.disk;
+        self.catalog.write(|tx| {
+            if outcome == Outcome::Gone {
+                disks::remove(tx, disk.id)?;
+            } else {
+                disks::update(tx, disk)?;
+            }
+            operations::end(tx, disk.id)
+        })
+    }
+
+    /// The stable path of a disk that is, or is being, attached.
+    pub(crate) fn stable_path_of(&self, claimed: &Claimed) -> Result<Option<PathBuf>, Error> {
+        let Some(server) = claimed.disk.server_id else { return Ok(None) };
+        let server = servers::by_id(self.catalog.read(), server)?;
+        Ok(server.map(|server| self.installation.stable_path(&server.name, &claimed.disk.name)))
+    }
+}
+
+/// The symlink appears in one step, also over an older one. It is relative, so that the home may be moved.
+fn publish(path: &Path, claimed: &Claimed) -> Result<(), Error> {
+    let target = Path::new("../../mnt").join(claimed.disk.id.to_string()).join("disk");
+    let Some(server) = path.parent() else { return Ok(()) };
+    io_at("make", server, private_dir)?;
+    // No disk has a name that begins with a dot.
+    let fresh = server.join(format!(".{}", claimed.disk.id));
+    io_at("remove", &fresh, |fresh| gone_is_fine(fs::remove_file(fresh)))?;
+    io_at("make", &fresh, |fresh| symlink(&target, fresh))?;
+    io_at("make", path, |path| fs::rename(&fresh, path))
+}
+
+fn unpublish(path: &Path) -> Result<(), Error> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => io_at("remove", path, |path| gone_is_fine(fs::remove_file(path))),
+        // Somebody put something else there; it is not ours.
+        Ok(_) => Ok(()),
+        Err(source) => io_at("look at", path, |_| gone_is_fine(Err(source))),
+    }
+}
+
+/// The path, and what a process that died while it wrote the file left beside it.
+fn with_remains(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.parent().is_some_and(|dir| !dir.exists()) {
+        return Ok(Vec::new());
+    }
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
+        return Ok(Vec::new());
+    };
+    let mut found = Vec::new();
+    for entry in io_at("read", dir, |dir| fs::read_dir(dir))? {
+        let entry = io_at("read", dir, |_| entry)?;
+        if entry
+            .file_name()
+            .to_str()
+            .is_some_and(|other| other.starts_with(name) || other.starts_with(&format!(".{name}")))
+        {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), Error> {
+    io_at("sync", dir, |dir| gone_is_fine(fs::File::open(dir).and_then(|dir| dir.sync_all())))
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn io_at<T>(
+    doing: &'static str,
+    path: &Path,
+    act: impl FnOnce(&Path) -> io::Result<T>,
+) -> Result<T, Error> {
+    act(path).map_err(|source| Error::Io { doing, path: path.to_owned(), source })
+}

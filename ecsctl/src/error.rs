@@ -1,0 +1,372 @@
+//! Everything that can go wrong, and how it is told: one table from error to code, exit status and hint.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error as ThisError;
+
+use crate::{
+    catalog::CatalogError,
+    claim::ClaimError,
+    config::ConfigError,
+    keys::KeyError,
+    model::{
+        Noun,
+        disk::{DiskAction, DiskStatus},
+        key::KeyTrouble,
+        name::NameError,
+        size::SizeError,
+    },
+    volumes::{Failure, ToolError, holders},
+};
+
+/// An error of a command.
+#[derive(Debug, ThisError)]
+pub(crate) enum Error {
+    /// A name that cannot be one.
+    #[error("{given:?} cannot be the name of a {noun}: {source}")]
+    Name {
+        /// What it was to name.
+        noun: Noun,
+        /// The text.
+        given: String,
+        /// Why.
+        source: NameError,
+    },
+    /// An alias that cannot be one.
+    #[error("{given:?} cannot be the alias of a key: {source}")]
+    Alias {
+        /// The text.
+        given: String,
+        /// Why.
+        source: <kmsd::domain::Alias as std::str::FromStr>::Err,
+    },
+    /// A size that cannot be one.
+    #[error("{given:?} cannot be the size of a disk: {source}")]
+    Size {
+        /// The text.
+        given: String,
+        /// Why.
+        source: SizeError,
+    },
+    /// Nothing is called that.
+    #[error("there is no {noun} {given:?}")]
+    NotFound {
+        /// What was looked for.
+        noun: Noun,
+        /// The user's word.
+        given: String,
+        /// A name that is nearly the same.
+        near: Option<String>,
+    },
+    /// The beginning of more than one ID.
+    #[error("{given:?} is the beginning of more than one {noun}'s ID: {}", names.join(", "))]
+    Ambiguous {
+        /// What was looked for.
+        noun: Noun,
+        /// The user's word.
+        given: String,
+        /// The names of those that fit.
+        names: Vec<String>,
+    },
+    /// The name is taken.
+    #[error("a {noun} with the name {name} exists already")]
+    Exists {
+        /// What it names.
+        noun: Noun,
+        /// The name.
+        name: String,
+    },
+    /// The state of a disk forbids it.
+    #[error("disk {disk} is {} and cannot be {}{}", status.as_str(), action.done(), reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    DiskStatus {
+        /// Its name.
+        disk: String,
+        /// Its state.
+        status: DiskStatus,
+        /// What was asked.
+        action: DiskAction,
+        /// Why it is in that state, if it is recorded.
+        reason: Option<String>,
+    },
+    /// It is attached, and must be detached first (D7).
+    #[error("disk {disk} is attached to server {server}")]
+    AlreadyAttached {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
+    /// There is nothing to detach.
+    #[error("disk {disk} is not attached to any server")]
+    NotAttached {
+        /// Its name.
+        disk: String,
+    },
+    /// It is attached to another server than the one named.
+    #[error("disk {disk} is attached to server {server}, not to {named}")]
+    OtherServer {
+        /// Its name.
+        disk: String,
+        /// Where it is.
+        server: String,
+        /// Where it was said to be.
+        named: String,
+    },
+    /// The server is going away.
+    #[error("server {server} is being deleted")]
+    ServerDeleting {
+        /// Its name.
+        server: String,
+    },
+    /// The key cannot open the disk (D2).
+    #[error("disk {disk} cannot be {doing}: its key {key} is {}", trouble.as_str())]
+    KeyUnusable {
+        /// The disk's name.
+        disk: String,
+        /// `attached` or `created`.
+        doing: &'static str,
+        /// The key's alias, or its ID.
+        key: String,
+        /// What is wrong with it.
+        trouble: KeyTrouble,
+    },
+    /// Another process works on it.
+    #[error("{noun} {name}: {source}")]
+    Claim {
+        /// What it is.
+        noun: Noun,
+        /// Its name, or its ID.
+        name: String,
+        /// Who.
+        source: ClaimError,
+    },
+    /// The key service.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The volume engine.
+    #[error("disk {disk} cannot be {doing}: {source}")]
+    Volume {
+        /// The disk's name.
+        disk: String,
+        /// `created`, `attached`, `detached` or `deleted`.
+        doing: &'static str,
+        /// What it said.
+        source: Box<ToolError>,
+    },
+    /// The catalogue.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The file system.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// The verb.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A destructive command without a terminal to ask on.
+    #[error("{question} There is no terminal to ask on")]
+    Unconfirmed {
+        /// What would have been asked.
+        question: String,
+    },
+    /// The user said no.
+    #[error("nothing was done")]
+    Declined,
+    /// Some disks did not come back (S3); each was told already.
+    #[error("{} of {of} disks did not come back: {}", failed.len(), failed.join(", "))]
+    NotRecovered {
+        /// The names of those that did not.
+        failed: Vec<String>,
+        /// How many there were.
+        of: usize,
+        /// How each of them fared, as the command shows it.
+        disks: serde_json::Value,
+    },
+}
+
+/// Exit statuses, the same meanings as evsfs has. docs/semantics.md lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Tried, and failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Refused: by a rule, a state or a key, or because nothing is called that.
+    Refused = 3,
+    /// kmsd or its token cannot be reached.
+    Unreachable = 4,
+    /// A volume file is damaged.
+    Damaged = 5,
+}
+
+/// How an error is told.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The exit status.
+    pub(crate) exit: Exit,
+    /// A stable word.
+    pub(crate) code: &'static str,
+    /// What to do about it.
+    pub(crate) hint: String,
+}
+
+impl Error {
+    /// What else stands in the error's JSON.
+    pub(crate) fn details(&self) -> Option<(&'static str, serde_json::Value)> {
+        match self {
+            Self::NotRecovered { disks, .. } => Some(("disks", disks.clone())),
+            Self::Volume { source, .. } => match &**source {
+                ToolError::Busy { holders, .. } => Some(("holders", serde_json::json!(holders))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// The table.
+    pub(crate) fn report(&self) -> Report {
+        let (exit, code, hint) = match self {
+            Self::Name { noun, .. } => {
+                (Exit::Usage, "invalid-name", format!("give the {noun} a name such as {noun}1"))
+            }
+            Self::Alias { .. } => (Exit::Usage, "invalid-name", "--alias db-key, say".to_owned()),
+            Self::Size { source, .. } => (Exit::Usage, "invalid-size", size_hint(source)),
+            Self::NotFound { noun, near, .. } => {
+                let hint = match near {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("ecsctl {noun} list"),
+                };
+                (Exit::Refused, "not-found", hint)
+            }
+            Self::Ambiguous { .. } => {
+                (Exit::Refused, "ambiguous", "give more of the ID, or the name".to_owned())
+            }
+            Self::Exists { noun, name } => (Exit::Refused, "exists", format!("ecsctl {noun} show {name}")),
+            Self::DiskStatus { disk, status, .. } => {
+                (Exit::Refused, "wrong-state", status_hint(disk, *status))
+            }
+            Self::AlreadyAttached { disk, .. } => {
+                (Exit::Refused, "already-attached", format!("ecsctl disk detach {disk}"))
+            }
+            Self::NotAttached { disk } => (Exit::Refused, "not-attached", format!("ecsctl disk show {disk}")),
+            Self::OtherServer { disk, .. } => {
+                (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
+            }
+            Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
+            Self::KeyUnusable { key, trouble, .. } => (Exit::Refused, trouble.code(), trouble.remedy(key)),
+            Self::Claim { source, .. } => match source {
+                ClaimError::Taken { .. } => {
+                    (Exit::Refused, "busy", "try again when it has finished".to_owned())
+                }
+                ClaimError::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+            },
+            Self::Keys(source) => return key_report(source),
+            Self::Volume { source, disk, .. } => return volume_report(source, disk),
+            Self::Catalog(source) => match source {
+                CatalogError::TooNew { .. } => {
+                    (Exit::Failed, "catalogue-too-new", "use the newer ecsctl that wrote it".to_owned())
+                }
+                CatalogError::Sqlite { .. } | CatalogError::Word { .. } | CatalogError::Lock { .. } => {
+                    (Exit::Failed, "catalogue", IO_HINT.to_owned())
+                }
+            },
+            Self::Config(source) => match source {
+                ConfigError::Parse { .. } => {
+                    (Exit::Usage, "config", "known keys: kmsd_socket, evsfs, wait_seconds".to_owned())
+                }
+                ConfigError::Read { .. } | ConfigError::MakeDir { .. } => {
+                    (Exit::Failed, "config", "set ECS_HOME to a directory that you may write".to_owned())
+                }
+                ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
+            },
+            Self::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+            Self::Unconfirmed { .. } => {
+                (Exit::Usage, "unconfirmed", "say --yes to go on without a question".to_owned())
+            }
+            Self::Declined => (Exit::Failed, "declined", "answer y, or say --yes".to_owned()),
+            Self::NotRecovered { .. } => (
+                Exit::Failed,
+                "not-recovered",
+                "remove the reasons, then: ecsctl server recover --all".to_owned(),
+            ),
+        };
+        Report { exit, code, hint }
+    }
+}
+
+/// Where the system itself refused.
+const IO_HINT: &str = "check the permissions of, and the space on, the file system that holds ECS_HOME";
+
+fn size_hint(error: &SizeError) -> String {
+    match error {
+        SizeError::Unaligned { next, .. } => format!("--size {next}"),
+        SizeError::Form
+        | SizeError::Fraction
+        | SizeError::Negative
+        | SizeError::Zero
+        | SizeError::TooLarge => "--size 10G, say".to_owned(),
+    }
+}
+
+fn status_hint(disk: &str, status: DiskStatus) -> String {
+    match status {
+        DiskStatus::InUse => format!("ecsctl disk detach {disk}"),
+        DiskStatus::ErrorDeleting => format!("ecsctl disk delete {disk}"),
+        DiskStatus::Creating | DiskStatus::Attaching | DiskStatus::Detaching | DiskStatus::Deleting => {
+            "ecsctl status finishes or undoes what was cut short".to_owned()
+        }
+        DiskStatus::Available | DiskStatus::Deleted | DiskStatus::Error => format!("ecsctl disk show {disk}"),
+    }
+}
+
+fn key_report(error: &KeyError) -> Report {
+    let (exit, code, hint) = match error {
+        KeyError::NotFound { .. } => (Exit::Refused, "not-found", "ecsctl key list".to_owned()),
+        KeyError::Refused { hint, .. } => {
+            (Exit::Refused, "key-refused", hint.clone().unwrap_or_else(|| "ecsctl key list".to_owned()))
+        }
+        KeyError::Unavailable { .. } => (
+            Exit::Unreachable,
+            "kmsd-unreachable",
+            "start it with `kmsd serve`, or set KMSD_SOCKET".to_owned(),
+        ),
+        KeyError::Protocol { .. } => {
+            (Exit::Unreachable, "kmsd-protocol", "is KMSD_SOCKET the socket of kmsd?".to_owned())
+        }
+    };
+    Report { exit, code, hint }
+}
+
+fn volume_report(error: &ToolError, disk: &str) -> Report {
+    let show = || format!("ecsctl disk show {disk}");
+    let (exit, code, hint) = match error {
+        ToolError::Spawn { .. } => (
+            Exit::Failed,
+            "evsfs-missing",
+            "install evsfs beside ecsctl or on PATH, or name it as `evsfs` in ecs.toml".to_owned(),
+        ),
+        ToolError::Busy { holders, .. } => (Exit::Refused, "busy", holders::remedy(holders)),
+        ToolError::Failed { class, hint, .. } => {
+            let (exit, code) = match class {
+                Failure::Other => (Exit::Failed, "volume-failed"),
+                Failure::Refused => (Exit::Refused, "volume-refused"),
+                Failure::Unreachable => (Exit::Unreachable, "kmsd-unreachable"),
+                Failure::Damaged => (Exit::Damaged, "volume-damaged"),
+            };
+            (exit, code, hint.clone().unwrap_or_else(show))
+        }
+        ToolError::Contract { .. } => {
+            (Exit::Failed, "evsfs-contract", "are evsfs and ecsctl of the same version?".to_owned())
+        }
+        ToolError::Clear { .. } => (Exit::Failed, "dead-mount", show()),
+    };
+    Report { exit, code, hint }
+}

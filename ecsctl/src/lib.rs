@@ -1,0 +1,116 @@
+//! `ecsctl`: keys, disks and servers with the semantics of a cloud, on one machine.
+//!
+//! ```text
+//!   cli  -->  commands/<noun>/<verb>  -->  engine  -->  model (pure: names, sizes, states, plans)
+//!                                            |
+//!                                            +-->  catalog  SQLite: what exists, what is being done
+//!                                            +-->  keys     kmsd, by its client
+//!                                            +-->  volumes  evsfs, as a program
+//! ```
+//!
+//! It holds no secret: DEKs pass between kmsd and evsfs only. It keeps no process of its own running; what it was
+//! doing when it died stands in the catalogue, and the next command finishes or undoes it.
+
+mod app;
+mod catalog;
+mod claim;
+mod cli;
+mod commands;
+mod config;
+mod engine;
+mod error;
+mod keys;
+mod model;
+mod output;
+mod select;
+mod volumes;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, error::ErrorKind};
+
+use crate::{
+    app::App,
+    catalog::Catalog,
+    cli::{Cli, Command},
+    config::Installation,
+    error::{Error, Exit},
+    keys::kmsd::Kmsd,
+    output::{Format, Output},
+    volumes::evsfs::Evsfs,
+};
+
+/// Runs one command line, the program's name first, and prints its result or its error.
+#[must_use]
+pub fn run(arguments: &[OsString]) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return command_line(arguments, &error),
+    };
+    let out = Output { format: cli.global.format(), quiet: cli.global.quiet };
+    match execute(cli, out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let report = error.report();
+            out.error(&error, &report);
+            ExitCode::from(report.exit as u8)
+        }
+    }
+}
+
+fn execute(cli: Cli, out: Output) -> Result<(), Error> {
+    let command = match cli.command {
+        // Needs no installation.
+        Command::Completions(command) => return command.run(out),
+        other => other,
+    };
+    let installation = Installation::find(cli.global.home, cli.global.kmsd_socket)?;
+    installation.make()?;
+    let mut app = App {
+        catalog: Catalog::open(&installation.catalogue())?,
+        keys: Box::new(Kmsd::new(&installation.kmsd_socket)),
+        volumes: Box::new(Evsfs {
+            program: installation.evsfs.clone(),
+            kmsd_socket: installation.kmsd_socket.clone(),
+        }),
+        now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        installation,
+        out,
+        settled: Vec::new(),
+        observe: None,
+    };
+    commands::run(command, &mut app, cli.global.yes)
+}
+
+/// Help and version go to stdout; a wrong command line is an error like any other, also in JSON.
+fn command_line(arguments: &[OsString], error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A reader that went away is no error.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let wants_json =
+        arguments.windows(2).any(|pair| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json")
+            || arguments.iter().any(|word| word == "--json" || word == "--output=json" || word == "-ojson");
+    let missing = error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if wants_json {
+        let (message, hint) = if missing {
+            ("a command is missing".to_owned(), None)
+        } else {
+            split(&error.render().to_string())
+        };
+        let hint = hint.unwrap_or_else(|| "ecsctl --help".to_owned());
+        Output { format: Format::Json, quiet: false }.failure("usage", &message, &hint, None);
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Exit::Usage as u8)
+}
+
+/// clap's text as a message (its first paragraph) and a hint (the tip or the usage).
+fn split(text: &str) -> (String, Option<String>) {
+    let mut paragraphs = text.split("\n\n").map(|p| p.split_whitespace().collect::<Vec<_>>().join(" "));
+    let first = paragraphs.next().unwrap_or_default();
+    let hint = paragraphs.find(|p| p.starts_with("tip:") || p.starts_with("Usage:"));
+    (first.strip_prefix("error: ").unwrap_or(&first).to_owned(), hint)
+}

@@ -1,0 +1,158 @@
+//! Results on stdout, as a table for people or as JSON for programs; errors on stderr, in the same two ways.
+
+mod table;
+
+use std::io::{self, IsTerminal, Write};
+
+use serde_json::{Value, json};
+
+use crate::error::{Error, Report};
+
+/// The form of results and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Aligned columns.
+    Table,
+    /// One JSON value.
+    Json,
+}
+
+/// Where results go, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// The form.
+    pub(crate) format: Format,
+    /// Only IDs (or paths, where a command is about one).
+    pub(crate) quiet: bool,
+}
+
+/// Something that a command shows.
+pub(crate) trait Show {
+    /// Every field, for programs.
+    fn json(&self) -> Value;
+    /// The headings of a list.
+    fn headings() -> &'static [&'static str];
+    /// A row of a list.
+    fn row(&self) -> Vec<String>;
+    /// Every field, for people.
+    fn fields(&self) -> Vec<(&'static str, String)>;
+    /// What `--quiet` prints.
+    fn handle(&self) -> String;
+}
+
+impl Output {
+    /// A list.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn list<T: Show>(self, items: &[T]) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.value(&Value::Array(items.iter().map(Show::json).collect())),
+            Format::Table if self.quiet => {
+                self.text(&items.iter().map(|item| item.handle() + "\n").collect::<String>())
+            }
+            Format::Table => self.text(&table::list(T::headings(), items.iter().map(Show::row))),
+        }
+    }
+
+    /// One thing with all its fields.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn one<T: Show>(self, item: &T) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.value(&item.json()),
+            Format::Table if self.quiet => self.text(&format!("{}\n", item.handle())),
+            Format::Table => self.text(&table::fields(&item.fields())),
+        }
+    }
+
+    /// The result of a change: the thing in JSON, else a sentence, or the handle when quiet.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn done<T: Show>(self, item: &T, sentence: &str) -> io::Result<()> {
+        match self.format {
+            Format::Json => self.value(&item.json()),
+            Format::Table if self.quiet => self.text(&format!("{}\n", item.handle())),
+            Format::Table => self.text(&format!("{sentence}\n")),
+        }
+    }
+
+    /// Fields, one a line.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn fields(self, fields: &[(&'static str, String)]) -> io::Result<()> {
+        self.text(&table::fields(fields))
+    }
+
+    /// A JSON value on a line of its own.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn value(self, value: &Value) -> io::Result<()> {
+        self.text(&format!("{value:#}\n"))
+    }
+
+    /// Text as it is.
+    ///
+    /// # Errors
+    /// When stdout cannot be written; a reader that went away is no error.
+    pub(crate) fn text(self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            other => other,
+        }
+    }
+
+    /// An error on stderr.
+    pub(crate) fn error(self, error: &Error, report: &Report) {
+        self.failure(report.code, &error.to_string(), &report.hint, error.details());
+    }
+
+    /// The same from its parts.
+    pub(crate) fn failure(self, code: &str, message: &str, hint: &str, details: Option<(&str, Value)>) {
+        let text = match self.format {
+            Format::Json => {
+                let mut body = json!({ "error": { "code": code, "message": message, "hint": hint } });
+                if let Some((name, value)) = details {
+                    body["error"][name] = value;
+                }
+                format!("{body}\n")
+            }
+            Format::Table => {
+                format!("error: {message}\nhint: {hint}\n")
+            }
+        };
+        // Nobody is left to be told of a failure here.
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// A remark on stderr, for people only.
+    pub(crate) fn note(self, text: &str) {
+        if self.format == Format::Table && !self.quiet {
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        }
+    }
+}
+
+/// Asks before something is destroyed.
+///
+/// # Errors
+/// [`Error::Unconfirmed`] without a terminal, [`Error::Declined`] when the answer is not yes.
+pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Error> {
+    if yes {
+        return Ok(());
+    }
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Error::Unconfirmed { question: question.to_owned() });
+    }
+    let mut answer = String::new();
+    let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stdin().read_line(&mut answer));
+    match (asked, answer.trim().to_ascii_lowercase().as_str()) {
+        (Ok(_), "y" | "yes") => Ok(()),
+        _ => Err(Error::Declined),
+    }
+}

@@ -1,0 +1,134 @@
+//! Volumes as this program needs them: a small trait, the adapter that runs `evsfs`, and a fake for unit tests.
+
+pub(crate) mod evsfs;
+#[cfg(test)]
+pub(crate) mod fake;
+pub(crate) mod holders;
+pub(crate) mod process;
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::{claim::Claim, model::disk::Serving, volumes::holders::Holder};
+
+/// Where everything of one disk lies.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// The volume file.
+    pub(crate) file: PathBuf,
+    /// The directory that the view is mounted on.
+    pub(crate) mountpoint: PathBuf,
+    /// The plain raw view, when mounted.
+    pub(crate) view: PathBuf,
+    /// The control socket of the process that serves it.
+    pub(crate) control: PathBuf,
+    /// That process's log.
+    pub(crate) log: PathBuf,
+}
+
+/// A volume to be written.
+#[derive(Debug)]
+pub(crate) struct NewVolume<'a> {
+    /// Where; must not exist.
+    pub(crate) file: &'a Path,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// The CMK, or none for a plain volume.
+    pub(crate) key: Option<&'a str>,
+    /// Its UUID.
+    pub(crate) uuid: Uuid,
+}
+
+/// What the engine says of a volume that it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// The CMK that wraps its DEK.
+    pub(crate) key_id: Option<String>,
+}
+
+/// The volume engine, from outside. Whoever changes a volume shows the claim on its disk.
+pub(crate) trait VolumeTool {
+    /// Writes a new volume file.
+    ///
+    /// # Errors
+    /// [`ToolError`], as every method here.
+    fn create(&self, claim: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError>;
+    /// Shows it at its mount point; returns who serves it. One that is served already stays as it is.
+    fn mount(&self, claim: &Claim, place: &Place) -> Result<Serving, ToolError>;
+    /// Who serves it at this moment.
+    fn serving(&self, place: &Place) -> Option<Serving>;
+    /// Whether a process that served it is still alive. Cheap.
+    fn alive(&self, serving: &Serving) -> bool;
+    /// Who else has something of its view open.
+    fn holders(&self, place: &Place) -> Vec<Holder>;
+    /// Flushes and unmounts it, and clears a mount whose process has died. One that is not mounted is fine.
+    fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError>;
+    /// Overwrites the wrapped DEK in the file. A file that is gone is fine.
+    fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError>;
+}
+
+/// Why the volume engine did not do what it was asked.
+#[derive(Debug, Error)]
+pub(crate) enum ToolError {
+    /// The program could not be run.
+    #[error("cannot run {}: {source}", program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Somebody has the view open.
+    #[error("{}", if holders.is_empty() { message.clone() } else { holders::sentence(holders) })]
+    Busy {
+        /// Who, as far as could be seen.
+        holders: Vec<Holder>,
+        /// evsfs's words.
+        message: String,
+    },
+    /// It ran, and failed.
+    #[error("{message}")]
+    Failed {
+        /// What kind of failure.
+        class: Failure,
+        /// evsfs's code.
+        code: String,
+        /// evsfs's words.
+        message: String,
+        /// evsfs's hint.
+        hint: Option<String>,
+    },
+    /// It ended in a way that its contract does not know.
+    #[error("{} ended with {status} and said: {said}", program.display())]
+    Contract {
+        /// The program.
+        program: PathBuf,
+        /// Its exit status.
+        status: std::process::ExitStatus,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// A mount whose process died could not be cleared.
+    #[error("cannot clear the dead mount at {}: {source}", mountpoint.display())]
+    Clear {
+        /// The mount.
+        mountpoint: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// evsfs's exit codes by meaning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Failed (1, and 2: this program used it wrongly).
+    Other,
+    /// Refused by a rule or a key's state (3).
+    Refused,
+    /// kmsd or the token cannot be reached (4).
+    Unreachable,
+    /// The file is damaged or not a volume (5).
+    Damaged,
+}

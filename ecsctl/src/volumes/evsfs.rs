@@ -1,0 +1,227 @@
+//! The real volume engine: runs the `evsfs` program, by the contract in docs/architecture.md.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read, Seek},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus},
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::{
+    claim::Claim,
+    model::disk::Serving,
+    volumes::{
+        Failure, NewVolume, Place, ToolError, VolumeTool, Written,
+        holders::{self, Holder},
+        process,
+    },
+};
+
+/// Runs `evsfs`.
+#[derive(Debug)]
+pub(crate) struct Evsfs {
+    /// The program.
+    pub(crate) program: PathBuf,
+    /// kmsd's socket, handed on in the environment.
+    pub(crate) kmsd_socket: PathBuf,
+}
+
+#[derive(Deserialize)]
+struct CreateReply {
+    key_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MountReply {
+    pid: u32,
+}
+
+#[derive(Deserialize)]
+struct Empty {}
+
+#[derive(Deserialize)]
+struct ErrorReply {
+    error: ErrorBody,
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    code: String,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Evsfs {
+    fn run<T: DeserializeOwned>(&self, claim: &Claim, arguments: &[&OsStr]) -> Result<T, ToolError> {
+        let (status, stdout, stderr) = self
+            .spawn(claim, arguments)
+            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        let contract = || ToolError::Contract {
+            program: self.program.clone(),
+            status,
+            said: tail(if stderr.trim().is_empty() { &stdout } else { &stderr }),
+        };
+        if status.success() {
+            // Several commands say nothing when all is well.
+            let text = if stdout.trim().is_empty() { "{}" } else { stdout.trim() };
+            return serde_json::from_str(text).map_err(|_| contract());
+        }
+        let reply = stderr
+            .lines()
+            .rev()
+            .find_map(|line| serde_json::from_str::<ErrorReply>(line).ok())
+            .or_else(|| serde_json::from_str(&stderr).ok())
+            .ok_or_else(contract)?;
+        let class = match status.code() {
+            Some(1 | 2) => Failure::Other,
+            Some(3) => Failure::Refused,
+            Some(4) => Failure::Unreachable,
+            Some(5) => Failure::Damaged,
+            Some(_) | None => return Err(contract()),
+        };
+        let ErrorBody { code, message, hint } = reply.error;
+        Err(ToolError::Failed { class, code, message, hint })
+    }
+
+    /// The output goes to files without a name, not pipes: a process that evsfs leaves behind may hold its
+    /// descriptors for as long as the disk is attached. The claim is evsfs's standard input: should this process
+    /// be killed, nobody else touches the disk before evsfs has ended too.
+    fn spawn(&self, claim: &Claim, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
+        let (mut stdout, mut stderr) = (nameless("stdout")?, nameless("stderr")?);
+        let status = Command::new(&self.program)
+            .args(arguments)
+            .arg("--json")
+            .env("KMSD_SOCKET", &self.kmsd_socket)
+            .stdin(claim.stdin()?)
+            .stdout(stdout.try_clone()?)
+            .stderr(stderr.try_clone()?)
+            .status()?;
+        Ok((status, read_all(&mut stdout)?, read_all(&mut stderr)?))
+    }
+}
+
+fn nameless(name: &str) -> io::Result<File> {
+    Ok(File::from(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?))
+}
+
+fn read_all(file: &mut File) -> io::Result<String> {
+    // The engine's answers are small; a flood is cut.
+    const LIMIT: u64 = 1 << 20;
+    file.rewind()?;
+    let mut bytes = Vec::new();
+    file.take(LIMIT).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.trim().lines().rev().take(3).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("; ")
+}
+
+impl VolumeTool for Evsfs {
+    fn create(&self, claim: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError> {
+        let (size, uuid) = (new.size.to_string(), new.uuid.to_string());
+        let mut arguments: Vec<&OsStr> = vec![OsStr::new("create"), new.file.as_os_str()];
+        arguments.extend(["--size", &size, "--uuid", &uuid].map(OsStr::new));
+        match new.key {
+            Some(key) => arguments.extend(["--key", key].map(OsStr::new)),
+            None => arguments.push(OsStr::new("--plain")),
+        }
+        let reply: CreateReply = self.run(claim, &arguments)?;
+        Ok(Written { key_id: reply.key_id })
+    }
+
+    fn mount(&self, claim: &Claim, place: &Place) -> Result<Serving, ToolError> {
+        if let Some(serving) = self.serving(place) {
+            return Ok(serving);
+        }
+        // What an earlier process left behind would make the mount fail.
+        self.unmount(claim, place)?;
+        let arguments = [
+            OsStr::new("mount"),
+            place.file.as_os_str(),
+            place.mountpoint.as_os_str(),
+            OsStr::new("--control"),
+            place.control.as_os_str(),
+            OsStr::new("--log"),
+            place.log.as_os_str(),
+        ];
+        let reply: MountReply = self.run(claim, &arguments)?;
+        process::identify(reply.pid).ok_or_else(|| ToolError::Failed {
+            class: Failure::Other,
+            code: "serving-process-ended".to_owned(),
+            message: format!("process {}, which was to serve the disk, has ended", reply.pid),
+            hint: Some(format!("its log: {}", place.log.display())),
+        })
+    }
+
+    fn serving(&self, place: &Place) -> Option<Serving> {
+        if !process::is_mounted(&place.mountpoint) {
+            return None;
+        }
+        let control = UnixStream::connect(&place.control).ok()?;
+        let peer = rustix::net::sockopt::socket_peercred(&control).ok()?;
+        process::identify(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
+    }
+
+    fn alive(&self, serving: &Serving) -> bool {
+        process::identify(serving.pid).as_ref() == Some(serving)
+    }
+
+    fn holders(&self, place: &Place) -> Vec<Holder> {
+        holders::find(&place.mountpoint, self.serving(place).map(|s| s.pid))
+    }
+
+    fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError> {
+        let serving = self.serving(place);
+        let mounted = process::is_mounted(&place.mountpoint);
+        if serving.is_none() && !mounted {
+            return Ok(());
+        }
+        // A live mount may have lost its socket; a dead one says so itself.
+        let dead = serving.is_none() && fs::metadata(&place.view).is_err_and(|e| nobody_serves(&e));
+        if !dead {
+            let done = self.run::<Empty>(claim, &[OsStr::new("umount"), place.mountpoint.as_os_str()]);
+            match done {
+                Err(ToolError::Failed { class: Failure::Refused, message, .. }) => {
+                    return Err(ToolError::Busy { holders: self.holders(place), message });
+                }
+                Err(other) => return Err(other),
+                Ok(Empty {}) => {}
+            }
+        }
+        if process::is_mounted(&place.mountpoint) { clear(&place.mountpoint) } else { Ok(()) }
+    }
+
+    fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError> {
+        if !file.exists() {
+            return Ok(());
+        }
+        self.run::<Empty>(claim, &[OsStr::new("erase"), file.as_os_str()]).map(|Empty {}| ())
+    }
+}
+
+/// What a FUSE mount answers when its process has died.
+fn nobody_serves(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
+}
+
+/// Takes away a mount that nobody serves any more. Only then is a lazy unmount safe: nothing can be lost by it.
+fn clear(mountpoint: &Path) -> Result<(), ToolError> {
+    let failed = |source| ToolError::Clear { mountpoint: mountpoint.to_owned(), source };
+    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::PERM) => {
+            // An ordinary user unmounts through the set-uid helper.
+            let status =
+                Command::new("fusermount3").arg("-uzq").arg("--").arg(mountpoint).status().map_err(failed)?;
+            if status.success() { Ok(()) } else { Err(failed(io::ErrorKind::PermissionDenied.into())) }
+        }
+        Err(errno) => Err(failed(errno.into())),
+    }
+}

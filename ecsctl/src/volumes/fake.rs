@@ -1,0 +1,180 @@
+//! A volume engine without encryption or mounts: volumes are small files, and who serves which outlives the app
+//! under test, as real processes do.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use crate::{
+    claim::Claim,
+    model::disk::Serving,
+    volumes::{Failure, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder},
+};
+
+/// What a volume file holds until its key is erased.
+pub(crate) const HEADER: &str = "wrapped DEK";
+
+/// Where within its work a call dies or fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The process dies half-way through a volume file.
+    DieInCreate,
+    /// The process dies after the mount, before it hears of it.
+    DieInMount,
+    /// The process dies after the unmount.
+    DieInUnmount,
+    /// Writing the file fails half-way.
+    FailCreate,
+    /// Mounting is refused.
+    FailMount,
+    /// Erasing fails.
+    FailErase,
+}
+
+/// The payload of the panic that stands for SIGKILL.
+#[derive(Debug)]
+pub(crate) struct Killed;
+
+#[derive(Debug, Default)]
+struct World {
+    mounted: BTreeMap<PathBuf, Serving>,
+    dead: BTreeSet<u32>,
+    busy: Vec<Holder>,
+    next_pid: u32,
+    trouble: Option<Trouble>,
+    log: Vec<String>,
+}
+
+/// Shared between the app under test and the test.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FakeVolumes(Rc<RefCell<World>>);
+
+impl FakeVolumes {
+    /// Makes the next call of its kind die or fail.
+    pub(crate) fn trouble(&self, trouble: Option<Trouble>) {
+        self.0.borrow_mut().trouble = trouble;
+    }
+
+    /// Holds every view open, or lets go.
+    pub(crate) fn hold(&self, holders: &[Holder]) {
+        self.0.borrow_mut().busy = holders.to_vec();
+    }
+
+    /// Kills every serving process; their mounts stay behind, dead.
+    pub(crate) fn crash_all(&self) {
+        let mut world = self.0.borrow_mut();
+        let pids: Vec<u32> = world.mounted.values().map(|s| s.pid).collect();
+        world.dead.extend(pids);
+    }
+
+    /// The mount points with something mounted on them, dead or alive.
+    pub(crate) fn mounted(&self) -> usize {
+        self.0.borrow().mounted.len()
+    }
+
+    /// What was done, oldest first.
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.0.borrow().log.clone()
+    }
+
+    fn hits(&self, trouble: Trouble) -> bool {
+        let mut world = self.0.borrow_mut();
+        let hit = world.trouble == Some(trouble);
+        if hit {
+            world.trouble = None;
+        }
+        hit
+    }
+
+    fn note(&self, what: &str) {
+        self.0.borrow_mut().log.push(what.to_owned());
+    }
+}
+
+fn failed(message: &str) -> ToolError {
+    ToolError::Failed { class: Failure::Refused, code: "fake".into(), message: message.into(), hint: None }
+}
+
+impl VolumeTool for FakeVolumes {
+    fn create(&self, _: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError> {
+        assert!(!new.file.exists(), "evsfs refuses to overwrite");
+        if self.hits(Trouble::DieInCreate) {
+            fs::write(new.file.with_extension("evs.partial"), "").unwrap();
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        fs::write(new.file, if new.key.is_some() { HEADER } else { "plain" }).unwrap();
+        if self.hits(Trouble::FailCreate) {
+            return Err(failed("no space"));
+        }
+        self.note("create");
+        Ok(Written { key_id: new.key.map(str::to_owned) })
+    }
+
+    fn mount(&self, _: &Claim, place: &Place) -> Result<Serving, ToolError> {
+        if let Some(serving) = self.serving(place) {
+            return Ok(serving);
+        }
+        assert!(place.mountpoint.is_dir(), "the mount point is a directory");
+        assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
+        if self.hits(Trouble::FailMount) {
+            return Err(failed("refused"));
+        }
+        let serving = {
+            let mut world = self.0.borrow_mut();
+            world.next_pid += 1;
+            let serving = Serving { pid: world.next_pid, started: "1@boot".into() };
+            world.mounted.insert(place.mountpoint.clone(), serving.clone());
+            serving
+        };
+        fs::write(&place.control, "").unwrap();
+        fs::write(&place.log, "").unwrap();
+        self.note("mount");
+        if self.hits(Trouble::DieInMount) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(serving)
+    }
+
+    fn serving(&self, place: &Place) -> Option<Serving> {
+        let serving = self.0.borrow().mounted.get(&place.mountpoint).cloned();
+        serving.filter(|serving| self.alive(serving))
+    }
+
+    fn alive(&self, serving: &Serving) -> bool {
+        let world = self.0.borrow();
+        world.mounted.values().any(|s| s == serving) && !world.dead.contains(&serving.pid)
+    }
+
+    fn holders(&self, _: &Place) -> Vec<Holder> {
+        self.0.borrow().busy.clone()
+    }
+
+    fn unmount(&self, _: &Claim, place: &Place) -> Result<(), ToolError> {
+        let holders = self.holders(place);
+        if self.serving(place).is_some() && !holders.is_empty() {
+            return Err(ToolError::Busy { holders, message: "busy".into() });
+        }
+        if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {
+            self.note("unmount");
+        }
+        if self.hits(Trouble::DieInUnmount) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(())
+    }
+
+    fn erase(&self, _: &Claim, file: &Path) -> Result<(), ToolError> {
+        if self.hits(Trouble::FailErase) {
+            return Err(failed("read-only"));
+        }
+        if file.exists() {
+            fs::write(file, "erased").unwrap();
+            self.note("erase");
+        }
+        Ok(())
+    }
+}
