@@ -99,7 +99,7 @@ fn against_a_vector(options: &[&str], seed: u64, operations: u64) {
     const SIZE: usize = 24 * MIB + 4 * BLOCK;
     let ecs = Installation::new();
     let seed = setting("ECS_TEST_SEED", seed);
-    println!("ECS_TEST_SEED={seed}");
+    eprintln!("ECS_TEST_SEED={seed}");
     let mut random = Random(seed);
     let volume = Volume::create(&ecs, &SIZE.to_string(), options);
     let mut model = vec![0_u8; SIZE];
