@@ -1,0 +1,114 @@
+//! The harness itself: comparisons that notice, guards that clean up, and the sweep that takes away what a killed test has left.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+
+use harness::{LoopDevice, process, repository, run, scratch_dir, tree};
+
+fn sparse(path: &Path, size: u64) {
+    fs::File::create(path).and_then(|file| file.set_len(size)).expect("a sparse file can be made");
+}
+
+fn fails(work: impl FnOnce()) -> bool {
+    catch_unwind(AssertUnwindSafe(work)).is_err()
+}
+
+#[test]
+fn the_tree_comparison_notices_every_kind_of_difference() {
+    let dir = scratch_dir("tree");
+    let (left, right) = (dir.path().join("left"), dir.path().join("right"));
+    tree::write(&left, 60, "some text");
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+    let changes: [Change<'_>; 7] = [
+        ("content", &|root| fs::write(root.join("x"), "other").expect("write")),
+        ("length", &|root| fs::write(root.join("x"), "same and more").expect("write")),
+        ("missing", &|root| fs::remove_file(root.join("x")).expect("remove")),
+        ("added", &|root| fs::write(root.join("y"), "").expect("write")),
+        ("mode", &|root| {
+            fs::set_permissions(root.join("x"), fs::Permissions::from_mode(0o777)).expect("mode");
+        }),
+        ("target", &|root| {
+            fs::remove_file(root.join("link"))
+                .and_then(|()| symlink("elsewhere", root.join("link")))
+                .expect("link");
+        }),
+        ("hard link", &|root| fs::hard_link(root.join("x"), dir.path().join("link to x")).expect("link")),
+    ];
+    fs::write(left.join("x"), "same").expect("write");
+    symlink("x", left.join("link")).expect("link");
+    for (what, change) in changes {
+        run(Command::new("rm").arg("-rf").arg(&right)).ok();
+        run(Command::new("cp").arg("-a").arg(&left).arg(&right)).ok();
+        tree::assert_same(&left, &right);
+        change(&right);
+        assert!(fails(|| tree::assert_same(&left, &right)), "{what}: not noticed");
+    }
+}
+
+#[test]
+fn the_search_for_plaintext_finds_it_wherever_it_is() {
+    let dir = scratch_dir("search");
+    let file = dir.path().join("file");
+    let mut content = vec![0_u8; 3 << 20];
+    fs::write(&file, &content).expect("write");
+    assert!(!tree::holds(&file, "needle"));
+    for position in [0, 1, 4093, (3 << 20) - 6] {
+        content[position..position + 6].copy_from_slice(b"needle");
+        fs::write(&file, &content).expect("write");
+        assert!(tree::holds(&file, "needle"), "at {position}");
+        content[position..position + 6].fill(0xff);
+    }
+}
+
+#[test]
+fn guards_clean_up_in_a_panic() {
+    let dir = scratch_dir("guards");
+    let image = dir.path().join("image");
+    sparse(&image, 64 << 20);
+    assert!(fails(|| {
+        let device = LoopDevice::attach(&image);
+        device.format("ext4");
+        let mounted = device.mount(&dir.path().join("mnt"));
+        assert_eq!(process::loops_under(dir.path()).len(), 1);
+        assert_eq!(process::mounts_under(dir.path()).len(), 1);
+        fs::write(mounted.path().join("file"), "text").expect("write");
+        panic!("on purpose");
+    }));
+    assert_eq!(process::loops_under(dir.path()), [] as [String; 0]);
+    assert_eq!(process::mounts_under(dir.path()), []);
+}
+
+#[test]
+fn the_sweep_takes_away_mounts_loop_devices_and_processes() {
+    let dir = scratch_dir("sweep");
+    let left = dir.path().join("left");
+    fs::create_dir(&left).expect("a directory can be made");
+    let sweep = || {
+        let root = repository();
+        let script = format!(
+            ". '{0}/softhsm-config/packages.sh'; . '{0}/tests/sweep.sh'; sweep '{1}'",
+            root.display(),
+            left.display()
+        );
+        run(Command::new("bash").args(["-c", &script]))
+    };
+    let image = left.join("image");
+    sparse(&image, 64 << 20);
+    let device = LoopDevice::attach(&image);
+    device.format("ext4");
+    std::mem::forget(device.mount(&left.join("mnt")));
+    std::mem::forget(device);
+    run(Command::new("setsid").args(["--fork", "tail", "-f"]).arg(&image)).ok();
+    let outcome = sweep();
+    assert_eq!(outcome.code, 1, "what was left is a failure: {outcome}");
+    for word in ["ext4 mounted", "loop device", "process"] {
+        assert!(outcome.stdout.contains(word), "{outcome}");
+    }
+    assert!(!left.exists());
+    assert_eq!(process::loops_under(dir.path()), [] as [String; 0]);
+    assert_eq!(process::mounts_under(dir.path()), []);
+    assert_eq!(sweep().code, 0, "and now there is nothing left");
+}
