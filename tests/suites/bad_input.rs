@@ -117,12 +117,12 @@ fn things_that_are_not_there_and_things_that_are_there_already() {
     refuse_all(
         &ecs,
         &[
-            (&["disk", "show", "nothing"], 3, &["nothing"]),
-            (&["disk", "attach", "nothing", "web1"], 3, &["nothing"]),
-            (&["disk", "attach", "d", "nowhere"], 3, &["nowhere"]),
-            (&["disk", "detach", "nothing"], 3, &["nothing"]),
+            (&["disk", "show", "nothing"], 6, &["nothing"]),
+            (&["disk", "attach", "nothing", "web1"], 6, &["nothing"]),
+            (&["disk", "attach", "d", "nowhere"], 6, &["nowhere"]),
+            (&["disk", "detach", "nothing"], 6, &["nothing"]),
             (&["disk", "detach", "d"], 3, &["d", "attached"]),
-            (&["disk", "delete", "nothing", "--yes"], 3, &["nothing"]),
+            (&["disk", "delete", "nothing", "--yes"], 6, &["nothing"]),
             (&["disk", "create", "d", "--size", "16M"], 3, &["d", "exists"]),
             (
                 &["disk", "create", "e", "--size", "16M", "--encrypted", "--key", "no-such-key"],
@@ -130,10 +130,10 @@ fn things_that_are_not_there_and_things_that_are_there_already() {
                 &["no-such-key"],
             ),
             (&["server", "create", "web1"], 3, &["web1", "exists"]),
-            (&["server", "show", "nowhere"], 3, &["nowhere"]),
-            (&["server", "delete", "nowhere", "--yes"], 3, &["nowhere"]),
-            (&["key", "show", "no-such-key"], 3, &["no-such-key"]),
-            (&["key", "disable", "no-such-key"], 3, &["no-such-key"]),
+            (&["server", "show", "nowhere"], 6, &["nowhere"]),
+            (&["server", "delete", "nowhere", "--yes"], 6, &["nowhere"]),
+            (&["key", "show", "no-such-key"], 6, &["no-such-key"]),
+            (&["key", "disable", "no-such-key"], 6, &["no-such-key"]),
             (&["key", "create", "--alias", "k"], 3, &["k", "exists"]),
         ],
     );

@@ -341,7 +341,7 @@ fn d7_delete_needs_a_detached_disk_and_erases_the_wrapped_dek_first() {
     fs::create_dir(&point).expect("a directory can be made");
     ecs.evsfs(&["mount".as_ref(), link.as_os_str(), point.as_os_str()]).error(5);
     assert_eq!(process::mounts_under(ecs.dir()), []);
-    ecs.ecsctl("disk show d").error(3);
+    ecs.ecsctl("disk show d").error(6);
 }
 
 /// D7: deleting asks, and without a terminal and without --yes it does nothing.
