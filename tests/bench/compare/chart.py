@@ -7,8 +7,8 @@ LABEL, BAR, VALUE, ROW, PANEL_HEAD, GAP = 190, 300, 110, 18, 28, 14
 
 
 def rate(value, unit):
-    if unit == "op/s" and value >= 1000:
-        return f"{value / 1000:.1f}k op/s"
+    if unit != "MB/s" and value >= 1000:
+        return f"{value / 1000:.1f}k {unit}"
     return f"{value:,.0f} {unit}".replace(",", "\u202f")
 
 
