@@ -86,6 +86,8 @@ def main():
             disks[peer.name] = peer.start()
             fill(disks[peer.name], size)
             figures[peer.name] = {job.name: [] for job in jobs}
+        if not running:
+            sys.exit("error: no peer of that name is installed")
         for turn in range(settings.rounds):
             for job in JOBS:
                 shift = turn % len(running)

@@ -39,6 +39,18 @@ def wait_until(what, condition, process=None, seconds=20):
         time.sleep(0.02)
 
 
+def processes_with(text):
+    """Those with this text in their command line."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if str(text).encode() in line.read_bytes() and int(line.parent.name) != os.getpid():
+                found.append(line.parent.name)
+        except OSError:
+            pass
+    return found
+
+
 class Peer:
     """A store under `dir`; start() returns the path of the disk file."""
 
@@ -111,6 +123,8 @@ class FileSystemPeer(Peer):
     def stop(self):
         unmount(self.mount)
         self.end_process()
+        # Some daemons go on writing to their store after the mount is gone.
+        wait_until(f"{self.name}: end", lambda: not processes_with(self.dir))
 
 
 class Gocryptfs(FileSystemPeer):
