@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
@@ -66,6 +67,7 @@ def arguments():
 
 def main():
     settings = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))     # so that everything is unmounted
     size = settings.size << 20
     jobs = JOBS + (WORKLOADS if settings.workloads else ())
     running, disks = [], {}
