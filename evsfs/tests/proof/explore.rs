@@ -380,7 +380,8 @@ fn interesting(ops: &[Op], size: usize) -> Vec<usize> {
     blocks
 }
 
-fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>) -> Result<View, String> {
+/// What those blocks hold, and what else an open store shows.
+pub(crate) fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>) -> Result<View, String> {
     let mut seen = Vec::new();
     for block in blocks {
         let mut bytes = vec![0; 4096];

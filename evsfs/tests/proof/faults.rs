@@ -41,7 +41,7 @@ fn naive(flaw: Flaw) -> Result<u64, String> {
     let explorer = Explorer::<Naive>::new(&setup, DEPTH);
     let start = explorer.start(16 * BLOCK, &[Op::Write { offset: 0, len: 3 * BLOCK, stamp: 1 }])?;
     let mut met = 0;
-    for seed in 0..4 {
+    for seed in 0..2 {
         let ops = random(PLAIN_KINDS, 10, 8, &Sense::new(16 * BLOCK), seed);
         met += fail_everywhere(&explorer, &start, &ops)?;
     }

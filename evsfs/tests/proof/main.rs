@@ -12,8 +12,11 @@
 
 mod explore;
 mod faults;
+mod model;
+mod mutation;
 mod naive;
 mod oracle;
 mod proof_of_the_proof;
 mod subject;
+mod tamper;
 mod workload;

@@ -213,7 +213,13 @@ impl Subject for Naive {
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Failure> {
-        buf.copy_from_slice(&self.block(usize::try_from(offset / BLOCK).unwrap())?);
+        let mut done = 0;
+        while done < buf.len() {
+            let at = usize::try_from(offset).unwrap() + done;
+            let step = (4096 - at % 4096).min(buf.len() - done);
+            buf[done..done + step].copy_from_slice(&self.block(at / 4096)?[at % 4096..at % 4096 + step]);
+            done += step;
+        }
         Ok(())
     }
 

@@ -129,6 +129,14 @@ impl Sense {
         Self { size, snapshots: Vec::new(), next_snapshot: 0, next_stamp: 1, step: 0 }
     }
 
+    /// Takes over what is there.
+    pub(crate) fn follow(&mut self, size: u64, snapshots: &[String]) {
+        self.size = size;
+        self.snapshots = (0..self.next_snapshot)
+            .filter(|&number| snapshots.contains(&Op::snapshot_name(number)))
+            .collect();
+    }
+
     fn stamp(&mut self) -> u64 {
         self.next_stamp += 1;
         self.next_stamp

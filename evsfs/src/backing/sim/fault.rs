@@ -1,5 +1,6 @@
 //! Faults that a simulated file can have.
 
+use std::cell::Cell;
 use std::io;
 use std::panic::Location;
 
@@ -74,8 +75,19 @@ pub struct SyncSite {
     pub line: u32,
 }
 
+thread_local! {
+    static ASKED_FROM: Cell<Option<&'static Location<'static>>> = const { Cell::new(None) };
+}
+
 impl SyncSite {
-    pub(super) fn of(location: &'static Location<'static>) -> Self {
+    /// Says from where the next sync on this thread is asked for. Callers need it whose call goes through a layer that hides the place.
+    pub fn announce(location: &'static Location<'static>) {
+        ASKED_FROM.set(Some(location));
+    }
+
+    /// The place announced, else the caller's.
+    pub(super) fn of(caller: &'static Location<'static>) -> Self {
+        let location = ASKED_FROM.take().unwrap_or(caller);
         Self { file: location.file(), line: location.line() }
     }
 }

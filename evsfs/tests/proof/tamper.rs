@@ -1,0 +1,320 @@
+//! F2, F3, F13: whatever is done to the file, a read gives the right data or an error.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use evsfs::backing::sim::{Image, PAGE, SimBacking};
+
+use crate::naive::{Flaw, Naive, NaiveSetup};
+use crate::oracle::{State, to_usize};
+use crate::subject::Subject;
+use crate::workload::{BLOCK, Op};
+
+/// A volume, and what an attacker may have of its past and of others.
+pub(crate) struct Exhibit {
+    pub(crate) image: Image,
+    pub(crate) state: State,
+    pub(crate) older: Vec<Image>,
+    pub(crate) foreign: Vec<Image>,
+}
+
+/// Something done to the file.
+#[derive(Clone, Debug)]
+pub(crate) enum Tampering {
+    Flip {
+        at: u64,
+        mask: u8,
+    },
+    /// Two slots change places.
+    Swap(u64, u64),
+    /// One slot is put in another's place as well.
+    Copy {
+        from: u64,
+        to: u64,
+    },
+    /// These slots are as they were in an older copy.
+    Replay {
+        copy: usize,
+        slots: Vec<u64>,
+    },
+    /// The whole file is an older copy.
+    Rollback {
+        copy: usize,
+    },
+    /// These slots come from another volume.
+    Foreign {
+        volume: usize,
+        slots: Vec<u64>,
+    },
+    Zero {
+        slot: u64,
+        count: u64,
+    },
+    Truncate {
+        len: u64,
+    },
+}
+
+impl Tampering {
+    fn apply(&self, exhibit: &Exhibit) -> Image {
+        let mut image = exhibit.image.clone();
+        let put = |image: &mut Image, from: &Image, slots: &[u64]| {
+            for &slot in slots {
+                image.put(slot, from.page(slot));
+            }
+        };
+        match self {
+            Self::Flip { at, mask } => {
+                let mut byte = [0];
+                image.read(*at, &mut byte);
+                image.write(*at, &[byte[0] ^ mask]);
+            }
+            Self::Swap(a, b) => {
+                let (first, second) = (image.page(*a), image.page(*b));
+                image.put(*a, second);
+                image.put(*b, first);
+            }
+            Self::Copy { from, to } => image.put(*to, image.page(*from)),
+            Self::Replay { copy, slots } => put(&mut image, &exhibit.older[*copy], slots),
+            Self::Rollback { copy } => image = exhibit.older[*copy].clone(),
+            Self::Foreign { volume, slots } => put(&mut image, &exhibit.foreign[*volume], slots),
+            Self::Zero { slot, count } => image.erase(slot * BLOCK, count * BLOCK),
+            Self::Truncate { len } => image.set_len(*len),
+        }
+        image
+    }
+}
+
+/// Every kind of tampering with these slots of the exhibit. `stride` thins out the bytes of slots that are not `dense`.
+pub(crate) fn everything(exhibit: &Exhibit, dense: &[u64], stride: u64) -> Vec<Tampering> {
+    let pages = exhibit.image.pages();
+    let used: Vec<u64> = (0..pages).filter(|&slot| exhibit.image.page(slot).is_some()).collect();
+    let mut all = Vec::new();
+    for &slot in &used {
+        let step = if dense.contains(&slot) { 1 } else { stride };
+        for at in (slot * BLOCK..(slot + 1) * BLOCK).step_by(to_usize(step)) {
+            all.push(Tampering::Flip { at, mask: 1 << (at % 8) });
+        }
+    }
+    for (number, &a) in used.iter().enumerate() {
+        for &b in &used[number + 1..] {
+            all.push(Tampering::Swap(a, b));
+            all.push(Tampering::Copy { from: a, to: b });
+            all.push(Tampering::Copy { from: b, to: a });
+        }
+        for count in [1, 2, 5] {
+            all.push(Tampering::Zero { slot: a, count });
+        }
+        all.push(Tampering::Truncate { len: a * BLOCK });
+        all.push(Tampering::Truncate { len: a * BLOCK + 700 });
+    }
+    for (copy, older) in exhibit.older.iter().enumerate() {
+        all.push(Tampering::Rollback { copy });
+        let changed: Vec<u64> = (0..pages)
+            .filter(|&slot| {
+                let (mut now, mut then) = ([0; PAGE], [0; PAGE]);
+                exhibit.image.read(slot * BLOCK, &mut now);
+                older.read(slot * BLOCK, &mut then);
+                now != then
+            })
+            .collect();
+        for &slot in &changed {
+            all.push(Tampering::Replay { copy, slots: vec![slot] });
+            all.push(Tampering::Replay {
+                copy,
+                slots: changed.iter().copied().filter(|&other| other != slot).collect(),
+            });
+            all.push(Tampering::Replay { copy, slots: (0..=slot).collect() });
+            all.push(Tampering::Replay { copy, slots: (slot..pages).collect() });
+        }
+        // Whole structures, in every combination: headers, superblocks of each generation, allocation, log, all else.
+        let groups: [Vec<u64>; 6] = [
+            vec![0, 8],
+            vec![1, 9],
+            vec![2, 10],
+            vec![3, 4, 5, 6, 7, 11],
+            (16..24).collect(),
+            (24..pages).collect(),
+        ];
+        for choice in 1..1_usize << groups.len() {
+            let slots = (0..groups.len()).filter(|g| choice >> g & 1 == 1).flat_map(|g| groups[g].clone());
+            all.push(Tampering::Replay { copy, slots: slots.collect() });
+        }
+    }
+    for volume in 0..exhibit.foreign.len() {
+        for &slot in &used {
+            all.push(Tampering::Foreign { volume, slots: vec![slot] });
+            all.push(Tampering::Foreign { volume, slots: (0..=slot).collect() });
+            all.push(Tampering::Foreign { volume, slots: (slot..pages).collect() });
+        }
+    }
+    all
+}
+
+/// What came of all of it.
+#[derive(Default)]
+pub(crate) struct Verdicts {
+    /// Variants whose every block was right.
+    right: AtomicUsize,
+    /// Variants that were not opened.
+    refused: AtomicUsize,
+    /// Variants of which some blocks were refused, the others right.
+    partly: AtomicUsize,
+    /// Variants that were written to as well.
+    written: AtomicUsize,
+    slowest: Mutex<Duration>,
+}
+
+impl Verdicts {
+    pub(crate) fn total(&self) -> usize {
+        [&self.right, &self.refused, &self.partly].iter().map(|n| n.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn slowest(&self) -> Duration {
+        *self.slowest.lock().unwrap()
+    }
+}
+
+impl fmt::Display for Verdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [right, refused, partly, written] = [&self.right, &self.refused, &self.partly, &self.written]
+            .map(|number| number.load(Ordering::Relaxed));
+        write!(
+            f,
+            "{} variants: {right} read right, {refused} refused whole, {partly} refused in part; \
+             {written} of them written to; slowest {:?}",
+            self.total(),
+            self.slowest(),
+        )
+    }
+}
+
+/// Tries all; the first wrong byte or panic ends it.
+pub(crate) fn judge_all<S: Subject>(
+    setup: &S::Setup,
+    exhibit: &Exhibit,
+    all: &[Tampering],
+) -> Result<Verdicts, String> {
+    let verdicts = Verdicts::default();
+    let next = AtomicUsize::new(0);
+    let found = Mutex::new(None);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(tampering) = all.get(number) else { break };
+                    let image = tampering.apply(exhibit);
+                    let start = Instant::now();
+                    let outcome = catch_unwind(AssertUnwindSafe(|| {
+                        judge::<S>(setup, exhibit, &image, &verdicts, number)
+                    }));
+                    let took = start.elapsed();
+                    let mut slowest = verdicts.slowest.lock().unwrap();
+                    *slowest = took.max(*slowest);
+                    drop(slowest);
+                    if let Err(reason) = outcome.unwrap_or_else(|_| Err("it panicked".into())) {
+                        let mut text = format!("{tampering:?}");
+                        text.truncate(300);
+                        found.lock().unwrap().get_or_insert(format!("{reason}; {text}"));
+                        next.store(all.len(), Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap().map_or(Ok(verdicts), Err)
+}
+
+fn judge<S: Subject>(
+    setup: &S::Setup,
+    exhibit: &Exhibit,
+    image: &Image,
+    verdicts: &Verdicts,
+    number: usize,
+) -> Result<(), String> {
+    let file = SimBacking::from_image(image.clone());
+    let seed = 50 + u64::try_from(number).unwrap();
+    let Ok(mut subject) = S::open(setup, &file, seed) else {
+        verdicts.refused.fetch_add(1, Ordering::Relaxed);
+        return Ok(());
+    };
+    let state = &exhibit.state;
+    if subject.size() != state.size() || subject.snapshots() != state.names() {
+        return Err(format!("it shows {} bytes and {:?}", subject.size(), subject.snapshots()));
+    }
+    let refused = right_or_refused(&subject, state, "as it is")?;
+    let count = if refused == 0 { &verdicts.right } else { &verdicts.partly };
+    count.fetch_add(1, Ordering::Relaxed);
+    if number.is_multiple_of(8) {
+        // A check may find fault or not, but it ends.
+        let _ = subject.check();
+        verdicts.written.fetch_add(1, Ordering::Relaxed);
+        let mut state = state.clone();
+        for op in [
+            Op::Write { offset: 7 * BLOCK, len: 2 * BLOCK, stamp: 77 },
+            Op::Flush,
+            Op::Write { offset: 300, len: 2000, stamp: 78 },
+            Op::Discard { offset: 2 * BLOCK, len: BLOCK },
+            Op::Checkpoint,
+            Op::Write { offset: 12 * BLOCK, len: BLOCK, stamp: 79 },
+            Op::Flush,
+        ] {
+            match subject.apply(&op) {
+                Ok(()) => state.apply(&op),
+                Err(_) => state.apply_doubtfully(&op),
+            }
+        }
+        right_or_refused(&subject, &state, "written to")?;
+        drop(subject);
+        if let Ok(subject) = S::open(setup, &file, seed + 1_000_000) {
+            right_or_refused(&subject, &state, "written to and opened again")?;
+        }
+    }
+    Ok(())
+}
+
+/// Counts the blocks that are refused; a wrong one is an error.
+fn right_or_refused<S: Subject>(subject: &S, state: &State, when: &str) -> Result<usize, String> {
+    let mut refused = 0;
+    let mut seen = vec![0; PAGE];
+    for block in 0..state.blocks.len() {
+        match subject.read(u64::try_from(block).unwrap() * BLOCK, &mut seen) {
+            Err(_) => refused += 1,
+            Ok(()) if state.allows(block, &seen) => {}
+            Ok(()) => return Err(format!("block {block} is wrong, {when}")),
+        }
+    }
+    Ok(refused)
+}
+
+#[test]
+fn a_store_without_authentication_is_found_out() {
+    let setup = NaiveSetup { blocks: 16, flaw: Flaw::None };
+    let file = SimBacking::new();
+    Naive::create(&setup, &file, 0).unwrap();
+    let mut store = Naive::open(&setup, &file, 0).unwrap();
+    let mut state = State::new(16 * BLOCK);
+    let mut older = Vec::new();
+    for stamp in 1..4 {
+        for op in [Op::Write { offset: stamp * BLOCK, len: 2 * BLOCK, stamp }, Op::Flush] {
+            store.apply(&op).unwrap();
+            state.apply(&op);
+        }
+        older.push(file.image());
+    }
+    let exhibit = Exhibit { image: file.image(), state, older, foreign: Vec::new() };
+    let mut found = Vec::new();
+    for tampering in everything(&exhibit, &[0, 1], 64) {
+        if let Err(reason) = judge_all::<Naive>(&setup, &exhibit, std::slice::from_ref(&tampering)) {
+            found.push((format!("{tampering:?}"), reason));
+        }
+    }
+    for kind in ["Flip", "Swap", "Copy", "Replay", "Rollback", "Zero"] {
+        assert!(found.iter().any(|(tampering, _)| tampering.starts_with(kind)), "no {kind} was found");
+    }
+}
