@@ -13,6 +13,8 @@ mod nonce;
 mod plain;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
 #[cfg(feature = "sim")]
 pub mod witness;
 

@@ -91,15 +91,23 @@ pub trait BlockCipher: Send + Sync {
     ) -> Result<(), AuthenticationFailed>;
 }
 
-/// The bare AEAD: no epoch, any counter. Only this module and the table pages (one page per key) use it.
+/// A 96-bit nonce.
+pub(super) type Nonce = [u8; 12];
+
+/// The bare AEAD: no epoch, any nonce. Only this module and the table pages (one page per key) use it.
 pub(super) trait Aead: Send + Sync {
-    fn seal(&self, counter: u64, aad: &[u8], block: &mut [u8]) -> Tag;
-    fn seal_into(&self, counter: u64, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag;
-    fn open(&self, counter: u64, aad: &[u8], block: &mut [u8], tag: &Tag)
-    -> Result<(), AuthenticationFailed>;
+    fn seal(&self, nonce: &Nonce, aad: &[u8], block: &mut [u8]) -> Tag;
+    fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag;
+    fn open(
+        &self,
+        nonce: &Nonce,
+        aad: &[u8],
+        block: &mut [u8],
+        tag: &Tag,
+    ) -> Result<(), AuthenticationFailed>;
     fn open_into(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
@@ -109,40 +117,40 @@ pub(super) trait Aead: Send + Sync {
 
 #[cfg(feature = "sim")]
 impl Aead for Box<dyn Aead> {
-    fn seal(&self, counter: u64, aad: &[u8], block: &mut [u8]) -> Tag {
-        (**self).seal(counter, aad, block)
+    fn seal(&self, nonce: &Nonce, aad: &[u8], block: &mut [u8]) -> Tag {
+        (**self).seal(nonce, aad, block)
     }
 
-    fn seal_into(&self, counter: u64, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
-        (**self).seal_into(counter, aad, plain, sealed)
+    fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
+        (**self).seal_into(nonce, aad, plain, sealed)
     }
 
     fn open(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         block: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        (**self).open(counter, aad, block, tag)
+        (**self).open(nonce, aad, block, tag)
     }
 
     fn open_into(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        (**self).open_into(counter, aad, sealed, plain, tag)
+        (**self).open_into(nonce, aad, sealed, plain, tag)
     }
 }
 
-/// The 96-bit nonce of a counter: 32 zero bits, then the counter, big-endian.
-pub(super) fn nonce_bytes(counter: u64) -> [u8; 12] {
+/// The 96-bit nonce of a counter: zeros, then the counter, big-endian.
+pub(super) fn nonce_bytes(counter: u32) -> Nonce {
     let mut nonce = [0; 12];
-    nonce[4..].copy_from_slice(&counter.to_be_bytes());
+    nonce[8..].copy_from_slice(&counter.to_be_bytes());
     nonce
 }
 
@@ -161,12 +169,12 @@ impl<A> EpochCipher<A> {
 impl<A: Aead> BlockCipher for EpochCipher<A> {
     fn seal(&self, nonce: SealNonce, aad: &[u8], block: &mut [u8]) -> Tag {
         self.check(&nonce);
-        self.aead.seal(u64::from(nonce.counter()), aad, block)
+        self.aead.seal(&nonce_bytes(nonce.counter()), aad, block)
     }
 
     fn seal_into(&self, nonce: SealNonce, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
         self.check(&nonce);
-        self.aead.seal_into(u64::from(nonce.counter()), aad, plain, sealed)
+        self.aead.seal_into(&nonce_bytes(nonce.counter()), aad, plain, sealed)
     }
 
     fn open(
@@ -176,7 +184,7 @@ impl<A: Aead> BlockCipher for EpochCipher<A> {
         block: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        self.aead.open(u64::from(counter), aad, block, tag)
+        self.aead.open(&nonce_bytes(counter), aad, block, tag)
     }
 
     fn open_into(
@@ -187,7 +195,7 @@ impl<A: Aead> BlockCipher for EpochCipher<A> {
         plain: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        self.aead.open_into(u64::from(counter), aad, sealed, plain, tag)
+        self.aead.open_into(&nonce_bytes(counter), aad, sealed, plain, tag)
     }
 }
 

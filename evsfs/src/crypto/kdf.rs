@@ -12,10 +12,13 @@ pub(super) type Key = Zeroizing<[u8; 32]>;
 /// `HKDF(ikm = DEK, salt, info)`, 32 bytes.
 pub(super) fn derive(dek: &Dek, salt: &[u8], info: &[&[u8]]) -> Key {
     let mut key = Zeroizing::new([0; 32]);
-    Hkdf::<Sha256>::new(Some(salt), dek.expose())
-        .expand_multi_info(info, key.as_mut())
-        .expect("32 bytes are fewer than HKDF's limit");
+    hkdf(dek.expose(), salt, info, key.as_mut());
     key
+}
+
+/// HKDF-SHA-256 with the parts of `info` one after the other.
+pub(super) fn hkdf(ikm: &[u8], salt: &[u8], info: &[&[u8]], okm: &mut [u8]) {
+    Hkdf::<Sha256>::new(Some(salt), ikm).expand_multi_info(info, okm).expect("at most 8,160 bytes");
 }
 
 /// A key for HMAC-SHA-256, expanded once. Wiped when dropped; nothing prints it.

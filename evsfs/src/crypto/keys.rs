@@ -1,7 +1,9 @@
 //! The keys of one volume, all derived from its DEK; docs/volume-format.md draws the schedule.
 
 use super::Dek;
-use super::cipher::{AuthenticationFailed, Backend, BlockCipher, Suite, Tag, bare_cipher, epoch_cipher};
+use super::cipher::{
+    AuthenticationFailed, Backend, BlockCipher, Nonce, Suite, Tag, bare_cipher, epoch_cipher,
+};
 use super::entropy::{Entropy, EntropyUnavailable};
 use super::kdf::{Key, MacKey, derive};
 use super::nonce::{EpochId, NonceSequence, SEALS_PER_EPOCH};
@@ -12,6 +14,8 @@ use zeroize::Zeroizing;
 
 /// Size of a block, a page and a table page in bytes.
 const PAGE: usize = 4096;
+/// The one nonce of a table page's key, which seals one page.
+const ONLY_NONCE: Nonce = [0; 12];
 const TABLE_SALT: usize = 32;
 const TABLE_PAYLOAD: usize = PAGE - TABLE_SALT - Tag::LEN;
 
@@ -227,7 +231,7 @@ impl VolumeKeys {
         entropy.fill(salt)?;
         body.copy_from_slice(payload);
         let aead = bare_cipher(self.suite, self.backend, &self.table_key(purpose, salt));
-        tag.copy_from_slice(&aead.seal(0, &self.table_aad(purpose, salt), body).0);
+        tag.copy_from_slice(&aead.seal(&ONLY_NONCE, &self.table_aad(purpose, salt), body).0);
         Ok(page)
     }
 
@@ -275,7 +279,7 @@ impl VolumeKeys {
         let mut payload = Box::new([0; TABLE_PAYLOAD]);
         let aead = bare_cipher(self.suite, self.backend, &self.table_key(purpose, salt));
         aead.open_into(
-            0,
+            &ONLY_NONCE,
             &self.table_aad(purpose, salt),
             &rest[..TABLE_PAYLOAD],
             payload.as_mut(),

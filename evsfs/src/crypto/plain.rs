@@ -1,6 +1,6 @@
 //! The suite without encryption: the block stays in the clear, its tag is AES-GMAC over associated data and block.
 
-use super::cipher::{Aead, AuthenticationFailed, Tag};
+use super::cipher::{Aead, AuthenticationFailed, Nonce, Tag};
 
 /// GMAC by GCM with nothing to encrypt (NIST SP 800-38D, section 3).
 pub(super) struct Gmac<A>(pub(super) A);
@@ -9,34 +9,34 @@ pub(super) struct Gmac<A>(pub(super) A);
 const LONGEST: usize = 256 + 4096;
 
 impl<A: Aead> Gmac<A> {
-    fn tag(&self, counter: u64, aad: &[u8], block: &[u8]) -> Tag {
+    fn tag(&self, nonce: &Nonce, aad: &[u8], block: &[u8]) -> Tag {
         let mut message = [0; LONGEST];
         let len = aad.len() + block.len();
         assert!(len <= LONGEST, "blocks and pages have at most 4096 bytes");
         message[..aad.len()].copy_from_slice(aad);
         message[aad.len()..len].copy_from_slice(block);
-        self.0.seal(counter, &message[..len], &mut [])
+        self.0.seal(nonce, &message[..len], &mut [])
     }
 }
 
 impl<A: Aead> Aead for Gmac<A> {
-    fn seal(&self, counter: u64, aad: &[u8], block: &mut [u8]) -> Tag {
-        self.tag(counter, aad, block)
+    fn seal(&self, nonce: &Nonce, aad: &[u8], block: &mut [u8]) -> Tag {
+        self.tag(nonce, aad, block)
     }
 
-    fn seal_into(&self, counter: u64, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
+    fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
         sealed.copy_from_slice(plain);
-        self.tag(counter, aad, sealed)
+        self.tag(nonce, aad, sealed)
     }
 
     fn open(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         block: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        if self.tag(counter, aad, block) == *tag {
+        if self.tag(nonce, aad, block) == *tag {
             return Ok(());
         }
         block.fill(0);
@@ -45,7 +45,7 @@ impl<A: Aead> Aead for Gmac<A> {
 
     fn open_into(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
@@ -56,6 +56,6 @@ impl<A: Aead> Aead for Gmac<A> {
             return Err(AuthenticationFailed);
         }
         plain.copy_from_slice(sealed);
-        self.open(counter, aad, plain, tag)
+        self.open(nonce, aad, plain, tag)
     }
 }

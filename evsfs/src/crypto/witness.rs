@@ -3,7 +3,7 @@
 //! A witness attends on the thread that derives the keys; it then sees all that is sealed with them, on any thread.
 
 use super::Tag;
-use super::cipher::{Aead, AuthenticationFailed, Backend, Suite, bare_cipher_unseen};
+use super::cipher::{Aead, AuthenticationFailed, Backend, Nonce, Suite, bare_cipher_unseen};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::cell::RefCell;
@@ -23,7 +23,7 @@ pub struct SealWitness(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    pairs: HashSet<(Fingerprint, u64)>,
+    pairs: HashSet<(Fingerprint, Nonce)>,
     keys: HashSet<Fingerprint>,
     repeats: u64,
 }
@@ -63,10 +63,10 @@ impl SealWitness {
         self.0.lock().repeats
     }
 
-    fn saw(&self, key: Fingerprint, counter: u64) {
+    fn saw(&self, key: Fingerprint, nonce: &Nonce) {
         let mut seen = self.0.lock();
         seen.keys.insert(key);
-        if !seen.pairs.insert((key, counter)) {
+        if !seen.pairs.insert((key, *nonce)) {
             seen.repeats += 1;
         }
     }
@@ -96,35 +96,35 @@ pub(super) fn watched(suite: Suite, backend: Backend, key: &[u8; 32]) -> Option<
 }
 
 impl Aead for Watched {
-    fn seal(&self, counter: u64, aad: &[u8], block: &mut [u8]) -> Tag {
-        self.witness.saw(self.key, counter);
-        self.aead.seal(counter, aad, block)
+    fn seal(&self, nonce: &Nonce, aad: &[u8], block: &mut [u8]) -> Tag {
+        self.witness.saw(self.key, nonce);
+        self.aead.seal(nonce, aad, block)
     }
 
-    fn seal_into(&self, counter: u64, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
-        self.witness.saw(self.key, counter);
-        self.aead.seal_into(counter, aad, plain, sealed)
+    fn seal_into(&self, nonce: &Nonce, aad: &[u8], plain: &[u8], sealed: &mut [u8]) -> Tag {
+        self.witness.saw(self.key, nonce);
+        self.aead.seal_into(nonce, aad, plain, sealed)
     }
 
     fn open(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         block: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        self.aead.open(counter, aad, block, tag)
+        self.aead.open(nonce, aad, block, tag)
     }
 
     fn open_into(
         &self,
-        counter: u64,
+        nonce: &Nonce,
         aad: &[u8],
         sealed: &[u8],
         plain: &mut [u8],
         tag: &Tag,
     ) -> Result<(), AuthenticationFailed> {
-        self.aead.open_into(counter, aad, sealed, plain, tag)
+        self.aead.open_into(nonce, aad, sealed, plain, tag)
     }
 }
 
