@@ -8,6 +8,7 @@ mod bytes;
 mod entry;
 mod epochs;
 mod error;
+pub mod fuzz;
 mod header;
 pub mod layout;
 mod log_page;
@@ -25,7 +26,9 @@ pub use entry::{Entry, Kind};
 pub use epochs::{EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EpochDirectory, EpochPage, epoch_place};
 pub use error::{FormatError, Structure};
 pub use header::{Header, HeaderCopies, HeaderError, UnverifiedHeader, VolumeKind, WrappedDekField};
-pub use log_page::{LOG_PAGE_RECORDS, LogPageError, LogPageHeader, open_log_page, seal_log_page};
+pub use log_page::{
+    LOG_PAGE_RECORDS, LogPageError, LogPageHeader, decode_log_records, open_log_page, seal_log_page,
+};
 pub use log_record::LogRecord;
 pub use map_page::MapPage;
 pub use superblock::{Anchor, LogHead, Superblock, UPPER_ALLOCATION_ENTRIES, VERSION_PAGES};

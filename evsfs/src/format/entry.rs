@@ -14,6 +14,17 @@ const COUNTER: usize = EPOCH + 4;
 const TAG: usize = COUNTER + 4;
 const END: usize = TAG + Tag::LEN;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (SLOT, KIND - SLOT, "slot"),
+    (KIND, AUX - KIND, "kind"),
+    (AUX, EPOCH - AUX, "aux"),
+    (EPOCH, COUNTER - EPOCH, "epoch"),
+    (COUNTER, TAG - COUNTER, "counter"),
+    (TAG, END - TAG, "tag"),
+];
+
 /// What an entry stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]

@@ -39,6 +39,36 @@ const BASE_PATH: usize = BASE_PATH_LEN + 2;
 const UNUSED: usize = BASE_PATH + 1024;
 const MAC: usize = HEADER_MAC;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (MAGIC, VERSION - MAGIC, "magic"),
+    (VERSION, SUITE - VERSION, "version"),
+    (SUITE, KIND - SUITE, "suite"),
+    (KIND, FLAGS - KIND, "kind"),
+    (FLAGS, SEQUENCE - FLAGS, "flags"),
+    (SEQUENCE, UUID - SEQUENCE, "sequence"),
+    (UUID, CREATED - UUID, "uuid"),
+    (CREATED, RING_START - CREATED, "created"),
+    (RING_START, RING_PAGES - RING_START, "ring start"),
+    (RING_PAGES, CMK_VERSION - RING_PAGES, "ring pages"),
+    (CMK_VERSION, CMK_LEN - CMK_VERSION, "CMK version"),
+    (CMK_LEN, CMK - CMK_LEN, "CMK id length"),
+    (CMK, WRAPPED_LEN - CMK, "CMK id"),
+    (WRAPPED_LEN, WRAPPED - WRAPPED_LEN, "wrapped DEK length"),
+    (WRAPPED, NEXT_LEN - WRAPPED, "wrapped DEK"),
+    (NEXT_LEN, NEXT - NEXT_LEN, "second wrapped DEK length"),
+    (NEXT, BASE - NEXT, "second wrapped DEK"),
+    (BASE, BASE_UUID - BASE, "base present"),
+    (BASE_UUID, BASE_COMMIT - BASE_UUID, "base uuid"),
+    (BASE_COMMIT, BASE_CHAIN - BASE_COMMIT, "base commit"),
+    (BASE_CHAIN, BASE_PATH_LEN - BASE_CHAIN, "base chain"),
+    (BASE_PATH_LEN, BASE_PATH - BASE_PATH_LEN, "base path length"),
+    (BASE_PATH, UNUSED - BASE_PATH, "base path"),
+    (UNUSED, MAC - UNUSED, "zero"),
+    (MAC, BLOCK - MAC, "MAC"),
+];
+
 /// What a volume is for. The wrapped key is bound to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]

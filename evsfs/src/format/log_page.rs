@@ -23,6 +23,24 @@ const UNUSED: usize = RECORD_SALT + 16;
 const BODY: usize = LOG_HEADER;
 const TAG: usize = BODY + LOG_BODY;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (MAGIC, FLAGS - MAGIC, "magic"),
+    (FLAGS, COUNT - FLAGS, "flags"),
+    (COUNT, SEQUENCE - COUNT, "count"),
+    (SEQUENCE, GROUP - SEQUENCE, "page sequence"),
+    (GROUP, EPOCH - GROUP, "group"),
+    (EPOCH, COUNTER - EPOCH, "epoch"),
+    (COUNTER, RECORD_EPOCH - COUNTER, "counter"),
+    (RECORD_EPOCH, SALT - RECORD_EPOCH, "record epoch"),
+    (SALT, RECORD_SALT - SALT, "salt"),
+    (RECORD_SALT, UNUSED - RECORD_SALT, "record salt"),
+    (UNUSED, BODY - UNUSED, "zero"),
+    (BODY, TAG - BODY, "records"),
+    (TAG, super::layout::BLOCK - TAG, "tag"),
+];
+
 const FLAG_LAST: u16 = 1;
 const FLAG_COMPACTION: u16 = 2;
 
@@ -55,7 +73,7 @@ pub struct LogPageHeader {
 }
 
 impl LogPageHeader {
-    fn encode(&self) -> [u8; LOG_HEADER] {
+    pub(super) fn encode(&self) -> [u8; LOG_HEADER] {
         let mut bytes = [0; LOG_HEADER];
         put(&mut bytes, MAGIC, &LOG_MAGIC);
         let flags = if self.last { FLAG_LAST } else { 0 } | if self.compaction { FLAG_COMPACTION } else { 0 };
@@ -145,11 +163,20 @@ pub fn open_log_page(
     let tag = Tag(array(page, TAG));
     let aad = log_aad(uuid, &array(page, 0), before);
     cipher.open(header.counter, &aad, &mut page[BODY..TAG], &tag)?;
-    let count = usize::from(header.count).min(LOG_PAGE_RECORDS);
-    let body = &page[BODY..TAG];
-    zeros(Structure::LogPage, "records", &body[count * LogRecord::LEN..])?;
-    let records = (0..count).map(|index| LogRecord::decode(&array(body, index * LogRecord::LEN)));
-    Ok((records.collect::<Result<_, _>>()?, tag))
+    let body: &[u8; LOG_BODY] = page[BODY..TAG].try_into().expect("the body has LOG_BODY bytes");
+    Ok((decode_log_records(header.count, body)?, tag))
+}
+
+/// The records of an opened page.
+///
+/// # Errors
+/// If no encoder writes such bytes.
+pub fn decode_log_records(count: u16, body: &[u8; LOG_BODY]) -> Result<Vec<LogRecord>, FormatError> {
+    let structure = Structure::LogPage;
+    bounded(structure, "record count", count.into(), 0, LOG_PAGE_RECORDS as u64)?;
+    let used = usize::from(count) * LogRecord::LEN;
+    zeros(structure, "records", &body[used..])?;
+    body[..used].chunks_exact(LogRecord::LEN).map(|record| LogRecord::decode(&array(record, 0))).collect()
 }
 
 /// Why a log page does not open.

@@ -13,6 +13,17 @@ const COUNTER: usize = UNUSED + 1;
 const TAG: usize = COUNTER + 4;
 const END: usize = TAG + Tag::LEN;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (OP, LBA - OP, "operation"),
+    (LBA, SLOT - LBA, "block"),
+    (SLOT, UNUSED - SLOT, "slot or count"),
+    (UNUSED, COUNTER - UNUSED, "zero"),
+    (COUNTER, TAG - COUNTER, "counter"),
+    (TAG, END - TAG, "tag"),
+];
+
 /// One change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogRecord {

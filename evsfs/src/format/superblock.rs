@@ -35,6 +35,31 @@ const VERSIONS: usize = EPOCHS + Entry::LEN;
 const UPPER: usize = VERSIONS + VERSION_PAGES * Entry::LEN;
 const END: usize = UPPER + UPPER_ALLOCATION_ENTRIES * Entry::LEN;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (GENERATION, COMMIT - GENERATION, "generation"),
+    (COMMIT, CHAIN - COMMIT, "commit"),
+    (CHAIN, HEAD_PAGE - CHAIN, "chain"),
+    (HEAD_PAGE, HEAD_SEQUENCE - HEAD_PAGE, "log head page"),
+    (HEAD_SEQUENCE, SIZE - HEAD_SEQUENCE, "log head sequence"),
+    (SIZE, FILE_SLOTS - SIZE, "size"),
+    (FILE_SLOTS, USED_SLOTS - FILE_SLOTS, "file length"),
+    (USED_SLOTS, NEXT_EPOCH - USED_SLOTS, "used slots"),
+    (NEXT_EPOCH, HEIGHT - NEXT_EPOCH, "next epoch"),
+    (HEIGHT, CLEAN - HEIGHT, "map height"),
+    (CLEAN, VERSION_COUNT - CLEAN, "clean"),
+    (VERSION_COUNT, UPPER_COUNT - VERSION_COUNT, "version page count"),
+    (UPPER_COUNT, UNUSED - UPPER_COUNT, "upper allocation count"),
+    (UNUSED, CONFIRMED_COMMIT - UNUSED, "zero"),
+    (CONFIRMED_COMMIT, CONFIRMED_CHAIN - CONFIRMED_COMMIT, "confirmed commit"),
+    (CONFIRMED_CHAIN, ROOT - CONFIRMED_CHAIN, "confirmed chain"),
+    (ROOT, EPOCHS - ROOT, "root"),
+    (EPOCHS, VERSIONS - EPOCHS, "epoch directory"),
+    (VERSIONS, UPPER - VERSIONS, "version pages"),
+    (UPPER, END - UPPER, "upper allocation entries"),
+];
+
 /// A state of the volume: how many groups it contains, and the chain value after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Anchor {

@@ -1,13 +1,27 @@
-//! Round trips.
+//! Samples of every structure, and the tests that need them.
+
+mod committing;
+mod document;
+mod golden;
+mod headers;
+mod hostile;
+mod round_trip;
 
 use super::*;
-use crate::crypto::{Backend, Chain, Dek, SeededEntropy, Suite, Tag, VolumeKeys};
+use crate::crypto::{Backend, Chain, Dek, FreshEpoch, SeededEntropy, Suite, Tag, VolumeKeys};
 use uuid::Uuid;
+
+/// Offset and size in bytes, and name.
+pub(super) type Field = (usize, usize, &'static str);
 
 const VOLUME: Uuid = Uuid::from_bytes([0x11; 16]);
 
 fn keys() -> VolumeKeys {
     VolumeKeys::new(Dek::new(&[0x22; 32]), VOLUME, Backend::AwsLc)
+}
+
+fn epoch() -> FreshEpoch {
+    keys().begin_epoch(&SeededEntropy::new(1)).unwrap()
 }
 
 fn header() -> Header {
@@ -18,61 +32,75 @@ fn header() -> Header {
         uuid: VOLUME,
         created: 1_700_000_000,
         ring_pages: layout::RING_PAGES_MIN,
-        cmk_id: Text::new("0f1e2d3c-key").unwrap(),
+        cmk_id: Text::new("0d0466b0-e727-4d9c-b35d-f84bb474a37f").unwrap(),
         cmk_version: 2,
         wrapped_dek: WrappedDekField::new(vec![0xab; 77]).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
-        base: None,
+        next_wrapped_dek: WrappedDekField::new(vec![0xcd; 78]).unwrap(),
+        base: Some(BaseReference {
+            uuid: Uuid::from_bytes([0x33; 16]),
+            commit: 44,
+            chain: Chain([0x55; 32]),
+            path: Text::new("/var/lib/ecs/volumes/base.evs").unwrap(),
+        }),
     }
 }
 
-#[test]
-fn a_header_comes_back() {
-    let bytes = header().encode(&keys()).unwrap();
-    assert_eq!(UnverifiedHeader::parse(bytes.as_ref()).unwrap().verify(&keys()).unwrap(), header());
+fn plain_header() -> Header {
+    Header {
+        suite: Suite::Plain,
+        cmk_id: Text::new("").unwrap(),
+        wrapped_dek: WrappedDekField::default(),
+        next_wrapped_dek: WrappedDekField::default(),
+        base: None,
+        ..header()
+    }
 }
 
-#[test]
-fn a_log_page_comes_back() {
-    let epoch = keys().begin_epoch(&SeededEntropy::new(1)).unwrap();
-    let records = [
+fn records() -> [LogRecord; 3] {
+    [
         LogRecord::Write { lba: 7, slot: 99, counter: 3, tag: Tag([4; 16]) },
         LogRecord::Unmap { lba: 1 << 30, count: 5 },
         LogRecord::Zero { lba: 0, count: 1 },
-    ];
-    let head = LogPageHeader {
+    ]
+}
+
+fn log_header(epoch: &FreshEpoch) -> LogPageHeader {
+    LogPageHeader {
         last: true,
         compaction: false,
-        count: 0,
+        count: 3,
         sequence: 12,
         group: 4,
-        epoch: 1,
+        epoch: 2,
         counter: 0,
         record_epoch: 1,
         salt: epoch.salt,
-        record_salt: epoch.salt,
-    };
-    let mut page = [0; layout::BLOCK];
-    let before = Chain([9; 32]);
-    let nonce = epoch.nonces.next().unwrap();
-    let tag = seal_log_page(&head, &records, epoch.keys.log.as_ref(), nonce, &VOLUME, &before, &mut page);
-    let found = LogPageHeader::decode(&page).unwrap();
-    assert_eq!(found, LogPageHeader { count: 3, ..head });
-    let cipher = keys().epoch(&found.salt).log;
-    let mut opened = page;
-    assert_eq!(
-        open_log_page(&found, cipher.as_ref(), &VOLUME, &before, &mut opened).unwrap(),
-        (records.to_vec(), tag)
-    );
-    assert!(
-        open_log_page(&found, cipher.as_ref(), &VOLUME, &Chain([8; 32]), &mut page).is_err(),
-        "another past"
-    );
+        record_salt: [0x77; 16],
+    }
 }
 
-#[test]
-fn a_superblock_comes_back() {
-    let superblock = Superblock {
+fn log_page() -> (Box<Block>, Tag) {
+    let epoch = epoch();
+    let mut page = Box::new([0; layout::BLOCK]);
+    let nonce = epoch.nonces.next().unwrap();
+    let cipher = epoch.keys.log.as_ref();
+    let tag =
+        seal_log_page(&log_header(&epoch), &records(), cipher, nonce, &VOLUME, &Chain([9; 32]), &mut page);
+    (page, tag)
+}
+
+fn map_page(leaf: bool) -> MapPage {
+    let mut page = MapPage::empty();
+    let tag = Tag([8; 16]);
+    page.set(0, if leaf { Entry::data(16, 1, 0, tag) } else { Entry::page(16, 1, 0, tag).with_aux(32_768) });
+    page.set(64, Entry::ZERO);
+    let last = if leaf { Entry::data } else { Entry::page };
+    page.set(127, last(layout::SLOT_MAX, u32::MAX, u32::MAX, tag));
+    page
+}
+
+fn superblock() -> Superblock {
+    Superblock {
         generation: 5,
         state: Anchor { commit: 4, chain: Chain([1; 32]) },
         log_head: LogHead { page: 3, sequence: 1_027 },
@@ -86,10 +114,39 @@ fn a_superblock_comes_back() {
         versions: vec![Entry::table(42, Tag([5; 16]))],
         confirmed: Anchor { commit: 3, chain: Chain([2; 32]) },
         clean: true,
-        upper_allocation: vec![Entry::page(7, 1, 9, Tag([6; 16])).with_aux(12)],
+        upper_allocation: vec![Entry::page(7, 1, 9, Tag([6; 16])).with_aux(12), Entry::ABSENT],
+    }
+}
+
+fn epoch_directory() -> EpochDirectory {
+    EpochDirectory { pages: vec![Entry::table(50, Tag([1; 16])), Entry::table(51, Tag([2; 16]))] }
+}
+
+fn epoch_page() -> EpochPage {
+    EpochPage { salts: (1..=EPOCH_PAGE_SALTS).map(|n| [u8::try_from(n).unwrap_or(255); 16]).collect() }
+}
+
+fn version_page() -> VersionPage {
+    let snapshot = VersionRecord {
+        id: Uuid::from_bytes([0x66; 16]),
+        state: VersionState::Snapshot,
+        name: Text::new("before upgrade").unwrap(),
+        created: 1_700_000_001,
+        blocks: 1 << 20,
+        height: 3,
+        root: Entry::page(60, 1, 2, Tag([3; 16])),
+        range_start: 0,
+        range_end: 0,
+        cursor: 0,
     };
-    let page = keys()
-        .seal_table(crate::crypto::TablePurpose::Superblock, &superblock.encode(), &SeededEntropy::new(3))
-        .unwrap();
-    assert_eq!(Superblock::decode(&keys().open_superblock(&page).unwrap()).unwrap(), superblock);
+    let trash = VersionRecord {
+        state: VersionState::Trash,
+        name: Text::new("").unwrap(),
+        root: Entry::ABSENT,
+        range_start: 128,
+        range_end: 4_096,
+        cursor: 256,
+        ..snapshot
+    };
+    VersionPage { records: vec![snapshot, trash] }
 }

@@ -29,6 +29,23 @@ const RECORD: usize = CURSOR + 8;
 /// Records of a version page at most.
 pub const VERSION_PAGE_RECORDS: usize = (TABLE_PAYLOAD - RECORDS) / RECORD;
 
+/// Offset, size and name, as in docs/volume-format.md.
+#[cfg(test)]
+pub(super) const FIELDS: &[super::tests::Field] = &[
+    (ID, STATE - ID, "id"),
+    (STATE, HEIGHT - STATE, "state"),
+    (HEIGHT, NAME_LEN - HEIGHT, "map height"),
+    (NAME_LEN, NAME - NAME_LEN, "name length"),
+    (NAME, UNUSED - NAME, "name"),
+    (UNUSED, CREATED - UNUSED, "zero"),
+    (CREATED, SIZE - CREATED, "created"),
+    (SIZE, ROOT - SIZE, "size"),
+    (ROOT, RANGE_START - ROOT, "root"),
+    (RANGE_START, RANGE_END - RANGE_START, "range start"),
+    (RANGE_END, CURSOR - RANGE_END, "range end"),
+    (CURSOR, RECORD - CURSOR, "cursor"),
+];
+
 /// What a version is kept for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
