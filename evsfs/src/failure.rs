@@ -7,8 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::control::ControlError;
 use crate::device::DeviceError;
+use crate::format::{FormatError, HeaderError};
+use crate::keys::{KeyError, KeyErrorKind};
 use crate::lock::LockError;
 use crate::mount::MountError;
+use crate::unlock::UnlockError;
 
 /// Exit status of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +130,17 @@ pub enum Failure {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A volume file that gave no keys.
+    #[error("{file}: {source}", file = file.display())]
+    Unlock {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: UnlockError,
+    },
+    /// The key service, for a volume that is to be.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Talking to a serving process.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -146,13 +160,22 @@ impl Failure {
             return report.clone();
         }
         let (code, exit, hint) = self.kind();
+        let hint = self.told_hint().unwrap_or(hint);
         Report { code: code.to_owned(), message: self.to_string(), hint: hint.to_owned(), exit }
+    }
+
+    /// What the key service advised: it knows the key.
+    fn told_hint(&self) -> Option<&str> {
+        match self {
+            Self::Key(error) | Self::Unlock { source: UnlockError::Key(error), .. } => error.hint(),
+            _ => None,
+        }
     }
 
     fn kind(&self) -> (&str, Exit, &str) {
         match self {
             Self::File(error) => match error {
-                FileError::Missing { .. } => ("file_not_found", Exit::Failed, "check the path"),
+                FileError::Missing { .. } => ("file_not_found", Exit::Damaged, "check the path"),
                 FileError::NotRegular { .. } => {
                     ("not_a_file", Exit::Damaged, "give the path of a volume file")
                 }
@@ -210,6 +233,20 @@ impl Failure {
                     ("io_error", Exit::Failed, "look at the host's disk and its free space")
                 }
             },
+            Self::Unlock { source, .. } => match source {
+                UnlockError::Read(_) => ("io_error", Exit::Failed, "look at the host's disk"),
+                UnlockError::Format(error) | UnlockError::Header(HeaderError::Format(error)) => {
+                    format_kind(error)
+                }
+                UnlockError::Header(HeaderError::NotAuthentic { .. }) => {
+                    ("header_not_authentic", Exit::Damaged, "restore the volume file from a backup")
+                }
+                UnlockError::Key(error) => key_kind(error),
+                UnlockError::AnotherVolume { .. } | UnlockError::NotEncrypted { .. } => {
+                    ("another_volume", Exit::Damaged, "put the right volume file back")
+                }
+            },
+            Self::Key(error) => key_kind(error),
             Self::Control(error) => match error {
                 ControlError::Unreachable { .. } => {
                     ("not_serving", Exit::Failed, "look at the log of the serving process")
@@ -245,6 +282,61 @@ impl Failure {
                 StartError::Abandoned { .. } => ("abandoned", Exit::Failed, "attach again"),
             },
             Self::Elsewhere(report) => (&report.code, report.exit, &report.hint),
+        }
+    }
+}
+
+fn key_kind(error: &KeyError) -> (&'static str, Exit, &'static str) {
+    match error.kind() {
+        KeyErrorKind::Unreachable => (
+            "kms_unreachable",
+            Exit::Unreachable,
+            "start kmsd (`kmsd serve`), or set KMSD_SOCKET to its socket; attached disks work on without it",
+        ),
+        KeyErrorKind::Disabled => {
+            ("key_disabled", Exit::Refused, "enable the key (`ecsctl key enable`), then try again")
+        }
+        KeyErrorKind::PendingDeletion => (
+            "key_pending_deletion",
+            Exit::Refused,
+            "cancel its deletion and enable it (`ecsctl key cancel-deletion`, `ecsctl key enable`), then try again",
+        ),
+        KeyErrorKind::NoMaterial => {
+            ("key_without_material", Exit::Refused, "import the key's material again, then try again")
+        }
+        KeyErrorKind::NotFound => (
+            "key_not_found",
+            Exit::Refused,
+            "check the key's name (`ecsctl key list`), or ask its owner for a grant; a destroyed key cannot be brought back",
+        ),
+        KeyErrorKind::AccessDenied => ("key_access_denied", Exit::Refused, "ask the key's owner for a grant"),
+        KeyErrorKind::WrongKey => {
+            ("wrapped_key_invalid", Exit::Damaged, "restore the volume file from a backup")
+        }
+        KeyErrorKind::Other => ("key_error", Exit::Failed, "look at the log of kmsd"),
+    }
+}
+
+fn format_kind(error: &FormatError) -> (&'static str, Exit, &'static str) {
+    match error {
+        FormatError::NotAVolume | FormatError::Magic { .. } => {
+            ("not_a_volume", Exit::Damaged, "give the path of a volume file; `evsfs create` makes one")
+        }
+        FormatError::Version { .. } => {
+            ("other_version", Exit::Damaged, "use the version of evsfs that made the volume, or a later one")
+        }
+        FormatError::Truncated { .. } => {
+            ("truncated", Exit::Damaged, "restore the volume file from a backup")
+        }
+        // What `evsfs erase` leaves behind.
+        FormatError::Contradiction { field: "wrapped DEK", .. } => {
+            ("key_erased", Exit::Damaged, "its data key was erased; nothing brings the contents back")
+        }
+        FormatError::OutOfBounds { .. }
+        | FormatError::NotZero { .. }
+        | FormatError::NotText { .. }
+        | FormatError::Contradiction { .. } => {
+            ("damaged", Exit::Damaged, "restore the volume file from a backup")
         }
     }
 }

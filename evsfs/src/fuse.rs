@@ -189,6 +189,9 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         reply: ReplyData,
     ) {
         let length = self.clip(offset, size.into());
+        if length == 0 {
+            return reply.data(&[]);
+        }
         READ_BUFFER.with_borrow_mut(|buffer| {
             let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
             match self.device.read(offset, buf) {

@@ -1,0 +1,176 @@
+//! The key service as a volume needs it: a data key for a new volume, the data key of an existing one, and its anchor.
+//!
+//! The data key is bound to the volume's uuid and kind, so that no other volume's opens in its place.
+
+mod pinned;
+
+use kmsd::client::{Anchor, Client, ClientError};
+use kmsd::domain::EncryptionContext;
+use kmsd::{Dek, WrappedDek, WrappedDekLength};
+use tracing::debug;
+use uuid::Uuid;
+
+use crate::format::{UnverifiedHeader, VolumeKind};
+
+pub use pinned::{lock_memory, pin};
+
+/// Why the key service gave no key.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// It refused, or could not be asked.
+    #[error("volume {volume}: {source}")]
+    Service {
+        /// The volume.
+        volume: Uuid,
+        /// What it said, with the key's name and state.
+        source: ClientError,
+    },
+    /// What stands in the header can be no wrapped key.
+    #[error("volume {volume}: its header holds no key that could be opened: {source}")]
+    NotWrapped {
+        /// The volume.
+        volume: Uuid,
+        /// What is wrong with it.
+        source: WrappedDekLength,
+    },
+}
+
+/// Kinds of [`KeyError`], for those who decide by them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyErrorKind {
+    /// The service or its token is away.
+    Unreachable,
+    /// The key is disabled.
+    Disabled,
+    /// The key waits for its deletion.
+    PendingDeletion,
+    /// The key has no material (yet, or any more).
+    NoMaterial,
+    /// There is no such key, or this user is not told of it.
+    NotFound,
+    /// This user may not do that.
+    AccessDenied,
+    /// The wrapped key is not of this key and this volume.
+    WrongKey,
+    /// Anything else.
+    Other,
+}
+
+impl KeyError {
+    /// Its kind.
+    #[must_use]
+    pub fn kind(&self) -> KeyErrorKind {
+        let Self::Service { source, .. } = self else { return KeyErrorKind::WrongKey };
+        if source.is_unavailable() {
+            return KeyErrorKind::Unreachable;
+        }
+        // The codes are published with the API that kmsd has.
+        match source.code() {
+            Some("KMS.0209") => KeyErrorKind::Disabled,
+            Some("KMS.0210") => KeyErrorKind::PendingDeletion,
+            Some("KMS.0308" | "KMS.0103") => KeyErrorKind::NoMaterial,
+            Some("KMS.0207") => KeyErrorKind::NotFound,
+            Some("KMS.0307" | "KMS.0330") => KeyErrorKind::AccessDenied,
+            Some("KMS.2201") => KeyErrorKind::WrongKey,
+            _ => KeyErrorKind::Other,
+        }
+    }
+
+    /// The remedy that the service told.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Service { source: ClientError::Refused { hint, .. }, .. } => hint.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A data key for a new volume.
+pub struct NewKey {
+    /// The key itself.
+    pub dek: Dek,
+    /// As the header keeps it.
+    pub wrapped: WrappedDek,
+    /// Id of the master key.
+    pub key_id: String,
+}
+
+/// The key service.
+#[derive(Debug)]
+pub struct KeyService {
+    client: Client,
+}
+
+impl KeyService {
+    /// At `$KMSD_SOCKET` or its default place. Nothing is asked yet.
+    #[must_use]
+    pub fn from_env() -> Self {
+        Self { client: Client::from_env() }
+    }
+
+    /// A data key for a new volume under a master key, named by id or alias.
+    ///
+    /// # Errors
+    /// If the service refuses or is away.
+    pub fn create(&self, key: &str, volume: Uuid, kind: VolumeKind) -> Result<NewKey, KeyError> {
+        let context = EncryptionContext::for_volume(&volume, kind.as_str());
+        let new = self
+            .client
+            .create_datakey(key, &context)
+            .map_err(|source| KeyError::Service { volume, source })?;
+        pin_dek(&new.dek);
+        Ok(NewKey { dek: new.dek, wrapped: new.wrapped, key_id: new.key_id.to_string() })
+    }
+
+    /// The data key that a header claims to hold. Nothing proves yet that it is the volume's.
+    ///
+    /// # Errors
+    /// If the service refuses or is away.
+    pub fn open(&self, header: &UnverifiedHeader) -> Result<Dek, KeyError> {
+        let volume = *header.uuid();
+        let wrapped = WrappedDek::new(header.wrapped_dek().as_bytes().to_vec())
+            .map_err(|source| KeyError::NotWrapped { volume, source })?;
+        let context = EncryptionContext::for_volume(&volume, header.kind().as_str());
+        let dek = self
+            .client
+            .decrypt_datakey(&wrapped, &context)
+            .map_err(|source| KeyError::Service { volume, source })?;
+        pin_dek(&dek);
+        Ok(dek)
+    }
+
+    /// The newest state of the volume that the service was told of.
+    ///
+    /// # Errors
+    /// If the service is away.
+    pub fn anchor(&self, volume: Uuid) -> Result<Option<Anchor>, KeyError> {
+        self.client.anchor(&volume).map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Tells the service of a newer one.
+    ///
+    /// # Errors
+    /// If it knows of a newer one still, or is away.
+    pub fn advance(&self, volume: Uuid, anchor: &Anchor) -> Result<(), KeyError> {
+        let told = self.client.advance_anchor(&volume, anchor);
+        told.map(drop).map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Tells it that an operator accepts an older one. Audited there.
+    ///
+    /// # Errors
+    /// If it refuses or is away.
+    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor) -> Result<(), KeyError> {
+        self.client
+            .accept_rollback(&volume, anchor, "evsfs mount --accept-rollback")
+            .map_err(|source| KeyError::Service { volume, source })
+    }
+}
+
+/// The limit on locked memory of an ordinary user may be used up; core dumps and swap of this page are then the host's matter.
+fn pin_dek(dek: &Dek) {
+    if let Err(error) = pin(dek.expose()) {
+        debug!(%error, "the data key's page could not be locked");
+    }
+}

@@ -1,0 +1,114 @@
+//! From a volume file to its proven header and keys.
+//!
+//! The header is hostile until its MAC is verified with the key that it names (F13). Nothing is decrypted before.
+
+use std::io;
+
+use uuid::Uuid;
+
+use crate::backing::Backing;
+use crate::crypto::{Backend, Suite, VolumeKeys};
+use crate::format::{FormatError, Header, HeaderCopies, HeaderError, UnverifiedHeader};
+use crate::keys::{KeyError, KeyErrorKind, KeyService};
+
+/// Why a volume file gave no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum UnlockError {
+    /// It cannot be read.
+    #[error("read the header: {0}")]
+    Read(#[source] io::Error),
+    /// No header.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// A header whose key does not prove it.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    /// No key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Another volume than the caller expects.
+    #[error("it holds volume {found}, not volume {expected}")]
+    AnotherVolume {
+        /// What the header says.
+        found: Uuid,
+        /// What was expected.
+        expected: Uuid,
+    },
+    /// The caller expects an encrypted volume.
+    #[error("volume {volume} is not encrypted, but was expected to be: it was exchanged for another")]
+    NotEncrypted {
+        /// What the header says.
+        volume: Uuid,
+    },
+}
+
+/// What the caller knows of a volume beforehand. A header alone could be anybody's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// Its identity.
+    pub uuid: Option<Uuid>,
+    /// It is encrypted.
+    pub encrypted: bool,
+}
+
+/// Reads both copies of the header.
+///
+/// # Errors
+/// If neither is one.
+pub fn read_header(file: &impl Backing) -> Result<HeaderCopies, UnlockError> {
+    let length = file.len().map_err(UnlockError::Read)?;
+    let span = usize::try_from(length).unwrap_or(usize::MAX).min(HeaderCopies::SPAN);
+    let mut start = vec![0; span];
+    file.read_at(&mut start, 0).map_err(UnlockError::Read)?;
+    Ok(HeaderCopies::parse(&start)?)
+}
+
+/// Proves a header and gives it back with the volume's keys. A copy that cannot be proven (a change of it was cut short) makes
+/// way for the other one; what the service refuses to open is refused.
+///
+/// # Errors
+/// That of the newest copy.
+pub fn unlock(
+    copies: &HeaderCopies,
+    service: &KeyService,
+    expected: Expected,
+    backend: Backend,
+) -> Result<(Header, VolumeKeys), UnlockError> {
+    let mut first = None;
+    for copy in copies.candidates() {
+        match unlock_copy(copy, service, expected, backend) {
+            Ok(unlocked) => return Ok(unlocked),
+            Err(error) => {
+                let damaged = match &error {
+                    UnlockError::Header(_) => true,
+                    UnlockError::Key(error) => error.kind() == KeyErrorKind::WrongKey,
+                    _ => false,
+                };
+                first.get_or_insert(error);
+                if !damaged {
+                    break;
+                }
+            }
+        }
+    }
+    Err(first.unwrap_or(UnlockError::Format(FormatError::NotAVolume)))
+}
+
+fn unlock_copy(
+    copy: &UnverifiedHeader,
+    service: &KeyService,
+    expected: Expected,
+    backend: Backend,
+) -> Result<(Header, VolumeKeys), UnlockError> {
+    let found = *copy.uuid();
+    if let Some(expected) = expected.uuid.filter(|uuid| *uuid != found) {
+        return Err(UnlockError::AnotherVolume { found, expected });
+    }
+    let keys = match copy.suite() {
+        Suite::Plain if expected.encrypted => return Err(UnlockError::NotEncrypted { volume: found }),
+        Suite::Plain => VolumeKeys::plain(found, backend),
+        Suite::Aes256Gcm => VolumeKeys::new(service.open(copy)?, found, backend),
+    };
+    let header = copy.verify(&keys)?;
+    Ok((header, keys))
+}

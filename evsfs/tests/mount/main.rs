@@ -1,0 +1,13 @@
+//! Disks on real mounts, through the program as it is shipped. Needs root (mounts, loop devices) and `/dev/fuse`.
+// A test ends where something is not as it should be, and its sizes are small.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+
+mod attributes;
+mod bad_input;
+mod contents;
+mod disk;
+mod file_systems;
+mod lifecycle;
+mod mapped;
+mod space;
+mod users;
