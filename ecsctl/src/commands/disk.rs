@@ -63,6 +63,7 @@ pub(crate) struct Shown {
     server: Option<String>,
     path: Option<PathBuf>,
     file: PathBuf,
+    pid: Option<u32>,
 }
 
 impl App {
@@ -76,6 +77,7 @@ impl App {
             None => None,
         };
         let up = disk.serving.as_ref().is_some_and(|serving| self.volumes.alive(serving));
+        let pid = disk.serving.as_ref().filter(|_| up).map(|serving| serving.pid);
         let (status, reason) = match disk.status {
             DiskStatus::InUse if !up => {
                 let back = format!("ecsctl server recover {}", server.as_deref().unwrap_or("--all"));
@@ -92,7 +94,7 @@ impl App {
             _ => None,
         };
         let file = self.installation.place(disk.id).file;
-        Ok(Shown { disk, status, reason, server, path, file })
+        Ok(Shown { disk, status, reason, server, path, file, pid })
     }
 }
 
@@ -133,7 +135,7 @@ impl Show for Shown {
             "server_id": self.disk.server_id,
             "path": self.path,
             "file": self.file,
-            "pid": self.disk.serving.as_ref().map(|serving| serving.pid),
+            "pid": self.pid,
             "created_at": self.disk.created_at,
         })
     }

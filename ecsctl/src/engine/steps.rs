@@ -44,6 +44,8 @@ impl App {
                 // The file is durable by evsfs's word; its name is made so here.
                 sync_dir(&self.installation.volumes())
             }
+            Step::ClearDead if self.volumes.serving(&place).is_some() => Ok(()),
+            Step::ClearDead => self.volumes.unmount(claim, &place).map_err(volume),
             Step::MakeMountpoint => {
                 for dir in [Some(place.mountpoint.as_path()), place.control.parent(), place.log.parent()] {
                     io_at("make", dir.unwrap_or(&place.mountpoint), private_dir)?;

@@ -253,7 +253,7 @@ fn d10_killed_before_any_step_and_again_while_settling_leaves_nothing_half_made(
             }
         }
     }
-    assert!(deaths == 8 * 13, "only {deaths} deaths");
+    assert!(deaths == 8 * 14, "only {deaths} deaths");
 }
 
 #[test]

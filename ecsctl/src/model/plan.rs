@@ -33,6 +33,8 @@ pub(crate) enum Operation {
 pub(crate) enum Step {
     /// Write the volume file, with a DEK of its own.
     WriteVolume,
+    /// Take away a mount whose process has died. A live one stays.
+    ClearDead,
     /// Make the directory that the view is mounted on.
     MakeMountpoint,
     /// Unwrap and mount.
@@ -76,7 +78,8 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    Erase, MakeMountpoint, Mount, Publish, RemoveMountpoint, Settle, Unlink, Unmount, Unpublish, WriteVolume,
+    ClearDead, Erase, MakeMountpoint, Mount, Publish, RemoveMountpoint, Settle, Unlink, Unmount, Unpublish,
+    WriteVolume,
 };
 
 impl Operation {
@@ -95,7 +98,7 @@ impl Operation {
         match self {
             Self::Create { .. } => &[WriteVolume, Settle(Outcome::Available)],
             // The stable path comes last: who can see it can use it.
-            Self::Attach { .. } => &[MakeMountpoint, Mount, Publish, Settle(Outcome::InUse)],
+            Self::Attach { .. } => &[ClearDead, MakeMountpoint, Mount, Publish, Settle(Outcome::InUse)],
             // The view goes first: when it is busy nothing has changed yet.
             Self::Detach => &[Unmount, Unpublish, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Delete { skip_erase: false } => &[Erase, Unlink, Settle(Outcome::Gone)],
@@ -171,6 +174,11 @@ mod tests {
         let steps = Operation::Delete { skip_erase: false }.steps();
         let at = |step| steps.iter().position(|s| *s == step).unwrap();
         assert!(at(Erase) < at(Unlink));
+    }
+
+    #[test]
+    fn s3_a_dead_mount_is_cleared_before_its_directory_is_touched() {
+        assert_eq!(Operation::Attach { server: Uuid::nil() }.steps()[..2], [ClearDead, MakeMountpoint]);
     }
 
     #[test]

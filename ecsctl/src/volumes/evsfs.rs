@@ -139,8 +139,6 @@ impl VolumeTool for Evsfs {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
-        // What an earlier process left behind would make the mount fail.
-        self.unmount(claim, place)?;
         let arguments = [
             OsStr::new("mount"),
             place.file.as_os_str(),

@@ -118,6 +118,7 @@ impl VolumeTool for FakeVolumes {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
+        assert!(!self.0.borrow().mounted.contains_key(&place.mountpoint), "a dead mount was cleared");
         assert!(place.mountpoint.is_dir(), "the mount point is a directory");
         assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
         if self.hits(Trouble::FailMount) {
