@@ -29,7 +29,10 @@ const UPPER_COUNT: usize = VERSION_COUNT + 2;
 const UNUSED: usize = UPPER_COUNT + 2;
 const CONFIRMED_COMMIT: usize = UNUSED + 6;
 const CONFIRMED_CHAIN: usize = CONFIRMED_COMMIT + 8;
-const ROOT: usize = CONFIRMED_CHAIN + 32;
+const OFFERED_COMMIT: usize = CONFIRMED_CHAIN + 32;
+const OFFERED_CHAIN: usize = OFFERED_COMMIT + 8;
+const LEAST_COMMIT: usize = OFFERED_CHAIN + 32;
+const ROOT: usize = LEAST_COMMIT + 8;
 const EPOCHS: usize = ROOT + Entry::LEN;
 const VERSIONS: usize = EPOCHS + Entry::LEN;
 const UPPER: usize = VERSIONS + VERSION_PAGES * Entry::LEN;
@@ -53,7 +56,10 @@ pub(super) const FIELDS: &[super::tests::Field] = &[
     (UPPER_COUNT, UNUSED - UPPER_COUNT, "upper allocation count"),
     (UNUSED, CONFIRMED_COMMIT - UNUSED, "zero"),
     (CONFIRMED_COMMIT, CONFIRMED_CHAIN - CONFIRMED_COMMIT, "confirmed commit"),
-    (CONFIRMED_CHAIN, ROOT - CONFIRMED_CHAIN, "confirmed chain"),
+    (CONFIRMED_CHAIN, OFFERED_COMMIT - CONFIRMED_CHAIN, "confirmed chain"),
+    (OFFERED_COMMIT, OFFERED_CHAIN - OFFERED_COMMIT, "offered commit"),
+    (OFFERED_CHAIN, LEAST_COMMIT - OFFERED_CHAIN, "offered chain"),
+    (LEAST_COMMIT, ROOT - LEAST_COMMIT, "least commit"),
     (ROOT, EPOCHS - ROOT, "root"),
     (EPOCHS, VERSIONS - EPOCHS, "epoch directory"),
     (VERSIONS, UPPER - VERSIONS, "version pages"),
@@ -105,6 +111,12 @@ pub struct Superblock {
     pub versions: Vec<Entry>,
     /// The anchor that kmsd last confirmed.
     pub confirmed: Anchor,
+    /// The anchor that was last sent to kmsd; whether it arrived may be unknown. No other is sent before that is known, so kmsd has
+    /// `confirmed` or `offered`, whatever happens to this process.
+    pub offered: Anchor,
+    /// The log behind this superblock must lead to this commit at least: more than `state` after a compaction, whose group holds what
+    /// the map does not. A log that ends before it was cut off, and the volume does not open.
+    pub least_commit: u64,
     /// Written by a detach: nothing is in the log behind it.
     pub clean: bool,
     /// Entries of the highest pages of the allocation tree, at most [`UPPER_ALLOCATION_ENTRIES`]; they may be absent.
@@ -138,6 +150,9 @@ impl Superblock {
         put_u16(out, UPPER_COUNT, u16::try_from(self.upper_allocation.len()).expect("at most 64"));
         put_u64(out, CONFIRMED_COMMIT, self.confirmed.commit);
         put(out, CONFIRMED_CHAIN, &self.confirmed.chain.0);
+        put_u64(out, OFFERED_COMMIT, self.offered.commit);
+        put(out, OFFERED_CHAIN, &self.offered.chain.0);
+        put_u64(out, LEAST_COMMIT, self.least_commit);
         put(out, ROOT, &self.root.encode());
         put(out, EPOCHS, &self.epochs.encode());
         put_entries(out, VERSIONS, &self.versions);
@@ -201,6 +216,11 @@ impl Superblock {
                 commit: u64_at(payload, CONFIRMED_COMMIT),
                 chain: Chain(array(payload, CONFIRMED_CHAIN)),
             },
+            offered: Anchor {
+                commit: u64_at(payload, OFFERED_COMMIT),
+                chain: Chain(array(payload, OFFERED_CHAIN)),
+            },
+            least_commit: number("least commit", LEAST_COMMIT, u64_at(payload, COMMIT), u64::MAX)?,
             clean,
             upper_allocation: page_references(
                 structure,

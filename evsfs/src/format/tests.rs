@@ -113,6 +113,8 @@ fn superblock() -> Superblock {
         epochs: Entry::table(41, Tag([4; 16])),
         versions: vec![Entry::table(42, Tag([5; 16]))],
         confirmed: Anchor { commit: 3, chain: Chain([2; 32]) },
+        offered: Anchor { commit: 4, chain: Chain([1; 32]) },
+        least_commit: 6,
         clean: true,
         upper_allocation: vec![Entry::page(7, 1, 9, Tag([6; 16])).with_aux(12), Entry::ABSENT],
     }

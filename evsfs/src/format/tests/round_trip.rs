@@ -53,14 +53,14 @@ prop_compose! {
         root in prop_oneof![Just(Entry::ABSENT), Just(Entry::ZERO), page()],
         file_slots in 0..=SLOT_MAX, used in 0.0..1.0, next_epoch in 1..=u32::MAX,
         epochs in prop_oneof![Just(Entry::ABSENT), table()], versions in vec(table(), 0..=VERSION_PAGES),
-        confirmed in anchor(), clean: bool,
+        confirmed in anchor(), offered in anchor(), more: u64, clean: bool,
         upper_allocation in vec(prop_oneof![Just(Entry::ABSENT), page()], 0..=UPPER_ALLOCATION_ENTRIES),
     ) -> Superblock {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let used_slots = (file_slots as f64 * used) as u64;
         Superblock {
             generation, state, log_head: LogHead { page: head.0, sequence: head.1 }, blocks, height: layout::map_height(blocks),
-            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, clean, upper_allocation,
+            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more), clean, upper_allocation,
         }
     }
 }
