@@ -110,3 +110,37 @@ fn the_key_schedule_stands_in_the_document() {
         assert!(DOCUMENT.contains(&format!("`{purpose}`")), "{purpose}");
     }
 }
+
+/// Every test that docs/threat-model.md names is there.
+#[test]
+fn the_threat_model_names_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut source = String::new();
+    let mut folders: Vec<_> =
+        ["evsfs/src", "evsfs/tests", "kmsd/src", "kmsd/tests", "tests"].map(|at| root.join(at)).into();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                source.push_str(&std::fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let document = std::fs::read_to_string(root.join("docs/threat-model.md")).unwrap();
+    let (_, properties) = document.split_once("## What each property gives").unwrap();
+    let rows =
+        properties.lines().skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let mut named = 0;
+    for row in rows.skip(2) {
+        let tests = row.trim_end_matches([' ', '|']).rsplit('|').next().unwrap();
+        let tests: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "a claim without a test: {row}");
+        for test in tests {
+            assert!(source.contains(&format!("fn {test}(")), "{test}");
+            named += 1;
+        }
+    }
+    assert!(named >= 20, "{named}");
+}
