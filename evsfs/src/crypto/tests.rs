@@ -178,3 +178,21 @@ fn f3_the_chain_names_its_past() {
         assert!(!values[..index].contains(value), "{index}");
     }
 }
+
+/// Compiles only while none of the types has the trait: with it, two implementations of `Lacks` would fit.
+macro_rules! lacks {
+    ($forbidden:path: $($secret:ty),+) => {$(
+        const _: fn() = || {
+            trait Lacks<A> {
+                fn holds() {}
+            }
+            impl<T: ?Sized> Lacks<()> for T {}
+            struct Forbidden;
+            impl<T: ?Sized + $forbidden> Lacks<Forbidden> for T {}
+            let _ = <$secret as Lacks<_>>::holds;
+        };
+    )+};
+}
+
+lacks!(std::fmt::Debug: Dek, VolumeKeys, EpochKeys, FreshEpoch, super::kdf::MacKey, super::aws_lc::AwsLc, super::aes_gcm::RustGcm);
+lacks!(Clone: Dek, VolumeKeys, EpochKeys, FreshEpoch, SealNonce, NonceRun, NonceSequence);
