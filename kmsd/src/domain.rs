@@ -3,10 +3,25 @@
 //! Nothing in here does I/O, reads a clock or draws randomness: times and random bytes are arguments, and what
 //! must happen outside is returned as data.
 
+pub mod anchor;
 pub mod context;
+pub mod envelope;
 pub mod id;
+pub mod key;
+pub mod operation;
+pub mod policy;
+pub mod principal;
+pub mod reconcile;
+pub mod refusal;
+pub mod registry;
 pub mod state;
+pub mod time;
 
 pub use context::EncryptionContext;
 pub use id::{Alias, KeyId, KeyRef, KeyVersion};
+pub use operation::Operation;
+pub use policy::Permit;
+pub use principal::{Caller, Principal};
+pub use refusal::Refusal;
+pub use registry::Registry;
 pub use state::{KeyState, Origin};

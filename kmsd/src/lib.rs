@@ -22,4 +22,13 @@ pub mod pki;
 mod secret;
 pub mod wire;
 
+#[cfg(feature = "daemon")]
+pub mod clock;
+#[cfg(feature = "daemon")]
+pub mod hsm;
+#[cfg(feature = "daemon")]
+pub mod service;
+#[cfg(feature = "daemon")]
+pub mod store;
+
 pub use secret::{Dek, WrappedDek, WrappedDekLength};

@@ -1,0 +1,155 @@
+//! Volume anchors: the newest state of each volume that the service was told of (F3).
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    principal::{Caller, Principal},
+    refusal::Refusal,
+};
+
+/// A volume's state: the generation of a commit, and the MAC of the log chain at it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Grows with every commit.
+    pub generation: u64,
+    /// What the volume's file must lead to.
+    #[serde(with = "hex_bytes")]
+    pub chain_mac: [u8; 32],
+}
+
+/// What is stored of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnchorRecord {
+    /// The volume.
+    pub volume: Uuid,
+    /// Counts the changes.
+    pub revision: u64,
+    /// Who attached it first.
+    pub owner: Principal,
+    /// Where it stands.
+    pub anchor: Anchor,
+}
+
+/// What to do with an offered anchor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advance {
+    /// It is where the anchor stands already.
+    Unchanged,
+    /// Record this.
+    Record(AnchorRecord),
+}
+
+/// Whether a caller may read and move a volume's anchor (K7).
+///
+/// # Errors
+/// If it is another caller's.
+pub fn permit(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid) -> Result<(), Refusal> {
+    match current {
+        Some(record) if !caller.is_admin && record.owner != caller.principal => {
+            Err(Refusal::AnchorNotPermitted { volume })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Moves an anchor: only forward, and the same one twice is one step.
+///
+/// # Errors
+/// If the offered state is older, or another one of the same generation.
+pub fn advance(
+    current: Option<&AnchorRecord>,
+    caller: &Caller,
+    volume: Uuid,
+    offered: Anchor,
+) -> Result<Advance, Refusal> {
+    permit(current, caller, volume)?;
+    match current {
+        Some(record) if record.anchor == offered => Ok(Advance::Unchanged),
+        Some(record) if offered.generation <= record.anchor.generation => Err(Refusal::AnchorBehind {
+            volume,
+            newest: record.anchor.generation,
+            offered: offered.generation,
+        }),
+        _ => Ok(Advance::Record(next(current, caller, volume, offered))),
+    }
+}
+
+/// Sets an anchor to an older state, on an operator's word.
+///
+/// # Errors
+/// If it is another caller's.
+pub fn accept_rollback(
+    current: Option<&AnchorRecord>,
+    caller: &Caller,
+    volume: Uuid,
+    accepted: Anchor,
+) -> Result<AnchorRecord, Refusal> {
+    permit(current, caller, volume)?;
+    Ok(next(current, caller, volume, accepted))
+}
+
+fn next(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid, anchor: Anchor) -> AnchorRecord {
+    match current {
+        Some(record) => AnchorRecord { revision: record.revision + 1, anchor, ..record.clone() },
+        None => AnchorRecord { volume, revision: 0, owner: caller.principal.clone(), anchor },
+    }
+}
+
+mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hex::encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(digits, &mut bytes).map_err(D::Error::custom)?;
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn anchor(generation: u64, mac: u8) -> Anchor {
+        Anchor { generation, chain_mac: [mac; 32] }
+    }
+
+    fn uid(uid: u32) -> Caller {
+        Caller { principal: Principal::Uid(uid), is_admin: false }
+    }
+
+    /// F3: an anchor moves forward only.
+    #[test]
+    fn f3_only_forward() {
+        let volume = Uuid::from_bytes([7; 16]);
+        let Advance::Record(first) = advance(None, &uid(1), volume, anchor(5, 1)).unwrap() else { panic!() };
+        assert_eq!(advance(Some(&first), &uid(1), volume, anchor(5, 1)), Ok(Advance::Unchanged));
+        for offered in [anchor(5, 2), anchor(4, 1), anchor(0, 0)] {
+            let refusal = advance(Some(&first), &uid(1), volume, offered).unwrap_err();
+            assert!(matches!(refusal, Refusal::AnchorBehind { newest: 5, .. }));
+        }
+        let Advance::Record(second) = advance(Some(&first), &uid(1), volume, anchor(6, 9)).unwrap() else {
+            panic!()
+        };
+        assert_eq!((second.revision, second.anchor), (1, anchor(6, 9)));
+        let back = accept_rollback(Some(&second), &uid(1), volume, anchor(2, 2)).unwrap();
+        assert_eq!((back.revision, back.anchor), (2, anchor(2, 2)));
+    }
+
+    /// K7: a volume's anchor belongs to whoever attached it first.
+    #[test]
+    fn k7_anchors_have_owners() {
+        let volume = Uuid::from_bytes([7; 16]);
+        let Advance::Record(first) = advance(None, &uid(1), volume, anchor(5, 1)).unwrap() else { panic!() };
+        let refused = Err(Refusal::AnchorNotPermitted { volume });
+        assert_eq!(advance(Some(&first), &uid(2), volume, anchor(6, 1)), refused.clone());
+        assert_eq!(permit(Some(&first), &uid(2), volume), refused.map(|_| ()));
+        assert!(accept_rollback(Some(&first), &uid(2), volume, anchor(1, 1)).is_err());
+        assert!(advance(Some(&first), &Caller::SYSTEM, volume, anchor(6, 1)).is_ok());
+    }
+}

@@ -1,0 +1,246 @@
+//! A key's record, and the changes that it can undergo. Each change takes a record and gives the next one.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    id::{Alias, KeyId, KeyVersion},
+    operation::Operation,
+    policy::Permit,
+    principal::Principal,
+    refusal::{KeyName, Refusal},
+    state::{KeyState, Origin},
+    time::{TrustedTime, WallTime},
+};
+
+/// Where a record or a version stands between intent and confirmation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Recorded; the token may or may not have it yet.
+    Creating,
+    /// In the token.
+    Live,
+    /// To be destroyed now; the token may or may not have it still.
+    Destroying,
+    /// Gone from the token for good.
+    Destroyed,
+}
+
+/// One version of a key's material.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    /// Its number.
+    pub version: KeyVersion,
+    /// Where it stands.
+    pub phase: Phase,
+    /// When it was made.
+    pub created_at: WallTime,
+}
+
+/// Everything that is stored of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// Its id.
+    pub id: KeyId,
+    /// Counts the changes; a change is made to the revision that it was decided on, or not at all.
+    pub revision: u64,
+    /// Its name.
+    pub alias: Alias,
+    /// Free text.
+    pub description: String,
+    /// Who made it.
+    pub owner: Principal,
+    /// Whether the system made it (K3).
+    pub is_default: bool,
+    /// Where its material comes from.
+    pub origin: Origin,
+    /// Where it stands.
+    pub phase: Phase,
+    /// What it may be used for.
+    pub state: KeyState,
+    /// When it was made.
+    pub created_at: WallTime,
+    /// When it is to be destroyed, on the trusted axis.
+    pub deletion_due: Option<TrustedTime>,
+    /// Its material, oldest first. Never empty while it lives, unless it waits for an import.
+    pub versions: Vec<VersionRecord>,
+}
+
+/// What a new key is made from, already checked.
+#[derive(Clone, Debug)]
+pub struct KeySpec {
+    /// Its name.
+    pub alias: Alias,
+    /// Free text.
+    pub description: String,
+    /// Who makes it.
+    pub owner: Principal,
+    /// Whether the system makes it.
+    pub is_default: bool,
+}
+
+/// Fewest and most days between scheduling a deletion and the deletion.
+pub const DELETION_DAYS: std::ops::RangeInclusive<u16> = 7..=1096;
+/// Longest description, in characters.
+pub const MAX_DESCRIPTION: usize = 255;
+
+impl KeySpec {
+    /// Checks what a caller asks for.
+    ///
+    /// # Errors
+    /// If the name is not valid or is the system's (K3), or the description is too long.
+    pub fn new(alias: &str, description: &str, owner: Principal) -> Result<Self, Refusal> {
+        let alias: Alias = alias.parse()?;
+        if alias.is_reserved() {
+            return Err(Refusal::AliasReserved { alias });
+        }
+        let len = description.chars().count();
+        if len > MAX_DESCRIPTION {
+            return Err(Refusal::DescriptionTooLong { len, max: MAX_DESCRIPTION });
+        }
+        Ok(Self { alias, description: description.to_owned(), owner, is_default: false })
+    }
+
+    /// A default key (K3).
+    #[must_use]
+    pub fn default_key(alias: Alias) -> Self {
+        Self { alias, description: "Default key".to_owned(), owner: Principal::System, is_default: true }
+    }
+}
+
+impl KeyRecord {
+    /// The intent to make a key: recorded before the token is asked.
+    #[must_use]
+    pub fn creating(spec: KeySpec, id: KeyId, now: WallTime) -> Self {
+        Self {
+            id,
+            revision: 0,
+            alias: spec.alias,
+            description: spec.description,
+            owner: spec.owner,
+            is_default: spec.is_default,
+            origin: Origin::Kms,
+            phase: Phase::Creating,
+            state: KeyState::Enabled,
+            created_at: now,
+            deletion_due: None,
+            versions: vec![VersionRecord {
+                version: KeyVersion::FIRST,
+                phase: Phase::Creating,
+                created_at: now,
+            }],
+        }
+    }
+
+    /// How messages name it.
+    #[must_use]
+    pub fn name(&self) -> KeyName {
+        KeyName { alias: self.alias.clone(), id: self.id }
+    }
+
+    /// The version that wraps: the newest one in the token.
+    #[must_use]
+    pub fn current(&self) -> Option<KeyVersion> {
+        self.versions.iter().rev().find(|v| v.phase == Phase::Live).map(|v| v.version)
+    }
+
+    /// A version, if the key ever had it.
+    #[must_use]
+    pub fn version(&self, version: KeyVersion) -> Option<&VersionRecord> {
+        self.versions.iter().find(|v| v.version == version)
+    }
+
+    /// The token has what was intended: the key and its newest version are in service.
+    #[must_use]
+    pub fn confirmed(&self) -> Self {
+        self.changed(|next| {
+            if next.phase == Phase::Creating {
+                next.phase = Phase::Live;
+            }
+            for version in next.versions.iter_mut().filter(|v| v.phase == Phase::Creating) {
+                version.phase = Phase::Live;
+            }
+        })
+    }
+
+    /// Its day has come: the intent to destroy it, recorded before the token is asked.
+    #[must_use]
+    pub fn destroying(&self) -> Self {
+        self.changed(|next| {
+            next.phase = Phase::Destroying;
+            for version in next.versions.iter_mut().filter(|v| v.phase != Phase::Destroyed) {
+                version.phase = Phase::Destroying;
+            }
+        })
+    }
+
+    /// The token has none of it left.
+    #[must_use]
+    pub fn destroyed(&self) -> Self {
+        self.changed(|next| {
+            next.phase = Phase::Destroyed;
+            for version in &mut next.versions {
+                version.phase = Phase::Destroyed;
+            }
+        })
+    }
+
+    /// Whether its day has come (K4).
+    #[must_use]
+    pub fn is_due(&self, now: TrustedTime) -> bool {
+        self.phase == Phase::Live
+            && self.state == KeyState::PendingDeletion
+            && self.deletion_due.is_some_and(|due| now >= due)
+    }
+
+    pub(super) fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
+        let mut next = self.clone();
+        change(&mut next);
+        next.revision += 1;
+        next
+    }
+}
+
+/// The next record after an allowed change of state. The permit proves that the state table allows it.
+#[must_use]
+pub fn enabled(permit: &Permit) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::EnableKey);
+    permit.key().changed(|next| next.state = KeyState::Enabled)
+}
+
+/// See [`enabled`].
+#[must_use]
+pub fn disabled(permit: &Permit) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::DisableKey);
+    permit.key().changed(|next| next.state = KeyState::Disabled)
+}
+
+/// See [`enabled`].
+///
+/// # Errors
+/// If the period is not allowed (K4).
+pub fn scheduled(permit: &Permit, days: &str, now: TrustedTime) -> Result<KeyRecord, Refusal> {
+    debug_assert_eq!(permit.operation(), Operation::ScheduleDeletion);
+    let period = days.trim().parse().ok().filter(|d| DELETION_DAYS.contains(d));
+    let period: u16 = period.ok_or_else(|| Refusal::DeletionPeriod { days: days.chars().take(20).collect() })?;
+    Ok(permit.key().changed(|next| {
+        next.state = KeyState::PendingDeletion;
+        next.deletion_due = Some(now.plus_days(period));
+    }))
+}
+
+/// See [`enabled`]. The key comes back disabled, or waiting for its material if it had none.
+#[must_use]
+pub fn cancelled(permit: &Permit) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::CancelDeletion);
+    permit.key().changed(|next| {
+        let waits = next.origin == Origin::External && next.current().is_none();
+        next.state = if waits { KeyState::PendingImport } else { KeyState::Disabled };
+        next.deletion_due = None;
+    })
+}
+
+/// A record that many may read at once.
+pub type SharedKey = Arc<KeyRecord>;

@@ -1,0 +1,291 @@
+//! Refusals: what is not done, why, and what to do about it. Each has its published code.
+
+use super::{
+    context::ContextTooLong,
+    envelope::EnvelopeFault,
+    id::{Alias, InvalidAlias, KeyId, KeyVersion},
+    operation::{Operation, StateFault},
+    state::KeyState,
+};
+
+/// A key as messages name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyName {
+    /// Its alias.
+    pub alias: Alias,
+    /// Its id.
+    pub id: KeyId,
+}
+
+impl std::fmt::Display for KeyName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.alias, self.id)
+    }
+}
+
+/// Why a request is not carried out, as far as rules decide it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is none, or the caller is not told of it: one answer for both (K7).
+    #[error("the key {key:?} does not exist, or you may not use it")]
+    NoSuchKey {
+        /// As the caller named it.
+        key: String,
+    },
+    /// It existed; its material is gone for good (K4).
+    #[error("the key {key} was destroyed when its scheduled deletion came due")]
+    Destroyed {
+        /// The key.
+        key: KeyName,
+    },
+    /// The key's state does not allow it (K4).
+    #[error("{operation} is refused: the key {key} is {state}{}", fault.detail())]
+    State {
+        /// The key.
+        key: KeyName,
+        /// Its state.
+        state: KeyState,
+        /// What was asked for.
+        operation: Operation,
+        /// Why the state does not allow it.
+        fault: StateFault,
+    },
+    /// A default key allows only use and view (K3).
+    #[error("{operation} is refused: the key {key} is a default key, which only the system manages")]
+    DefaultKey {
+        /// The key.
+        key: KeyName,
+        /// What was asked for.
+        operation: Operation,
+    },
+    /// The caller may see the key, but not do this with it (K7).
+    #[error("{operation} on the key {key} is refused: only its owner or an administrator may do that")]
+    NotPermitted {
+        /// The key.
+        key: KeyName,
+        /// What was asked for.
+        operation: Operation,
+    },
+    /// Only an administrator may.
+    #[error("{action} is refused: only an administrator may do that")]
+    NotAdministrator {
+        /// What was asked for.
+        action: &'static str,
+    },
+    /// Two keys cannot have one name.
+    #[error("a key with the alias {alias} exists already")]
+    AliasTaken {
+        /// The name.
+        alias: Alias,
+    },
+    /// Names that end in `/default` are the system's (K3).
+    #[error("the alias {alias} ends in {}, which is reserved for default keys", Alias::RESERVED_SUFFIX)]
+    AliasReserved {
+        /// The name.
+        alias: Alias,
+    },
+    /// Not a name.
+    #[error("the alias is not valid: {0}")]
+    AliasInvalid(#[from] InvalidAlias),
+    /// Longer than the publication allows.
+    #[error("a description has at most {max} characters, this one has {len}")]
+    DescriptionTooLong {
+        /// Characters given.
+        len: usize,
+        /// Most characters.
+        max: usize,
+    },
+    /// Deletion is scheduled 7 to 1096 days ahead (K4).
+    #[error("a deletion is scheduled 7 to 1096 days ahead, not {days:?}")]
+    DeletionPeriod {
+        /// As given.
+        days: String,
+    },
+    /// Too long.
+    #[error("{0}")]
+    ContextTooLong(#[from] ContextTooLong),
+    /// The ciphertext is not one of this service's.
+    #[error("the wrapped form is not valid: {0}")]
+    Envelope(#[from] EnvelopeFault),
+    /// The ciphertext does not open: it was changed, or made with another key or context (K2). One answer for
+    /// all of these.
+    #[error("the wrapped form does not open under the key {key}: it was changed, or its encryption context is another one")]
+    DoesNotOpen {
+        /// The key.
+        key: KeyName,
+    },
+    /// The ciphertext names another key than the request.
+    #[error("the wrapped form was made with another key than {key}")]
+    OtherKey {
+        /// The key that the request names.
+        key: KeyName,
+    },
+    /// The version that wraps it exists no more.
+    #[error("the wrapped form was made with version {version} of the key {key}, which has been destroyed")]
+    VersionGone {
+        /// The key.
+        key: KeyName,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// The row says that it is there, the token that it is not.
+    #[error("version {version} of the key {key} is not in the token")]
+    MaterialMissing {
+        /// The key.
+        key: KeyName,
+        /// The version.
+        version: KeyVersion,
+    },
+    /// A parameter is missing.
+    #[error("the parameter {name} is missing")]
+    ParameterMissing {
+        /// Its name.
+        name: &'static str,
+    },
+    /// A parameter has a value that is not allowed.
+    #[error("the parameter {name} is not valid: {expected}")]
+    ParameterInvalid {
+        /// Its name.
+        name: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// Length of a data key outside the published range.
+    #[error("a data key has 8 to 8192 bits, a multiple of 8")]
+    DatakeyLength,
+    /// As many keys as the configuration allows.
+    #[error("there are {limit} keys already, as many as [limits] max_keys allows")]
+    TooManyKeys {
+        /// The bound.
+        limit: usize,
+    },
+    /// A volume's state is older than the newest one that the service was told of (F3).
+    #[error("the anchor of volume {volume} stands at generation {newest}, so generation {offered} is refused: it is an older state of the volume, or another one")]
+    AnchorBehind {
+        /// The volume.
+        volume: uuid::Uuid,
+        /// Where the anchor stands.
+        newest: u64,
+        /// What was offered.
+        offered: u64,
+    },
+    /// The anchor is another caller's (K7).
+    #[error("the anchor of volume {volume} belongs to another user")]
+    AnchorNotPermitted {
+        /// The volume.
+        volume: uuid::Uuid,
+    },
+    /// The request's body does not parse.
+    #[error("the request is not valid JSON of this verb ({category} at line {line}, column {column})")]
+    BodyInvalid {
+        /// Kind of the mistake.
+        category: &'static str,
+        /// Where.
+        line: usize,
+        /// Where.
+        column: usize,
+    },
+    /// The body is too long.
+    #[error("the request has more than {limit} bytes")]
+    BodyTooLong {
+        /// The bound.
+        limit: usize,
+    },
+    /// No such verb or path.
+    #[error("there is no such operation")]
+    NoSuchVerb,
+}
+
+impl StateFault {
+    /// The published code.
+    #[must_use]
+    pub const fn code(self) -> &'static str {
+        match self {
+            Self::Disabled => "KMS.0209",
+            Self::PendingDeletion => "KMS.0210",
+            // The publication names none; its text for parameters that do not fit is the nearest.
+            Self::NoMaterial => "KMS.0308",
+            Self::NotDisabled => "KMS.1201",
+            Self::NotEnabled => "KMS.1301",
+            Self::AlreadyPendingDeletion => "KMS.1402",
+            Self::NotPendingDeletion => "KMS.1501",
+            Self::NotPendingImport => "KMS.0310",
+            Self::MaterialInUse => "KMS.2701",
+        }
+    }
+
+    const fn detail(self) -> &'static str {
+        match self {
+            Self::NoMaterial => ", it has no key material yet",
+            Self::Disabled | Self::PendingDeletion | Self::AlreadyPendingDeletion => "",
+            Self::NotDisabled => ", only a disabled key can be enabled",
+            Self::NotEnabled => ", only an enabled key can be disabled",
+            Self::NotPendingDeletion => ", there is no deletion to cancel",
+            Self::NotPendingImport => ", only a key that waits for its material takes it",
+            Self::MaterialInUse => ", only material of an enabled or disabled key can be removed",
+        }
+    }
+}
+
+impl Refusal {
+    /// The published code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::NoSuchKey { .. } | Self::Destroyed { .. } => "KMS.0207",
+            Self::State { fault, .. } => fault.code(),
+            Self::DefaultKey { .. } => "KMS.0211",
+            Self::NotPermitted { .. } | Self::AnchorNotPermitted { .. } => "KMS.0307",
+            Self::NotAdministrator { .. } => "KMS.0330",
+            Self::AliasTaken { .. } => "KMS.1104",
+            Self::AliasReserved { .. } | Self::AliasInvalid(_) => "KMS.1101",
+            Self::DescriptionTooLong { .. } => "KMS.1103",
+            Self::DeletionPeriod { .. } => "KMS.1401",
+            Self::ContextTooLong(_) => "KMS.0208",
+            Self::Envelope(_) | Self::DoesNotOpen { .. } | Self::OtherKey { .. } | Self::VersionGone { .. } => {
+                "KMS.2201"
+            }
+            Self::MaterialMissing { .. } => "KMS.0103",
+            Self::ParameterMissing { .. } => "KMS.0204",
+            Self::ParameterInvalid { .. } => "KMS.0308",
+            Self::DatakeyLength => "KMS.1901",
+            Self::TooManyKeys { .. } => "KMS.1105",
+            Self::AnchorBehind { .. } => "KMSD.0001",
+            Self::BodyInvalid { .. } => "KMS.0202",
+            Self::BodyTooLong { .. } => "KMS.0203",
+            Self::NoSuchVerb => "KMS.0201",
+        }
+    }
+
+    /// What to do about it, where there is something to do.
+    #[must_use]
+    pub const fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::State { fault, .. } => match fault {
+                StateFault::Disabled => "enable the key (`ecsctl key enable`)",
+                StateFault::PendingDeletion | StateFault::AlreadyPendingDeletion => {
+                    "cancel the deletion (`ecsctl key cancel-deletion`), then enable the key"
+                }
+                StateFault::NoMaterial => "import key material first (`ecsctl key import`)",
+                StateFault::NotPendingImport => "make a key of origin external",
+                StateFault::NotDisabled
+                | StateFault::NotEnabled
+                | StateFault::NotPendingDeletion
+                | StateFault::MaterialInUse => return None,
+            },
+            Self::NoSuchKey { .. } => "look at `ecsctl key list`, or ask the key's owner for a grant",
+            Self::Destroyed { .. } => "what it protected can be had only from a backup under another key",
+            Self::DefaultKey { .. } => "use a key of your own (`ecsctl key create`)",
+            Self::NotPermitted { .. } => "ask the key's owner for a grant",
+            Self::AliasTaken { .. } | Self::AliasReserved { .. } => "choose another alias",
+            Self::DoesNotOpen { .. } => "give the encryption context that it was made with",
+            Self::VersionGone { .. } => "data under it is lost; restore a backup that has its own key",
+            Self::MaterialMissing { .. } => "look at `kmsd doctor`; restore the token from its backup",
+            Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
+            Self::AnchorBehind { .. } => {
+                "if an older backup was restored on purpose, attach it with --accept-rollback"
+            }
+            _ => return None,
+        })
+    }
+}

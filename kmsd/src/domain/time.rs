@@ -1,0 +1,221 @@
+//! A clock that destroys nothing early, however the wall clock leaps (K4).
+//!
+//! Due dates are points on a *trusted* axis. While the host runs, that axis advances with `CLOCK_BOOTTIME`, which
+//! neither leaps nor stops in suspend. Over a reboot nothing but the wall clock tells how long the host was down; and a wall
+//! clock that is ahead of the axis may have leapt. So a lead of the wall clock counts only after it has stood
+//! unchanged for a day of running time: a true downtime delays destruction by at most that day, a false leap is
+//! corrected before it does harm. A wall clock that is behind is ignored: the axis has seen the time go by.
+
+use serde::{Deserialize, Serialize};
+
+/// Milliseconds since 1970 by the wall clock. For people; decides nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct WallTime(pub i64);
+
+/// Milliseconds on the trusted axis, which begins at the wall time of the service's first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TrustedTime(pub i64);
+
+/// Milliseconds of a day.
+pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+impl TrustedTime {
+    /// So many days later; the end of time at most.
+    #[must_use]
+    pub const fn plus_days(self, days: u16) -> Self {
+        Self(self.0.saturating_add(days as i64 * DAY_MS))
+    }
+}
+
+/// The clocks at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// The wall clock.
+    pub wall: WallTime,
+    /// Milliseconds since the host booted, suspend included.
+    pub since_boot: i64,
+    /// Which boot that was.
+    pub boot_id: String,
+}
+
+/// The state of the trusted axis; stored, so that it goes on where it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrustedClock {
+    now: TrustedTime,
+    seen: Reading,
+    lead: Option<Lead>,
+}
+
+/// By how much the wall clock is ahead, and since when it has been so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Lead {
+    ms: i64,
+    since_boot: i64,
+}
+
+/// A lead that drifts by more than this is another lead.
+const TOLERANCE_MS: i64 = 60_000;
+/// How long a lead must stand.
+const HOLD_MS: i64 = DAY_MS;
+
+impl TrustedClock {
+    /// The axis at the service's first start.
+    #[must_use]
+    pub fn start(reading: Reading) -> Self {
+        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None }
+    }
+
+    /// The axis at a later moment.
+    #[must_use]
+    pub fn observe(&self, reading: Reading) -> Self {
+        let same_boot = reading.boot_id == self.seen.boot_id && reading.since_boot >= self.seen.since_boot;
+        let elapsed = if same_boot { reading.since_boot - self.seen.since_boot } else { 0 };
+        let now = TrustedTime(self.now.0.saturating_add(elapsed));
+        let ahead = reading.wall.0.saturating_sub(now.0);
+        if ahead <= TOLERANCE_MS {
+            // Small leads are drift: follow them. A wall clock that is behind is left alone.
+            let now = TrustedTime(now.0.saturating_add(ahead.max(0)));
+            return Self { now, seen: reading, lead: None };
+        }
+        let lead = match self.lead {
+            Some(lead) if same_boot && (ahead - lead.ms).abs() <= TOLERANCE_MS => lead,
+            _ => Lead { ms: ahead, since_boot: reading.since_boot },
+        };
+        if reading.since_boot - lead.since_boot >= HOLD_MS {
+            return Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None };
+        }
+        Self { now, seen: reading, lead: Some(lead) }
+    }
+
+    /// Now, on the axis.
+    #[must_use]
+    pub const fn now(&self) -> TrustedTime {
+        self.now
+    }
+
+    /// The wall clock at the last observation.
+    #[must_use]
+    pub const fn wall(&self) -> WallTime {
+        self.seen.wall
+    }
+
+    /// Whether the wall clock is ahead and not yet believed.
+    #[must_use]
+    pub const fn is_wall_distrusted(&self) -> bool {
+        self.lead.is_some()
+    }
+
+    /// When, by the wall clock as it is now, a point on the axis will be reached.
+    #[must_use]
+    pub fn wall_of(&self, point: TrustedTime) -> WallTime {
+        WallTime(self.seen.wall.0.saturating_add(point.0.saturating_sub(self.now.0)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: i64 = 3_600_000;
+    const YEAR: i64 = 365 * DAY_MS;
+    const START: i64 = 1_760_000_000_000;
+
+    fn at(boot: &str, since_boot: i64, wall: i64) -> Reading {
+        Reading { wall: WallTime(wall), since_boot, boot_id: boot.into() }
+    }
+
+    /// Observes every hour of a stretch of running time.
+    fn run(mut clock: TrustedClock, boot: &str, from: i64, hours: i64, wall_minus_boot: i64) -> TrustedClock {
+        for hour in 0..=hours {
+            let since_boot = from + hour * HOUR;
+            clock = clock.observe(at(boot, since_boot, since_boot + wall_minus_boot));
+        }
+        clock
+    }
+
+    #[test]
+    fn k4_time_passes_as_it_should() {
+        let clock = run(TrustedClock::start(at("a", 0, START)), "a", 0, 24 * 7, START);
+        assert_eq!(clock.now(), TrustedTime(START + 7 * DAY_MS));
+        assert!(!clock.is_wall_distrusted());
+    }
+
+    #[test]
+    fn k4_a_leap_of_ten_years_forward_brings_nothing_nearer() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let leapt = run(clock, "a", HOUR, 20, START + 10 * YEAR);
+        assert_eq!(leapt.now(), TrustedTime(START + 21 * HOUR));
+        assert!(leapt.is_wall_distrusted());
+        // Corrected before a day has gone: as if nothing had been.
+        let corrected = run(leapt, "a", 22 * HOUR, 100, START);
+        assert_eq!(corrected.now(), TrustedTime(START + 122 * HOUR));
+        assert!(!corrected.is_wall_distrusted());
+    }
+
+    #[test]
+    fn k4_a_leap_of_ten_years_back_holds_nothing_up() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let clock = run(clock, "a", HOUR, 24 * 8, START - 10 * YEAR);
+        assert_eq!(clock.now(), TrustedTime(START + 8 * DAY_MS + HOUR));
+    }
+
+    #[test]
+    fn k4_downtime_without_reboot_counts_at_once() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let clock = clock.observe(at("a", 30 * DAY_MS, START + 30 * DAY_MS));
+        assert_eq!(clock.now(), TrustedTime(START + 30 * DAY_MS));
+    }
+
+    #[test]
+    fn k4_downtime_with_reboot_counts_after_a_day() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let offset = START + 30 * DAY_MS;
+        let clock = run(clock, "b", 0, 23, offset);
+        assert_eq!(clock.now(), TrustedTime(START + 23 * HOUR));
+        let clock = run(clock, "b", 24 * HOUR, 1, offset);
+        assert_eq!(clock.now(), TrustedTime(offset + 25 * HOUR));
+    }
+
+    #[test]
+    fn k4_restarts_do_not_reset_the_wait() {
+        let mut clock = TrustedClock::start(at("a", 0, START));
+        let offset = START + 30 * DAY_MS;
+        for hour in 0..=24 {
+            let stored = serde_json::to_string(&clock).unwrap();
+            clock = serde_json::from_str::<TrustedClock>(&stored).unwrap().observe(at("b", hour * HOUR, offset + hour * HOUR));
+        }
+        assert_eq!(clock.now(), TrustedTime(offset + DAY_MS));
+    }
+
+    #[test]
+    fn dates_are_shown_by_the_wall_clock_of_now() {
+        let clock = run(TrustedClock::start(at("a", 0, START)), "a", 0, 1, START - YEAR);
+        let due = clock.now().plus_days(7);
+        assert_eq!(clock.wall_of(due), WallTime(START + HOUR - YEAR + 7 * DAY_MS));
+    }
+
+    proptest! {
+        /// K4: whatever the wall clock does within less than a day of running time, the axis never runs ahead of
+        /// the time that truly went by.
+        #[test]
+        fn k4_never_early(steps in proptest::collection::vec((0..2 * HOUR, -20 * YEAR..20 * YEAR, any::<bool>()), 1..11)) {
+            let mut clock = TrustedClock::start(at("0", 0, START));
+            let (mut since_boot, mut elapsed, mut boot) = (0, 0, 0);
+            for (step, leap, reboot) in steps {
+                if reboot {
+                    boot += 1;
+                    since_boot = 0;
+                }
+                since_boot += step;
+                elapsed += step;
+                clock = clock.observe(at(&boot.to_string(), since_boot, START + elapsed + leap));
+                // Drift within the tolerance is followed once per observation.
+                prop_assert!(clock.now().0 <= START + elapsed + 11 * TOLERANCE_MS);
+            }
+        }
+    }
+}

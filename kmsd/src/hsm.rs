@@ -1,0 +1,129 @@
+//! The token: everything that is specific to an HSM stands behind [`Token`] and [`Session`].
+//!
+//! Calls block, and a session belongs to one thread at a time. [`Pool`] runs them on threads of its own, with a
+//! bounded queue before them, and recovers a token that was lost.
+
+mod error;
+pub mod pkcs11;
+mod pool;
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+use zeroize::Zeroizing;
+
+pub use self::{
+    error::{HsmError, Recovery},
+    pool::{Pool, PoolSettings, TokenStatus},
+};
+use crate::domain::{envelope::Mechanism, reconcile::ObjectId};
+
+/// What tells one token from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenIdentity {
+    /// Its label, without padding.
+    pub label: String,
+    /// Its serial number, without padding.
+    pub serial: String,
+}
+
+impl std::fmt::Display for TokenIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} (serial {})", self.label, self.serial)
+    }
+}
+
+/// A token that sessions can be opened on.
+pub trait Token: Send + Sync + 'static {
+    /// Which token it is.
+    fn identity(&self) -> TokenIdentity;
+
+    /// Opens a session that is logged in.
+    ///
+    /// # Errors
+    /// If the token is not there, or is another one, or refuses the PIN.
+    fn open(&self) -> Result<Box<dyn Session>, HsmError>;
+
+    /// Gets a lost token back: drops every session and handle, initialises the module anew and logs in. Does nothing
+    /// if that has been done since `seen` was current.
+    ///
+    /// # Errors
+    /// If the token is still away.
+    fn recover(&self, seen: u64) -> Result<(), HsmError>;
+
+    /// Counts the recoveries. A session that was opened under another count is dead.
+    fn generation(&self) -> u64;
+}
+
+/// A logged-in session. `&mut`: one call at a time.
+pub trait Session: Send {
+    /// Makes an AES-256 key in the token that never leaves it and only encrypts and decrypts (K1).
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn generate(&mut self, object: ObjectId) -> Result<(), HsmError>;
+
+    /// Whether the token has it.
+    ///
+    /// # Errors
+    /// If the token cannot say.
+    fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError>;
+
+    /// Destroys it, every copy. Destroying what is not there is no error.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError>;
+
+    /// Everything of this service's that the token has.
+    ///
+    /// # Errors
+    /// If the token cannot say.
+    fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError>;
+
+    /// Encrypts and authenticates.
+    ///
+    /// # Errors
+    /// [`HsmError::NoObject`] if the token does not have the key.
+    fn seal(&mut self, object: ObjectId, aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HsmError>;
+
+    /// Checks and decrypts.
+    ///
+    /// # Errors
+    /// [`HsmError::DoesNotOpen`] if anything does not fit.
+    fn open(
+        &mut self,
+        object: ObjectId,
+        mechanism: Mechanism,
+        iv: &[u8],
+        aad: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError>;
+
+    /// Fills `out` from the token's generator.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError>;
+}
+
+/// What [`Session::seal`] gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealed {
+    /// How.
+    pub mechanism: Mechanism,
+    /// As the token used it; some tokens choose it themselves.
+    pub iv: Vec<u8>,
+    /// Ciphertext and tag.
+    pub ciphertext: Vec<u8>,
+}
+
+impl dyn Session + '_ {
+    /// Makes a key unless the token has it: safe to repeat when it is not known whether it was made.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    pub fn ensure(&mut self, object: ObjectId) -> Result<(), HsmError> {
+        if self.exists(object)? { Ok(()) } else { self.generate(object) }
+    }
+}

@@ -1,0 +1,266 @@
+//! A token in memory that fails by script: for tests of everything above the HSM.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use aes_gcm::{
+    Aes256Gcm, KeyInit,
+    aead::{Aead, Payload},
+};
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::{HsmError, Sealed, Session, Token, TokenIdentity};
+use crate::domain::{envelope::Mechanism, reconcile::ObjectId};
+
+/// The token. Clones share it.
+#[derive(Clone, Default)]
+pub struct FakeToken {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    objects: Mutex<HashMap<ObjectId, Vec<[u8; 32]>>>,
+    script: Mutex<Script>,
+    generation: AtomicU64,
+    calls: AtomicU64,
+    recoveries: AtomicU64,
+    counter: AtomicU64,
+}
+
+#[derive(Default)]
+struct Script {
+    /// By index of the call, counted from the script's start.
+    faults: BTreeMap<u64, Fault>,
+    away: Option<HsmError>,
+    delay: Duration,
+    log: VecDeque<&'static str>,
+}
+
+/// How a call fails.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// Nothing was done, and the error says so.
+    Before(HsmError),
+    /// It was done, but the answer is an error: the case that makes duplicates.
+    After(HsmError),
+}
+
+impl Fault {
+    /// The session is lost before or after the call took effect.
+    #[must_use]
+    pub fn lost(after: bool) -> Self {
+        let error = HsmError::Lost { function: "fake".to_owned(), code: "scripted".to_owned() };
+        if after { Self::After(error) } else { Self::Before(error) }
+    }
+
+    /// The token refuses the call for good.
+    #[must_use]
+    pub fn failed(after: bool) -> Self {
+        let error = HsmError::Failed { function: "fake".to_owned(), code: "scripted".to_owned() };
+        if after { Self::After(error) } else { Self::Before(error) }
+    }
+}
+
+impl FakeToken {
+    /// An empty token.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets the call with that index, counted from now, fail.
+    pub fn fail_call(&self, index: u64, fault: Fault) {
+        let now = self.inner.calls.load(Ordering::SeqCst);
+        self.inner.script.lock().faults.insert(now + index, fault);
+    }
+
+    /// Forgets all faults that have not struck.
+    pub fn clear_faults(&self) {
+        self.inner.script.lock().faults.clear();
+    }
+
+    /// Takes the token away, or puts it back.
+    pub fn set_away(&self, error: Option<HsmError>) {
+        self.inner.script.lock().away = error;
+    }
+
+    /// Lets each call take so long.
+    pub fn set_delay(&self, delay: Duration) {
+        self.inner.script.lock().delay = delay;
+    }
+
+    /// Calls so far.
+    #[must_use]
+    pub fn calls(&self) -> u64 {
+        self.inner.calls.load(Ordering::SeqCst)
+    }
+
+    /// Recoveries so far.
+    #[must_use]
+    pub fn recoveries(&self) -> u64 {
+        self.inner.recoveries.load(Ordering::SeqCst)
+    }
+
+    /// The objects, with how many copies each has.
+    #[must_use]
+    pub fn objects(&self) -> BTreeMap<ObjectId, usize> {
+        self.inner.objects.lock().iter().map(|(id, copies)| (*id, copies.len())).collect()
+    }
+
+    /// Removes an object behind the service's back.
+    pub fn lose(&self, object: ObjectId) {
+        self.inner.objects.lock().remove(&object);
+    }
+
+    /// The latest calls, oldest first.
+    #[must_use]
+    pub fn log(&self) -> Vec<&'static str> {
+        self.inner.script.lock().log.iter().copied().collect()
+    }
+
+    fn bytes(&self, out: &mut [u8]) {
+        // Distinct is enough for a fake: a counter, hashed.
+        use sha2::{Digest, Sha256};
+        for chunk in out.chunks_mut(32) {
+            let digest = Sha256::digest(self.inner.counter.fetch_add(1, Ordering::SeqCst).to_be_bytes());
+            chunk.copy_from_slice(&digest[..chunk.len()]);
+        }
+    }
+
+    fn call<T>(&self, name: &'static str, effect: impl FnOnce() -> Result<T, HsmError>) -> Result<T, HsmError> {
+        let index = self.inner.calls.fetch_add(1, Ordering::SeqCst);
+        let (fault, delay) = {
+            let mut script = self.inner.script.lock();
+            if script.log.len() == 1000 {
+                script.log.pop_front();
+            }
+            script.log.push_back(name);
+            if let Some(error) = &script.away {
+                return Err(error.clone());
+            }
+            (script.faults.remove(&index), script.delay)
+        };
+        if !delay.is_zero() {
+            std::thread::sleep(delay);
+        }
+        match fault {
+            Some(Fault::Before(error)) => Err(error),
+            Some(Fault::After(error)) => effect().and(Err(error)),
+            None => effect(),
+        }
+    }
+}
+
+impl Token for FakeToken {
+    fn identity(&self) -> TokenIdentity {
+        TokenIdentity { label: "fake".to_owned(), serial: "0".to_owned() }
+    }
+
+    fn open(&self) -> Result<Box<dyn Session>, HsmError> {
+        self.call("open session", || Ok(()))?;
+        Ok(Box::new(FakeSession { token: self.clone(), generation: self.generation() }))
+    }
+
+    fn recover(&self, seen: u64) -> Result<(), HsmError> {
+        if self.generation() != seen {
+            return Ok(());
+        }
+        self.call("recover", || Ok(()))?;
+        self.inner.recoveries.fetch_add(1, Ordering::SeqCst);
+        self.inner.generation.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn generation(&self) -> u64 {
+        self.inner.generation.load(Ordering::SeqCst)
+    }
+}
+
+struct FakeSession {
+    token: FakeToken,
+    generation: u64,
+}
+
+impl FakeSession {
+    fn call<T>(&self, name: &'static str, effect: impl FnOnce() -> Result<T, HsmError>) -> Result<T, HsmError> {
+        if self.generation != self.token.generation() {
+            return Err(HsmError::Lost { function: name.to_owned(), code: "an old session".to_owned() });
+        }
+        self.token.call(name, effect)
+    }
+
+    fn cipher(&self, object: ObjectId) -> Result<Aes256Gcm, HsmError> {
+        let objects = self.token.inner.objects.lock();
+        let key = objects.get(&object).and_then(|copies| copies.first()).ok_or(HsmError::NoObject { object })?;
+        Ok(Aes256Gcm::new(key.into()))
+    }
+}
+
+impl Session for FakeSession {
+    fn generate(&mut self, object: ObjectId) -> Result<(), HsmError> {
+        self.call("generate", || {
+            let mut key = [0; 32];
+            self.token.bytes(&mut key);
+            // Like a real token: a second key with the same id stands beside the first.
+            self.token.inner.objects.lock().entry(object).or_default().push(key);
+            Ok(())
+        })
+    }
+
+    fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError> {
+        self.call("exists", || Ok(self.token.inner.objects.lock().contains_key(&object)))
+    }
+
+    fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError> {
+        self.call("destroy", || {
+            self.token.inner.objects.lock().remove(&object);
+            Ok(())
+        })
+    }
+
+    fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError> {
+        self.call("inventory", || Ok(self.token.inner.objects.lock().keys().copied().collect()))
+    }
+
+    fn seal(&mut self, object: ObjectId, aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HsmError> {
+        self.call("seal", || {
+            let mut iv = [0; 12];
+            self.token.bytes(&mut iv);
+            let ciphertext = self
+                .cipher(object)?
+                .encrypt((&iv).into(), Payload { msg: plaintext, aad })
+                .map_err(|_| HsmError::DoesNotOpen)?;
+            Ok(Sealed { mechanism: Mechanism::AesGcm, iv: iv.to_vec(), ciphertext })
+        })
+    }
+
+    fn open(
+        &mut self,
+        object: ObjectId,
+        Mechanism::AesGcm: Mechanism,
+        iv: &[u8],
+        aad: &[u8],
+        ciphertext: &[u8],
+    ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
+        self.call("open", || {
+            let iv: &[u8; 12] = iv.try_into().map_err(|_| HsmError::DoesNotOpen)?;
+            let plaintext = self.cipher(object)?.decrypt(iv.into(), Payload { msg: ciphertext, aad });
+            plaintext.map(Zeroizing::new).map_err(|_| HsmError::DoesNotOpen)
+        })
+    }
+
+    fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError> {
+        self.call("random", || {
+            self.token.bytes(out);
+            Ok(())
+        })
+    }
+}

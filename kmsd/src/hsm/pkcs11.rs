@@ -1,0 +1,241 @@
+//! The PKCS#11 adapter (OASIS PKCS#11 v2.40 and v3.0).
+//!
+//! Handles are good for as long as the module stays initialised, for all sessions alike, so they are cached once, by
+//! `CKA_ID`. After a loss everything is dropped and built anew: closing and finalising first is what works on
+//! real HSMs, and it keeps the close of a dead session from hitting a live one with the same number.
+
+mod fault;
+mod pin;
+mod session;
+mod template;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use cryptoki::{
+    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
+    error::{Error as CkError, RvError},
+    mechanism::MechanismType,
+    session::UserType,
+    slot::Slot,
+};
+use parking_lot::Mutex;
+
+use self::{
+    fault::classify,
+    session::{Handles, Pkcs11Session},
+};
+pub use self::pin::PinFile;
+use super::{HsmError, Session, Token, TokenIdentity};
+
+/// Which token, and how to get in.
+#[derive(Clone, Debug)]
+pub struct Pkcs11Settings {
+    /// Path of the module (`.so`).
+    pub module: PathBuf,
+    /// How to find the token.
+    pub select: Select,
+    /// The token that the store is bound to; `None` while that is decided.
+    pub expected: Option<TokenIdentity>,
+    /// Where the user PIN is.
+    pub pin: PinFile,
+}
+
+/// How to find a token. Slot numbers may change from boot to boot, labels do not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// By label.
+    Label(String),
+    /// By slot number.
+    Slot(u64),
+}
+
+impl std::fmt::Display for Select {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Label(label) => write!(f, "labelled {label:?}"),
+            Self::Slot(slot) => write!(f, "in slot {slot}"),
+        }
+    }
+}
+
+/// A token behind a PKCS#11 module.
+pub struct Pkcs11Token {
+    settings: Pkcs11Settings,
+    identity: TokenIdentity,
+    library: Pkcs11,
+    generation: AtomicU64,
+    state: Mutex<State>,
+}
+
+/// A session's place: emptied from outside when the module is finalised.
+type Place = Arc<Mutex<Option<cryptoki::session::Session>>>;
+
+#[derive(Default)]
+struct State {
+    live: Option<Live>,
+    places: Vec<Weak<Mutex<Option<cryptoki::session::Session>>>>,
+}
+
+/// What there is while the module is initialised and logged in.
+struct Live {
+    slot: Slot,
+    /// Keeps the login when all other sessions are closed.
+    _login: cryptoki::session::Session,
+    handles: Arc<Handles>,
+}
+
+/// How long a call may hold up a recovery.
+const HUNG_AFTER: Duration = Duration::from_secs(5);
+
+impl Pkcs11Token {
+    /// Loads the module, finds the token and logs in.
+    ///
+    /// # Errors
+    /// Names what is missing and what to do.
+    pub fn connect(settings: Pkcs11Settings) -> Result<Self, HsmError> {
+        let library = Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
+            path: settings.module.clone(),
+            reason: match e {
+                CkError::LibraryLoading(e) => e.to_string(),
+                other => format!("{other:?}"),
+            },
+        })?;
+        let (live, identity) = initialise(&library, &settings)?;
+        let state = State { live: Some(live), places: Vec::new() };
+        Ok(Self { settings, identity, library, generation: AtomicU64::new(1), state: Mutex::new(state) })
+    }
+
+    fn find(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Slot, TokenIdentity), HsmError> {
+        let mut found = Vec::new();
+        for slot in library.get_slots_with_initialized_token().map_err(classify)? {
+            let info = library.get_token_info(slot).map_err(classify)?;
+            let identity = TokenIdentity {
+                label: info.label().trim_end().to_owned(),
+                serial: info.serial_number().trim_end().to_owned(),
+            };
+            let wanted = match &settings.select {
+                Select::Label(label) => *label == identity.label,
+                Select::Slot(number) => *number == slot.id(),
+            };
+            let expected = settings.expected.as_ref();
+            // Labels need not be unique: the serial number decides between tokens of one label.
+            if wanted && expected.is_none_or(|e| *e == identity) {
+                return Ok((slot, identity));
+            }
+            found.push((wanted, identity));
+        }
+        match (&settings.expected, found.iter().find(|(wanted, _)| *wanted)) {
+            (Some(expected), Some((_, found))) => {
+                Err(HsmError::WrongToken { expected: expected.clone(), found: found.clone() })
+            }
+            _ => Err(HsmError::TokenAbsent {
+                wanted: settings.select.to_string(),
+                found: found.into_iter().map(|(_, identity)| identity).collect(),
+            }),
+        }
+    }
+}
+
+fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, TokenIdentity), HsmError> {
+    match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
+        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
+        Err(e) => return Err(classify(e)),
+    }
+    let (slot, identity) = Pkcs11Token::find(library, settings)?;
+    let mechanisms = library.get_mechanism_list(slot).map_err(classify)?;
+    for (mechanism, feature) in [
+        (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN (it cannot make AES keys)"),
+        (MechanismType::AES_GCM, "CKM_AES_GCM (it cannot wrap data keys)"),
+    ] {
+        if !mechanisms.contains(&mechanism) {
+            return Err(HsmError::Lacks { feature });
+        }
+    }
+    let login = library.open_rw_session(slot).map_err(classify)?;
+    let pin = settings.pin.read()?;
+    match login.login(UserType::User, Some(&pin)) {
+        Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => settings.pin.accepted(),
+        Err(CkError::Pkcs11(
+            code @ (RvError::PinIncorrect
+            | RvError::PinInvalid
+            | RvError::PinLenRange
+            | RvError::PinExpired
+            | RvError::PinLocked
+            | RvError::UserPinNotInitialized),
+            _,
+        )) => return Err(settings.pin.refused(identity, &code)),
+        Err(e) => return Err(classify(e)),
+    }
+    Ok((Live { slot, _login: login, handles: Arc::default() }, identity))
+}
+
+impl Token for Pkcs11Token {
+    fn identity(&self) -> TokenIdentity {
+        self.identity.clone()
+    }
+
+    fn open(&self) -> Result<Box<dyn Session>, HsmError> {
+        let mut state = self.state.lock();
+        let live = state.live.as_ref().ok_or_else(|| HsmError::Lost {
+            function: "C_OpenSession".to_owned(),
+            code: "the module is not initialised".to_owned(),
+        })?;
+        let session = self.library.open_rw_session(live.slot).map_err(classify)?;
+        let handles = Arc::clone(&live.handles);
+        let place: Place = Arc::new(Mutex::new(Some(session)));
+        state.places.retain(|place| place.strong_count() > 0);
+        state.places.push(Arc::downgrade(&place));
+        Ok(Box::new(Pkcs11Session::new(place, handles)))
+    }
+
+    fn recover(&self, seen: u64) -> Result<(), HsmError> {
+        let mut state = self.state.lock();
+        if state.live.is_some() && self.generation() != seen {
+            return Ok(());
+        }
+        // C_Finalize while another thread is inside a call is undefined: wait for them all.
+        for place in state.places.iter().filter_map(Weak::upgrade) {
+            let Some(mut session) = place.try_lock_for(HUNG_AFTER) else {
+                return Err(HsmError::Lost {
+                    function: "a call".to_owned(),
+                    code: format!("it has not returned for {} s", HUNG_AFTER.as_secs()),
+                });
+            };
+            *session = None;
+        }
+        state.places.clear();
+        state.live = None;
+        if let Err(error) = self.library.clone().finalize() {
+            // What is broken cannot always be finalised; initialising decides.
+            tracing::debug!(?error, "C_Finalize");
+        }
+        let (live, _) = initialise(&self.library, &self.settings)?;
+        state.live = Some(live);
+        self.generation.fetch_add(1, Ordering::Release);
+        Ok(())
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Pkcs11Token {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        for place in state.places.drain(..).filter_map(|place| place.upgrade()) {
+            *place.lock() = None;
+        }
+        state.live = None;
+        if let Err(error) = self.library.clone().finalize() {
+            tracing::debug!(?error, "C_Finalize");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What a master key looks like in the token (K1).
+
+use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
+
+use crate::domain::reconcile::ObjectId;
+
+/// Attributes of a new master key: made in the token, never leaving it, usable to encrypt and decrypt only. No
+/// `CKA_WRAP`: a key that wraps and decrypts would show in the open what it wrapped.
+pub(super) fn master_key(object: ObjectId) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::ValueLen(32.into()),
+        Attribute::Id(object.to_bytes().to_vec()),
+        Attribute::Label(format!("kmsd {}/{}", object.key, object.version).into_bytes()),
+    ];
+    template.extend(PROTECTION);
+    template
+}
+
+/// The part that protects; read back after each generation.
+const PROTECTION: [Attribute; 12] = [
+    Attribute::Token(true),
+    Attribute::Private(true),
+    Attribute::Sensitive(true),
+    Attribute::Extractable(false),
+    Attribute::Encrypt(true),
+    Attribute::Decrypt(true),
+    Attribute::Wrap(false),
+    Attribute::Unwrap(false),
+    Attribute::Sign(false),
+    Attribute::Verify(false),
+    Attribute::Derive(false),
+    Attribute::Modifiable(false),
+];
+
+/// What to ask a token about a key that it says it has made.
+pub(super) const PROTECTION_TYPES: [AttributeType; 14] = [
+    AttributeType::Token,
+    AttributeType::Private,
+    AttributeType::Sensitive,
+    AttributeType::Extractable,
+    AttributeType::Encrypt,
+    AttributeType::Decrypt,
+    AttributeType::Wrap,
+    AttributeType::Unwrap,
+    AttributeType::Sign,
+    AttributeType::Verify,
+    AttributeType::Derive,
+    AttributeType::Modifiable,
+    AttributeType::AlwaysSensitive,
+    AttributeType::NeverExtractable,
+];
+
+/// Whether the token's answer is what was asked for.
+pub(super) fn is_protected(answer: &[Attribute]) -> bool {
+    let born_here = [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)];
+    PROTECTION.iter().chain(&born_here).all(|attribute| answer.contains(attribute))
+}
+
+/// Finds this service's key with an id.
+pub(super) fn by_id(object: ObjectId) -> [Attribute; 3] {
+    [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true), Attribute::Id(object.to_bytes().to_vec())]
+}
+
+/// Finds all secret keys.
+pub(super) fn all_keys() -> [Attribute; 2] {
+    [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// K1: a token that silently ignores a part of the template is found out.
+    #[test]
+    fn k1_each_protecting_attribute_is_read_back() {
+        let mut answer = PROTECTION.to_vec();
+        answer.extend([Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)]);
+        assert!(is_protected(&answer));
+        for index in 0..answer.len() {
+            let mut weaker = answer.clone();
+            weaker.remove(index);
+            assert!(!is_protected(&weaker), "{:?}", answer[index]);
+        }
+        assert_eq!(answer.len(), PROTECTION_TYPES.len());
+    }
+}

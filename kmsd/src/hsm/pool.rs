@@ -1,0 +1,242 @@
+//! Sessions on threads of their own, a bounded queue before them, and the way back after the token was lost.
+
+use std::{
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, tick};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{HsmError, Recovery, Session, Token, TokenIdentity};
+
+/// Bounds of a pool.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolSettings {
+    /// Sessions, and threads.
+    pub sessions: usize,
+    /// Requests that may wait.
+    pub queue: usize,
+    /// How often a token that is away is looked for.
+    pub probe_every: Duration,
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self { sessions: 4, queue: 1024, probe_every: Duration::from_secs(1) }
+    }
+}
+
+/// How the token is.
+#[derive(Clone, Debug)]
+pub enum TokenStatus {
+    /// It answers.
+    Present,
+    /// It does not.
+    Away {
+        /// Since when.
+        since: Instant,
+        /// Why.
+        cause: Box<HsmError>,
+    },
+}
+
+/// A call, with its own way of answering.
+type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// The pool. Cheap to clone; the threads end when the last clone is gone.
+#[derive(Clone)]
+pub struct Pool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    token: Arc<dyn Token>,
+    status: Arc<Mutex<TokenStatus>>,
+    jobs: Option<Sender<Job>>,
+    stop_probe: Option<Sender<()>>,
+    threads: Vec<JoinHandle<()>>,
+    settings: PoolSettings,
+}
+
+impl Pool {
+    /// Starts the threads. Sessions are opened when they are needed first.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn start(token: Arc<dyn Token>, settings: PoolSettings) -> std::io::Result<Self> {
+        let status = Arc::new(Mutex::new(TokenStatus::Present));
+        let (jobs, queue) = bounded::<Job>(settings.queue);
+        let mut threads = Vec::new();
+        for number in 0..settings.sessions.max(1) {
+            let queue = queue.clone();
+            let mut worker = Worker { token: Arc::clone(&token), status: Arc::clone(&status), session: None };
+            threads.push(
+                std::thread::Builder::new()
+                    .name(format!("hsm-{number}"))
+                    .spawn(move || queue.iter().for_each(|job| job(&mut worker)))?,
+            );
+        }
+        let (stop_probe, stopped) = bounded::<()>(0);
+        let prober = Prober { token: Arc::clone(&token), status: Arc::clone(&status) };
+        threads.push(
+            std::thread::Builder::new()
+                .name("hsm-probe".to_owned())
+                .spawn(move || prober.run(&stopped, settings.probe_every))?,
+        );
+        let inner = Inner { token, status, jobs: Some(jobs), stop_probe: Some(stop_probe), threads, settings };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Which token it is.
+    #[must_use]
+    pub fn identity(&self) -> TokenIdentity {
+        self.inner.token.identity()
+    }
+
+    /// How the token is.
+    #[must_use]
+    pub fn status(&self) -> TokenStatus {
+        self.inner.status.lock().clone()
+    }
+
+    /// Requests that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inner.jobs.as_ref().map_or(0, Sender::len)
+    }
+
+    /// Runs `operation` on a session. It may run twice, if the token is lost the first time; so it must be one that
+    /// can be repeated.
+    ///
+    /// # Errors
+    /// At once if the token is away or the queue is full; else what the token answers.
+    pub async fn call<T, F>(&self, mut operation: F) -> Result<T, HsmError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut dyn Session) -> Result<T, HsmError> + Send + 'static,
+    {
+        if let TokenStatus::Away { since, cause } = &*self.inner.status.lock() {
+            return Err(HsmError::Away { since: since.elapsed(), cause: cause.clone() });
+        }
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |worker| {
+            // Nobody waits for the answer any more: the request timed out.
+            if !reply.is_closed() {
+                let _ = reply.send(worker.run(&mut operation));
+            }
+        });
+        let jobs = self.inner.jobs.as_ref().ok_or(HsmError::Stopped)?;
+        jobs.try_send(job).map_err(|e| match e {
+            TrySendError::Full(_) => HsmError::Busy { waiting: self.inner.settings.queue },
+            TrySendError::Disconnected(_) => HsmError::Stopped,
+        })?;
+        answer.await.map_err(|_| HsmError::Stopped)?
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.jobs = None;
+        self.stop_probe = None;
+        for thread in self.threads.drain(..) {
+            // A worker's panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One thread's part.
+struct Worker {
+    token: Arc<dyn Token>,
+    status: Arc<Mutex<TokenStatus>>,
+    session: Option<(u64, Box<dyn Session>)>,
+}
+
+impl Worker {
+    fn run<T>(
+        &mut self,
+        operation: &mut impl FnMut(&mut dyn Session) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let seen = self.token.generation();
+        match self.attempt(operation) {
+            Err(error) if error.recovery() == Recovery::Reinitialise => {
+                tracing::warn!(%error, "the token was lost, recovering");
+                self.session = None;
+                self.token.recover(seen).map_err(|cause| went_away(&self.status, cause))?;
+                // Once more, and no further: a token that is lost again is away.
+                self.attempt(operation).map_err(|error| match error.recovery() {
+                    Recovery::Reinitialise => went_away(&self.status, error),
+                    _ => error,
+                })
+            }
+            Err(error) if error.recovery() == Recovery::Operator => Err(went_away(&self.status, error)),
+            other => other,
+        }
+    }
+
+    fn attempt<T>(
+        &mut self,
+        operation: &mut impl FnMut(&mut dyn Session) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
+        let generation = self.token.generation();
+        let session = match &mut self.session {
+            Some((opened, session)) if *opened == generation => session,
+            stale => {
+                *stale = None;
+                let session = self.token.open()?;
+                &mut stale.insert((generation, session)).1
+            }
+        };
+        operation(session.as_mut())
+    }
+}
+
+fn went_away(status: &Mutex<TokenStatus>, cause: HsmError) -> HsmError {
+    let mut status = status.lock();
+    let since = match &*status {
+        TokenStatus::Away { since, .. } => *since,
+        TokenStatus::Present => {
+            tracing::error!(%cause, "the token is away");
+            Instant::now()
+        }
+    };
+    let cause = Box::new(cause);
+    *status = TokenStatus::Away { since, cause: cause.clone() };
+    HsmError::Away { since: since.elapsed(), cause }
+}
+
+/// Looks for a token that is away.
+struct Prober {
+    token: Arc<dyn Token>,
+    status: Arc<Mutex<TokenStatus>>,
+}
+
+impl Prober {
+    fn run(&self, stopped: &Receiver<()>, every: Duration) {
+        let ticks = tick(every);
+        loop {
+            crossbeam_channel::select! {
+                recv(stopped) -> _ => return,
+                recv(ticks) -> _ => self.probe(),
+            }
+        }
+    }
+
+    fn probe(&self) {
+        if matches!(&*self.status.lock(), TokenStatus::Present) {
+            return;
+        }
+        match self.token.recover(self.token.generation()) {
+            Ok(()) => {
+                tracing::info!("the token is back");
+                *self.status.lock() = TokenStatus::Present;
+            }
+            Err(cause) => {
+                went_away(&self.status, cause);
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The service: carries decisions out, and owns the order of effects.
+//!
+//! For a new key: record the intent, generate in the token, confirm the record. For a destruction: record it, destroy, confirm.
+//! So a crash at any point leaves a record that says what to look for in the token, and [`Service::start`] finishes it.
+//!
+//! What changes something runs as a task of its own: a client that hangs up does not leave half of it undone.
+
+mod anchors;
+mod datakeys;
+mod error;
+mod lifecycle;
+mod schedule;
+mod start;
+
+
+use std::{collections::HashSet, sync::Arc};
+
+use parking_lot::Mutex;
+
+pub use self::{
+    datakeys::{DatakeyRequest, NewDatakey},
+    error::ServiceError,
+    lifecycle::KeyView,
+    start::StartError,
+};
+use crate::{
+    clock::Clock,
+    domain::{
+        KeyId,
+        key::Phase,
+        state::KeyState,
+        time::{TrustedClock, TrustedTime},
+    },
+    hsm::{Pool, TokenStatus},
+    store::Writer,
+    wire::control::{Health, SchedulerHealth, StoreHealth, TokenHealth},
+};
+
+/// Bounds that the configuration sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most keys that are not destroyed.
+    pub max_keys: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_keys: 10_000 }
+    }
+}
+
+/// The key service, whatever protocol asks it. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    writer: Writer,
+    pool: Pool,
+    clock: Arc<dyn Clock>,
+    trusted: Mutex<TrustedClock>,
+    limits: Limits,
+    /// Keys whose making is under way in this process. A record in creation that is not among them has failed.
+    in_flight: Mutex<HashSet<KeyId>>,
+    /// Lets one caller at a time make a default key (K3).
+    default_keys: tokio::sync::Mutex<()>,
+}
+
+impl Service {
+    /// How the service is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let inner = &self.inner;
+        let identity = inner.pool.identity();
+        let reason = match inner.pool.status() {
+            TokenStatus::Present => None,
+            TokenStatus::Away { cause, .. } => Some(cause.to_string()),
+        };
+        let distrusted = self.observe_clock().is_wall_distrusted();
+        let registry = inner.writer.registry().read();
+        let pending = registry.keys().filter(|key| key.phase == Phase::Live && key.state == KeyState::PendingDeletion);
+        Health {
+            status: if reason.is_none() { "ok" } else { "degraded" }.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            token: TokenHealth {
+                available: reason.is_none(),
+                label: identity.label,
+                serial: identity.serial,
+                reason,
+            },
+            store: StoreHealth {
+                available: true,
+                keys: u64::try_from(registry.living()).unwrap_or(u64::MAX),
+            },
+            scheduler: SchedulerHealth {
+                pending_deletions: u64::try_from(pending.count()).unwrap_or(u64::MAX),
+                clock_distrusted: distrusted,
+            },
+        }
+    }
+
+    fn observe_clock(&self) -> TrustedClock {
+        let reading = self.inner.clock.read();
+        let mut trusted = self.inner.trusted.lock();
+        *trusted = trusted.observe(reading);
+        trusted.clone()
+    }
+
+    fn trusted_now(&self) -> TrustedTime {
+        self.observe_clock().now()
+    }
+
+    /// Runs to its end, whether or not somebody still waits for it.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        tokio::spawn(work).await.unwrap_or(Err(ServiceError::Interrupted))
+    }
+}

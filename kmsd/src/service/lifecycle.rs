@@ -1,0 +1,250 @@
+//! Making keys, looking at them, and changing their state (K3, K4).
+
+use super::{Service, ServiceError};
+use crate::{
+    domain::{
+        Alias, Caller, KeyId, KeyRef, Operation, Permit, Refusal,
+        key::{self, KeyRecord, KeySpec, Phase, SharedKey},
+        policy,
+        reconcile::ObjectId,
+        registry::{Change, Conflict},
+        state::KeyState,
+        time::WallTime,
+    },
+    store::CommitError,
+};
+
+/// A key, with its dates as the wall clock shows them.
+#[derive(Clone, Debug)]
+pub struct KeyView {
+    /// The record.
+    pub key: SharedKey,
+    /// When it will be destroyed.
+    pub deletion_date: Option<WallTime>,
+}
+
+/// How often a decision is made anew when the record changes under it.
+const ATTEMPTS: usize = 16;
+
+impl Service {
+    /// Makes a key (K1).
+    ///
+    /// # Errors
+    /// If the name is taken or not allowed, there are too many keys, or the token or the store fails.
+    pub async fn create_key(&self, caller: &Caller, alias: &str, description: &str) -> Result<KeyView, ServiceError> {
+        let spec = KeySpec::new(alias, description, caller.principal.clone())?;
+        let service = self.clone();
+        let key = self.to_the_end(async move { service.make(spec).await }).await?;
+        Ok(self.view(key))
+    }
+
+    /// Describes a key.
+    ///
+    /// # Errors
+    /// If there is none, or the caller is not told of it.
+    pub fn describe_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        let permit = self.authorise(caller, key, Operation::DescribeKey)?;
+        Ok(self.view(SharedKey::clone(permit.key())))
+    }
+
+    /// Keys that the caller is told of, oldest first, in a state or in any.
+    #[must_use]
+    pub fn list_keys(&self, caller: &Caller, state: Option<KeyState>) -> Vec<KeyView> {
+        let clock = self.observe_clock();
+        let registry = self.inner.writer.registry().read();
+        policy::visible(&registry, caller)
+            .filter(|key| state.is_none_or(|state| key.state == state))
+            .map(|key| KeyView {
+                key: SharedKey::clone(key),
+                deletion_date: key.deletion_due.map(|due| clock.wall_of(due)),
+            })
+            .collect()
+    }
+
+    /// Enables a disabled key.
+    ///
+    /// # Errors
+    /// If a rule forbids it, or the store fails.
+    pub async fn enable_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        self.change(caller, key, Operation::EnableKey, |permit| Ok(key::enabled(permit))).await
+    }
+
+    /// Disables an enabled key.
+    ///
+    /// # Errors
+    /// If a rule forbids it, or the store fails.
+    pub async fn disable_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        self.change(caller, key, Operation::DisableKey, |permit| Ok(key::disabled(permit))).await
+    }
+
+    /// Has a key destroyed in some days.
+    ///
+    /// # Errors
+    /// If a rule forbids it, or the store fails.
+    pub async fn schedule_deletion(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        days: &str,
+    ) -> Result<KeyView, ServiceError> {
+        let (service, days) = (self.clone(), days.to_owned());
+        let view = self
+            .change(caller, key, Operation::ScheduleDeletion, move |permit| {
+                key::scheduled(permit, &days, service.trusted_now())
+            })
+            .await?;
+        // The due date means nothing without the axis that it is on.
+        self.inner.writer.put_clock(self.observe_clock()).await?;
+        Ok(view)
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// If a rule forbids it, or the store fails.
+    pub async fn cancel_deletion(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        self.change(caller, key, Operation::CancelDeletion, |permit| Ok(key::cancelled(permit))).await
+    }
+
+    /// Makes the default key of that name unless it is there (K3). However many ask at once, there is one.
+    pub(super) async fn ensure_default(&self, alias: &Alias) -> Result<(), ServiceError> {
+        let there = |service: &Self| {
+            let registry = service.inner.writer.registry().read();
+            registry.find(&KeyRef::Alias(alias.clone())).cloned()
+        };
+        if there(self).is_some_and(|key| key.phase == Phase::Live) {
+            return Ok(());
+        }
+        let (service, alias) = (self.clone(), alias.clone());
+        self.to_the_end(async move {
+            let _turn = service.inner.default_keys.lock().await;
+            let registry = service.inner.writer.registry();
+            let found = registry.read().find(&KeyRef::Alias(alias.clone())).cloned();
+            match found {
+                Some(key) if key.phase == Phase::Live => Ok(()),
+                // An earlier attempt got stuck half-way: go on with it, rather than make a second one.
+                Some(key) if key.phase == Phase::Creating => service.finish(KeyRecord::clone(&key)).await.map(drop),
+                _ => service.make(KeySpec::default_key(alias)).await.map(drop),
+            }
+        })
+        .await
+    }
+
+    pub(super) fn authorise(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        operation: Operation,
+    ) -> Result<Permit, Refusal> {
+        policy::authorise(&self.inner.writer.registry().read(), caller, key, operation)
+    }
+
+    pub(super) fn view(&self, key: SharedKey) -> KeyView {
+        let deletion_date = key.deletion_due.map(|due| self.observe_clock().wall_of(due));
+        KeyView { key, deletion_date }
+    }
+
+    /// Decides on the record as it stands, records the decision, and decides again if it stood no longer.
+    async fn change(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        operation: Operation,
+        decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal>,
+    ) -> Result<KeyView, ServiceError> {
+        let mut last = CommitError::Conflict(Conflict::Stale);
+        for _ in 0..ATTEMPTS {
+            let permit = self.authorise(caller, key, operation)?;
+            let next = decide(&permit)?;
+            match self.inner.writer.commit(Change::PutKey(next.clone())).await {
+                Ok(()) => return Ok(self.view(next.into())),
+                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+
+    async fn make(&self, spec: KeySpec) -> Result<SharedKey, ServiceError> {
+        let limit = self.inner.limits.max_keys;
+        // Default keys are outside the bound, as they are outside the cloud's quota.
+        if !spec.is_default && self.inner.writer.registry().read().living() >= limit {
+            return Err(Refusal::TooManyKeys { limit }.into());
+        }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let now = self.observe_clock().wall();
+        let record = KeyRecord::creating(spec, KeyId::from_random(random), now);
+        let flight = Flight::new(self, record.id);
+        match self.inner.writer.commit(Change::PutKey(record.clone())).await {
+            Ok(()) => {}
+            Err(CommitError::Conflict(Conflict::AliasTaken)) => {
+                return Err(Refusal::AliasTaken { alias: record.alias }.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let made = self.finish(record.clone()).await;
+        drop(flight);
+        if made.is_err() {
+            self.undo(&record).await;
+        }
+        made
+    }
+
+    /// From a recorded intent to a key in service.
+    async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
+        let next = record.confirmed();
+        let intended: Vec<_> = record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
+        let fresh = record.revision == 0;
+        for version in intended {
+            let object = ObjectId { key: record.id, version };
+            // A new id is in no token yet; when a try has gone wrong, look before making another.
+            let mut first = fresh;
+            self.inner
+                .pool
+                .call(move |session| {
+                    if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
+                })
+                .await?;
+        }
+        self.inner.writer.commit(Change::PutKey(next.clone())).await?;
+        Ok(next.into())
+    }
+
+    /// Gives a recorded intent up. What fails here is tried again by the scheduler.
+    pub(super) async fn undo(&self, record: &KeyRecord) {
+        let objects: Vec<_> =
+            record.versions.iter().map(|v| ObjectId { key: record.id, version: v.version }).collect();
+        let destroyed = self
+            .inner
+            .pool
+            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
+            .await;
+        if let Err(error) = destroyed {
+            tracing::warn!(key = %record.id, %error, "a key that could not be made cannot be cleared away yet");
+            return;
+        }
+        if let Err(error) = self.inner.writer.commit(Change::ForgetKey(record.id)).await {
+            tracing::warn!(key = %record.id, %error, "the record of a key that could not be made cannot be cleared away yet");
+        }
+    }
+}
+
+/// Marks a key as being made for as long as it lives.
+struct Flight<'a> {
+    service: &'a Service,
+    id: KeyId,
+}
+
+impl<'a> Flight<'a> {
+    fn new(service: &'a Service, id: KeyId) -> Self {
+        service.inner.in_flight.lock().insert(id);
+        Self { service, id }
+    }
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.service.inner.in_flight.lock().remove(&self.id);
+    }
+}

@@ -1,0 +1,173 @@
+//! The one thread that writes. Changes that wait together are committed together, so that many callers share one sync.
+
+use std::{sync::Arc, thread::JoinHandle};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::RwLock;
+use tokio::sync::oneshot;
+
+use super::{Store, StoreError};
+use crate::domain::{
+    registry::{Change, Conflict, Registry},
+    time::TrustedClock,
+};
+
+/// Most changes in one transaction.
+const GROUP: usize = 256;
+/// Changes that may wait.
+const QUEUE: usize = 4096;
+
+/// Why a change is not recorded.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// It does not fit what is there.
+    #[error(transparent)]
+    Conflict(#[from] Conflict),
+    /// The store failed; nothing is recorded.
+    #[error("{0}")]
+    Store(Arc<StoreError>),
+    /// The writer has stopped.
+    #[error("the service is shutting down")]
+    Stopped,
+}
+
+enum Request {
+    Change(Change, oneshot::Sender<Result<(), CommitError>>),
+    Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
+}
+
+/// The writer's handle. The thread ends when it is dropped, after everything that waits is written.
+pub struct Writer {
+    requests: Option<Sender<Request>>,
+    registry: Arc<RwLock<Registry>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts the thread. The registry is what the store holds.
+    ///
+    /// # Errors
+    /// If the system has no more threads.
+    pub fn start(store: Box<dyn Store>, registry: Registry) -> std::io::Result<Self> {
+        let registry = Arc::new(RwLock::new(registry));
+        let (requests, queue) = bounded(QUEUE);
+        let shared = Arc::clone(&registry);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || run(store, &queue, &shared))?;
+        Ok(Self { requests: Some(requests), registry, thread: Some(thread) })
+    }
+
+    /// Keys and anchors as they stand: what is durable, never more.
+    #[must_use]
+    pub fn registry(&self) -> &RwLock<Registry> {
+        &self.registry
+    }
+
+    /// Records a change. When this returns, it is durable and seen by everyone.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub async fn commit(&self, change: Change) -> Result<(), CommitError> {
+        self.send(|reply| Request::Change(change, reply)).await
+    }
+
+    /// Records where the trusted clock stands.
+    ///
+    /// # Errors
+    /// If it is not durable.
+    pub async fn put_clock(&self, clock: TrustedClock) -> Result<(), CommitError> {
+        self.send(|reply| Request::Clock(clock, reply)).await
+    }
+
+    async fn send(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<(), CommitError>>) -> Request,
+    ) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let requests = self.requests.as_ref().ok_or(CommitError::Stopped)?;
+        // The queue is longer than the connections are many, so it never fills.
+        requests.try_send(request(reply)).map_err(|_| CommitError::Stopped)?;
+        answer.await.map_err(|_| CommitError::Stopped)?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<Registry>) {
+    let mut waiting: Option<Request> = None;
+    while let Some(first) = waiting.take().or_else(|| queue.recv().ok()) {
+        let (change, reply) = match first {
+            Request::Clock(clock, reply) => {
+                let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                let _ = reply.send(done);
+                continue;
+            }
+            Request::Change(change, reply) => (change, reply),
+        };
+        let mut changes = Vec::new();
+        let mut replies = Vec::new();
+        admit(registry, change, reply, &mut changes, &mut replies);
+        // Take along what waits, up to the first change that must see the effect of one in this group.
+        while changes.len() < GROUP {
+            match queue.try_recv() {
+                Ok(Request::Change(change, reply)) if !changes.iter().any(|c| change.touches(c)) => {
+                    admit(registry, change, reply, &mut changes, &mut replies);
+                }
+                Ok(other) => {
+                    waiting = Some(other);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        if changes.is_empty() {
+            continue;
+        }
+        match store.commit(&changes) {
+            Ok(()) => {
+                // Durable first, then seen, then answered: no caller learns of a change that a crash could undo.
+                let mut registry = registry.write();
+                changes.into_iter().for_each(|change| registry.apply(change));
+                drop(registry);
+                replies.into_iter().for_each(|reply| drop(reply.send(Ok(()))));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the store cannot record changes");
+                // Whether a failed commit is on disk only the store can say.
+                match store.load() {
+                    Ok(contents) => *registry.write() = contents.registry,
+                    Err(error) => tracing::error!(%error, "the store cannot be read either"),
+                }
+                let error = Arc::new(error);
+                replies
+                    .into_iter()
+                    .for_each(|reply| drop(reply.send(Err(CommitError::Store(Arc::clone(&error))))));
+            }
+        }
+    }
+}
+
+fn admit(
+    registry: &RwLock<Registry>,
+    change: Change,
+    reply: oneshot::Sender<Result<(), CommitError>>,
+    changes: &mut Vec<Change>,
+    replies: &mut Vec<oneshot::Sender<Result<(), CommitError>>>,
+) {
+    match registry.read().admits(&change) {
+        Ok(()) => {
+            changes.push(change);
+            replies.push(reply);
+        }
+        Err(conflict) => drop(reply.send(Err(conflict.into()))),
+    }
+}
