@@ -4,3 +4,9 @@
 pub(crate) mod auth;
 #[allow(dead_code, unused_imports)]
 pub(crate) mod net;
+
+mod answer;
+mod control;
+mod dispatch;
+mod huawei;
+pub(crate) mod unix;

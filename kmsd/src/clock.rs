@@ -54,7 +54,11 @@ pub(crate) mod manual {
         pub(crate) const START: i64 = 1_760_000_000_000;
 
         pub(crate) fn new() -> Self {
-            Self(Mutex::new(Reading { wall: WallTime(Self::START), since_boot: 0, boot_id: "boot".to_owned() }))
+            Self(Mutex::new(Reading {
+                wall: WallTime(Self::START),
+                since_boot: 0,
+                boot_id: "boot".to_owned(),
+            }))
         }
 
         /// Time goes by.

@@ -18,7 +18,7 @@ pub mod state;
 pub mod time;
 
 pub use context::EncryptionContext;
-pub use id::{Alias, KeyId, KeyRef, KeyVersion};
+pub use id::{Alias, DEFAULT_KEYS, KeyId, KeyRef, KeyVersion};
 pub use operation::Operation;
 pub use policy::Permit;
 pub use principal::{Caller, Principal};

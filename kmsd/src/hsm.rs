@@ -8,6 +8,8 @@ pub mod pkcs11;
 mod pool;
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 pub(crate) mod fake;
 
 use zeroize::Zeroizing;

@@ -25,6 +25,8 @@ pub mod wire;
 #[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
 pub mod hsm;
 #[cfg(feature = "daemon")]
 pub mod service;

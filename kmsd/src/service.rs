@@ -12,6 +12,8 @@ mod lifecycle;
 mod schedule;
 mod start;
 
+#[cfg(test)]
+mod tests;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -79,7 +81,8 @@ impl Service {
         };
         let distrusted = self.observe_clock().is_wall_distrusted();
         let registry = inner.writer.registry().read();
-        let pending = registry.keys().filter(|key| key.phase == Phase::Live && key.state == KeyState::PendingDeletion);
+        let pending =
+            registry.keys().filter(|key| key.phase == Phase::Live && key.state == KeyState::PendingDeletion);
         Health {
             status: if reason.is_none() { "ok" } else { "degraded" }.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -4,6 +4,8 @@ pub mod sqlite;
 mod writer;
 
 #[cfg(test)]
+mod contract;
+#[cfg(test)]
 pub(crate) mod memory;
 
 use std::path::PathBuf;

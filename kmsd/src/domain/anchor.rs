@@ -146,9 +146,9 @@ mod tests {
     fn k7_anchors_have_owners() {
         let volume = Uuid::from_bytes([7; 16]);
         let Advance::Record(first) = advance(None, &uid(1), volume, anchor(5, 1)).unwrap() else { panic!() };
-        let refused = Err(Refusal::AnchorNotPermitted { volume });
-        assert_eq!(advance(Some(&first), &uid(2), volume, anchor(6, 1)), refused.clone());
-        assert_eq!(permit(Some(&first), &uid(2), volume), refused.map(|_| ()));
+        let refused = Refusal::AnchorNotPermitted { volume };
+        assert_eq!(advance(Some(&first), &uid(2), volume, anchor(6, 1)), Err(refused.clone()));
+        assert_eq!(permit(Some(&first), &uid(2), volume), Err(refused));
         assert!(accept_rollback(Some(&first), &uid(2), volume, anchor(1, 1)).is_err());
         assert!(advance(Some(&first), &Caller::SYSTEM, volume, anchor(6, 1)).is_ok());
     }

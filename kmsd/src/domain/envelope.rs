@@ -226,10 +226,13 @@ mod tests {
     #[test]
     fn k2_golden_bytes() {
         let golden = "6b57".to_owned()
-            + "01" + "01" + "01"
+            + "01"
+            + "01"
+            + "01"
             + "0d0466b0e7274d9cb35df84bb474a37f"
             + "00000007"
-            + "0c" + "000102030405060708090a0b"
+            + "0c"
+            + "000102030405060708090a0b"
             + &"cc".repeat(48);
         assert_eq!(hex::encode(sample().encode()), golden);
         assert_eq!(Envelope::decode(&hex::decode(golden).unwrap(), Purpose::DataKey), Ok(sample()));
@@ -242,7 +245,9 @@ mod tests {
         let golden = "6b57010101".to_owned()
             + "0d0466b0e7274d9cb35df84bb474a37f"
             + "00000007"
-            + "00000001" + "0000000161" + "0000000162";
+            + "00000001"
+            + "0000000161"
+            + "0000000162";
         assert_eq!(hex::encode(aad), golden);
     }
 

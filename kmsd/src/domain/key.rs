@@ -224,7 +224,8 @@ pub fn disabled(permit: &Permit) -> KeyRecord {
 pub fn scheduled(permit: &Permit, days: &str, now: TrustedTime) -> Result<KeyRecord, Refusal> {
     debug_assert_eq!(permit.operation(), Operation::ScheduleDeletion);
     let period = days.trim().parse().ok().filter(|d| DELETION_DAYS.contains(d));
-    let period: u16 = period.ok_or_else(|| Refusal::DeletionPeriod { days: days.chars().take(20).collect() })?;
+    let period: u16 =
+        period.ok_or_else(|| Refusal::DeletionPeriod { days: days.chars().take(20).collect() })?;
     Ok(permit.key().changed(|next| {
         next.state = KeyState::PendingDeletion;
         next.deletion_due = Some(now.plus_days(period));

@@ -239,7 +239,11 @@ mod tests {
             })
             .collect();
         for line in &lines {
-            assert!(page.contains(line.as_str()), "docs/key-states.md lacks this line:\n{line}\nall:\n{}", lines.join("\n"));
+            assert!(
+                page.contains(line.as_str()),
+                "docs/key-states.md lacks this line:\n{line}\nall:\n{}",
+                lines.join("\n")
+            );
         }
         assert_eq!(page.matches("\n| `").count(), RULES.len());
     }
@@ -247,8 +251,11 @@ mod tests {
     /// K4: nothing but reading, cancelling and taking grants back works on a key that waits for its deletion.
     #[test]
     fn k4_a_key_pending_deletion_cannot_be_used() {
-        let allowed: Vec<_> =
-            RULES.iter().filter(|r| r.operation.check(KeyState::PendingDeletion).is_ok()).map(|r| r.name).collect();
+        let allowed: Vec<_> = RULES
+            .iter()
+            .filter(|r| r.operation.check(KeyState::PendingDeletion).is_ok())
+            .map(|r| r.name)
+            .collect();
         assert_eq!(
             allowed,
             ["describe-key", "cancel-key-deletion", "list-grants", "revoke-grant", "retire-grant"]

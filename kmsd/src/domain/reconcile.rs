@@ -81,13 +81,15 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
         }
         let intended: Vec<_> = key.versions.iter().filter(|v| v.phase == Phase::Creating).collect();
         match key.phase {
-            Phase::Creating if intended.iter().all(|v| has(v.version)) => findings.confirm.push(key.confirmed()),
+            Phase::Creating if intended.iter().all(|v| has(v.version)) => {
+                findings.confirm.push(key.confirmed());
+            }
             Phase::Creating => findings.forget.push(key.id),
             Phase::Live if intended.is_empty() => {}
             Phase::Live if intended.iter().all(|v| has(v.version)) => findings.confirm.push(key.confirmed()),
-            Phase::Live => findings.drop_version.push(
-                key.changed(|next| next.versions.retain(|v| v.phase != Phase::Creating)),
-            ),
+            Phase::Live => findings
+                .drop_version
+                .push(key.changed(|next| next.versions.retain(|v| v.phase != Phase::Creating))),
             Phase::Destroying => findings.destroy.push(KeyRecord::clone(key)),
             Phase::Destroyed => {}
         }
@@ -100,12 +102,7 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{
-        key::KeySpec,
-        principal::Principal,
-        registry::Change,
-        time::WallTime,
-    };
+    use crate::domain::{key::KeySpec, principal::Principal, registry::Change, time::WallTime};
 
     fn record(number: u8) -> KeyRecord {
         let spec = KeySpec::new(&format!("k{number}"), "", Principal::Uid(1)).unwrap();

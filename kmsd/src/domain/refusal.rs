@@ -109,7 +109,9 @@ pub enum Refusal {
     Envelope(#[from] EnvelopeFault),
     /// The ciphertext does not open: it was changed, or made with another key or context (K2). One answer for
     /// all of these.
-    #[error("the wrapped form does not open under the key {key}: it was changed, or its encryption context is another one")]
+    #[error(
+        "the wrapped form does not open under the key {key}: it was changed, or its encryption context is another one"
+    )]
     DoesNotOpen {
         /// The key.
         key: KeyName,
@@ -160,7 +162,9 @@ pub enum Refusal {
         limit: usize,
     },
     /// A volume's state is older than the newest one that the service was told of (F3).
-    #[error("the anchor of volume {volume} stands at generation {newest}, so generation {offered} is refused: it is an older state of the volume, or another one")]
+    #[error(
+        "the anchor of volume {volume} stands at generation {newest}, so generation {offered} is refused: it is an older state of the volume, or another one"
+    )]
     AnchorBehind {
         /// The volume.
         volume: uuid::Uuid,
@@ -242,9 +246,10 @@ impl Refusal {
             Self::DescriptionTooLong { .. } => "KMS.1103",
             Self::DeletionPeriod { .. } => "KMS.1401",
             Self::ContextTooLong(_) => "KMS.0208",
-            Self::Envelope(_) | Self::DoesNotOpen { .. } | Self::OtherKey { .. } | Self::VersionGone { .. } => {
-                "KMS.2201"
-            }
+            Self::Envelope(_)
+            | Self::DoesNotOpen { .. }
+            | Self::OtherKey { .. }
+            | Self::VersionGone { .. } => "KMS.2201",
             Self::MaterialMissing { .. } => "KMS.0103",
             Self::ParameterMissing { .. } => "KMS.0204",
             Self::ParameterInvalid { .. } => "KMS.0308",

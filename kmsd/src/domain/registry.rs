@@ -138,7 +138,9 @@ impl Change {
     pub fn touches(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::PutKey(a), Self::PutKey(b)) => a.id == b.id || a.alias == b.alias,
-            (Self::PutKey(key), Self::ForgetKey(id)) | (Self::ForgetKey(id), Self::PutKey(key)) => key.id == *id,
+            (Self::PutKey(key), Self::ForgetKey(id)) | (Self::ForgetKey(id), Self::PutKey(key)) => {
+                key.id == *id
+            }
             (Self::ForgetKey(a), Self::ForgetKey(b)) => a == b,
             (Self::PutAnchor(a), Self::PutAnchor(b)) => a.volume == b.volume,
             (Self::PutAnchor(_), _) | (_, Self::PutAnchor(_)) => false,

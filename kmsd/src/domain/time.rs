@@ -186,7 +186,11 @@ mod tests {
         let offset = START + 30 * DAY_MS;
         for hour in 0..=24 {
             let stored = serde_json::to_string(&clock).unwrap();
-            clock = serde_json::from_str::<TrustedClock>(&stored).unwrap().observe(at("b", hour * HOUR, offset + hour * HOUR));
+            clock = serde_json::from_str::<TrustedClock>(&stored).unwrap().observe(at(
+                "b",
+                hour * HOUR,
+                offset + hour * HOUR,
+            ));
         }
         assert_eq!(clock.now(), TrustedTime(offset + DAY_MS));
     }

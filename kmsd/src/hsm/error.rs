@@ -25,7 +25,9 @@ pub enum HsmError {
         found: Vec<TokenIdentity>,
     },
     /// The token has another serial number than the one that the store is bound to.
-    #[error("the token {found} is not the token {expected} that this store is bound to: plug in the right one")]
+    #[error(
+        "the token {found} is not the token {expected} that this store is bound to: plug in the right one"
+    )]
     WrongToken {
         /// The store's.
         expected: TokenIdentity,
@@ -87,7 +89,7 @@ pub enum HsmError {
         /// For how long.
         since: Duration,
         /// Why.
-        cause: Box<HsmError>,
+        cause: Box<Self>,
     },
     /// Too many requests wait for the token.
     #[error("{waiting} requests wait for the token already")]
@@ -137,9 +139,10 @@ impl HsmError {
     pub const fn recovery(&self) -> Recovery {
         match self {
             Self::Lost { .. } | Self::TokenAbsent { .. } => Recovery::Reinitialise,
-            Self::Module { .. } | Self::WrongToken { .. } | Self::PinFile { .. } | Self::PinRefused { .. } => {
-                Recovery::Operator
-            }
+            Self::Module { .. }
+            | Self::WrongToken { .. }
+            | Self::PinFile { .. }
+            | Self::PinRefused { .. } => Recovery::Operator,
             Self::NoObject { .. }
             | Self::DoesNotOpen
             | Self::Lacks { .. }
@@ -155,7 +158,11 @@ impl HsmError {
     pub const fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Lost { .. } | Self::TokenAbsent { .. } | Self::Away { .. } | Self::Busy { .. } | Self::Stopped
+            Self::Lost { .. }
+                | Self::TokenAbsent { .. }
+                | Self::Away { .. }
+                | Self::Busy { .. }
+                | Self::Stopped
         )
     }
 }

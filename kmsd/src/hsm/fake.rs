@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -21,7 +21,7 @@ use crate::domain::{envelope::Mechanism, reconcile::ObjectId};
 
 /// The token. Clones share it.
 #[derive(Clone, Default)]
-pub struct FakeToken {
+pub(crate) struct FakeToken {
     inner: Arc<Inner>,
 }
 
@@ -41,12 +41,66 @@ struct Script {
     faults: BTreeMap<u64, Fault>,
     away: Option<HsmError>,
     delay: Duration,
+    power: Power,
     log: VecDeque<&'static str>,
+}
+
+/// How long the process lives, counted in effects on token and store together. Clones share the count.
+#[derive(Clone)]
+pub(crate) struct Power {
+    left: Arc<AtomicI64>,
+    /// Whether the effect that the process dies in takes place.
+    last_takes_place: bool,
+}
+
+/// What becomes of an effect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spent {
+    /// It takes place.
+    Alive,
+    /// It takes place, and nobody learns of it.
+    LastEffect,
+    /// It does not.
+    Dead,
+}
+
+impl Power {
+    /// Dies in the effect with that index.
+    #[must_use]
+    pub(crate) fn until(index: i64, last_takes_place: bool) -> Self {
+        Self { left: Arc::new(AtomicI64::new(index)), last_takes_place }
+    }
+
+    /// Counts an effect.
+    #[must_use]
+    pub(crate) fn spend(&self) -> Spent {
+        match self.left.fetch_sub(1, Ordering::SeqCst) {
+            1.. => Spent::Alive,
+            0 if self.last_takes_place => Spent::LastEffect,
+            _ => Spent::Dead,
+        }
+    }
+
+    /// Whether the process died.
+    #[must_use]
+    pub(crate) fn is_spent(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
+    fn gone() -> HsmError {
+        HsmError::Failed { function: "power".to_owned(), code: "gone".to_owned() }
+    }
+}
+
+impl Default for Power {
+    fn default() -> Self {
+        Self::until(i64::MAX, false)
+    }
 }
 
 /// How a call fails.
 #[derive(Clone, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing was done, and the error says so.
     Before(HsmError),
     /// It was done, but the answer is an error: the case that makes duplicates.
@@ -56,14 +110,14 @@ pub enum Fault {
 impl Fault {
     /// The session is lost before or after the call took effect.
     #[must_use]
-    pub fn lost(after: bool) -> Self {
+    pub(crate) fn lost(after: bool) -> Self {
         let error = HsmError::Lost { function: "fake".to_owned(), code: "scripted".to_owned() };
         if after { Self::After(error) } else { Self::Before(error) }
     }
 
     /// The token refuses the call for good.
     #[must_use]
-    pub fn failed(after: bool) -> Self {
+    pub(crate) fn failed(after: bool) -> Self {
         let error = HsmError::Failed { function: "fake".to_owned(), code: "scripted".to_owned() };
         if after { Self::After(error) } else { Self::Before(error) }
     }
@@ -72,57 +126,51 @@ impl Fault {
 impl FakeToken {
     /// An empty token.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Lets the call with that index, counted from now, fail.
-    pub fn fail_call(&self, index: u64, fault: Fault) {
+    pub(crate) fn fail_call(&self, index: u64, fault: Fault) {
         let now = self.inner.calls.load(Ordering::SeqCst);
         self.inner.script.lock().faults.insert(now + index, fault);
     }
 
     /// Forgets all faults that have not struck.
-    pub fn clear_faults(&self) {
+    pub(crate) fn clear_faults(&self) {
         self.inner.script.lock().faults.clear();
     }
 
     /// Takes the token away, or puts it back.
-    pub fn set_away(&self, error: Option<HsmError>) {
+    pub(crate) fn set_away(&self, error: Option<HsmError>) {
         self.inner.script.lock().away = error;
     }
 
     /// Lets each call take so long.
-    pub fn set_delay(&self, delay: Duration) {
+    pub(crate) fn set_delay(&self, delay: Duration) {
         self.inner.script.lock().delay = delay;
-    }
-
-    /// Calls so far.
-    #[must_use]
-    pub fn calls(&self) -> u64 {
-        self.inner.calls.load(Ordering::SeqCst)
     }
 
     /// Recoveries so far.
     #[must_use]
-    pub fn recoveries(&self) -> u64 {
+    pub(crate) fn recoveries(&self) -> u64 {
         self.inner.recoveries.load(Ordering::SeqCst)
     }
 
     /// The objects, with how many copies each has.
     #[must_use]
-    pub fn objects(&self) -> BTreeMap<ObjectId, usize> {
+    pub(crate) fn objects(&self) -> BTreeMap<ObjectId, usize> {
         self.inner.objects.lock().iter().map(|(id, copies)| (*id, copies.len())).collect()
     }
 
     /// Removes an object behind the service's back.
-    pub fn lose(&self, object: ObjectId) {
+    pub(crate) fn lose(&self, object: ObjectId) {
         self.inner.objects.lock().remove(&object);
     }
 
     /// The latest calls, oldest first.
     #[must_use]
-    pub fn log(&self) -> Vec<&'static str> {
+    pub(crate) fn log(&self) -> Vec<&'static str> {
         self.inner.script.lock().log.iter().copied().collect()
     }
 
@@ -135,9 +183,18 @@ impl FakeToken {
         }
     }
 
-    fn call<T>(&self, name: &'static str, effect: impl FnOnce() -> Result<T, HsmError>) -> Result<T, HsmError> {
+    /// Lets the token die with the process.
+    pub(crate) fn set_power(&self, power: Power) {
+        self.inner.script.lock().power = power;
+    }
+
+    fn call<T>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce() -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
         let index = self.inner.calls.fetch_add(1, Ordering::SeqCst);
-        let (fault, delay) = {
+        let (fault, delay, spent) = {
             let mut script = self.inner.script.lock();
             if script.log.len() == 1000 {
                 script.log.pop_front();
@@ -146,8 +203,13 @@ impl FakeToken {
             if let Some(error) = &script.away {
                 return Err(error.clone());
             }
-            (script.faults.remove(&index), script.delay)
+            (script.faults.remove(&index), script.delay, script.power.spend())
         };
+        match spent {
+            Spent::Alive => {}
+            Spent::LastEffect => return effect().and(Err(Power::gone())),
+            Spent::Dead => return Err(Power::gone()),
+        }
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
@@ -190,7 +252,11 @@ struct FakeSession {
 }
 
 impl FakeSession {
-    fn call<T>(&self, name: &'static str, effect: impl FnOnce() -> Result<T, HsmError>) -> Result<T, HsmError> {
+    fn call<T>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce() -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
         if self.generation != self.token.generation() {
             return Err(HsmError::Lost { function: name.to_owned(), code: "an old session".to_owned() });
         }
@@ -199,7 +265,8 @@ impl FakeSession {
 
     fn cipher(&self, object: ObjectId) -> Result<Aes256Gcm, HsmError> {
         let objects = self.token.inner.objects.lock();
-        let key = objects.get(&object).and_then(|copies| copies.first()).ok_or(HsmError::NoObject { object })?;
+        let key =
+            objects.get(&object).and_then(|copies| copies.first()).ok_or(HsmError::NoObject { object })?;
         Ok(Aes256Gcm::new(key.into()))
     }
 }

@@ -27,11 +27,11 @@ use cryptoki::{
 };
 use parking_lot::Mutex;
 
+pub use self::pin::PinFile;
 use self::{
     fault::classify,
     session::{Handles, Pkcs11Session},
 };
-pub use self::pin::PinFile;
 use super::{HsmError, Session, Token, TokenIdentity};
 
 /// Which token, and how to get in.

@@ -86,7 +86,8 @@ impl Pool {
                 .name("hsm-probe".to_owned())
                 .spawn(move || prober.run(&stopped, settings.probe_every))?,
         );
-        let inner = Inner { token, status, jobs: Some(jobs), stop_probe: Some(stop_probe), threads, settings };
+        let inner =
+            Inner { token, status, jobs: Some(jobs), stop_probe: Some(stop_probe), threads, settings };
         Ok(Self { inner: Arc::new(inner) })
     }
 

@@ -36,7 +36,7 @@ pub struct NewDatakey {
 }
 
 /// Published range of a data key's length, in bytes.
-pub const DATAKEY_BYTES: std::ops::RangeInclusive<usize> = 1..=1024;
+const DATAKEY_BYTES: std::ops::RangeInclusive<usize> = 1..=1024;
 
 impl Service {
     /// Makes a data key. A default key that is named first is made first (K3).

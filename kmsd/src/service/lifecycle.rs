@@ -31,7 +31,12 @@ impl Service {
     ///
     /// # Errors
     /// If the name is taken or not allowed, there are too many keys, or the token or the store fails.
-    pub async fn create_key(&self, caller: &Caller, alias: &str, description: &str) -> Result<KeyView, ServiceError> {
+    pub async fn create_key(
+        &self,
+        caller: &Caller,
+        alias: &str,
+        description: &str,
+    ) -> Result<KeyView, ServiceError> {
         let spec = KeySpec::new(alias, description, caller.principal.clone())?;
         let service = self.clone();
         let key = self.to_the_end(async move { service.make(spec).await }).await?;
@@ -123,7 +128,9 @@ impl Service {
             match found {
                 Some(key) if key.phase == Phase::Live => Ok(()),
                 // An earlier attempt got stuck half-way: go on with it, rather than make a second one.
-                Some(key) if key.phase == Phase::Creating => service.finish(KeyRecord::clone(&key)).await.map(drop),
+                Some(key) if key.phase == Phase::Creating => {
+                    service.finish(KeyRecord::clone(&key)).await.map(drop)
+                }
                 _ => service.make(KeySpec::default_key(alias)).await.map(drop),
             }
         })
@@ -194,7 +201,8 @@ impl Service {
     /// From a recorded intent to a key in service.
     async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
         let next = record.confirmed();
-        let intended: Vec<_> = record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
+        let intended: Vec<_> =
+            record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
         let fresh = record.revision == 0;
         for version in intended {
             let object = ObjectId { key: record.id, version };

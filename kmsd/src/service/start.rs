@@ -26,7 +26,9 @@ pub enum StartError {
     #[error(transparent)]
     Hsm(#[from] HsmError),
     /// None of the keys is in the token.
-    #[error("the token {token} has none of the {keys} key versions of this store: it is the wrong one, or it was initialised anew. Nothing was changed; plug in the right token, or restore it from its backup")]
+    #[error(
+        "the token {token} has none of the {keys} key versions of this store: it is the wrong one, or it was initialised anew. Nothing was changed; plug in the right token, or restore it from its backup"
+    )]
     ForeignToken {
         /// The token.
         token: TokenIdentity,

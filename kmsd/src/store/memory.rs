@@ -10,7 +10,10 @@ use crate::{
         registry::{Change, Registry},
         time::TrustedClock,
     },
-    hsm::TokenIdentity,
+    hsm::{
+        TokenIdentity,
+        fake::{Power, Spent},
+    },
 };
 
 /// A store that lives as long as its last clone: drop the service, keep a clone, and you have "after a crash".
@@ -24,44 +27,18 @@ struct Inner {
     clock: Option<TrustedClock>,
     /// Records as bytes, so that what is read is what was written.
     rows: BTreeMap<String, String>,
-    commits: u64,
-    fail_commits: BTreeMap<u64, StoreFault>,
-}
-
-/// How a commit fails.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum StoreFault {
-    /// Nothing was recorded.
-    Before,
-    /// It was recorded, and then the process "died": the answer is an error.
-    After,
+    power: Power,
 }
 
 impl MemoryStore {
     pub(crate) fn new(token: TokenIdentity) -> Self {
-        let inner = Inner {
-            token,
-            clock: None,
-            rows: BTreeMap::new(),
-            commits: 0,
-            fail_commits: BTreeMap::new(),
-        };
+        let inner = Inner { token, clock: None, rows: BTreeMap::new(), power: Power::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
-    /// Lets the commit with that index, counted from now, fail.
-    pub(crate) fn fail_commit(&self, index: u64, fault: StoreFault) {
-        let mut inner = self.inner.lock();
-        let at = inner.commits + index;
-        inner.fail_commits.insert(at, fault);
-    }
-
-    pub(crate) fn clear_faults(&self) {
-        self.inner.lock().fail_commits.clear();
-    }
-
-    pub(crate) fn commits(&self) -> u64 {
-        self.inner.lock().commits
+    /// Lets the store die with the process.
+    pub(crate) fn set_power(&self, power: Power) {
+        self.inner.lock().power = power;
     }
 }
 
@@ -81,16 +58,16 @@ impl Store for MemoryStore {
 
     fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
         let mut inner = self.inner.lock();
-        let index = inner.commits;
-        inner.commits += 1;
-        let fault = inner.fail_commits.remove(&index);
-        if matches!(fault, Some(StoreFault::Before)) {
-            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        let spent = inner.power.spend();
+        let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        if spent == Spent::Dead {
+            return failed();
         }
         for change in changes {
             match change {
                 Change::PutKey(key) => {
-                    inner.rows.insert(format!("key {}", key.id), serde_json::to_string(key).expect("serialises"));
+                    let row = serde_json::to_string(key).expect("serialises");
+                    inner.rows.insert(format!("key {}", key.id), row);
                 }
                 Change::ForgetKey(id) => {
                     inner.rows.remove(&format!("key {id}"));
@@ -101,10 +78,7 @@ impl Store for MemoryStore {
                 }
             }
         }
-        match fault {
-            Some(StoreFault::After) => Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into()),
-            _ => Ok(()),
-        }
+        if spent == Spent::LastEffect { failed() } else { Ok(()) }
     }
 
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<(), StoreError> {

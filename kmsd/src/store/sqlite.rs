@@ -24,8 +24,7 @@ use crate::{
 };
 
 /// Steps from an empty file to the schema of this version; each is run once, in one transaction with its number.
-const MIGRATIONS: [&str; 1] = [
-    "CREATE TABLE meta (
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
          name  TEXT PRIMARY KEY,
          value TEXT NOT NULL
      ) STRICT, WITHOUT ROWID;
@@ -39,8 +38,7 @@ const MIGRATIONS: [&str; 1] = [
          volume   TEXT PRIMARY KEY,
          revision INTEGER NOT NULL,
          record   TEXT NOT NULL
-     ) STRICT, WITHOUT ROWID;",
-];
+     ) STRICT, WITHOUT ROWID;"];
 
 /// The store in a file.
 pub struct SqliteStore {
@@ -203,7 +201,10 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> Result<(), StoreErro
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let db = Connection::open_with_flags(
+        path,
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX,
+    )?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", "FULL")?;
     db.pragma_update(None, "foreign_keys", true)?;

@@ -54,7 +54,7 @@ pub(super) const fn is_bad_ciphertext(error: &CkError) -> bool {
     matches!(
         error,
         CkError::Pkcs11(
-                RvError::DataInvalid
+            RvError::DataInvalid
                 | RvError::DataLenRange
                 | RvError::EncryptedDataInvalid
                 | RvError::EncryptedDataLenRange

@@ -189,7 +189,9 @@ mod tests {
         file.refused(token.clone(), &RvError::PinIncorrect);
         for _ in 0..2 {
             let error = file.read().map(|_| ()).unwrap_err();
-            assert!(matches!(&error, HsmError::PinRefused { token: t, code, .. } if *t == token && code == "PinIncorrect"));
+            assert!(
+                matches!(&error, HsmError::PinRefused { token: t, code, .. } if *t == token && code == "PinIncorrect")
+            );
         }
         fs::remove_file(&file.path).unwrap();
         fs::write(&file.path, "12345\n").unwrap();

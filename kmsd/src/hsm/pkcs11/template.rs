@@ -60,7 +60,11 @@ pub(super) fn is_protected(answer: &[Attribute]) -> bool {
 
 /// Finds this service's key with an id.
 pub(super) fn by_id(object: ObjectId) -> [Attribute; 3] {
-    [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true), Attribute::Id(object.to_bytes().to_vec())]
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Id(object.to_bytes().to_vec()),
+    ]
 }
 
 /// Finds all secret keys.

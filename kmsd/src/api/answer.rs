@@ -1,0 +1,107 @@
+//! How results and errors are printed: the one place where a refusal becomes a status.
+
+use http_body_util::Full;
+use hyper::{Response, StatusCode, body::Bytes, header};
+use serde::Serialize;
+
+use crate::{
+    domain::{Caller, Refusal},
+    hsm::HsmError,
+    service::ServiceError,
+    wire::{ErrorBody, ErrorDetail},
+};
+
+/// A whole reply.
+pub(crate) type Reply = Response<Full<Bytes>>;
+
+/// A result as JSON.
+pub(crate) fn ok(body: &impl Serialize) -> Reply {
+    json(StatusCode::OK, body)
+}
+
+/// An error in the published shape.
+pub(crate) fn error(caller: &Caller, error: &ServiceError) -> Reply {
+    let (status, code) = classify(error);
+    let detail = ErrorDetail {
+        error_code: code.to_owned(),
+        error_msg: message(caller, error),
+        error_hint: hint(error).map(str::to_owned),
+    };
+    json(status, &ErrorBody { error: detail })
+}
+
+fn json(status: StatusCode, body: &impl Serialize) -> Reply {
+    let bytes = serde_json::to_vec(body).expect("the reply types serialise");
+    let mut reply = Response::new(Full::new(Bytes::from(bytes)));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    reply
+}
+
+/// Status and published code.
+pub(crate) fn classify(error: &ServiceError) -> (StatusCode, &'static str) {
+    match error {
+        ServiceError::Refused(refusal) => (refused(refusal), refusal.code()),
+        ServiceError::Hsm(error) if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0104"),
+        ServiceError::Hsm(_) | ServiceError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "KMS.0101"),
+        ServiceError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0102"),
+        ServiceError::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0103"),
+        ServiceError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "KMS.0104"),
+    }
+}
+
+const fn refused(refusal: &Refusal) -> StatusCode {
+    match refusal {
+        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. } | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
+        Refusal::NotPermitted { .. }
+        | Refusal::NotAdministrator { .. }
+        | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
+        Refusal::AnchorBehind { .. } => StatusCode::CONFLICT,
+        Refusal::MaterialMissing { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        // The publication answers state errors, like all others, with 400.
+        Refusal::State { .. }
+        | Refusal::DefaultKey { .. }
+        | Refusal::AliasTaken { .. }
+        | Refusal::AliasReserved { .. }
+        | Refusal::AliasInvalid(_)
+        | Refusal::DescriptionTooLong { .. }
+        | Refusal::DeletionPeriod { .. }
+        | Refusal::ContextTooLong(_)
+        | Refusal::Envelope(_)
+        | Refusal::DoesNotOpen { .. }
+        | Refusal::OtherKey { .. }
+        | Refusal::VersionGone { .. }
+        | Refusal::ParameterMissing { .. }
+        | Refusal::ParameterInvalid { .. }
+        | Refusal::DatakeyLength
+        | Refusal::TooManyKeys { .. }
+        | Refusal::BodyInvalid { .. }
+        | Refusal::BodyTooLong { .. } => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// The text. What the token and the store say in detail is for administrators: it names paths.
+fn message(caller: &Caller, error: &ServiceError) -> String {
+    match error {
+        ServiceError::Hsm(HsmError::Busy { .. }) => error.to_string(),
+        ServiceError::Hsm(_) if !caller.is_admin => "the key service's token is not available".to_owned(),
+        ServiceError::Store(_) if !caller.is_admin => "the key service cannot record changes".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+fn hint(error: &ServiceError) -> Option<&'static str> {
+    match error {
+        ServiceError::Refused(refusal) => refusal.hint(),
+        ServiceError::Hsm(HsmError::Busy { .. }) => Some("try again in a moment"),
+        ServiceError::Hsm(error) if error.is_retryable() => {
+            Some("look at the token and at kmsd's log; service resumes by itself when the token is back")
+        }
+        ServiceError::Hsm(_) => Some("look at kmsd's log"),
+        ServiceError::Store(_) => Some("look at kmsd's log, and whether the disk of its home is full"),
+        ServiceError::Interrupted | ServiceError::TimedOut { .. } => {
+            Some("look whether it was done before you try again")
+        }
+        ServiceError::Random(_) => None,
+    }
+}

@@ -1,0 +1,59 @@
+//! From a path to the adapter that answers it, for every way in.
+
+use std::time::Duration;
+
+use hyper::{Method, body::Bytes};
+use serde::de::DeserializeOwned;
+
+use super::{
+    answer::{self, Reply},
+    control, huawei,
+};
+use crate::{
+    domain::{Caller, Refusal},
+    service::{Service, ServiceError},
+};
+
+/// Longest time that a request may take, the token included.
+const REQUEST_TIME: Duration = Duration::from_secs(25);
+
+/// Answers one request of a caller who is who it says.
+pub(crate) async fn dispatch(
+    service: &Service,
+    caller: &Caller,
+    method: &Method,
+    path: &str,
+    body: Bytes,
+) -> Reply {
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let work = async {
+        match segments.as_slice() {
+            ["v1.0", _project, "kms", verb] if *method == Method::POST => {
+                huawei::answer(service, caller, verb, &body).await
+            }
+            ["kmsd", "v1", rest @ ..] => control::answer(service, caller, method, rest, &body).await,
+            _ => Err(Refusal::NoSuchVerb.into()),
+        }
+    };
+    let answered = tokio::time::timeout(REQUEST_TIME, work).await;
+    match answered.unwrap_or(Err(ServiceError::TimedOut { seconds: REQUEST_TIME.as_secs() })) {
+        Ok(reply) => reply,
+        Err(error) => {
+            tracing::debug!(principal = %caller.principal, path, %error, "refused");
+            answer::error(caller, &error)
+        }
+    }
+}
+
+/// Reads a body as JSON. The parser's own message is not passed on: it could quote a secret.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ServiceError> {
+    use serde_json::error::Category;
+    serde_json::from_slice(body).map_err(|e| {
+        let category = match e.classify() {
+            Category::Io | Category::Eof => "it ends too early",
+            Category::Syntax => "a mistake in the syntax",
+            Category::Data => "a missing or wrong field",
+        };
+        Refusal::BodyInvalid { category, line: e.line(), column: e.column() }.into()
+    })
+}

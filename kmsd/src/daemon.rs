@@ -1,0 +1,78 @@
+//! The daemon: puts the parts together, and runs them until it is told to stop.
+
+pub mod config;
+mod init;
+pub mod process;
+mod run;
+
+pub use self::{
+    config::{Config, ConfigError},
+    init::{InitOptions, init},
+    run::run,
+};
+use crate::{api::unix::SocketError, hsm::HsmError, service::StartError, store::StoreError};
+
+/// Why the daemon does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The token.
+    #[error(transparent)]
+    Hsm(#[from] HsmError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Store and token together.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The home directory.
+    #[error("{path}: {source}", path = path.display())]
+    Home {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The home directory is open to others.
+    #[error("the home directory {path} has mode {mode:04o}, which lets other users in: chmod 700 it", path = path.display())]
+    HomeExposed {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The inherited descriptor.
+    #[error(transparent)]
+    ReadyFd(#[from] process::NotInherited),
+    /// Threads, signals, clocks.
+    #[error("the system refuses what the daemon needs: {0}")]
+    System(#[from] std::io::Error),
+}
+
+impl DaemonError {
+    /// The process' exit code: 4 if the token cannot be reached (trying again may help), 78 (`EX_CONFIG`) if only an operator
+    /// can change it (systemd should not restart), else 1.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Hsm(error) | Self::Start(StartError::Hsm(error)) => match error {
+                HsmError::PinFile { .. }
+                | HsmError::PinRefused { .. }
+                | HsmError::WrongToken { .. }
+                | HsmError::Module { .. }
+                | HsmError::Lacks { .. } => 78,
+                _ => 4,
+            },
+            Self::Start(StartError::ForeignToken { .. })
+            | Self::Config(_)
+            | Self::ReadyFd(_)
+            | Self::HomeExposed { .. } => 78,
+            Self::Store(_) | Self::Start(_) | Self::Socket(_) | Self::Home { .. } | Self::System(_) => 1,
+        }
+    }
+}

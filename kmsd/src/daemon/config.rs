@@ -1,0 +1,241 @@
+//! `kmsd.toml`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{domain::Principal, hsm::pkcs11::PinFile};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// Its mode, as octal text.
+    #[serde(default = "default_socket_mode")]
+    pub socket_mode: String,
+    /// The token.
+    pub token: TokenConfig,
+    /// Who may do everything.
+    #[serde(default)]
+    pub access: AccessConfig,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: LimitsConfig,
+}
+
+/// `[token]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// Path of the PKCS#11 module.
+    pub module: PathBuf,
+    /// The token's label. Its serial number is in the store.
+    pub label: String,
+    /// The file with the user PIN, which only its owner reads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_file: Option<PathBuf>,
+    /// Or the name of a systemd credential with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_credential: Option<String>,
+    /// Sessions on the token, and threads that use them.
+    #[serde(default = "default_sessions")]
+    pub sessions: usize,
+    /// Variables that the module reads from its environment, such as `SOFTHSM2_CONF`. Set before it is loaded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+}
+
+/// `[access]`
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessConfig {
+    /// Besides root and kmsd's own user, such as `uid:1000`.
+    pub admins: Vec<Principal>,
+}
+
+/// `[limits]`
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsConfig {
+    /// Most keys that are not destroyed.
+    pub max_keys: usize,
+    /// Most connections on the socket.
+    pub connections: usize,
+    /// Most requests that wait for the token.
+    pub queue: usize,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { max_keys: 10_000, connections: 1024, queue: 1024 }
+    }
+}
+
+fn default_socket_mode() -> String {
+    "0660".to_owned()
+}
+
+const fn default_sessions() -> usize {
+    4
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// None.
+    #[error("there is no {path}: make one with `kmsd init`, or point KMSD_HOME to its directory", path = path.display())]
+    Missing {
+        /// Where it was looked for.
+        path: PathBuf,
+    },
+    /// One already.
+    #[error("there is a {path} already; it is left as it is (choose another --home, or remove that one first)", path = path.display())]
+    Exists {
+        /// Where.
+        path: PathBuf,
+    },
+    /// Cannot be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not what is expected.
+    #[error("{path} is not valid: {source}", path = path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A value out of range.
+    #[error("{field} in kmsd.toml is not valid: {expected}")]
+    Value {
+        /// Which.
+        field: &'static str,
+        /// What it should be.
+        expected: &'static str,
+    },
+}
+
+impl Config {
+    /// Name of the file in the home directory.
+    pub const FILE: &'static str = "kmsd.toml";
+    /// Name of the store in the home directory.
+    pub const STORE: &'static str = "kmsd.db";
+    /// Name of the mark of a refused PIN in the home directory.
+    const PIN_MARK: &'static str = "pin-refused";
+
+    /// Reads `kmsd.toml` in a home directory.
+    ///
+    /// # Errors
+    /// If there is none or it is not valid.
+    pub fn load(home: &Path) -> Result<Self, ConfigError> {
+        let path = home.join(Self::FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(ConfigError::Missing { path }),
+            Err(source) => return Err(ConfigError::Io { path, source }),
+        };
+        let config: Self =
+            toml::from_str(&text).map_err(|e| ConfigError::Invalid { path, source: Box::new(e) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// If there is one already or it cannot be written.
+    pub fn save_new(&self, home: &Path) -> Result<(), ConfigError> {
+        use std::io::Write;
+        let path = home.join(Self::FILE);
+        let io = |source| ConfigError::Io { path: path.clone(), source };
+        let text = toml::to_string(self).expect("the configuration serialises");
+        let temporary = path.with_extension("new");
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(io)?;
+        file.write_all(HEAD.as_bytes()).and_then(|()| file.write_all(text.as_bytes())).map_err(io)?;
+        file.sync_all().map_err(io)?;
+        // Unlike a rename, a link does not replace what is there.
+        match fs::hard_link(&temporary, &path) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                return Err(ConfigError::Exists { path });
+            }
+            Err(e) => return Err(io(e)),
+        }
+        fs::remove_file(&temporary).map_err(io)?;
+        fs::File::open(home).and_then(|d| d.sync_all()).map_err(io)
+    }
+
+    /// The socket's mode.
+    ///
+    /// # Errors
+    /// If it is not octal, or lets every user in.
+    pub fn socket_mode(&self) -> Result<u32, ConfigError> {
+        u32::from_str_radix(&self.socket_mode, 8).ok().filter(|mode| mode & !0o770 == 0).ok_or(
+            ConfigError::Value {
+                field: "socket_mode",
+                expected: "octal text such as \"0660\", nothing for others",
+            },
+        )
+    }
+
+    /// Where the PIN is.
+    ///
+    /// # Errors
+    /// If the configuration names no place, or two.
+    pub fn pin(&self, home: &Path) -> Result<PinFile, ConfigError> {
+        let mark = Some(home.join(Self::PIN_MARK));
+        match (&self.token.pin_file, &self.token.pin_credential) {
+            (Some(path), None) => Ok(PinFile::file(home.join(path), mark)),
+            (None, Some(name)) if !name.contains('/') => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or(ConfigError::Value {
+                    field: "token.pin_credential",
+                    expected: "a credential of the systemd unit (LoadCredential=), but kmsd was started without any",
+                })?;
+                Ok(PinFile::credential(Path::new(&directory).join(name), mark))
+            }
+            _ => Err(ConfigError::Value {
+                field: "token.pin_file",
+                expected: "either pin_file or pin_credential (a name), not both",
+            }),
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        self.socket_mode()?;
+        let in_range = |n: usize, max: usize| (1..=max).contains(&n);
+        let bad = |field, expected| Err(ConfigError::Value { field, expected });
+        if !in_range(self.token.sessions, 256) {
+            return bad("token.sessions", "1 to 256");
+        }
+        if !in_range(self.limits.max_keys, 1_000_000) {
+            return bad("limits.max_keys", "1 to 1000000");
+        }
+        if !in_range(self.limits.connections, 65_536) {
+            return bad("limits.connections", "1 to 65536");
+        }
+        if !in_range(self.limits.queue, 1_000_000) {
+            return bad("limits.queue", "1 to 1000000");
+        }
+        Ok(())
+    }
+}
+
+const HEAD: &str = "# Configuration of kmsd; see docs/kmsd.md.\n\n";

@@ -1,0 +1,105 @@
+//! `kmsd init`: binds a new home to a token.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Config, DaemonError,
+    config::{AccessConfig, LimitsConfig, TokenConfig},
+};
+use crate::{
+    hsm::{
+        Token, TokenIdentity,
+        pkcs11::{PinFile, Pkcs11Settings, Pkcs11Token, Select},
+    },
+    store::SqliteStore,
+};
+
+/// What `kmsd init` is told.
+#[derive(Clone, Debug)]
+pub struct InitOptions {
+    /// The home directory.
+    pub home: PathBuf,
+    /// The socket.
+    pub socket: PathBuf,
+    /// The PKCS#11 module.
+    pub module: PathBuf,
+    /// The token.
+    pub select: Select,
+    /// The file with the user PIN.
+    pub pin_file: PathBuf,
+    /// Sessions on the token.
+    pub sessions: usize,
+    /// Variables for the module.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Makes home, store and configuration, or nothing. Logs in once, so that a wrong PIN shows now.
+///
+/// # Errors
+/// Names what is missing and what to do.
+pub fn init(options: InitOptions) -> Result<TokenIdentity, DaemonError> {
+    let home = options.home;
+    let store = home.join(Config::STORE);
+    let config_path = home.join(Config::FILE);
+    if config_path.exists() {
+        return Err(super::ConfigError::Exists { path: config_path }.into());
+    }
+    let absolute = |path: &Path| {
+        std::path::absolute(path).map_err(|source| DaemonError::Home { path: path.to_owned(), source })
+    };
+    let pin_file = absolute(&options.pin_file)?;
+    let token = Pkcs11Token::connect(Pkcs11Settings {
+        module: options.module.clone(),
+        select: options.select,
+        expected: None,
+        pin: PinFile::file(pin_file.clone(), None),
+    })?;
+    let identity = token.identity();
+    drop(token);
+
+    let config = Config {
+        socket: absolute(&options.socket)?,
+        socket_mode: "0660".to_owned(),
+        token: TokenConfig {
+            module: options.module,
+            label: identity.label.clone(),
+            pin_file: Some(pin_file),
+            pin_credential: None,
+            sessions: options.sessions,
+            env: options.env,
+        },
+        access: AccessConfig::default(),
+        limits: LimitsConfig::default(),
+    };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&home)
+        .map_err(|source| DaemonError::Home { path: home.clone(), source })?;
+    check_home(&home)?;
+    SqliteStore::create(&store, &identity)?;
+    if let Err(error) = config.save_new(&home) {
+        // Without its configuration the store is of no use, and would be in the way of the next try.
+        if let Err(error) = fs::remove_file(&store) {
+            tracing::warn!(path = %store.display(), %error, "cannot remove the unfinished store");
+        }
+        return Err(error.into());
+    }
+    Ok(identity)
+}
+
+/// The home holds the store: nobody else may get at it.
+pub(super) fn check_home(home: &Path) -> Result<(), DaemonError> {
+    let metadata =
+        fs::metadata(home).map_err(|source| DaemonError::Home { path: home.to_owned(), source })?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        return Err(DaemonError::HomeExposed { path: home.to_owned(), mode });
+    }
+    Ok(())
+}

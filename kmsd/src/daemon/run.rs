@@ -1,0 +1,133 @@
+//! `kmsd serve`.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Config, DaemonError, init::check_home, process::ReadyFd};
+use crate::{
+    api::{net, unix},
+    clock::SystemClock,
+    domain::Principal,
+    hsm::{
+        Pool, PoolSettings,
+        pkcs11::{Pkcs11Settings, Pkcs11Token, Select},
+    },
+    service::{Limits, Service},
+    store::{SqliteStore, Store},
+};
+
+/// How often due work is looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two records of the clock.
+const CLOCK_EVERY: u64 = 600;
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If anything that is needed is missing; nothing is changed then.
+pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
+    check_home(home)?;
+    // The store first: its lock keeps a second daemon from the token.
+    let mut store = SqliteStore::open(&home.join(Config::STORE))?;
+    let expected = store.load()?.token;
+    let token = Pkcs11Token::connect(Pkcs11Settings {
+        module: config.token.module.clone(),
+        select: Select::Label(config.token.label.clone()),
+        expected: Some(expected),
+        pin: config.pin(home)?,
+    })?;
+    let settings = PoolSettings {
+        sessions: config.token.sessions,
+        queue: config.limits.queue,
+        ..PoolSettings::default()
+    };
+    let pool = Pool::start(Arc::new(token), settings)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("api").build()?;
+    let limits = Limits { max_keys: config.limits.max_keys };
+    let clock = Arc::new(SystemClock::new()?);
+    runtime.block_on(async {
+        let service = Service::start(Box::new(store), pool, clock, limits).await?;
+        serve(config, service, ready).await
+    })?;
+    // Ends the threads of store and pool: what was taken on is written, the token is logged out of.
+    drop(runtime);
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve(config: &Config, service: Service, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = unix::open(&config.socket, config.socket_mode()?)?;
+    let (stop, stopped) = watch::channel(false);
+
+    let mut admins = config.access.admins.clone();
+    admins.extend([Principal::Uid(0), Principal::Uid(rustix::process::geteuid().as_raw())]);
+    let limits = net::Limits { connections: config.limits.connections, ..net::Limits::default() };
+    let access = unix::Access { admins, limits };
+    let serving = tokio::spawn(unix::serve(listener, service.clone(), access, stopped.clone()));
+    let working = tokio::spawn(work(service.clone(), stopped));
+
+    tracing::info!(socket = %config.socket.display(), token = config.token.label, "ready");
+    if let Some(ready) = ready
+        && let Err(error) = ready.ready()
+    {
+        tracing::warn!(%error, "nobody listens on the ready descriptor");
+    }
+    notify(&[NotifyState::Ready]);
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    notify(&[NotifyState::Stopping]);
+    // Nobody is left to receive it only if both tasks have ended, which the joins below show.
+    let _ = stop.send(true);
+    for task in [serving, working] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task failed");
+        }
+    }
+    if let Err(error) = std::fs::remove_file(&config.socket) {
+        tracing::warn!(%error, "cannot remove the socket");
+    }
+    if let Err(error) = service.save_clock().await {
+        tracing::warn!(%error, "cannot record the clock");
+    }
+    Ok(())
+}
+
+/// What is done unasked, once a second; the watchdog hears of it, so it barks when this or the runtime hangs.
+async fn work(service: Service, mut stopped: watch::Receiver<bool>) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count: u64 = 0;
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stopped.wait_for(|stop| *stop) => return,
+        }
+        service.tick().await;
+        notify(&[NotifyState::Watchdog]);
+        count += 1;
+        if count.is_multiple_of(CLOCK_EVERY)
+            && let Err(error) = service.save_clock().await
+        {
+            tracing::warn!(%error, "cannot record the clock");
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    // Without systemd there is nobody to tell, which is no error.
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::debug!(%error, "systemd cannot be told");
+    }
+}

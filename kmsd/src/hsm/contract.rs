@@ -1,0 +1,244 @@
+//! What every token must do; run on the fake and on SoftHSM.
+//!
+//! A PKCS#11 module is one per process and reads its configuration from the environment, so each test on SoftHSM runs in a
+//! process of its own, on a token of its own.
+
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+
+use super::{
+    HsmError, Pool, PoolSettings, Session, Token,
+    fake::FakeToken,
+    pkcs11::{PinFile, Pkcs11Settings, Pkcs11Token, Select},
+};
+use crate::domain::{KeyId, KeyVersion, envelope::Mechanism, reconcile::ObjectId};
+
+fn object(number: u8, version: u32) -> ObjectId {
+    ObjectId { key: KeyId::from_bytes([number; 16]), version: KeyVersion::new(version).unwrap() }
+}
+
+fn contract(token: &dyn Token) {
+    let mut session = token.open().unwrap();
+    let session: &mut dyn Session = session.as_mut();
+    let (a, b) = (object(1, 1), object(1, 2));
+    assert_eq!(session.inventory().unwrap(), []);
+    assert!(!session.exists(a).unwrap());
+    assert!(matches!(session.seal(a, b"aad", b"text"), Err(HsmError::NoObject { object }) if object == a));
+    session.generate(a).unwrap();
+    session.ensure(a).unwrap();
+    session.ensure(b).unwrap();
+    let mut inventory = session.inventory().unwrap();
+    inventory.sort_unstable();
+    assert_eq!(inventory, [a, b]);
+
+    let sealed = session.seal(a, b"aad", b"text").unwrap();
+    assert_eq!((sealed.mechanism, sealed.ciphertext.len()), (Mechanism::AesGcm, 4 + 16));
+    let mut open = |object, iv: &[u8], aad: &[u8], ciphertext: &[u8]| {
+        session.open(object, sealed.mechanism, iv, aad, ciphertext).map(|text| text.to_vec())
+    };
+    assert_eq!(open(a, &sealed.iv, b"aad", &sealed.ciphertext).unwrap(), b"text");
+    let closed = |result: Result<Vec<u8>, HsmError>| matches!(result, Err(HsmError::DoesNotOpen));
+    assert!(closed(open(b, &sealed.iv, b"aad", &sealed.ciphertext)));
+    assert!(closed(open(a, &sealed.iv, b"aae", &sealed.ciphertext)));
+    assert!(closed(open(a, &[7; 12], b"aad", &sealed.ciphertext)));
+    for at in 0..sealed.ciphertext.len() {
+        let mut changed = sealed.ciphertext.clone();
+        changed[at] ^= 1;
+        assert!(closed(open(a, &sealed.iv, b"aad", &changed)), "byte {at}");
+    }
+    assert!(closed(open(a, &sealed.iv, b"aad", &sealed.ciphertext[..17])));
+    // A refused ciphertext leaves the session as good as before.
+    assert_eq!(open(a, &sealed.iv, b"aad", &sealed.ciphertext).unwrap(), b"text");
+    let again = session.seal(a, b"aad", b"text").unwrap();
+    assert_ne!(again.iv, sealed.iv);
+
+    let (mut one, mut two) = ([0; 32], [0; 32]);
+    session.random(&mut one).unwrap();
+    session.random(&mut two).unwrap();
+    assert!(one != two && one != [0; 32]);
+
+    session.destroy(a).unwrap();
+    session.destroy(a).unwrap();
+    assert!(!session.exists(a).unwrap());
+    assert!(matches!(session.seal(a, b"aad", b"text"), Err(HsmError::NoObject { .. })));
+    assert_eq!(session.inventory().unwrap(), [b]);
+
+    // A recovery costs sessions and handles, and no keys.
+    let sealed = session.seal(b, b"aad", b"text").unwrap();
+    let seen = token.generation();
+    token.recover(seen).unwrap();
+    assert_ne!(token.generation(), seen);
+    token.recover(seen).unwrap();
+    assert_eq!(token.generation(), seen + 1, "a second recovery from the same loss does nothing");
+    assert!(matches!(session.exists(b), Err(HsmError::Lost { .. })));
+    let mut session = token.open().unwrap();
+    let opened = session.open(b, sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
+    assert_eq!(opened.unwrap().as_slice(), b"text");
+    session.destroy(b).unwrap();
+}
+
+#[test]
+fn the_fake_keeps_the_contract() {
+    contract(&FakeToken::new());
+}
+
+const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
+const INSIDE: &str = "KMSD_TEST_TOKEN_DIR";
+
+/// Runs the calling test again in a process whose SoftHSM has one token, `label` "test", PIN 1234.
+fn on_softhsm(test: &str, body: impl FnOnce(PathBuf)) {
+    if let Some(dir) = std::env::var_os(INSIDE) {
+        return body(dir.into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("tokens")).unwrap();
+    let conf = dir.path().join("softhsm2.conf");
+    let text = format!("directories.tokendir = {}\nlog.level = ERROR\n", dir.path().join("tokens").display());
+    std::fs::write(&conf, text).unwrap();
+    write_pin(&dir.path().join("pin"), "1234");
+    let init = Command::new("softhsm2-util")
+        .args(["--init-token", "--free", "--label", "test", "--so-pin", "12345678", "--pin", "1234"])
+        .env("SOFTHSM2_CONF", &conf)
+        .output()
+        .expect("softhsm2-util is installed (package softhsm2)");
+    assert!(init.status.success(), "{}", String::from_utf8_lossy(&init.stderr));
+    let run = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("hsm::contract::{test}"), "--test-threads=1"])
+        .env("SOFTHSM2_CONF", &conf)
+        .env(INSIDE, dir.path())
+        .output()
+        .unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
+    assert!(run.status.success() && text.contains("1 passed"), "{text}");
+}
+
+fn write_pin(path: &std::path::Path, pin: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    let new = path.with_extension("new");
+    std::fs::write(&new, format!("{pin}\n")).unwrap();
+    std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+fn settings(dir: &std::path::Path) -> Pkcs11Settings {
+    Pkcs11Settings {
+        module: MODULE.into(),
+        select: Select::Label("test".into()),
+        expected: None,
+        pin: PinFile::file(dir.join("pin"), Some(dir.join("mark"))),
+    }
+}
+
+#[test]
+fn softhsm_keeps_the_contract() {
+    on_softhsm("softhsm_keeps_the_contract", |dir| contract(&Pkcs11Token::connect(settings(&dir)).unwrap()));
+}
+
+/// K1: what `pkcs11-tool`, which knows nothing of this service, sees of a master key.
+#[test]
+fn k1_softhsm_keys_never_leave_the_token() {
+    on_softhsm("k1_softhsm_keys_never_leave_the_token", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        token.open().unwrap().generate(object(1, 1)).unwrap();
+        drop(token);
+        let shown = Command::new("pkcs11-tool")
+            .args(["--module", MODULE, "--token-label", "test", "--login", "--pin", "1234", "--list-objects"])
+            .output()
+            .expect("pkcs11-tool is installed (package opensc)");
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let lines: Vec<_> = shown.lines().map(str::trim).collect();
+        assert!(lines.contains(&"Secret Key Object; AES length 32"), "{shown}");
+        assert!(lines.contains(&"Usage:      encrypt, decrypt"), "{shown}");
+        assert!(
+            lines.contains(&"Access:     sensitive, always sensitive, never extractable, local"),
+            "{shown}"
+        );
+    });
+}
+
+#[test]
+fn softhsm_a_wrong_pin_is_tried_once() {
+    on_softhsm("softhsm_a_wrong_pin_is_tried_once", |dir| {
+        write_pin(&dir.join("pin"), "9999");
+        for _ in 0..20 {
+            let error = Pkcs11Token::connect(settings(&dir)).err().unwrap();
+            assert!(matches!(&error, HsmError::PinRefused { code, .. } if code == "PinIncorrect"), "{error}");
+            let text = error.to_string();
+            assert!(text.contains("correct the file") && !text.contains("9999"), "{text}");
+        }
+        // Were it tried again, it would be taken now: the token's PIN is changed to the refused one.
+        let change = Command::new("pkcs11-tool")
+            .args(["--module", MODULE, "--token-label", "test", "--login", "--pin", "1234"])
+            .args(["--change-pin", "--new-pin", "9999"])
+            .output()
+            .expect("pkcs11-tool is installed (package opensc)");
+        assert!(change.status.success(), "{}", String::from_utf8_lossy(&change.stderr));
+        assert!(matches!(Pkcs11Token::connect(settings(&dir)).err(), Some(HsmError::PinRefused { .. })));
+        write_pin(&dir.join("pin"), "9999");
+        Pkcs11Token::connect(settings(&dir)).unwrap();
+        assert!(!dir.join("mark").exists());
+    });
+}
+
+#[test]
+fn softhsm_what_is_missing_is_named() {
+    on_softhsm("softhsm_what_is_missing_is_named", |dir| {
+        let connect = |change: &dyn Fn(&mut Pkcs11Settings)| {
+            let mut settings = settings(&dir);
+            change(&mut settings);
+            Pkcs11Token::connect(settings).err().unwrap()
+        };
+        let error = connect(&|s| s.module = "/nonexistent.so".into());
+        assert!(
+            matches!(error, HsmError::Module { .. }) && error.to_string().contains("/nonexistent.so"),
+            "{error}"
+        );
+        let error = connect(&|s| s.module = "/etc/hostname".into());
+        assert!(matches!(error, HsmError::Module { .. }), "{error}");
+        let error = connect(&|s| s.select = Select::Label("other".into()));
+        assert!(matches!(&error, HsmError::TokenAbsent { found, .. } if found.len() == 1), "{error}");
+        assert!(error.to_string().contains("\"other\"") && error.to_string().contains("\"test\""), "{error}");
+        let expected = super::TokenIdentity { label: "test".into(), serial: "0123".into() };
+        let error = connect(&|s| s.expected = Some(expected.clone()));
+        assert!(matches!(error, HsmError::WrongToken { .. }), "{error}");
+        let error = connect(&|s| s.pin = PinFile::file("/nonexistent/pin".into(), None));
+        assert!(matches!(error, HsmError::PinFile { .. }), "{error}");
+    });
+}
+
+/// The token's directory goes away and comes back: requests are refused meanwhile, and served after, without a restart.
+#[test]
+fn softhsm_a_token_that_comes_back_is_used_again() {
+    on_softhsm("softhsm_a_token_that_comes_back_is_used_again", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let settings =
+            PoolSettings { sessions: 2, probe_every: Duration::from_millis(20), ..PoolSettings::default() };
+        let pool = Pool::start(Arc::new(token), settings).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (a, b) = (object(1, 1), object(1, 2));
+            pool.call(move |s| s.ensure(a)).await.unwrap();
+            let sealed = pool.call(move |s| s.seal(a, b"aad", b"text")).await.unwrap();
+            let (here, away) = (dir.join("tokens"), dir.join("away"));
+            std::fs::rename(&here, &away).unwrap();
+            std::fs::create_dir(&here).unwrap();
+            let error = pool.call(move |s| s.ensure(b)).await.unwrap_err();
+            assert!(matches!(error, HsmError::Away { .. }) && error.is_retryable(), "{error}");
+            let error = pool.call(move |s| s.random(&mut [0; 8])).await.unwrap_err();
+            assert!(matches!(error, HsmError::Away { .. }), "{error}");
+            std::fs::remove_dir(&here).unwrap();
+            std::fs::rename(&away, &here).unwrap();
+            let started = std::time::Instant::now();
+            let opened = loop {
+                let (mechanism, iv, ciphertext) =
+                    (sealed.mechanism, sealed.iv.clone(), sealed.ciphertext.clone());
+                match pool.call(move |s| s.open(a, mechanism, &iv, b"aad", &ciphertext)).await {
+                    Err(HsmError::Away { .. }) if started.elapsed() < Duration::from_secs(5) => {
+                        tokio::task::yield_now().await;
+                    }
+                    other => break other,
+                }
+            };
+            assert_eq!(opened.unwrap().as_slice(), b"text");
+        });
+    });
+}

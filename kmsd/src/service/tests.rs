@@ -1,0 +1,108 @@
+//! The service on fakes: rules, races, crashes.
+
+mod crash;
+mod keys;
+mod token;
+
+use std::{sync::Arc, time::Duration};
+
+use zeroize::Zeroizing;
+
+use super::{DatakeyRequest, Limits, NewDatakey, Service, ServiceError, StartError};
+use crate::{
+    clock::manual::ManualClock,
+    domain::{Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId},
+    hsm::{
+        Pool, PoolSettings, Token,
+        fake::{FakeToken, Power},
+    },
+    store::memory::MemoryStore,
+};
+
+/// What survives the process.
+struct World {
+    token: FakeToken,
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    fn new() -> Self {
+        let token = FakeToken::new();
+        let store = MemoryStore::new(token.identity());
+        Self { token, store, clock: Arc::new(ManualClock::new()) }
+    }
+
+    async fn try_start(&self) -> Result<Service, StartError> {
+        let settings =
+            PoolSettings { sessions: 2, probe_every: Duration::from_millis(2), ..PoolSettings::default() };
+        let pool = Pool::start(Arc::new(self.token.clone()), settings).unwrap();
+        let limits = Limits { max_keys: 100 };
+        Service::start(Box::new(self.store.clone()), pool, Arc::clone(&self.clock) as _, limits).await
+    }
+
+    async fn start(&self) -> Service {
+        self.try_start().await.unwrap()
+    }
+
+    fn set_power(&self, power: &Power) {
+        self.token.set_power(power.clone());
+        self.store.set_power(power.clone());
+    }
+
+    /// Token and records tell the same story: each version in service has exactly one object, and nothing else has any.
+    fn check_consistent(&self, service: &Service) {
+        let registry = service.inner.writer.registry().read();
+        let mut expected = std::collections::BTreeMap::new();
+        for key in registry.keys() {
+            assert!(matches!(key.phase, Phase::Live | Phase::Destroyed), "{key:?}");
+            for version in &key.versions {
+                assert!(matches!(version.phase, Phase::Live | Phase::Destroyed), "{key:?}");
+                if version.phase == Phase::Live {
+                    expected.insert(ObjectId { key: key.id, version: version.version }, 1);
+                }
+            }
+        }
+        assert_eq!(self.token.objects(), expected);
+    }
+}
+
+fn uid(uid: u32) -> Caller {
+    Caller { principal: Principal::Uid(uid), is_admin: false }
+}
+
+fn admin() -> Caller {
+    Caller { principal: Principal::Uid(0), is_admin: true }
+}
+
+fn context(value: &str) -> EncryptionContext {
+    [("c", value)].into_iter().collect()
+}
+
+async fn datakey(
+    service: &Service,
+    caller: &Caller,
+    key: &str,
+    value: &str,
+) -> Result<NewDatakey, ServiceError> {
+    let request = DatakeyRequest { key: key.parse().unwrap(), context: context(value), len: 32 };
+    service.create_datakey(caller, request, Operation::CreateDatakey).await
+}
+
+async fn open(
+    service: &Service,
+    caller: &Caller,
+    wrapped: &[u8],
+    value: &str,
+) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
+    service.decrypt_datakey(caller, None, wrapped, &context(value)).await
+}
+
+#[track_caller]
+fn refusal<T>(result: Result<T, ServiceError>) -> Refusal {
+    match result {
+        Err(ServiceError::Refused(refusal)) => refusal,
+        Err(other) => panic!("not a refusal: {other}"),
+        Ok(_) => panic!("not refused"),
+    }
+}

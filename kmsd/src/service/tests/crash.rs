@@ -1,0 +1,151 @@
+//! The process dies at every effect on store and token in turn; then it starts again.
+
+use super::*;
+use crate::domain::time::DAY_MS;
+
+/// More effects than any operation here has.
+const EFFECTS: i64 = 12;
+
+/// Runs `work` with a death at every effect, and `check` after each restart. Returns how many deaths there were.
+async fn at_every_effect<W, C>(prepare: impl AsyncFn(&Service, &World), work: W, check: C) -> usize
+where
+    W: AsyncFn(&Service, &World) -> bool,
+    C: AsyncFn(&Service, &World, bool),
+{
+    let mut deaths = 0;
+    for last_takes_place in [false, true] {
+        for index in 0..EFFECTS {
+            let world = World::new();
+            let service = world.start().await;
+            prepare(&service, &world).await;
+            let power = Power::until(index, last_takes_place);
+            world.set_power(&power);
+            let acknowledged = work(&service, &world).await;
+            drop(service);
+            world.set_power(&Power::default());
+            deaths += usize::from(power.is_spent());
+            let service = world.start().await;
+            world.check_consistent(&service);
+            check(&service, &world, acknowledged).await;
+            // A second start finds nothing left to do.
+            let calls = world.token.log().len();
+            drop(service);
+            let service = world.start().await;
+            assert_eq!(world.token.log().len(), calls + 2, "{:?}", world.token.log());
+            world.check_consistent(&service);
+        }
+    }
+    deaths
+}
+
+/// K4: an acknowledged key is there after a crash, a key that was not acknowledged is there wholly or not at all.
+#[tokio::test]
+async fn k4_a_crash_while_a_key_is_made() {
+    let deaths = at_every_effect(
+        async |_, _| {},
+        async |service, _| service.create_key(&uid(1), "a", "").await.is_ok(),
+        async |service, _, acknowledged| {
+            let there = !service.list_keys(&uid(1), None).is_empty();
+            assert!(there || !acknowledged, "an acknowledged key is lost");
+            if there {
+                let new = datakey(service, &uid(1), "a", "x").await.unwrap();
+                open(service, &uid(1), &new.wrapped, "x").await.unwrap();
+            } else {
+                service.create_key(&uid(1), "a", "").await.unwrap();
+            }
+        },
+    )
+    .await;
+    assert!(deaths >= 6, "{deaths}");
+}
+
+/// K3: exactly one default key, whatever moment the first attempt died in.
+#[tokio::test]
+async fn k3_a_crash_while_a_default_key_is_made() {
+    at_every_effect(
+        async |_, _| {},
+        async |service, _| datakey(service, &uid(1), "evs/default", "x").await.is_ok(),
+        async |service, world, _| {
+            datakey(service, &uid(1), "evs/default", "x").await.unwrap();
+            assert_eq!(world.token.objects().len(), 1);
+        },
+    )
+    .await;
+}
+
+/// K4: a crash in a destruction leaves neither half a key nor an orphan.
+#[tokio::test]
+async fn k4_a_crash_while_a_key_is_destroyed() {
+    let deaths = at_every_effect(
+        async |service, world| {
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
+            world.clock.pass(7 * DAY_MS);
+        },
+        async |service, _| {
+            service.tick().await;
+            true
+        },
+        async |service, world, _| {
+            service.tick().await;
+            assert!(world.token.objects().is_empty());
+            world.check_consistent(service);
+        },
+    )
+    .await;
+    assert!(deaths >= 6, "{deaths}");
+}
+
+/// K4: an acknowledged change of state survives.
+#[tokio::test]
+async fn k4_a_crash_while_a_state_changes() {
+    at_every_effect(
+        async |service, _| drop(service.create_key(&uid(1), "a", "").await.unwrap()),
+        async |service, _| service.disable_key(&uid(1), &"a".parse().unwrap()).await.is_ok(),
+        async |service, _, acknowledged| {
+            let usable = datakey(service, &uid(1), "a", "x").await.is_ok();
+            assert!(!usable || !acknowledged, "an acknowledged disable is lost");
+        },
+    )
+    .await;
+}
+
+/// F3: an acknowledged anchor survives.
+#[tokio::test]
+async fn f3_a_crash_while_an_anchor_moves() {
+    use crate::domain::anchor::Anchor;
+    let volume = uuid::Uuid::from_bytes([1; 16]);
+    let anchor = |generation| Anchor { generation, chain_mac: [7; 32] };
+    at_every_effect(
+        async |service, _| {
+            service.advance_anchor(&uid(1), volume, anchor(1)).await.unwrap();
+        },
+        async |service, _| service.advance_anchor(&uid(1), volume, anchor(2)).await.is_ok(),
+        async |service, _, acknowledged| {
+            let stands = service.anchor(&uid(1), volume).unwrap().unwrap().generation;
+            assert!(stands == 2 || (stands == 1 && !acknowledged), "{stands}");
+            let refused = refusal(service.advance_anchor(&uid(1), volume, anchor(0)).await);
+            assert!(matches!(refused, Refusal::AnchorBehind { .. }));
+        },
+    )
+    .await;
+}
+
+/// A failed attempt is cleared away without a restart, too.
+#[tokio::test]
+async fn what_failed_half_way_is_cleared_away_in_time() {
+    for last_takes_place in [false, true] {
+        for index in 0..EFFECTS {
+            let world = World::new();
+            let service = world.start().await;
+            let power = Power::until(index, last_takes_place);
+            world.set_power(&power);
+            let acknowledged = service.create_key(&uid(1), "a", "").await.is_ok();
+            world.set_power(&Power::default());
+            service.tick().await;
+            world.check_consistent(&service);
+            let there = !service.list_keys(&uid(1), None).is_empty();
+            assert!(there || !acknowledged);
+        }
+    }
+}
