@@ -3,6 +3,7 @@
 //! Nothing in here does I/O, reads a clock or draws randomness: times and random bytes are arguments, and what
 //! must happen outside is returned as data.
 
+pub mod access_key;
 pub mod anchor;
 pub mod context;
 pub mod envelope;

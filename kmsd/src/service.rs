@@ -5,6 +5,7 @@
 //!
 //! What changes something runs as a task of its own: a client that hangs up does not leave half of it undone.
 
+mod access_keys;
 mod anchors;
 mod datakeys;
 mod error;
@@ -20,6 +21,7 @@ use std::{collections::HashSet, sync::Arc};
 use parking_lot::Mutex;
 
 pub use self::{
+    access_keys::{Credential, NewAccessKey},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     lifecycle::KeyView,
@@ -65,6 +67,7 @@ struct Inner {
     limits: Limits,
     /// Keys whose making is under way in this process. A record in creation that is not among them has failed.
     in_flight: Mutex<HashSet<KeyId>>,
+    open_secrets: access_keys::OpenSecrets,
     /// Lets one caller at a time make a default key (K3).
     default_keys: tokio::sync::Mutex<()>,
 }

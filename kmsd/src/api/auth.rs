@@ -15,13 +15,12 @@ mod aws;
 mod clock;
 mod huawei;
 mod request;
-mod secret;
 
 use axum::http::header;
 use jiff::Timestamp;
 
+use crate::domain::access_key::{AccessKeyId, AccessSecret};
 pub(crate) use request::RequestParts;
-pub(crate) use secret::{AccessKeyId, AccessSecret};
 
 /// The signature scheme of a request, which also says in which shape a refusal is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //!      0     2  magic "kW"
 //!      2     1  version of this layout, 1
 //!      3     1  mechanism: 1 = AES-256-GCM with a 128-bit tag, in the token
-//!      4     1  purpose: 1 = data key, 2 = data
+//!      4     1  purpose: 1 = data key, 2 = data, 3 = secret of an access key
 //!      5    16  key id
 //!     21     4  key version, big-endian
 //!     25     1  length of the IV
@@ -55,6 +55,8 @@ pub enum Purpose {
     DataKey = 1,
     /// Bytes of the caller's.
     Data = 2,
+    /// The secret of an access key. No client ever gets such an envelope, and none that a client sends is opened.
+    AccessSecret = 3,
 }
 
 /// The part of the envelope that says how to open it.

@@ -1,6 +1,7 @@
 //! Refusals: what is not done, why, and what to do about it. Each has its published code.
 
 use super::{
+    access_key::AccessKeyId,
     context::ContextTooLong,
     envelope::EnvelopeFault,
     id::{Alias, InvalidAlias, KeyId, KeyVersion},
@@ -161,6 +162,24 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// There is none with this id.
+    #[error("there is no access key {id}")]
+    NoSuchAccessKey {
+        /// As the caller named it.
+        id: AccessKeyId,
+    },
+    /// The record was changed behind the service's back, or sealed by another token.
+    #[error("the secret of the access key {id} does not open: its record was changed, or the token is another one")]
+    AccessKeyDamaged {
+        /// The access key.
+        id: AccessKeyId,
+    },
+    /// As many access keys as there may be.
+    #[error("there are {limit} access keys already, as many as there may be")]
+    TooManyAccessKeys {
+        /// The bound.
+        limit: usize,
+    },
     /// A volume's state is older than the newest one that the service was told of (F3).
     #[error(
         "the anchor of volume {volume} stands at generation {newest}, so generation {offered} is refused: it is an older state of the volume, or another one"
@@ -255,6 +274,9 @@ impl Refusal {
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
             Self::TooManyKeys { .. } => "KMS.1105",
+            Self::NoSuchAccessKey { .. } => "KMSD.0002",
+            Self::AccessKeyDamaged { .. } => "KMSD.0003",
+            Self::TooManyAccessKeys { .. } => "KMSD.0004",
             Self::AnchorBehind { .. } => "KMSD.0001",
             Self::BodyInvalid { .. } => "KMS.0202",
             Self::BodyTooLong { .. } => "KMS.0203",
@@ -286,6 +308,9 @@ impl Refusal {
             Self::DoesNotOpen { .. } => "give the encryption context that it was made with",
             Self::VersionGone { .. } => "data under it is lost; restore a backup that has its own key",
             Self::MaterialMissing { .. } => "look at `kmsd doctor`; restore the token from its backup",
+            Self::NoSuchAccessKey { .. } => "look at `ecsctl access-key list`",
+            Self::AccessKeyDamaged { .. } => "delete this access key and make another",
+            Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",
             Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
             Self::AnchorBehind { .. } => {
                 "if an older backup was restored on purpose, attach it with --accept-rollback"

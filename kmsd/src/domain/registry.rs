@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::{
+    access_key::{AccessKeyId, AccessKeyRecord},
     anchor::AnchorRecord,
     id::{Alias, KeyId, KeyRef},
     key::{KeyRecord, Phase, SharedKey},
@@ -18,6 +19,7 @@ pub struct Registry {
     aliases: HashMap<Alias, KeyId>,
     by_age: BTreeMap<(WallTime, KeyId), SharedKey>,
     anchors: HashMap<Uuid, AnchorRecord>,
+    access_keys: HashMap<AccessKeyId, AccessKeyRecord>,
 }
 
 /// A change to one record.
@@ -29,6 +31,10 @@ pub enum Change {
     ForgetKey(KeyId),
     /// A new anchor, or where one stands now.
     PutAnchor(AnchorRecord),
+    /// A new access key.
+    PutAccessKey(AccessKeyRecord),
+    /// An access key is no longer one.
+    ForgetAccessKey(AccessKeyId),
 }
 
 /// Why a change does not fit what is there.
@@ -75,6 +81,17 @@ impl Registry {
         self.anchors.values()
     }
 
+    /// An access key.
+    #[must_use]
+    pub fn access_key(&self, id: &AccessKeyId) -> Option<&AccessKeyRecord> {
+        self.access_keys.get(id)
+    }
+
+    /// All access keys, in no order.
+    pub fn access_keys(&self) -> impl Iterator<Item = &AccessKeyRecord> {
+        self.access_keys.values()
+    }
+
     /// Whether a change fits.
     ///
     /// # Errors
@@ -100,6 +117,9 @@ impl Registry {
                 let revision = self.anchors.get(&next.volume).map(|anchor| anchor.revision);
                 if next.revision == revision.map_or(0, |r| r + 1) { Ok(()) } else { Err(Conflict::Stale) }
             }
+            Change::PutAccessKey(next) if self.access_keys.contains_key(&next.id) => Err(Conflict::Stale),
+            Change::ForgetAccessKey(id) if !self.access_keys.contains_key(id) => Err(Conflict::Stale),
+            Change::PutAccessKey(_) | Change::ForgetAccessKey(_) => Ok(()),
         }
     }
 
@@ -119,6 +139,12 @@ impl Registry {
             Change::PutAnchor(next) => {
                 self.anchors.insert(next.volume, next);
             }
+            Change::PutAccessKey(next) => {
+                self.access_keys.insert(next.id.clone(), next);
+            }
+            Change::ForgetAccessKey(id) => {
+                self.access_keys.remove(&id);
+            }
         }
     }
 
@@ -133,6 +159,14 @@ impl Registry {
 }
 
 impl Change {
+    const fn access_key(&self) -> Option<&AccessKeyId> {
+        match self {
+            Self::PutAccessKey(record) => Some(&record.id),
+            Self::ForgetAccessKey(id) => Some(id),
+            _ => None,
+        }
+    }
+
     /// Whether two changes touch the same thing, so that the later one must see the earlier one's effect.
     #[must_use]
     pub fn touches(&self, other: &Self) -> bool {
@@ -144,6 +178,10 @@ impl Change {
             (Self::ForgetKey(a), Self::ForgetKey(b)) => a == b,
             (Self::PutAnchor(a), Self::PutAnchor(b)) => a.volume == b.volume,
             (Self::PutAnchor(_), _) | (_, Self::PutAnchor(_)) => false,
+            _ => match (self.access_key(), other.access_key()) {
+                (Some(a), Some(b)) => a == b,
+                _ => false,
+            },
         }
     }
 }

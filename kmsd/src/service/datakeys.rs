@@ -166,7 +166,7 @@ impl Target {
     }
 }
 
-fn envelope(header: Header, sealed: Sealed) -> Result<Vec<u8>, ServiceError> {
+pub(super) fn envelope(header: Header, sealed: Sealed) -> Result<Vec<u8>, ServiceError> {
     // The header was authenticated with the mechanism that was expected; the token must have used that one.
     if sealed.mechanism != header.mechanism {
         return Err(HsmError::Lacks { feature: "the mechanism that it was asked for" }.into());

@@ -76,6 +76,7 @@ impl Service {
             trusted: Mutex::new(trusted),
             limits,
             in_flight: Mutex::new(HashSet::new()),
+            open_secrets: super::access_keys::OpenSecrets::default(),
             default_keys: tokio::sync::Mutex::new(()),
         };
         let service = Self { inner: Arc::new(inner) };

@@ -47,7 +47,9 @@ impl Store for MemoryStore {
         let inner = self.inner.lock();
         let mut registry = Registry::default();
         for (name, row) in &inner.rows {
-            registry.apply(if name.starts_with("key") {
+            registry.apply(if name.starts_with("access") {
+                Change::PutAccessKey(serde_json::from_str(row).expect("what was written"))
+            } else if name.starts_with("key") {
                 Change::PutKey(serde_json::from_str(row).expect("what was written"))
             } else {
                 Change::PutAnchor(serde_json::from_str(row).expect("what was written"))
@@ -75,6 +77,13 @@ impl Store for MemoryStore {
                 Change::PutAnchor(anchor) => {
                     let row = serde_json::to_string(anchor).expect("serialises");
                     inner.rows.insert(format!("anchor {}", anchor.volume), row);
+                }
+                Change::PutAccessKey(record) => {
+                    let row = serde_json::to_string(record).expect("serialises");
+                    inner.rows.insert(format!("access {}", record.id), row);
+                }
+                Change::ForgetAccessKey(id) => {
+                    inner.rows.remove(&format!("access {id}"));
                 }
             }
         }

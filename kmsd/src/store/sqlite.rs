@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use super::{Contents, Store, StoreError};
 use crate::{
     domain::{
+        access_key::AccessKeyRecord,
         anchor::AnchorRecord,
         key::{KeyRecord, Phase},
         registry::{Change, Registry},
@@ -24,7 +25,8 @@ use crate::{
 };
 
 /// Steps from an empty file to the schema of this version; each is run once, in one transaction with its number.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE meta (
          name  TEXT PRIMARY KEY,
          value TEXT NOT NULL
      ) STRICT, WITHOUT ROWID;
@@ -38,7 +40,12 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
          volume   TEXT PRIMARY KEY,
          revision INTEGER NOT NULL,
          record   TEXT NOT NULL
-     ) STRICT, WITHOUT ROWID;"];
+     ) STRICT, WITHOUT ROWID;",
+    "CREATE TABLE access_keys (
+         access_key_id TEXT PRIMARY KEY,
+         record        TEXT NOT NULL       -- the secret in it is sealed by the token
+     ) STRICT, WITHOUT ROWID;",
+];
 
 /// The store in a file.
 pub struct SqliteStore {
@@ -154,6 +161,13 @@ impl Store for SqliteStore {
             }
             registry.apply(Change::PutAnchor(anchor));
         }
+        for (id, _, text) in rows(&self.db, "SELECT access_key_id, 0, record FROM access_keys")? {
+            let record: AccessKeyRecord = parse(&text).ok_or_else(|| damaged("access key", &id))?;
+            if record.id.as_str() != id {
+                return Err(damaged("access key", &id));
+            }
+            registry.apply(Change::PutAccessKey(record));
+        }
         Ok(Contents { token, clock, registry })
     }
 
@@ -195,6 +209,12 @@ fn write(transaction: &Transaction<'_>, change: &Change) -> Result<(), StoreErro
                  ON CONFLICT (volume) DO UPDATE SET revision = ?2, record = ?3 WHERE revision = ?2 - 1",
             )?
             .execute(params![anchor.volume.to_string(), number(anchor.revision), to_json(anchor)])?,
+        Change::PutAccessKey(record) => transaction
+            .prepare_cached("INSERT INTO access_keys (access_key_id, record) VALUES (?1, ?2)")?
+            .execute(params![record.id.as_str(), to_json(record)])?,
+        Change::ForgetAccessKey(id) => transaction
+            .prepare_cached("DELETE FROM access_keys WHERE access_key_id = ?1")?
+            .execute([id.as_str()])?,
     };
     // The writer has checked against memory; a row that differs was changed by somebody else.
     if written == 1 { Ok(()) } else { Err(StoreError::Conflict) }

@@ -1,0 +1,171 @@
+//! Access keys: made, shown once, and opened again when a request is signed with one.
+
+use std::{collections::HashMap, sync::Arc};
+
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::{Service, ServiceError};
+use crate::{
+    domain::{
+        Caller, Refusal,
+        access_key::{
+            self, AccessKeyId, AccessKeyRecord, AccessKeySpec, AccessSecret, MAX_ACCESS_KEYS, SEALING_OBJECT,
+        },
+        envelope::{Envelope, Mechanism, Purpose},
+        registry::Change,
+    },
+    hsm::HsmError,
+};
+
+/// Secrets that were opened, by id. Wiped when the service ends or the access key is deleted.
+#[derive(Default)]
+pub(super) struct OpenSecrets {
+    secrets: Mutex<HashMap<AccessKeyId, Arc<AccessSecret>>>,
+    /// Lets one caller at a time make the sealing object.
+    sealing_object: tokio::sync::Mutex<()>,
+}
+
+/// A new access key. The secret is shown this once.
+pub struct NewAccessKey {
+    /// What is stored.
+    pub record: AccessKeyRecord,
+    /// The secret.
+    pub secret: AccessSecret,
+}
+
+/// Who a signature's access key stands for, and what it is checked with.
+pub struct Credential {
+    /// Who asks, if the signature fits.
+    pub caller: Caller,
+    /// The secret.
+    pub secret: Arc<AccessSecret>,
+}
+
+impl Service {
+    /// Makes an access key.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator; or if the token or the store fails.
+    pub async fn create_access_key(
+        &self,
+        caller: &Caller,
+        description: &str,
+        is_admin: bool,
+    ) -> Result<NewAccessKey, ServiceError> {
+        let spec = AccessKeySpec::new(caller, description, is_admin)?;
+        if self.inner.writer.registry().read().access_keys().count() >= MAX_ACCESS_KEYS {
+            return Err(Refusal::TooManyAccessKeys { limit: MAX_ACCESS_KEYS }.into());
+        }
+        let service = self.clone();
+        self.to_the_end(async move { service.make_access_key(spec).await }).await
+    }
+
+    async fn make_access_key(&self, spec: AccessKeySpec) -> Result<NewAccessKey, ServiceError> {
+        // Held to the end, so that the first access keys do not get a sealing object each.
+        let _turn = self.inner.open_secrets.sealing_object.lock().await;
+        let is_first = self.inner.writer.registry().read().access_keys().next().is_none();
+        let mut random = [0; AccessKeyId::LEN];
+        getrandom::fill(&mut random)?;
+        let id = AccessKeyId::from_random(random);
+        let header = access_key::sealing_header(Mechanism::AesGcm);
+        let aad = header.authenticated(&spec.context(&id));
+        let (secret, sealed) = self
+            .inner
+            .pool
+            .call(move |session| {
+                // Once there are records, the object that sealed them has to be there: another one would not open them.
+                if is_first {
+                    session.ensure(SEALING_OBJECT)?;
+                }
+                let mut random = Zeroizing::new([0; AccessSecret::LEN]);
+                session.random(&mut *random)?;
+                let secret = AccessSecret::from_random(&random);
+                let sealed = session.seal(SEALING_OBJECT, &aad, secret.expose().as_bytes())?;
+                Ok((secret, sealed))
+            })
+            .await?;
+        let record = AccessKeyRecord {
+            id,
+            description: spec.description,
+            is_admin: spec.is_admin,
+            created_by: spec.created_by,
+            created_at: self.observe_clock().wall(),
+            sealed: super::datakeys::envelope(header, sealed)?,
+        };
+        self.inner.writer.commit(Change::PutAccessKey(record.clone())).await?;
+        Ok(NewAccessKey { record, secret })
+    }
+
+    /// All access keys, oldest first.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    pub fn list_access_keys(&self, caller: &Caller) -> Result<Vec<AccessKeyRecord>, ServiceError> {
+        access_key::permit(caller, "listing access keys")?;
+        let mut found: Vec<_> = self.inner.writer.registry().read().access_keys().cloned().collect();
+        found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+        Ok(found)
+    }
+
+    /// Deletes an access key: no request signed with it is let in any more.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator and there is such a key; or if the store fails.
+    pub async fn delete_access_key(&self, caller: &Caller, id: &AccessKeyId) -> Result<(), ServiceError> {
+        access_key::permit(caller, "deleting an access key")?;
+        if self.inner.writer.registry().read().access_key(id).is_none() {
+            return Err(Refusal::NoSuchAccessKey { id: id.clone() }.into());
+        }
+        self.inner.writer.commit(Change::ForgetAccessKey(id.clone())).await?;
+        self.inner.open_secrets.secrets.lock().remove(id);
+        Ok(())
+    }
+
+    /// What a signature by that access key is checked with; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// If the token cannot open the secret, or its record was tampered with.
+    pub async fn credential(&self, id: &AccessKeyId) -> Result<Option<Credential>, ServiceError> {
+        let Some(record) = self.inner.writer.registry().read().access_key(id).cloned() else {
+            return Ok(None);
+        };
+        let known = self.inner.open_secrets.secrets.lock().get(id).cloned();
+        let secret = match known {
+            Some(secret) => secret,
+            None => {
+                let secret = Arc::new(self.open_secret(&record).await?);
+                let mut secrets = self.inner.open_secrets.secrets.lock();
+                // Not if the key was deleted meanwhile: nothing would wipe it then.
+                if self.inner.writer.registry().read().access_key(id).is_some() {
+                    secrets.insert(id.clone(), Arc::clone(&secret));
+                }
+                secret
+            }
+        };
+        Ok(Some(Credential { caller: record.caller(), secret }))
+    }
+
+    async fn open_secret(&self, record: &AccessKeyRecord) -> Result<AccessSecret, ServiceError> {
+        let tampered = || ServiceError::from(Refusal::AccessKeyDamaged { id: record.id.clone() });
+        let Envelope { header, iv, ciphertext } =
+            Envelope::decode(&record.sealed, Purpose::AccessSecret).map_err(|_| tampered())?;
+        if header != access_key::sealing_header(header.mechanism) {
+            return Err(tampered());
+        }
+        let aad = header.authenticated(&record.context());
+        let opened = self
+            .inner
+            .pool
+            .call(move |session| session.open(SEALING_OBJECT, header.mechanism, &iv, &aad, &ciphertext))
+            .await;
+        let text = opened.map_err(|error| match error {
+            HsmError::DoesNotOpen | HsmError::NoObject { .. } => tampered(),
+            other => other.into(),
+        })?;
+        std::str::from_utf8(&text).map(AccessSecret::new).map_err(|_| tampered())
+    }
+}
+
+#[cfg(test)]
+mod tests;
