@@ -1,8 +1,8 @@
 //! What requests come in by.
 
-#[allow(dead_code)]
-pub(crate) mod auth;
-#[allow(dead_code, unused_imports)]
+mod auth;
+mod aws;
+pub(crate) mod gateway;
 pub(crate) mod net;
 
 mod answer;

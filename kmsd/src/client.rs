@@ -39,10 +39,13 @@ pub use self::{
 };
 use crate::{
     Dek, WrappedDek,
-    domain::{EncryptionContext, KeyId, KeyState},
+    domain::{EncryptionContext, KeyId, KeyState, access_key::AccessKeyId},
     wire::{
         ErrorBody,
-        control::{AcceptRollbackRequest, AnchorBody, AnchorReply, Health},
+        control::{
+            AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, CreateAccessKeyRequest,
+            DeletedAccessKey, Health, NewAccessKey,
+        },
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
             CreateKeyRequest, DecryptDatakeyReply, DecryptDatakeyRequest, DescribeKeyReply, KeyRequest,
@@ -50,6 +53,8 @@ use crate::{
         },
     },
 };
+
+const ACCESS_KEYS: &str = "/kmsd/v1/access-keys";
 
 /// A connection to the key service.
 pub struct Client {
@@ -205,6 +210,32 @@ impl Client {
     /// Also if its state does not allow it.
     pub fn cancel_deletion(&self, key: &str) -> Result<KeyState, ClientError> {
         self.change("cancel-key-deletion", key)
+    }
+
+    /// Makes an access key for a network client. The secret is shown this once.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    pub fn create_access_key(&self, description: &str, admin: bool) -> Result<NewAccessKey, ClientError> {
+        let request = CreateAccessKeyRequest { description: description.to_owned(), admin };
+        self.send(ACCESS_KEYS, &request, Replay::Unsafe)
+    }
+
+    /// All access keys, oldest first, without their secrets.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    pub fn list_access_keys(&self) -> Result<Vec<AccessKey>, ClientError> {
+        self.call("GET", ACCESS_KEYS, &[], Replay::Safe).map(|list: AccessKeyList| list.access_keys)
+    }
+
+    /// Deletes an access key: requests signed with it are refused from now on.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator and there is such a key.
+    pub fn delete_access_key(&self, id: &AccessKeyId) -> Result<(), ClientError> {
+        let path = format!("{ACCESS_KEYS}/{id}");
+        self.call("DELETE", &path, &[], Replay::Unsafe).map(|_: DeletedAccessKey| ())
     }
 
     /// How the service is.

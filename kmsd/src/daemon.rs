@@ -4,13 +4,21 @@ pub mod config;
 mod init;
 pub mod process;
 mod run;
+mod tls;
 
 pub use self::{
-    config::{Config, ConfigError},
+    config::{Config, ConfigError, ListenConfig},
     init::{InitOptions, init},
     run::run,
+    tls::{issue_client, renew_certificate},
 };
-use crate::{api::unix::SocketError, hsm::HsmError, service::StartError, store::StoreError};
+use crate::{
+    api::{net::TlsConfigError, unix::SocketError},
+    hsm::HsmError,
+    pki::PkiError,
+    service::StartError,
+    store::StoreError,
+};
 
 /// Why the daemon does not start.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +38,23 @@ pub enum DaemonError {
     /// The socket.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// The network.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address of `[listen]`.
+        address: std::net::SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No `[listen]` to do something for.
+    #[error("kmsd.toml has no [listen] with the private authority of `kmsd init --listen`")]
+    NoAuthority,
+    /// Certificates of `[listen]`.
+    #[error("[listen] in kmsd.toml: {0}")]
+    Tls(#[from] TlsConfigError),
+    /// Making certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
     /// The home directory.
     #[error("{path}: {source}", path = path.display())]
     Home {
@@ -71,8 +96,10 @@ impl DaemonError {
             Self::Start(StartError::ForeignToken { .. })
             | Self::Config(_)
             | Self::ReadyFd(_)
-            | Self::HomeExposed { .. } => 78,
-            Self::Store(_) | Self::Start(_) | Self::Socket(_) | Self::Home { .. } | Self::System(_) => 1,
+            | Self::HomeExposed { .. }
+            | Self::NoAuthority
+            | Self::Tls(_) => 78,
+            Self::Listen { .. } | Self::Pki(_) | Self::Store(_) | Self::Start(_) | Self::Socket(_) | Self::Home { .. } | Self::System(_) => 1,
         }
     }
 }

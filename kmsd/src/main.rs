@@ -1,6 +1,6 @@
 //! The `kmsd` program: `kmsd init` and `kmsd serve`.
 
-use std::{collections::BTreeMap, os::fd::RawFd, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, net::SocketAddr, os::fd::RawFd, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use kmsd::{
@@ -23,6 +23,9 @@ enum Command {
     Init(InitArgs),
     /// Serve until SIGTERM
     Serve(ServeArgs),
+    /// Certificates of the private authority that `kmsd init --listen` made
+    #[command(subcommand)]
+    Tls(TlsCommand),
 }
 
 #[derive(Args)]
@@ -45,6 +48,9 @@ struct InitArgs {
     /// Unix socket [default: $KMSD_SOCKET, /run/kmsd/kmsd.sock, or $XDG_RUNTIME_DIR/kmsd.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
+    /// Also listen on this address with TLS: makes a private CA and a server certificate under tls/
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// Sessions on the token
     #[arg(long, value_name = "N", default_value_t = 4)]
     sessions: usize,
@@ -63,10 +69,37 @@ struct ServeArgs {
     ready_fd: Option<RawFd>,
 }
 
+#[derive(Subcommand)]
+enum TlsCommand {
+    /// Make a new server certificate; takes effect when kmsd is started again
+    Renew(HomeArgs),
+    /// Make a client certificate, and print the principal that it stands for
+    Client(ClientArgs),
+}
+
+#[derive(Args)]
+struct HomeArgs {
+    /// Home directory [default: $KMSD_HOME, /var/lib/kmsd, or $XDG_STATE_HOME/kmsd]
+    #[arg(long, value_name = "DIR")]
+    home: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct ClientArgs {
+    /// What the certificate calls the client
+    name: String,
+    /// File to write certificate and key to (mode 0600)
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    #[command(flatten)]
+    home: HomeArgs,
+}
+
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Init(args) => init(args),
         Command::Serve(args) => serve(args),
+        Command::Tls(command) => tls(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -92,14 +125,29 @@ fn init(args: InitArgs) -> Result<(), DaemonError> {
     let identity = daemon::init(InitOptions {
         home: home.clone(),
         socket: args.socket.unwrap_or_else(paths::socket),
+        listen: args.listen,
         module: args.module,
         select,
         pin_file: args.pin_file,
         sessions: args.sessions,
         env,
     })?;
+    if args.listen.is_some() {
+        eprintln!("kmsd: network clients trust {}", home.join("tls/ca.pem").display());
+    }
     eprintln!("kmsd: {} is bound to the token {identity}; start it with `kmsd serve`", home.display());
     Ok(())
+}
+
+#[allow(clippy::print_stdout)] // the principal is this command's result
+fn tls(command: TlsCommand) -> Result<(), DaemonError> {
+    match command {
+        TlsCommand::Renew(HomeArgs { home }) => daemon::renew_certificate(&home.unwrap_or_else(paths::home)),
+        TlsCommand::Client(ClientArgs { name, out, home: HomeArgs { home } }) => {
+            println!("{}", daemon::issue_client(&home.unwrap_or_else(paths::home), &name, &out)?);
+            Ok(())
+        }
+    }
 }
 
 fn serve(args: ServeArgs) -> Result<(), DaemonError> {

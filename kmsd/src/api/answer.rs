@@ -30,6 +30,12 @@ pub(crate) fn error(caller: &Caller, error: &ServiceError) -> Reply {
     json(status, &ErrorBody { error: detail })
 }
 
+/// An error that no rule of the service's is behind.
+pub(crate) fn refused_with(status: StatusCode, code: &str, message: String) -> Reply {
+    let detail = ErrorDetail { error_code: code.to_owned(), error_msg: message, error_hint: None };
+    json(status, &ErrorBody { error: detail })
+}
+
 fn json(status: StatusCode, body: &impl Serialize) -> Reply {
     let bytes = serde_json::to_vec(body).expect("the reply types serialise");
     let mut reply = Response::new(Full::new(Bytes::from(bytes)));
@@ -52,12 +58,15 @@ pub(crate) fn classify(error: &ServiceError) -> (StatusCode, &'static str) {
 
 const fn refused(refusal: &Refusal) -> StatusCode {
     match refusal {
-        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. } | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
-        Refusal::NotPermitted { .. }
-        | Refusal::NotAdministrator { .. }
-        | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
+        Refusal::NoSuchKey { .. }
+        | Refusal::NoSuchAccessKey { .. }
+        | Refusal::Destroyed { .. }
+        | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
+        Refusal::NotPermitted { .. } | Refusal::NotAdministrator { .. } | Refusal::AnchorNotPermitted { .. } => {
+            StatusCode::FORBIDDEN
+        }
         Refusal::AnchorBehind { .. } => StatusCode::CONFLICT,
-        Refusal::MaterialMissing { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         // The publication answers state errors, like all others, with 400.
         Refusal::State { .. }
         | Refusal::DefaultKey { .. }
@@ -75,13 +84,14 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
         | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyAccessKeys { .. }
         | Refusal::BodyInvalid { .. }
         | Refusal::BodyTooLong { .. } => StatusCode::BAD_REQUEST,
     }
 }
 
 /// The text. What the token and the store say in detail is for administrators: it names paths.
-fn message(caller: &Caller, error: &ServiceError) -> String {
+pub(super) fn message(caller: &Caller, error: &ServiceError) -> String {
     match error {
         ServiceError::Hsm(HsmError::Busy { .. }) => error.to_string(),
         ServiceError::Hsm(_) if !caller.is_admin => "the key service's token is not available".to_owned(),

@@ -22,15 +22,6 @@ use jiff::Timestamp;
 use crate::domain::access_key::{AccessKeyId, AccessSecret};
 pub(crate) use request::RequestParts;
 
-/// The signature scheme of a request, which also says in which shape a refusal is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scheme {
-    /// `SDK-HMAC-SHA256`.
-    Huawei,
-    /// `AWS4-HMAC-SHA256`.
-    Aws,
-}
-
 /// What a request says about who signed it. Not to be believed before [`Claim::verify`].
 #[derive(Debug)]
 pub(crate) enum Claim<'a> {
@@ -79,6 +70,14 @@ impl<'a> Claim<'a> {
         match self {
             Self::Huawei(claim) => claim.access_key(),
             Self::Aws(claim) => claim.access_key(),
+        }
+    }
+
+    /// The region that the request is meant for, where the scheme says one.
+    pub(crate) const fn region(&self) -> Option<&'a str> {
+        match self {
+            Self::Huawei(_) => None,
+            Self::Aws(claim) => Some(claim.region()),
         }
     }
 

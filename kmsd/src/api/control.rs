@@ -8,9 +8,12 @@ use super::{
     dispatch::parse,
 };
 use crate::{
-    domain::{Caller, Refusal, anchor::Anchor},
+    domain::{Caller, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
     service::{Service, ServiceError},
-    wire::control::{AcceptRollbackRequest, AnchorBody, AnchorReply},
+    wire::control::{
+        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, CreateAccessKeyRequest,
+        DeletedAccessKey, NewAccessKey,
+    },
 };
 
 /// Answers a path below `/kmsd/v1/`.
@@ -30,6 +33,26 @@ pub(super) async fn answer(
             }
             Ok(answer::ok(&health))
         }
+        (&Method::POST, ["access-keys"]) => {
+            let request: CreateAccessKeyRequest = parse(body)?;
+            let made = service.create_access_key(caller, &request.description, request.admin).await?;
+            Ok(answer::ok(&NewAccessKey {
+                access_key_id: made.record.id.to_string(),
+                secret_access_key: made.secret.expose().to_owned(),
+            }))
+        }
+        (&Method::GET, ["access-keys"]) => {
+            let access_keys = service.list_access_keys(caller)?.into_iter().map(access_key).collect();
+            Ok(answer::ok(&AccessKeyList { access_keys }))
+        }
+        (&Method::DELETE, ["access-keys", id]) => {
+            let id = id.parse().map_err(|_| Refusal::ParameterInvalid {
+                name: "access_key_id",
+                expected: "letters and digits",
+            })?;
+            service.delete_access_key(caller, &id).await?;
+            Ok(answer::ok(&DeletedAccessKey { access_key_id: id.to_string() }))
+        }
         (&Method::GET, ["anchors", volume]) => {
             let anchor = service.anchor(caller, uuid(volume)?)?;
             Ok(answer::ok(&AnchorReply { anchor: anchor.map(print) }))
@@ -46,6 +69,16 @@ pub(super) async fn answer(
             Ok(answer::ok(&print(anchor)))
         }
         _ => Err(Refusal::NoSuchVerb.into()),
+    }
+}
+
+fn access_key(record: AccessKeyRecord) -> AccessKey {
+    AccessKey {
+        access_key_id: record.id.to_string(),
+        description: record.description,
+        admin: record.is_admin,
+        created_by: record.created_by.to_string(),
+        created_at: record.created_at.0,
     }
 }
 

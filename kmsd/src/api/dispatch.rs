@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Longest time that a request may take, the token included.
-const REQUEST_TIME: Duration = Duration::from_secs(25);
+pub(super) const REQUEST_TIME: Duration = Duration::from_secs(25);
 
 /// Answers one request of a caller who is who it says.
 pub(crate) async fn dispatch(

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
@@ -22,6 +23,9 @@ pub struct Config {
     pub socket_mode: String,
     /// The token.
     pub token: TokenConfig,
+    /// The network; absent, there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<ListenConfig>,
     /// Who may do everything.
     #[serde(default)]
     pub access: AccessConfig,
@@ -52,11 +56,44 @@ pub struct TokenConfig {
     pub env: BTreeMap<String, String>,
 }
 
+/// `[listen]`: TCP, with TLS only. Paths are relative to the home directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListenConfig {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The server's certificate, and what leads from it to its authority.
+    #[serde(default = "default_certificate")]
+    pub certificate: PathBuf,
+    /// Its private key, which only its owner reads; may be the same file.
+    #[serde(default = "default_certificate")]
+    pub key: PathBuf,
+    /// The authority of client certificates; absent, clients sign their requests with access keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<PathBuf>,
+}
+
+impl ListenConfig {
+    /// Directory of the private authority in the home directory.
+    pub const TLS: &'static str = "tls";
+
+    /// For an address, with the private authority that `kmsd init` makes.
+    #[must_use]
+    pub fn private(address: SocketAddr) -> Self {
+        Self {
+            address,
+            certificate: default_certificate(),
+            key: default_certificate(),
+            client_ca: Some(Path::new(Self::TLS).join("ca.pem")),
+        }
+    }
+}
+
 /// `[access]`
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
-    /// Besides root and kmsd's own user, such as `uid:1000`.
+    /// Besides root and kmsd's own user, such as `uid:1000` or `cert:<SHA-256 of a client's public key info>`.
     pub admins: Vec<Principal>,
 }
 
@@ -80,6 +117,10 @@ impl Default for LimitsConfig {
 
 fn default_socket_mode() -> String {
     "0660".to_owned()
+}
+
+fn default_certificate() -> PathBuf {
+    Path::new(ListenConfig::TLS).join("server.pem")
 }
 
 const fn default_sessions() -> usize {

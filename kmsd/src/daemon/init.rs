@@ -3,19 +3,23 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use jiff::Timestamp;
+
 use super::{
     Config, DaemonError,
-    config::{AccessConfig, LimitsConfig, TokenConfig},
+    config::{AccessConfig, LimitsConfig, ListenConfig, TokenConfig},
 };
 use crate::{
     hsm::{
         Token, TokenIdentity,
         pkcs11::{PinFile, Pkcs11Settings, Pkcs11Token, Select},
     },
+    pki::TlsFiles,
     store::SqliteStore,
 };
 
@@ -26,6 +30,8 @@ pub struct InitOptions {
     pub home: PathBuf,
     /// The socket.
     pub socket: PathBuf,
+    /// Where to listen on the network; makes a private authority.
+    pub listen: Option<SocketAddr>,
     /// The PKCS#11 module.
     pub module: PathBuf,
     /// The token.
@@ -73,6 +79,7 @@ pub fn init(options: InitOptions) -> Result<TokenIdentity, DaemonError> {
             sessions: options.sessions,
             env: options.env,
         },
+        listen: options.listen.map(ListenConfig::private),
         access: AccessConfig::default(),
         limits: LimitsConfig::default(),
     };
@@ -82,8 +89,20 @@ pub fn init(options: InitOptions) -> Result<TokenIdentity, DaemonError> {
         .create(&home)
         .map_err(|source| DaemonError::Home { path: home.clone(), source })?;
     check_home(&home)?;
-    SqliteStore::create(&store, &identity)?;
+    let tls = TlsFiles::at(home.join(ListenConfig::TLS));
+    if let Some(listen) = &config.listen {
+        tls.create(listen.address.ip(), Timestamp::now())?;
+    }
+    let undo_tls = || match &config.listen {
+        Some(_) => tls.discard(),
+        None => Ok(()),
+    };
+    if let Err(error) = SqliteStore::create(&store, &identity) {
+        undo_tls()?;
+        return Err(error.into());
+    }
     if let Err(error) = config.save_new(&home) {
+        undo_tls()?;
         // Without its configuration the store is of no use, and would be in the way of the next try.
         if let Err(error) = fs::remove_file(&store) {
             tracing::warn!(path = %store.display(), %error, "cannot remove the unfinished store");

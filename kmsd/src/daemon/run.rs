@@ -4,14 +4,16 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     time::{MissedTickBehavior, interval},
 };
+use tokio_rustls::rustls::ServerConfig;
 
-use super::{Config, DaemonError, init::check_home, process::ReadyFd};
+use super::{Config, DaemonError, ListenConfig, init::check_home, process::ReadyFd};
 use crate::{
-    api::{net, unix},
+    api::{gateway::Gateway, net, unix},
     clock::SystemClock,
     domain::Principal,
     hsm::{
@@ -53,7 +55,7 @@ pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), D
     let clock = Arc::new(SystemClock::new()?);
     runtime.block_on(async {
         let service = Service::start(Box::new(store), pool, clock, limits).await?;
-        serve(config, service, ready).await
+        serve(home, config, service, ready).await
     })?;
     // Ends the threads of store and pool: what was taken on is written, the token is logged out of.
     drop(runtime);
@@ -61,7 +63,7 @@ pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), D
     Ok(())
 }
 
-async fn serve(config: &Config, service: Service, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
+async fn serve(home: &Path, config: &Config, service: Service, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = unix::open(&config.socket, config.socket_mode()?)?;
@@ -70,8 +72,19 @@ async fn serve(config: &Config, service: Service, ready: Option<ReadyFd>) -> Res
     let mut admins = config.access.admins.clone();
     admins.extend([Principal::Uid(0), Principal::Uid(rustix::process::geteuid().as_raw())]);
     let limits = net::Limits { connections: config.limits.connections, ..net::Limits::default() };
-    let access = unix::Access { admins, limits };
+    let tcp = match &config.listen {
+        Some(listen) => Some(open_tcp(home, listen).await?),
+        None => None,
+    };
+    let access = unix::Access { admins: admins.clone(), limits };
     let serving = tokio::spawn(unix::serve(listener, service.clone(), access, stopped.clone()));
+    let mut tasks = vec![serving];
+    if let Some((listener, tls)) = tcp {
+        let address = listener.local_addr()?;
+        let gateway = Gateway::new(service.clone(), admins, limits);
+        tasks.push(tokio::spawn(net::serve(listener, tls, limits, gateway, stopped.clone())));
+        tracing::info!(%address, "listening with TLS");
+    }
     let working = tokio::spawn(work(service.clone(), stopped));
 
     tracing::info!(socket = %config.socket.display(), token = config.token.label, "ready");
@@ -90,7 +103,8 @@ async fn serve(config: &Config, service: Service, ready: Option<ReadyFd>) -> Res
     notify(&[NotifyState::Stopping]);
     // Nobody is left to receive it only if both tasks have ended, which the joins below show.
     let _ = stop.send(true);
-    for task in [serving, working] {
+    tasks.push(working);
+    for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task failed");
         }
@@ -102,6 +116,15 @@ async fn serve(config: &Config, service: Service, ready: Option<ReadyFd>) -> Res
         tracing::warn!(%error, "cannot record the clock");
     }
     Ok(())
+}
+
+/// Everything that could be wrong with it is found before anybody is told that the service is ready.
+async fn open_tcp(home: &Path, listen: &ListenConfig) -> Result<(TcpListener, Arc<ServerConfig>), DaemonError> {
+    let client_ca = listen.client_ca.as_ref().map(|path| home.join(path));
+    let tls = net::server_config(&home.join(&listen.certificate), &home.join(&listen.key), client_ca.as_deref())?;
+    let address = listen.address;
+    let listener = TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
+    Ok((listener, Arc::new(tls)))
 }
 
 /// What is done unasked, once a second; the watchdog hears of it, so it barks when this or the runtime hangs.

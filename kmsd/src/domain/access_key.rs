@@ -176,12 +176,6 @@ impl AccessKeyRecord {
         };
         spec.context(&self.id)
     }
-
-    /// Who asks when a request is signed with it.
-    #[must_use]
-    pub fn caller(&self) -> Caller {
-        Caller { principal: Principal::AccessKey(self.id.to_string()), is_admin: self.is_admin }
-    }
 }
 
 /// The header of a sealed secret's envelope.

@@ -100,6 +100,8 @@ pub struct Alias(String);
 impl Alias {
     /// Longest alias, in characters.
     pub const MAX_LEN: usize = 255;
+    /// What names begin with that the service made up for keys without one.
+    pub const GENERATED_PREFIX: &'static str = "unnamed/";
     /// What only names of default keys end in (K3).
     pub const RESERVED_SUFFIX: &'static str = "/default";
 
@@ -113,6 +115,12 @@ impl Alias {
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.0.ends_with(Self::RESERVED_SUFFIX)
+    }
+
+    /// Whether the service made this name up: protocols in which keys have no name of their own do not show it.
+    #[must_use]
+    pub fn is_generated(&self) -> bool {
+        self.0.starts_with(Self::GENERATED_PREFIX)
     }
 
     /// Whether this names a default key that the system makes on first use (K3).

@@ -103,6 +103,14 @@ impl KeySpec {
         Ok(Self { alias, description: description.to_owned(), owner, is_default: false })
     }
 
+    /// A key that its caller gives no name: it gets one that nobody would choose.
+    ///
+    /// # Errors
+    /// If the description is too long.
+    pub fn unnamed(random: [u8; 16], description: &str, owner: Principal) -> Result<Self, Refusal> {
+        Self::new(&format!("{}{}", Alias::GENERATED_PREFIX, hex::encode(random)), description, owner)
+    }
+
     /// A default key (K3).
     #[must_use]
     pub fn default_key(alias: Alias) -> Self {

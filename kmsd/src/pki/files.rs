@@ -30,7 +30,7 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file could not be read or written.
-    #[error("{action} {path}: {source}")]
+    #[error("{action} {path}: {source}", path = path.display())]
     File {
         /// What was tried.
         action: &'static str,
@@ -40,13 +40,13 @@ pub enum PkiError {
         source: io::Error,
     },
     /// There is something already.
-    #[error("{path} exists already and is not overwritten; move it away first")]
+    #[error("{path} exists already and is not overwritten; move it away first", path = path.display())]
     Exists {
         /// The file or directory.
         path: PathBuf,
     },
     /// Making or reading a certificate or key failed.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}", path = path.display())]
     Certificate {
         /// The file concerned.
         path: PathBuf,
@@ -114,6 +114,14 @@ impl TlsFiles {
         write_new(&self.authority_key(), 0o600, &[key])?;
         write_new(&self.server(), 0o600, &[&server.certificate, &server.key])?;
         sync_dir(&self.dir)
+    }
+
+    /// Takes back what [`TlsFiles::create`] made, as long as nobody has been given any of it.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub fn discard(&self) -> Result<(), PkiError> {
+        fs::remove_dir_all(&self.dir).map_err(file("cannot remove", &self.dir))
     }
 
     /// Replaces the server's certificate and key, under the same authority.

@@ -34,10 +34,10 @@ pub struct NewAccessKey {
     pub secret: AccessSecret,
 }
 
-/// Who a signature's access key stands for, and what it is checked with.
+/// What a signature by an access key is checked with, and what it is worth.
 pub struct Credential {
-    /// Who asks, if the signature fits.
-    pub caller: Caller,
+    /// Whether requests signed with it may do everything.
+    pub is_admin: bool,
     /// The secret.
     pub secret: Arc<AccessSecret>,
 }
@@ -143,7 +143,7 @@ impl Service {
                 secret
             }
         };
-        Ok(Some(Credential { caller: record.caller(), secret }))
+        Ok(Some(Credential { is_admin: record.is_admin, secret }))
     }
 
     async fn open_secret(&self, record: &AccessKeyRecord) -> Result<AccessSecret, ServiceError> {

@@ -6,7 +6,7 @@ use super::{Service, ServiceError};
 use crate::{
     domain::{
         Caller, EncryptionContext, KeyId, KeyRef, Operation, Permit, Refusal,
-        envelope::{Envelope, Header, Mechanism, Purpose},
+        envelope::{Envelope, EnvelopeFault, Header, Mechanism, Purpose},
         key::Phase,
         policy,
         reconcile::ObjectId,
@@ -83,19 +83,52 @@ impl Service {
         wrapped: &[u8],
         context: &EncryptionContext,
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
+        let envelope = Envelope::decode(wrapped, Purpose::DataKey).map_err(Refusal::from)?;
+        self.open(caller, expected, envelope, context, Operation::DecryptDatakey).await
+    }
+
+    /// Opens whatever this service wrapped for a client, a data key or data, and says with which key.
+    ///
+    /// # Errors
+    /// If a rule forbids it, it does not open, or the token fails.
+    pub async fn decrypt_any(
+        &self,
+        caller: &Caller,
+        expected: Option<&KeyRef>,
+        wrapped: &[u8],
+        context: &EncryptionContext,
+    ) -> Result<(KeyId, Zeroizing<Vec<u8>>), ServiceError> {
+        let (envelope, operation) = match Envelope::decode(wrapped, Purpose::DataKey) {
+            Ok(envelope) => (envelope, Operation::DecryptDatakey),
+            Err(EnvelopeFault::Purpose) => {
+                (Envelope::decode(wrapped, Purpose::Data).map_err(Refusal::from)?, Operation::DecryptData)
+            }
+            Err(fault) => return Err(Refusal::from(fault).into()),
+        };
+        let key = envelope.header.key;
+        Ok((key, self.open(caller, expected, envelope, context, operation).await?))
+    }
+
+    async fn open(
+        &self,
+        caller: &Caller,
+        expected: Option<&KeyRef>,
+        envelope: Envelope,
+        context: &EncryptionContext,
+        operation: Operation,
+    ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
         context.check().map_err(Refusal::from)?;
-        let Envelope { header, iv, ciphertext } =
-            Envelope::decode(wrapped, Purpose::DataKey).map_err(Refusal::from)?;
+        let Envelope { header, iv, ciphertext } = envelope;
         let permit = {
             let registry = self.inner.writer.registry().read();
             if let Some(expected) = expected {
                 // Asked about first, so that the answer tells nothing about a key that the caller may not know.
-                let named = policy::authorise(&registry, caller, expected, Operation::DecryptDatakey)?;
+                let named = policy::authorise(&registry, caller, expected, operation)?;
                 if named.key().id != header.key {
                     return Err(Refusal::OtherKey { key: named.key().name() }.into());
                 }
             }
-            policy::authorise(&registry, caller, &KeyRef::Id(header.key), Operation::DecryptDatakey)?
+            policy::authorise(&registry, caller, &KeyRef::Id(header.key), operation)?
         };
         let key = permit.key();
         match key.version(header.version).map(|v| v.phase) {

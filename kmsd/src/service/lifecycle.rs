@@ -43,6 +43,19 @@ impl Service {
         Ok(self.view(key))
     }
 
+    /// Makes a key that has no name but one that the service makes up (K1).
+    ///
+    /// # Errors
+    /// If there are too many keys, or the token or the store fails.
+    pub async fn create_unnamed_key(&self, caller: &Caller, description: &str) -> Result<KeyView, ServiceError> {
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let spec = KeySpec::unnamed(random, description, caller.principal.clone())?;
+        let service = self.clone();
+        let key = self.to_the_end(async move { service.make(spec).await }).await?;
+        Ok(self.view(key))
+    }
+
     /// Describes a key.
     ///
     /// # Errors

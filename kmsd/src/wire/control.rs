@@ -1,6 +1,7 @@
 //! Bodies under `/kmsd/v1/`: what the public API has no words for.
 
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Answer of `GET /kmsd/v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,54 @@ pub struct SchedulerHealth {
     pub pending_deletions: u64,
     /// The wall clock has moved against the monotonic one by more than the tolerance; due deletions are held.
     pub clock_distrusted: bool,
+}
+
+/// Request of `POST /kmsd/v1/access-keys`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CreateAccessKeyRequest {
+    /// Up to 255 characters.
+    pub description: String,
+    /// Whether requests signed with it may do everything.
+    pub admin: bool,
+}
+
+/// Answer of `POST /kmsd/v1/access-keys`: the only time that the secret is shown.
+#[derive(Serialize, Deserialize, Zeroize, ZeroizeOnDrop)]
+pub struct NewAccessKey {
+    /// The public half.
+    pub access_key_id: String,
+    /// The secret half.
+    pub secret_access_key: String,
+}
+
+/// An access key in the answer of `GET /kmsd/v1/access-keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKey {
+    /// The public half.
+    pub access_key_id: String,
+    /// Free text.
+    pub description: String,
+    /// Whether requests signed with it may do everything.
+    pub admin: bool,
+    /// Who made it, such as `uid:0`.
+    pub created_by: String,
+    /// When, in milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// Answer of `GET /kmsd/v1/access-keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessKeyList {
+    /// Oldest first.
+    pub access_keys: Vec<AccessKey>,
+}
+
+/// Answer of `DELETE /kmsd/v1/access-keys/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedAccessKey {
+    /// The one that is gone.
+    pub access_key_id: String,
 }
 
 /// A volume's freshness anchor (F3): the newest state that the service was told of.

@@ -113,6 +113,10 @@ impl<'a> Claim<'a> {
         &self.access_key
     }
 
+    pub(super) const fn region(&self) -> &'a str {
+        self.scope.region
+    }
+
     pub(super) fn verify(
         self,
         request: &RequestParts<'_>,

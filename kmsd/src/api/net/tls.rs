@@ -20,25 +20,55 @@ use zeroize::Zeroizing;
 
 /// Why TLS could not be set up.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsConfigError {
+pub enum TlsConfigError {
     /// A file could not be read.
-    #[error("cannot read {path}: {source}")]
-    Read { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {source}", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Others could read the private key.
-    #[error("{path} holds a private key and is readable by others (mode {mode:03o}): chmod 600 it")]
-    Exposed { path: PathBuf, mode: u32 },
+    #[error("{path} holds a private key and is readable by others (mode {mode:03o}): chmod 600 it", path = path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// A file is not what it should be.
-    #[error("{path} is not PEM with {expected}: {source}")]
-    Pem { path: PathBuf, expected: &'static str, source: pem::Error },
+    #[error("{path} is not PEM with {expected}: {source}", path = path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// What should be in it.
+        expected: &'static str,
+        /// Why.
+        source: pem::Error,
+    },
     /// A file holds nothing of what is needed.
-    #[error("{path} holds no certificate")]
-    Empty { path: PathBuf },
+    #[error("{path} holds no certificate", path = path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
     /// Certificate and key do not fit together, or cannot be used.
-    #[error("{path}: {source}")]
-    Unusable { path: PathBuf, source: rustls::Error },
+    #[error("{path}: {source}", path = path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
     /// The authority for clients cannot be used.
-    #[error("{path}: {source}")]
-    ClientAuthority { path: PathBuf, source: VerifierBuilderError },
+    #[error("{path}: {source}", path = path.display())]
+    ClientAuthority {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: VerifierBuilderError,
+    },
 }
 
 /// TLS 1.2 and 1.3 with the certificates of `certificate` and the key of `key` (which may be one file). With `client_authority`,
