@@ -99,7 +99,13 @@ impl DaemonError {
             | Self::HomeExposed { .. }
             | Self::NoAuthority
             | Self::Tls(_) => 78,
-            Self::Listen { .. } | Self::Pki(_) | Self::Store(_) | Self::Start(_) | Self::Socket(_) | Self::Home { .. } | Self::System(_) => 1,
+            Self::Listen { .. }
+            | Self::Pki(_)
+            | Self::Store(_)
+            | Self::Start(_)
+            | Self::Socket(_)
+            | Self::Home { .. }
+            | Self::System(_) => 1,
         }
     }
 }

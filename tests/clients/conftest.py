@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,8 @@ from huaweicloudsdkkms.v2 import KmsClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 REGION = "eu-test-1"
+# Few, so that a test can take all of them.
+CONNECTIONS = 64
 PROJECT = "0123456789abcdef0123456789abcdef"
 
 
@@ -61,6 +64,10 @@ class Installation:
                       pathlib.Path("/usr/lib").glob(f"{pattern}/libsofthsm2.so"))
         self.run("init", "--module", module, "--token-label", "clients", "--pin-file", token / "pin",
                  "--socket", self.socket, "--listen", f"127.0.0.1:{self.port}", "--home", self.home)
+        config = self.home / "kmsd.toml"
+        text, replaced = re.subn(r"^connections = \d+$", f"connections = {CONNECTIONS}", config.read_text(), flags=re.M)
+        assert replaced == 1, text
+        config.write_text(text)
         self.process = None
         self.start()
         self.admin = self.access_key("admin", admin=True)

@@ -62,11 +62,13 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NoSuchAccessKey { .. }
         | Refusal::Destroyed { .. }
         | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
-        Refusal::NotPermitted { .. } | Refusal::NotAdministrator { .. } | Refusal::AnchorNotPermitted { .. } => {
-            StatusCode::FORBIDDEN
-        }
+        Refusal::NotPermitted { .. }
+        | Refusal::NotAdministrator { .. }
+        | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
         Refusal::AnchorBehind { .. } => StatusCode::CONFLICT,
-        Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
+            StatusCode::INTERNAL_SERVER_ERROR
+        }
         // The publication answers state errors, like all others, with 400.
         Refusal::State { .. }
         | Refusal::DefaultKey { .. }

@@ -50,7 +50,13 @@ impl Call<'_> {
 }
 
 /// Answers one request of a caller who is who it says. `region` is the one that the client believes to talk to.
-pub(super) async fn respond(service: &Service, caller: &Caller, region: &str, target: &str, body: &[u8]) -> Reply {
+pub(super) async fn respond(
+    service: &Service,
+    caller: &Caller,
+    region: &str,
+    target: &str,
+    body: &[u8],
+) -> Reply {
     let work = answer(service, caller, region, target, body);
     let answered = tokio::time::timeout(REQUEST_TIME, work).await;
     let timed_out = || Err(ServiceError::TimedOut { seconds: REQUEST_TIME.as_secs() }.into());
@@ -104,7 +110,8 @@ struct ErrorBody {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
     // No body is the same as an empty object.
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| Fault::Serialization { line: error.line(), column: error.column() })
+    serde_json::from_slice(body)
+        .map_err(|error| Fault::Serialization { line: error.line(), column: error.column() })
 }
 
 // A result, so that the operations above read alike.

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use hyper::{Request, StatusCode, body::Incoming, http::request::Parts};
+use hyper::{Method, Request, StatusCode, body::Incoming, http::request::Parts};
 use jiff::Timestamp;
 use uuid::Uuid;
 
@@ -21,7 +21,7 @@ use super::{
     auth::{Claim, RequestParts, SignatureError, Verified},
     aws,
     dispatch::dispatch,
-    net::{BodyFault, Handler, Limits, Peer, read_body},
+    net::{BodyFault, Handler, Limits, Peer, discard_body, read_body},
 };
 use crate::{
     domain::{Caller, Principal, Refusal},
@@ -55,7 +55,8 @@ enum Dialect {
 impl Dialect {
     fn of(head: &Parts) -> Self {
         // Only requests of that protocol go to the root.
-        let is_aws = head.headers.contains_key(aws::TARGET) || head.uri.path() == "/";
+        let is_aws =
+            head.headers.contains_key(aws::TARGET) || (head.method == Method::POST && head.uri.path() == "/");
         if is_aws { Self::Aws } else { Self::Huawei }
     }
 }
@@ -80,7 +81,7 @@ impl Gateway {
             headers: &head.headers,
             body,
         };
-        // Before the body is read: strangers do not get to send one.
+        // Before the body is looked at: what strangers send is thrown away.
         let claim = match (Claim::parse(&parts(&[])), peer.certificate) {
             (Ok(claim), _) => claim,
             (Err(SignatureError::Missing), Some(digest)) => {
@@ -89,10 +90,22 @@ impl Gateway {
                 let caller = Caller { is_admin: self.admins.contains(&principal), principal };
                 return Ok(Admitted { caller, region: aws::DEFAULT_REGION.to_owned(), body });
             }
-            (Err(error), _) => return Err(Closed::Signature(error)),
+            (Err(error), _) => {
+                discard_body(body, &self.limits).await;
+                return Err(Closed::Signature(error));
+            }
         };
-        let known = self.service.credential(claim.access_key()).await.map_err(Closed::Service)?;
-        let credential = known.ok_or(Closed::UnknownAccessKey)?;
+        let known = match self.service.credential(claim.access_key()).await {
+            Ok(known) => known.ok_or(Closed::UnknownAccessKey),
+            Err(error) => Err(Closed::Service(error)),
+        };
+        let credential = match known {
+            Ok(credential) => credential,
+            Err(closed) => {
+                discard_body(body, &self.limits).await;
+                return Err(closed);
+            }
+        };
         let region = claim.region().unwrap_or(aws::DEFAULT_REGION).to_owned();
         let body = read_body(body, &self.limits).await.map_err(Closed::Body)?;
         let verified = claim.verify(&parts(&body), &credential.secret, Timestamp::now());
@@ -119,7 +132,8 @@ impl Gateway {
         if dialect == Dialect::Huawei {
             return dispatch(&self.service, &caller, &head.method, head.uri.path(), body).await;
         }
-        let target = head.headers.get(aws::TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
+        let target =
+            head.headers.get(aws::TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
         aws::respond(&self.service, &caller, &region, target, &body).await
     }
 }

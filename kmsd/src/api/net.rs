@@ -14,7 +14,7 @@ mod server;
 mod slots;
 mod tls;
 
-pub(crate) use body::{BodyFault, read_body};
+pub(crate) use body::{BodyFault, discard_body, read_body};
 pub(crate) use server::{Handler, Peer, serve};
 pub(crate) use tls::{TlsConfigError, server_config};
 

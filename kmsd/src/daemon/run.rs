@@ -63,7 +63,12 @@ pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), D
     Ok(())
 }
 
-async fn serve(home: &Path, config: &Config, service: Service, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
+async fn serve(
+    home: &Path,
+    config: &Config,
+    service: Service,
+    ready: Option<ReadyFd>,
+) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = unix::open(&config.socket, config.socket_mode()?)?;
@@ -119,11 +124,16 @@ async fn serve(home: &Path, config: &Config, service: Service, ready: Option<Rea
 }
 
 /// Everything that could be wrong with it is found before anybody is told that the service is ready.
-async fn open_tcp(home: &Path, listen: &ListenConfig) -> Result<(TcpListener, Arc<ServerConfig>), DaemonError> {
+async fn open_tcp(
+    home: &Path,
+    listen: &ListenConfig,
+) -> Result<(TcpListener, Arc<ServerConfig>), DaemonError> {
     let client_ca = listen.client_ca.as_ref().map(|path| home.join(path));
-    let tls = net::server_config(&home.join(&listen.certificate), &home.join(&listen.key), client_ca.as_deref())?;
+    let tls =
+        net::server_config(&home.join(&listen.certificate), &home.join(&listen.key), client_ca.as_deref())?;
     let address = listen.address;
-    let listener = TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;
     Ok((listener, Arc::new(tls)))
 }
 

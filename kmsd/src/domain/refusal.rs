@@ -169,7 +169,9 @@ pub enum Refusal {
         id: AccessKeyId,
     },
     /// The record was changed behind the service's back, or sealed by another token.
-    #[error("the secret of the access key {id} does not open: its record was changed, or the token is another one")]
+    #[error(
+        "the secret of the access key {id} does not open: its record was changed, or the token is another one"
+    )]
     AccessKeyDamaged {
         /// The access key.
         id: AccessKeyId,

@@ -47,7 +47,11 @@ impl Service {
     ///
     /// # Errors
     /// If there are too many keys, or the token or the store fails.
-    pub async fn create_unnamed_key(&self, caller: &Caller, description: &str) -> Result<KeyView, ServiceError> {
+    pub async fn create_unnamed_key(
+        &self,
+        caller: &Caller,
+        description: &str,
+    ) -> Result<KeyView, ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let spec = KeySpec::unnamed(random, description, caller.principal.clone())?;

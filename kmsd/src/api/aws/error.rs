@@ -50,7 +50,9 @@ impl Fault {
             Self::Body(BodyFault::TooLong { .. }) => {
                 return (StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLargeException");
             }
-            Self::Body(BodyFault::TooSlow | BodyFault::Broken) | Self::Serialization { .. } => "SerializationException",
+            Self::Body(BodyFault::TooSlow | BodyFault::Broken) | Self::Serialization { .. } => {
+                "SerializationException"
+            }
             Self::UnknownOperation => "UnknownOperationException",
             Self::Validation { .. } => "ValidationException",
             Self::Unsupported { .. } => "UnsupportedOperationException",
@@ -105,7 +107,9 @@ const fn signature(error: &SignatureError) -> &'static str {
 
 const fn refused(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. } | Refusal::NoSuchAccessKey { .. } => "NotFoundException",
+        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. } | Refusal::NoSuchAccessKey { .. } => {
+            "NotFoundException"
+        }
         Refusal::State { fault, .. } => match fault {
             StateFault::Disabled => "DisabledException",
             StateFault::PendingDeletion
@@ -123,7 +127,9 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::AnchorNotPermitted { .. } => "AccessDeniedException",
         Refusal::AliasTaken { .. } => "AlreadyExistsException",
         Refusal::AliasReserved { .. } | Refusal::AliasInvalid(_) => "InvalidAliasNameException",
-        Refusal::Envelope(_) | Refusal::DoesNotOpen { .. } | Refusal::VersionGone { .. } => "InvalidCiphertextException",
+        Refusal::Envelope(_) | Refusal::DoesNotOpen { .. } | Refusal::VersionGone { .. } => {
+            "InvalidCiphertextException"
+        }
         Refusal::OtherKey { .. } => "IncorrectKeyException",
         Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => "LimitExceededException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",

@@ -7,12 +7,7 @@ use super::{
     names::{ACCOUNT, key_ref},
 };
 use crate::{
-    domain::{
-        KeyState, Refusal,
-        operation::StateFault,
-        state::Origin,
-        time::WallTime,
-    },
+    domain::{KeyState, Refusal, operation::StateFault, state::Origin, time::WallTime},
     service::{KeyView, ServiceError},
 };
 
@@ -128,7 +123,11 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     };
     only(request.key_usage.as_deref(), "ENCRYPT_DECRYPT", "a KeyUsage other than ENCRYPT_DECRYPT")?;
     only(request.key_spec.as_deref(), "SYMMETRIC_DEFAULT", "a KeySpec other than SYMMETRIC_DEFAULT")?;
-    only(request.customer_master_key_spec.as_deref(), "SYMMETRIC_DEFAULT", "a KeySpec other than SYMMETRIC_DEFAULT")?;
+    only(
+        request.customer_master_key_spec.as_deref(),
+        "SYMMETRIC_DEFAULT",
+        "a KeySpec other than SYMMETRIC_DEFAULT",
+    )?;
     only(request.origin.as_deref(), "AWS_KMS", "an Origin other than AWS_KMS")?;
     let unsupported = [
         (request.multi_region, "MultiRegion"),
@@ -150,7 +149,8 @@ pub(super) fn describe(call: &Call<'_>, request: &OneKey) -> Result<KeyReply, Fa
 pub(super) fn list(call: &Call<'_>, request: &ListKeys) -> Result<ListKeysReply, Fault> {
     let limit = page(request.limit, DEFAULT_PAGE, MAX_PAGE)?;
     let all = call.service.list_keys(call.caller, None);
-    let (page, next_marker) = paginate(&all, request.marker.as_deref(), limit, |view| view.key.id.to_string())?;
+    let (page, next_marker) =
+        paginate(&all, request.marker.as_deref(), limit, |view| view.key.id.to_string())?;
     let keys = page
         .iter()
         .map(|view| ListedKey { key_id: view.key.id.to_string(), key_arn: call.names.key(view.key.id) })
@@ -170,7 +170,10 @@ pub(super) async fn disable(call: &Call<'_>, request: &OneKey) -> Result<(), Fau
     unless(call.service.disable_key(call.caller, &key).await, StateFault::NotEnabled)
 }
 
-pub(super) async fn schedule_deletion(call: &Call<'_>, request: &ScheduleKeyDeletion) -> Result<ScheduledReply, Fault> {
+pub(super) async fn schedule_deletion(
+    call: &Call<'_>,
+    request: &ScheduleKeyDeletion,
+) -> Result<ScheduledReply, Fault> {
     let days = request.pending_window_in_days.unwrap_or(DEFAULT_WINDOW);
     if !WINDOW.contains(&days) {
         return Err(Fault::Validation { name: "PendingWindowInDays", expected: "7 to 30" });

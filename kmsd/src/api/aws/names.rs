@@ -49,7 +49,9 @@ fn resource(arn: &str) -> Result<&str, Fault> {
     let mut parts = arn.splitn(6, ':').skip(2);
     let (service, _region, _account, resource) = (parts.next(), parts.next(), parts.next(), parts.next());
     match (service, resource) {
-        (Some("kms"), Some(resource)) if resource.starts_with(KEY) || resource.starts_with(ALIAS) => Ok(resource),
+        (Some("kms"), Some(resource)) if resource.starts_with(KEY) || resource.starts_with(ALIAS) => {
+            Ok(resource)
+        }
         _ => Err(Fault::InvalidArn { arn: arn.to_owned() }),
     }
 }
@@ -69,7 +71,9 @@ mod tests {
         for text in ["alias/evs/default", "arn:aws-cn:kms:x:1:alias/evs/default"] {
             assert_eq!(key_ref(text).ok(), Some(KeyRef::Alias("evs/default".parse().unwrap())), "{text}");
         }
-        for text in ["db-key", "", "alias/", "key/0d0466b0-e727-4d9c-b35d-f84bb474a37f", "arn:aws:kms:r:1:key/x"] {
+        for text in
+            ["db-key", "", "alias/", "key/0d0466b0-e727-4d9c-b35d-f84bb474a37f", "arn:aws:kms:r:1:key/x"]
+        {
             assert!(matches!(key_ref(text), Err(Fault::NoSuchKey { .. })), "{text}");
         }
         for text in ["arn:", "arn:aws:s3:::bucket", "arn:aws:kms:r:1", "arn:aws:kms:r:1:x"] {

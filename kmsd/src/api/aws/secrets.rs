@@ -82,7 +82,10 @@ impl Serialize for SecretBlob {
     }
 }
 
-pub(super) async fn generate_data_key(call: &Call<'_>, request: GenerateDataKey) -> Result<DataKeyReply, Fault> {
+pub(super) async fn generate_data_key(
+    call: &Call<'_>,
+    request: GenerateDataKey,
+) -> Result<DataKeyReply, Fault> {
     let NewDatakey { key, plaintext, wrapped } = make(call, request, Operation::CreateDatakey).await?;
     Ok(DataKeyReply {
         ciphertext_blob: Blob(wrapped),
@@ -120,9 +123,15 @@ pub(super) async fn decrypt(call: &Call<'_>, request: Decrypt) -> Result<Decrypt
     only_algorithm(request.encryption_algorithm.as_deref())?;
     let expected = request.key_id.as_deref().map(key_ref).transpose()?;
     let ciphertext = decode(&request.ciphertext_blob, "CiphertextBlob", MAX_CIPHERTEXT)?;
-    let (key, plaintext) =
-        call.service.decrypt_any(call.caller, expected.as_ref(), &ciphertext, &request.encryption_context).await?;
-    Ok(DecryptReply { key_id: call.names.key(key), plaintext: SecretBlob(plaintext), encryption_algorithm: ALGORITHM })
+    let (key, plaintext) = call
+        .service
+        .decrypt_any(call.caller, expected.as_ref(), &ciphertext, &request.encryption_context)
+        .await?;
+    Ok(DecryptReply {
+        key_id: call.names.key(key),
+        plaintext: SecretBlob(plaintext),
+        encryption_algorithm: ALGORITHM,
+    })
 }
 
 fn only_algorithm(given: Option<&str>) -> Result<(), Fault> {

@@ -1,6 +1,8 @@
 //! Bodies, within bounds of length and time.
 
-use http_body_util::{BodyExt, Limited};
+use std::pin::pin;
+
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use tokio::time::timeout;
 
@@ -17,20 +19,49 @@ pub(crate) enum BodyFault {
     Broken,
 }
 
-/// Reads all of a body, or nothing of it when its announced length is too much already.
+/// Most bytes that are read of a body only to throw them away.
+const DISCARD: usize = 1 << 20;
+
+/// Reads all of a body. Of one that is too long, so much is read and thrown away that the client gets to see the answer: a
+/// connection that is closed while the client still writes is reset, and the answer with it.
 pub(crate) async fn read_body<B>(body: B, limits: &Limits) -> Result<Bytes, BodyFault>
 where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let limit = limits.body_bytes;
-    if body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX) {
-        return Err(BodyFault::TooLong { limit });
+    let mut body = Box::pin(body);
+    let is_announced = body.size_hint().lower() > u64::try_from(limit).unwrap_or(u64::MAX);
+    let reading = async {
+        if is_announced {
+            return Err(BodyFault::TooLong { limit });
+        }
+        match Limited::new(body.as_mut(), limit).collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<LengthLimitError>() => Err(BodyFault::TooLong { limit }),
+            Err(_) => Err(BodyFault::Broken),
+        }
+    };
+    let outcome = timeout(limits.body, reading).await.unwrap_or(Err(BodyFault::TooSlow));
+    if matches!(outcome, Err(BodyFault::TooLong { .. })) {
+        discard_body(body.as_mut(), limits).await;
     }
-    match timeout(limits.body, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(BodyFault::TooLong { limit }),
-        Ok(Err(_)) => Err(BodyFault::Broken),
-        Err(_) => Err(BodyFault::TooSlow),
-    }
+    outcome
+}
+
+/// Reads a body that nobody wants, within bounds of length and time.
+pub(crate) async fn discard_body<B: Body<Data = Bytes>>(body: B, limits: &Limits) {
+    let mut body = pin!(body);
+    let reading = async {
+        let mut left = DISCARD;
+        while let Some(Ok(frame)) = body.frame().await {
+            let len = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(len) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    // Whether it came in time or not, it is not wanted.
+    let _ = timeout(limits.body, reading).await;
 }
