@@ -3,14 +3,46 @@
 //! `docs/volume-format.md` is the design; each module names the part of it that it carries out. The engine does no encryption
 //! of its own ([`crate::crypto`]), knows no byte layout ([`crate::format`]) and touches no file but through a
 //! [`Backing`](crate::backing::Backing).
+//!
+//! ```text
+//!   write --> slots (alloc) --> entry in the dirty map + pending group      read --> dirty map --> map pages (cache) --> slots
+//!   flush --> pending group into the log ring, one barrier
+//!   checkpoint --> dirty entries merged into the map, copy-on-write; barrier; superblock; barrier
+//!   open --> superblock, tables, log behind it
+//! ```
 
+mod alloc;
+mod cache;
+mod checkpoint;
+mod commit;
+mod core;
+mod create;
+mod dirty;
+mod discard;
+mod epochs;
 mod error;
+mod map;
+mod merge;
+mod pages;
 mod params;
+mod ranges;
+mod read;
+mod recovery;
 mod report;
+mod seek;
+mod store;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod trash;
+mod volume;
+mod worker;
+mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
 pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
 pub use report::{BadBlock, CheckReport, SnapshotInfo, Stats};
+pub use volume::Volume;
 
 /// Size in bytes of a block, a page and a slot.
 pub const BLOCK: u64 = 4096;

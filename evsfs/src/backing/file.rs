@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::Backing;
@@ -94,7 +94,22 @@ impl FileBacking {
         if !file.metadata().map_err(io_error)?.is_file() {
             return Err(FileBackingError::NotAFile { path: path.to_owned() });
         }
-        Self::lock(file, path, !write)
+        let backing = Self::lock(file, path, !write)?;
+        if write {
+            backing.forget_cached().map_err(io_error)?;
+        }
+        Ok(backing)
+    }
+
+    /// Lets later reads see what the disk has, not what the kernel believes.
+    ///
+    /// After a failed write-back Linux keeps the lost pages in its cache and calls them clean. A process that trusted them would chain new
+    /// commits to one that the disk does not have. So: first everything that a killed process left dirty is made durable (or the open
+    /// fails), then the clean pages are dropped.
+    fn forget_cached(&self) -> io::Result<()> {
+        self.file.sync_data()?;
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)?;
+        Ok(())
     }
 
     fn lock(file: File, path: &Path, shared: bool) -> Result<Self, FileBackingError> {

@@ -4,7 +4,8 @@ use std::io;
 
 use uuid::Uuid;
 
-use super::params::Anchor;
+use crate::crypto::EntropyUnavailable;
+use crate::format::FormatError;
 
 /// Why stored bytes were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -90,8 +91,11 @@ pub enum VolumeError {
     #[error("the volume has used all its epochs: restore a backup of it into a new volume")]
     EpochsExhausted,
     /// No random numbers to begin an epoch with.
-    #[error("the system gives no random numbers: see getrandom(2)")]
-    NoEntropy,
+    #[error(transparent)]
+    NoEntropy(#[from] EntropyUnavailable),
+    /// The header is not one that could be read again.
+    #[error(transparent)]
+    Header(#[from] FormatError),
     /// A volume cannot shrink.
     #[error("a volume cannot shrink from {size} to {asked} bytes")]
     WouldShrink {
@@ -147,16 +151,6 @@ pub enum CreateError {
         /// The largest size in bytes.
         most: u64,
     },
-    /// The log ring is too small or too large.
-    #[error("a log ring of {asked} pages is not possible: it must have {least} to {most}")]
-    BadRing {
-        /// What was asked for.
-        asked: u64,
-        /// Fewest pages.
-        least: u64,
-        /// Most pages.
-        most: u64,
-    },
     /// There is something in the file already.
     #[error("the file is not empty")]
     NotEmpty,
@@ -164,8 +158,11 @@ pub enum CreateError {
     #[error("cannot write the volume file: {0}")]
     Io(#[source] io::Error),
     /// No random numbers.
-    #[error("the system gives no random numbers: see getrandom(2)")]
-    NoEntropy,
+    #[error(transparent)]
+    NoEntropy(#[from] EntropyUnavailable),
+    /// The header is not one that could be read again.
+    #[error(transparent)]
+    Header(#[from] FormatError),
 }
 
 /// Why a volume could not be opened.
@@ -187,6 +184,18 @@ pub enum OpenError {
     NoSuperblock {
         /// The volume.
         volume: Uuid,
+    },
+    /// The log ends before the group that the superblock needs: that group was durable before the superblock, so no crash does this.
+    #[error(
+        "volume {volume}: the log ends at commit {found}, the superblock needs it to {least}: it was cut off or damaged"
+    )]
+    LogCut {
+        /// The volume.
+        volume: Uuid,
+        /// Where the log ends.
+        found: u64,
+        /// Where it must end at least.
+        least: u64,
     },
     /// The state is older than the one that the key service knows (F3).
     #[error(
@@ -221,7 +230,9 @@ pub enum OpenError {
         base: Uuid,
     },
     /// The base is not the one that the volume was made from.
-    #[error("volume {volume} needs base {expected:?} of {base}, but was given {found:?} of {given}")]
+    #[error(
+        "volume {volume} needs its base {base} at commit {expected}, but was given volume {given} at commit {found}"
+    )]
     BaseChanged {
         /// The volume.
         volume: Uuid,
@@ -229,10 +240,10 @@ pub enum OpenError {
         base: Uuid,
         /// The identity of the base that was given.
         given: Uuid,
-        /// The state that the header names.
-        expected: Anchor,
-        /// The state of what was given.
-        found: Anchor,
+        /// The commit that the header names.
+        expected: u64,
+        /// The commit of what was given; if it is the same, the histories differ.
+        found: u64,
     },
     /// Reading failed, or what was read is damaged.
     #[error(transparent)]

@@ -5,24 +5,22 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::VolumeError;
+pub use crate::format::Anchor;
+use crate::format::layout;
 
-/// A state of a volume and, by its MAC, its whole past. The key service keeps one per volume, so that an older or another file
-/// is noticed (F3).
+/// What a new volume is to be, besides what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Anchor {
-    /// Number of the commit.
-    pub commit: u64,
-    /// Chain value after it.
-    pub chain: [u8; 32],
-}
-
-/// What a new volume is to be.
-#[derive(Debug, Clone)]
 pub struct CreateParams {
     /// Size in bytes: a multiple of 4096.
     pub size: u64,
-    /// Pages of the log ring; `None` chooses by the size.
-    pub ring_pages: Option<u64>,
+}
+
+impl CreateParams {
+    /// The log ring that suits the size: for the header's `ring_pages`.
+    #[must_use]
+    pub const fn ring_pages(&self) -> u64 {
+        layout::ring_pages(self.size / layout::BLOCK_BYTES)
+    }
 }
 
 /// What a thin volume reads where it has nothing of its own. It never changes.

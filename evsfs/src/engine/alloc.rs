@@ -1,0 +1,485 @@
+//! Which slots of the file are free.
+//!
+//! The bitmaps of the file's regions are leaves of the allocation tree. They are loaded when needed; while clean they can be
+//! dropped again (F6). In memory a slot is taken at once; in the file only a checkpoint says so, in the other of the two places
+//! of each page. A slot that a checkpoint frees stays taken until its superblock is durable: [`Allocator::commit`].
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::dirty::BlockMap;
+use super::error::VolumeError;
+use super::store::{Store, host_error};
+use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START};
+use crate::format::{Entry, Tree};
+
+mod persist;
+mod region;
+
+pub(super) use persist::Prepared;
+pub(super) use region::Bitmap;
+use region::Region;
+
+/// Consecutive slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) slot: u64,
+    pub(super) count: u64,
+}
+
+/// A region is taken up again when at least this much of it is free; else the file grows.
+const WORTH_FREE: u64 = REGION_SLOTS / 8;
+/// The file grows by at least this many slots (1 MiB) and at most the other (64 MiB).
+const GROW_LEAST: u64 = 256;
+const GROW_MOST: u64 = 16_384;
+/// Slots of a new region that the file must cover: the places of the allocation tree lie there.
+const REGION_HEAD: u64 = 16;
+const REGION_HEAD_BYTES: usize = 16 * BLOCK;
+/// Entries of a page.
+const FAN: u64 = 128;
+
+/// Slots behind the log ring that are written when the volume is created and kept for checkpoints on a full host.
+pub(super) const fn reserve_slots(ring_pages: u64) -> u64 {
+    let quarter = ring_pages / 4;
+    if quarter < 256 { quarter } else { 256 }
+}
+
+type Entries = Box<[Entry; FANOUT]>;
+
+struct Inner {
+    /// Length of the file.
+    file_slots: u64,
+    /// Regions that the file reaches into.
+    regions: u64,
+    loaded: BlockMap<Region>,
+    /// Durable entries of the bitmaps, by page of the lowest upper level.
+    lower: BlockMap<Entries>,
+    /// Durable entries of those pages.
+    middle: BlockMap<Entries>,
+    /// Durable entries of the highest pages, as in the superblock.
+    upper: Vec<Entry>,
+    /// Where slots are taken from.
+    cursor: u64,
+    /// Whether a checkpoint runs: then changes keep the bits of its cut.
+    cut: bool,
+    used: u64,
+    /// The same in the durable tree.
+    durable_used: u64,
+    clock: u64,
+    /// The host is full: slots from this one on are not worth a try.
+    full: Option<u64>,
+}
+
+impl Inner {
+    /// Slots from here on are behind the end of the file, or as good as.
+    fn limit(&self) -> u64 {
+        self.full.unwrap_or(self.file_slots)
+    }
+}
+
+/// See the module.
+pub(super) struct Allocator {
+    inner: Mutex<Inner>,
+    ring_pages: u64,
+    /// Clean bitmaps to keep.
+    keep: usize,
+}
+
+impl Allocator {
+    /// From a superblock.
+    pub(super) fn new(upper: Vec<Entry>, file_slots: u64, used: u64, ring_pages: u64, keep: usize) -> Self {
+        let regions = file_slots.div_ceil(REGION_SLOTS).max(1);
+        let inner = Inner {
+            file_slots,
+            regions,
+            loaded: BlockMap::default(),
+            lower: BlockMap::default(),
+            middle: BlockMap::default(),
+            upper,
+            cursor: regions - 1,
+            cut: false,
+            used,
+            durable_used: used,
+            clock: 0,
+            full: None,
+        };
+        Self { inner: Mutex::new(inner), ring_pages, keep: keep.max(8) }
+    }
+
+    /// Takes `count` slots for data in as few runs as possible.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
+    pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
+        let mut inner = self.inner.lock();
+        let mut runs = Vec::with_capacity(1);
+        let mut left = count;
+        while left > 0 {
+            match self.take_some(&mut inner, store, left) {
+                Ok(run) => {
+                    left -= run.count;
+                    runs.push(run);
+                }
+                Err(error) => {
+                    for run in &runs {
+                        self.free_run(&mut inner, store, *run);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        inner.used += count;
+        Ok(runs)
+    }
+
+    /// Takes a slot for a page of a checkpoint: if there is none anywhere, one of the reserve, which was written when the volume was
+    /// created and is kept for this. So a discard can be carried out, and its space come back, when the host is full.
+    pub(super) fn take_reserved(&self, store: &Store) -> Result<u64, VolumeError> {
+        let mut inner = self.inner.lock();
+        let cut = inner.cut;
+        let region = self.load(&mut inner, store, 0)?;
+        let start = RING_START + self.ring_pages;
+        let free =
+            region.bits.free_run(start, 1).filter(|run| run.start < start + reserve_slots(self.ring_pages));
+        let slot = free.ok_or(VolumeError::NoSpace)?.start;
+        region.change(cut).set(slot);
+        region.used += 1;
+        inner.used += 1;
+        Ok(slot)
+    }
+
+    fn take_some(&self, inner: &mut Inner, store: &Store, most: u64) -> Result<Run, VolumeError> {
+        loop {
+            let cursor = inner.cursor;
+            let base = cursor * REGION_SLOTS;
+            let bounds = Bounds {
+                start: if cursor == 0 {
+                    RING_START + self.ring_pages + reserve_slots(self.ring_pages)
+                } else {
+                    0
+                },
+                file_end: inner.limit().saturating_sub(base).min(REGION_SLOTS),
+                grow: inner.full.is_none(),
+            };
+            if let Ok(region) = self.load(inner, store, cursor)
+                && let Some((slot, count)) = search(region, most, &bounds)
+            {
+                match grow_to(inner, store, base + slot + count) {
+                    Ok(()) => {}
+                    // Look again, within the file as it is.
+                    Err(VolumeError::NoSpace) if inner.full.is_none() => {
+                        inner.full = Some(inner.file_slots);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+                let cut = inner.cut;
+                let region = inner.loaded.get_mut(&cursor).expect("just loaded");
+                let bits = region.change(cut);
+                (slot..slot + count).for_each(|slot| bits.set(slot));
+                region.used += count;
+                region.hint = slot + count;
+                return Ok(Run { slot: base + slot, count });
+            }
+            inner.cursor = self.next_region(inner, store)?;
+            if let Some(region) = inner.loaded.get_mut(&inner.cursor) {
+                region.hint = 0;
+            }
+        }
+    }
+
+    /// Another region to take slots from: one with much free space, else a new one, else any with free space.
+    fn next_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
+        let start = inner.cursor;
+        for worth in [WORTH_FREE, 1] {
+            let mut region = start + 1;
+            for _ in 0..inner.regions {
+                if region >= inner.regions {
+                    region = 0;
+                }
+                // A page of entries that says all its regions are full is passed over whole.
+                if region.is_multiple_of(FAN)
+                    && self.group_is_full(inner, region / FAN)
+                    && region + FAN <= inner.regions
+                {
+                    region += FAN;
+                    continue;
+                }
+                if region != start && self.free_in(inner, store, region) >= worth {
+                    return Ok(region);
+                }
+                region += 1;
+            }
+            if worth == WORTH_FREE && inner.full.is_none() {
+                match self.new_region(inner, store) {
+                    Ok(region) => return Ok(region),
+                    Err(VolumeError::NoSpace) => inner.full = Some(inner.file_slots),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Err(VolumeError::NoSpace)
+    }
+
+    /// Lets the file reach into the next region. Its head is written at once: there the allocation tree of every checkpoint goes, which
+    /// must not fail for want of space later.
+    fn new_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
+        let _ = self;
+        let region = inner.regions;
+        grow_to(inner, store, region * REGION_SLOTS + REGION_HEAD)?;
+        store.write(&[0; REGION_HEAD_BYTES], region * REGION_SLOTS)?;
+        Ok(region)
+    }
+
+    fn group_is_full(&self, inner: &Inner, group: u64) -> bool {
+        let _ = self;
+        if inner.lower.contains_key(&group) || inner.loaded.keys().any(|region| region / FAN == group) {
+            return false;
+        }
+        let Some(middle) = inner.middle.get(&(group / FAN)) else { return false };
+        let entry = middle[usize::try_from(group % FAN).expect("below 128")];
+        !entry.is_absent() && entry.aux() == 0
+    }
+
+    /// Free slots of a region, within the file if it cannot grow.
+    fn free_in(&self, inner: &mut Inner, store: &Store, region: u64) -> u64 {
+        let free = match inner.loaded.get(&region) {
+            Some(loaded) => loaded.free(),
+            None => match self.durable(inner, store, region) {
+                Ok(entry) if !entry.is_absent() => REGION_SLOTS - u64::from(entry.aux()),
+                Ok(_) => REGION_SLOTS - u64::from(Bitmap::fresh(region, self.ring_pages).used()),
+                Err(_) => 0,
+            },
+        };
+        let beyond = ((region + 1) * REGION_SLOTS).saturating_sub(inner.limit());
+        let reserved = if region == 0 { reserve_slots(self.ring_pages) } else { 0 };
+        let free = free.saturating_sub(reserved);
+        if inner.full.is_some() { free.saturating_sub(beyond) } else { free }
+    }
+
+    /// The durable entry of a region's bitmap.
+    fn durable(&self, inner: &mut Inner, store: &Store, region: u64) -> Result<Entry, VolumeError> {
+        let _ = self;
+        let group = region / FAN;
+        if !inner.lower.contains_key(&group) {
+            let top = group / FAN;
+            if !inner.middle.contains_key(&top) {
+                let entry = usize::try_from(top).ok().and_then(|top| inner.upper.get(top).copied());
+                let entries = load_entries(store, 2, top, entry.unwrap_or_default())?;
+                inner.middle.insert(top, entries);
+            }
+            let entry = inner.middle[&top][usize::try_from(group % FAN).expect("below 128")];
+            let entries = load_entries(store, 1, group, entry)?;
+            inner.lower.insert(group, entries);
+        }
+        Ok(inner.lower[&group][usize::try_from(region % FAN).expect("below 128")])
+    }
+
+    /// A region, loaded if need be.
+    fn load<'a>(
+        &self,
+        inner: &'a mut Inner,
+        store: &Store,
+        region: u64,
+    ) -> Result<&'a mut Region, VolumeError> {
+        inner.clock += 1;
+        let clock = inner.clock;
+        if !inner.loaded.contains_key(&region) {
+            let bits = self.read_bitmap(inner, store, region)?;
+            self.evict(inner);
+            inner.loaded.insert(region, Region::new(bits, false));
+        }
+        let region = inner.loaded.get_mut(&region).expect("present or just inserted");
+        region.touched = clock;
+        Ok(region)
+    }
+
+    fn read_bitmap(&self, inner: &mut Inner, store: &Store, region: u64) -> Result<Bitmap, VolumeError> {
+        let entry = self.durable(inner, store, region)?;
+        if entry.is_absent() {
+            return Ok(Bitmap::fresh(region, self.ring_pages));
+        }
+        match store.open_page(Tree::Allocation, 0, region, &entry) {
+            Ok(page) => Ok(Bitmap::decode(&page)),
+            Err(reason) => {
+                // Its free slots are not known, so none of them is handed out: damage here costs space, never data.
+                tracing::error!(volume = %store.uuid, region, slot = entry.slot(), %reason, "allocation bitmap is damaged");
+                Err(VolumeError::DamagedTable { volume: store.uuid, slot: entry.slot(), reason })
+            }
+        }
+    }
+
+    /// Drops bitmaps that are as in the file, those first that were not used for longest.
+    fn evict(&self, inner: &mut Inner) {
+        if inner.loaded.len() < self.keep {
+            return;
+        }
+        let clean = |region: &Region| !region.dirty && region.at_cut.is_none() && region.written.is_none();
+        let mut ages: Vec<u64> =
+            inner.loaded.values().filter(|region| clean(region)).map(|region| region.touched).collect();
+        ages.sort_unstable();
+        if let Some(&median) = ages.get(ages.len() / 2) {
+            inner.loaded.retain(|_, region| !clean(region) || region.touched > median);
+        }
+    }
+
+    /// Gives slots back at once: nothing that could be recovered may refer to them.
+    pub(super) fn free(&self, store: &Store, slots: &[u64]) {
+        let mut inner = self.inner.lock();
+        for slot in slots {
+            self.free_run(&mut inner, store, Run { slot: *slot, count: 1 });
+        }
+        inner.used = inner.used.saturating_sub(u64::try_from(slots.len()).unwrap_or(0));
+    }
+
+    fn free_run(&self, inner: &mut Inner, store: &Store, run: Run) {
+        let number = run.slot / REGION_SLOTS;
+        let cut = inner.cut;
+        // A bitmap that cannot be read has no slots to give: these are lost until it is repaired.
+        let Ok(region) = self.load(inner, store, number) else { return };
+        let bits = region.change(cut);
+        let first = run.slot % REGION_SLOTS;
+        for slot in first..first + run.count {
+            debug_assert!(bits.is_set(slot), "slot {} is freed twice", number * REGION_SLOTS + slot);
+            bits.clear(slot);
+        }
+        region.used -= run.count;
+        region.no_run = u64::MAX;
+    }
+
+    /// Marks slots that the recovered log refers to as taken.
+    pub(super) fn recover(&self, store: &Store, slots: &[u64]) {
+        let mut inner = self.inner.lock();
+        let mut added = 0;
+        for slot in slots {
+            if let Ok(region) = self.load(&mut inner, store, slot / REGION_SLOTS) {
+                let at = slot % REGION_SLOTS;
+                if !region.bits.is_set(at) {
+                    region.change(false).set(at);
+                    region.used += 1;
+                    added += 1;
+                }
+            }
+        }
+        inner.used += added;
+        // The superblock may be older than the last growth of the file.
+        if let Some(last) = slots.iter().max() {
+            inner.file_slots = inner.file_slots.max(last + 1);
+            inner.regions = inner.regions.max(inner.file_slots.div_ceil(REGION_SLOTS));
+        }
+    }
+
+    /// Length of the file, and slots in use.
+    pub(super) fn totals(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.file_slots, inner.used)
+    }
+
+    /// Bitmaps in memory.
+    pub(super) fn loaded(&self) -> usize {
+        self.inner.lock().loaded.len()
+    }
+
+    /// The host had no space for what was written to slots that are free again. Those behind the last one in use are most likely holes of
+    /// the file: from now on only what lies before them is tried.
+    pub(super) fn note_full(&self) {
+        let mut inner = self.inner.lock();
+        let last = inner.regions - 1;
+        let end = inner.loaded.get(&last).and_then(|region| region.bits.end()).unwrap_or(0);
+        inner.full = Some((last * REGION_SLOTS + end).min(inner.file_slots));
+    }
+
+    /// Space on the host may be there again: the file may try to grow.
+    pub(super) fn retry_growth(&self) {
+        self.inner.lock().full = None;
+    }
+}
+
+/// Where a search may look: `start` and `file_end` are slots of the region, `grow` says whether it may go beyond the latter.
+struct Bounds {
+    start: u64,
+    file_end: u64,
+    grow: bool,
+}
+
+/// Up to `most` free slots in a row. First a long run in what the file has, so that what is written together lies together; then
+/// any, if much of the region is free; then the space behind the end of the file.
+fn search(region: &mut Region, most: u64, bounds: &Bounds) -> Option<(u64, u64)> {
+    let wanted = most.min(64);
+    if region.no_run > wanted {
+        if let Some(found) = run_of(region, wanted, most, bounds) {
+            return Some(found);
+        }
+        region.no_run = wanted;
+    }
+    let free = bounds.file_end.saturating_sub(region.used);
+    if (free >= bounds.file_end / 8 || !bounds.grow)
+        && wanted > 1
+        && let Some(found) = run_of(region, 1, most, bounds)
+    {
+        return Some(found);
+    }
+    if !bounds.grow {
+        return None;
+    }
+    let run = region.bits.free_run(bounds.file_end.max(bounds.start), most)?;
+    Some((run.start, run.end - run.start))
+}
+
+/// The next run of at least `least` slots within the file, from the hint on and then from the start.
+fn run_of(region: &Region, least: u64, most: u64, bounds: &Bounds) -> Option<(u64, u64)> {
+    for (from, end) in
+        [(region.hint.max(bounds.start), bounds.file_end), (bounds.start, region.hint.min(bounds.file_end))]
+    {
+        let mut at = from;
+        while let Some(run) = region.bits.free_run(at, most)
+            && run.start < end
+        {
+            let count = run.end.min(bounds.file_end) - run.start;
+            if count >= least {
+                return Some((run.start, count));
+            }
+            at = run.end;
+        }
+    }
+    None
+}
+
+/// Makes the file reach slot `end`.
+fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError> {
+    if end <= inner.file_slots {
+        return Ok(());
+    }
+    // In steps, so that the host's file system seldom has to write its own metadata.
+    let step = (inner.file_slots / 16).clamp(GROW_LEAST, GROW_MOST);
+    let mut new = end.next_multiple_of(step);
+    let region_end = new.next_multiple_of(REGION_SLOTS);
+    // A file that reaches into a region reaches past its head.
+    if new + REGION_SLOTS - region_end < REGION_HEAD && new != region_end {
+        new = region_end - REGION_SLOTS + REGION_HEAD;
+    }
+    store.backing.set_len(new * BLOCK_BYTES).map_err(host_error)?;
+    inner.file_slots = new;
+    inner.regions = new.div_ceil(REGION_SLOTS);
+    Ok(())
+}
+
+fn load_entries(store: &Store, level: u8, index: u64, entry: Entry) -> Result<Entries, VolumeError> {
+    if entry.is_absent() {
+        return Ok(Box::new([Entry::ABSENT; FANOUT]));
+    }
+    match store.open_map_page(Tree::Allocation, level, index, &entry) {
+        Ok(page) => Ok(Box::new(*page.entries())),
+        Err(reason) => Err(VolumeError::DamagedTable { volume: store.uuid, slot: entry.slot(), reason }),
+    }
+}
+
+/// For tests and checks: a bitmap as it is now.
+impl Allocator {
+    #[allow(dead_code)] // for the check and for snapshots, which follow
+    pub(super) fn bitmap(&self, store: &Store, region: u64) -> Result<Arc<Bitmap>, VolumeError> {
+        let mut inner = self.inner.lock();
+        Ok(Arc::clone(&self.load(&mut inner, store, region)?.bits))
+    }
+}

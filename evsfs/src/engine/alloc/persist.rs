@@ -1,0 +1,230 @@
+//! The allocation tree of a checkpoint.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::region::Bitmap;
+use super::{Allocator, Entries, FAN, Inner, load_entries};
+use crate::engine::error::VolumeError;
+use crate::engine::store::Store;
+use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, allocation_slots};
+use crate::format::{Block, Entry, MapPage, Tree};
+
+/// An allocation tree that was written, but that no durable superblock refers to yet.
+pub(in crate::engine) struct Prepared {
+    lower: BTreeMap<u64, Entries>,
+    middle: BTreeMap<u64, Entries>,
+    /// For the superblock.
+    pub(in crate::engine) upper: Vec<Entry>,
+    pub(in crate::engine) file_slots: u64,
+    pub(in crate::engine) used: u64,
+}
+
+impl Allocator {
+    /// The cut: from now on the bits of this moment are kept until [`Self::commit`]. The caller keeps writers away. A cut whose
+    /// checkpoint failed stays in force, so this may come again.
+    pub(in crate::engine) fn begin_cut(&self) {
+        self.inner.lock().cut = true;
+    }
+
+    /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Both are
+    /// sorted. Each page goes to the one of its two places that the durable tree does not use, so nothing durable changes.
+    pub(in crate::engine) fn prepare(
+        &self,
+        store: &Store,
+        taken: &[u64],
+        freed: &[u64],
+    ) -> Result<Prepared, VolumeError> {
+        let mut regions: Vec<u64> = {
+            let inner = self.inner.lock();
+            inner.loaded.iter().filter(|(_, region)| region.dirty).map(|(number, _)| *number).collect()
+        };
+        regions.extend(taken.iter().chain(freed).map(|slot| slot / REGION_SLOTS));
+        regions.sort_unstable();
+        regions.dedup();
+
+        let mut lower: BTreeMap<u64, Entries> = BTreeMap::new();
+        let mut used_delta: i64 = 0;
+        for region in regions {
+            // The lock is held for one region at a time, and not while it is written: writers go on.
+            let (old, mut bits) = {
+                let mut inner = self.inner.lock();
+                let read = self.durable(&mut inner, store, region).and_then(|old| {
+                    let bits = match inner.loaded.get(&region) {
+                        Some(loaded) => Bitmap::clone(loaded.at_cut.as_ref().unwrap_or(&loaded.bits)),
+                        None => self.read_bitmap(&mut inner, store, region)?,
+                    };
+                    Ok((old, bits))
+                });
+                // Damage here costs the slots that would be freed there (a check tells), not the checkpoint.
+                let Ok((old, bits)) = read else { continue };
+                if let std::collections::btree_map::Entry::Vacant(vacant) = lower.entry(region / FAN) {
+                    vacant.insert(inner.lower[&(region / FAN)].clone());
+                }
+                (old, bits)
+            };
+            for slot in within(taken, region) {
+                bits.set(slot % REGION_SLOTS);
+            }
+            for slot in within(freed, region) {
+                bits.clear(slot % REGION_SLOTS);
+            }
+            let mut page = Box::new([0; BLOCK]);
+            bits.encode(&mut page);
+            let entry = write_page(store, 0, region, &old, &mut page)?.with_aux(bits.used());
+            used_delta += i64::from(bits.used()) - i64::from(self.used_before(region, &old));
+            let entries = lower.get_mut(&(region / FAN)).expect("inserted above");
+            entries[usize::try_from(region % FAN).expect("below 128")] = entry;
+            let mut inner = self.inner.lock();
+            if let Some(loaded) = inner.loaded.get_mut(&region) {
+                loaded.written = Some(Arc::new(bits));
+            }
+        }
+        let mut prepared = self.prepare_upper(store, lower)?;
+        prepared.used = prepared.used.saturating_add_signed(used_delta);
+        Ok(prepared)
+    }
+
+    fn used_before(&self, region: u64, old: &Entry) -> u16 {
+        if old.is_absent() { Bitmap::fresh(region, self.ring_pages).used() } else { old.aux() }
+    }
+
+    fn prepare_upper(&self, store: &Store, lower: BTreeMap<u64, Entries>) -> Result<Prepared, VolumeError> {
+        let mut middle: BTreeMap<u64, Entries> = BTreeMap::new();
+        let (mut upper, file_slots, used) = {
+            let inner = self.inner.lock();
+            (inner.upper.clone(), inner.file_slots, inner.durable_used)
+        };
+        for (group, entries) in &lower {
+            let top = group / FAN;
+            if let std::collections::btree_map::Entry::Vacant(vacant) = middle.entry(top) {
+                vacant.insert(self.inner.lock().middle[&top].clone());
+            }
+            let place = &mut middle.get_mut(&top).expect("inserted above")
+                [usize::try_from(group % FAN).expect("below 128")];
+            *place = write_entries(store, 1, *group, place, entries, |entry| {
+                u64::from(entry.aux()) < REGION_SLOTS
+            })?;
+        }
+        for (top, entries) in &middle {
+            let at = usize::try_from(*top).expect("at most 64");
+            if upper.len() <= at {
+                upper.resize(at + 1, Entry::ABSENT);
+            }
+            upper[at] = write_entries(store, 2, *top, &upper[at].clone(), entries, |entry| entry.aux() > 0)?;
+        }
+        Ok(Prepared { lower, middle, upper, file_slots, used })
+    }
+
+    /// The superblock that refers to `prepared` is durable: what was freed may be used, and the tree's old places too.
+    pub(in crate::engine) fn commit(&self, store: &Store, prepared: Prepared, freed: &[u64]) {
+        let mut guard = self.inner.lock();
+        let inner: &mut Inner = &mut guard;
+        inner.lower.extend(prepared.lower);
+        inner.middle.extend(prepared.middle);
+        inner.upper = prepared.upper;
+        inner.durable_used = prepared.used;
+        inner.used = inner.used.saturating_sub(u64::try_from(freed.len()).unwrap_or(0));
+        inner.cut = false;
+        // Regions that are not in memory are loaded from the tree that is durable now, in which these slots are free.
+        let mut rest = freed;
+        while let Some(first) = rest.first() {
+            let number = first / REGION_SLOTS;
+            let here = within(rest, number);
+            if let Some(region) = inner.loaded.get_mut(&number) {
+                let bits = Arc::make_mut(&mut region.bits);
+                for slot in here {
+                    debug_assert!(bits.is_set(slot % REGION_SLOTS), "slot {slot} is freed twice");
+                    bits.clear(slot % REGION_SLOTS);
+                }
+                region.used -= u64::try_from(here.len()).unwrap_or(0);
+                region.no_run = u64::MAX;
+            }
+            rest = &rest[here.len()..];
+        }
+        for region in inner.loaded.values_mut() {
+            region.at_cut = None;
+            if let Some(written) = region.written.take() {
+                region.dirty = written != region.bits;
+            }
+        }
+        self.evict(inner);
+        let _ = store;
+    }
+}
+
+/// The slots of a sorted list that lie in a region.
+fn within(slots: &[u64], region: u64) -> &[u64] {
+    let start = slots.partition_point(|slot| *slot < region * REGION_SLOTS);
+    let end = slots.partition_point(|slot| *slot < (region + 1) * REGION_SLOTS);
+    &slots[start..end]
+}
+
+/// Writes a page of the tree to the place that its durable entry `old` does not name.
+fn write_page(
+    store: &Store,
+    level: u8,
+    index: u64,
+    old: &Entry,
+    page: &mut Block,
+) -> Result<Entry, VolumeError> {
+    let [first, second] = allocation_slots(level, index);
+    let slot = if old.slot() == first { second } else { first };
+    let entry = store.seal_page(Tree::Allocation, level, index, slot, page)?;
+    store.write(page, slot)?;
+    Ok(entry)
+}
+
+fn write_entries(
+    store: &Store,
+    level: u8,
+    index: u64,
+    old: &Entry,
+    entries: &Entries,
+    has_free: impl Fn(&Entry) -> bool,
+) -> Result<Entry, VolumeError> {
+    let mut map_page = MapPage::empty();
+    for (place, entry) in entries.iter().enumerate() {
+        map_page.set(place, *entry);
+    }
+    let mut page = Box::new([0; BLOCK]);
+    map_page.encode(&mut page);
+    // What is absent is all free.
+    let free = entries.iter().filter(|entry| entry.is_absent() || has_free(entry)).count();
+    let aux = u16::try_from(free).expect("at most 128");
+    Ok(write_page(store, level, index, old, &mut page)?.with_aux(aux))
+}
+
+const _: () = assert!(FANOUT == 128);
+
+/// For a check of the whole volume: the durable tree, read again from the file.
+impl Allocator {
+    /// Reads every page of the durable tree that covers the file and counts those that are damaged.
+    #[allow(dead_code)] // for the check and for snapshots, which follow
+    pub(in crate::engine) fn verify(&self, store: &Store) -> (u64, u64) {
+        let (upper, regions) = {
+            let inner = self.inner.lock();
+            (inner.upper.clone(), inner.regions)
+        };
+        let (mut good, mut bad) = (0, 0);
+        let mut seen = |fine: bool| if fine { good += 1 } else { bad += 1 };
+        for (top, entry) in (0u64..).zip(&upper) {
+            let middle = load_entries(store, 2, top, *entry);
+            seen(middle.is_ok());
+            let Ok(middle) = middle else { continue };
+            for (group, entry) in (top * FAN..).zip(middle.iter()).filter(|(_, entry)| !entry.is_absent()) {
+                let lower = load_entries(store, 1, group, *entry);
+                seen(lower.is_ok());
+                let Ok(lower) = lower else { continue };
+                for (region, entry) in
+                    (group * FAN..).zip(lower.iter()).filter(|(_, entry)| !entry.is_absent())
+                {
+                    if region < regions {
+                        seen(store.open_page(Tree::Allocation, 0, region, entry).is_ok());
+                    }
+                }
+            }
+        }
+        (good, bad)
+    }
+}

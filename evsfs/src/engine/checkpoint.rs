@@ -1,0 +1,414 @@
+//! Checkpoints: the frozen entries come into the map, and a superblock says so (docs/volume-format.md, "Writing, in order", 3
+//! and 4).
+
+use super::alloc::Prepared;
+use super::commit::{Change, Log, pages_for};
+use super::core::{Core, Root};
+use super::error::VolumeError;
+use super::merge::{Merge, Place, references};
+use super::pages::Work;
+use super::store::count;
+use super::tables::Tables;
+use super::write::RANGES_MOST;
+use crate::crypto::TablePurpose;
+use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
+use crate::format::{Anchor, Entry, LogHead, Superblock, VersionRecord, VersionState};
+
+/// Pages of trash that one checkpoint frees at most (128 blocks each).
+const TRASH_BUDGET: usize = 4096;
+
+/// The moment that a checkpoint makes durable.
+struct Cut {
+    state: Anchor,
+    log_head: u64,
+    /// Slots that were replaced or discarded before it, still taken in the bitmaps of the cut.
+    freed: Vec<u64>,
+    discarded: Vec<u64>,
+}
+
+/// What is durable, and the cut of a checkpoint that has not succeeded yet.
+pub(super) struct Checkpointer {
+    pub(super) superblock: Superblock,
+    pub(super) tables: Tables,
+    cut: Option<Cut>,
+}
+
+/// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
+pub(super) struct Plan {
+    pub(super) root: Root,
+    pub(super) versions: Vec<VersionRecord>,
+    /// What the chain takes up, if the change is one that must not be undone by an old superblock.
+    pub(super) event: Option<Vec<u8>>,
+}
+
+/// A structural change, applied to the merged map.
+type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
+
+impl Checkpointer {
+    pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
+        Self { superblock, tables, cut: None }
+    }
+}
+
+impl Core {
+    /// Whether a checkpoint would change anything.
+    fn has_changes(&self, checkpointer: &Checkpointer) -> bool {
+        checkpointer.cut.is_some()
+            || !self.dirty.is_empty()
+            || self.pending.lock().len() > 0
+            || !self.deferred.lock().is_empty()
+            || self.signals.trash()
+    }
+
+    /// Brings every change so far into the map.
+    pub(super) fn checkpoint(&self) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.settle()?;
+        let mut checkpointer = self.checkpointer.lock();
+        if !self.has_changes(&checkpointer) {
+            return Ok(());
+        }
+        self.checkpoint_locked(&mut checkpointer)
+    }
+
+    fn checkpoint_locked(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
+        if checkpointer.cut.is_some() {
+            // A cut whose checkpoint failed (the host was full) must be finished before there can be another.
+            self.finish(checkpointer, None, false, &mut |_, _| Ok(()))?;
+        }
+        {
+            let mut log = self.log.lock();
+            let gate = self.gate.write();
+            self.cut(checkpointer, &mut log, gate)?;
+        }
+        self.finish(checkpointer, None, false, &mut |_, _| Ok(()))
+    }
+
+    /// The last checkpoint of an attach: nothing is left in the log.
+    pub(super) fn checkpoint_clean(&self) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        let mut checkpointer = self.checkpointer.lock();
+        let anchors = *self.anchors.lock();
+        let anchored = checkpointer.superblock.confirmed == anchors.confirmed
+            && checkpointer.superblock.offered == anchors.offered;
+        let log_empty = self.log.lock().used() == 0;
+        if !self.has_changes(&checkpointer) && checkpointer.superblock.clean && log_empty && anchored {
+            return Ok(());
+        }
+        self.settle()?;
+        self.exclusive_locked(&mut checkpointer, true, &mut |_, _| Ok(()))
+    }
+
+    /// Makes a structural change while nobody writes: what is dirty is merged beforehand, so that the pause is short.
+    #[allow(dead_code)] // for the check and for snapshots, which follow
+    pub(super) fn exclusive(&self, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.settle()?;
+        let mut checkpointer = self.checkpointer.lock();
+        self.exclusive_locked(&mut checkpointer, false, edit)
+    }
+
+    fn exclusive_locked(
+        &self,
+        checkpointer: &mut Checkpointer,
+        clean: bool,
+        edit: &mut Edit<'_>,
+    ) -> Result<(), VolumeError> {
+        if self.has_changes(checkpointer) {
+            self.checkpoint_locked(checkpointer)?;
+        }
+        let mut log = self.log.lock();
+        let gate = self.gate.write();
+        let gate = self.cut_keeping(checkpointer, &mut log, gate)?;
+        let done = self.finish(checkpointer, Some(&mut log), clean, edit);
+        drop(gate);
+        done
+    }
+
+    /// The cut. Every writer that holds the gate has put its entries into the dirty map and the pending group when this gets it, so the
+    /// bitmaps of this moment call exactly those slots used that something refers to.
+    fn cut(
+        &self,
+        checkpointer: &mut Checkpointer,
+        log: &mut Log,
+        gate: parking_lot::RwLockWriteGuard<'_, ()>,
+    ) -> Result<(), VolumeError> {
+        let group = self.freeze();
+        // Writers go on. What they write now belongs to the next group.
+        drop(gate);
+        self.log_cut(checkpointer, log, group)
+    }
+
+    /// The same, and nobody writes until the caller lets go of the gate.
+    fn cut_keeping<'a>(
+        &self,
+        checkpointer: &mut Checkpointer,
+        log: &mut Log,
+        gate: parking_lot::RwLockWriteGuard<'a, ()>,
+    ) -> Result<parking_lot::RwLockWriteGuard<'a, ()>, VolumeError> {
+        let group = self.freeze();
+        self.log_cut(checkpointer, log, group)?;
+        Ok(gate)
+    }
+
+    fn freeze(&self) -> (super::commit::Pending, Vec<u64>) {
+        let group = self.take_pending();
+        let discarded = std::mem::take(&mut *self.deferred.lock());
+        self.dirty.freeze();
+        self.alloc.begin_cut();
+        (group, discarded)
+    }
+
+    fn log_cut(
+        &self,
+        checkpointer: &mut Checkpointer,
+        log: &mut Log,
+        (mut group, mut discarded): (super::commit::Pending, Vec<u64>),
+    ) -> Result<(), VolumeError> {
+        // These are still taken in the bitmaps of the cut, so it is this checkpoint that frees them.
+        let freed = std::mem::take(&mut group.replaced);
+        discarded.append(&mut group.discarded);
+        // It is in the log although the superblock will contain it: until that is durable, recovery needs it.
+        self.commit_group(log, group)?;
+        checkpointer.cut = Some(Cut { state: log.state, log_head: log.next, freed, discarded });
+        Ok(())
+    }
+
+    /// Writes the checkpoint of the cut that stands, and publishes it. If the host is full the cut stays, and the next checkpoint
+    /// begins with it; the log keeps everything until then.
+    fn finish(
+        &self,
+        checkpointer: &mut Checkpointer,
+        held: Option<&mut Log>,
+        clean: bool,
+        edit: &mut Edit<'_>,
+    ) -> Result<(), VolumeError> {
+        let cut = checkpointer.cut.as_ref().expect("the caller made one");
+        let mut work = Work::new(&cut.freed, &cut.discarded);
+        let mut state = cut.state;
+        let built = self.build(checkpointer, &mut work, edit);
+        let (plan, tables, prepared) = match built {
+            Ok(built) => built,
+            Err(error) => {
+                work.abandon(self);
+                return Err(if matches!(error, VolumeError::Io(_)) { self.poison(error) } else { error });
+            }
+        };
+        if let Some(event) = &plan.event {
+            // The caller holds the log, so no group comes between the cut and this.
+            state =
+                Anchor { commit: state.commit + 1, chain: self.store.keys.chain_event(&state.chain, event) };
+        }
+        let log_head = cut.log_head;
+        // Barrier one: data, log and pages are durable before anything refers to them.
+        self.store.sync().map_err(|error| self.poison(error))?;
+        let anchors = *self.anchors.lock();
+        let superblock = Superblock {
+            generation: checkpointer.superblock.generation + 1,
+            state,
+            log_head: self.log_head(log_head),
+            blocks: plan.root.blocks,
+            height: plan.root.height,
+            root: plan.root.entry,
+            file_slots: prepared.file_slots,
+            used_slots: prepared.used,
+            next_epoch: self.next_epoch(),
+            epochs: tables.directory,
+            versions: tables.version_pages.clone(),
+            confirmed: anchors.confirmed,
+            offered: anchors.offered,
+            least_commit: state.commit,
+            clean,
+            upper_allocation: prepared.upper.clone(),
+        };
+        self.write_superblock(&superblock)?;
+        count(&self.store.counters.checkpoints, 1);
+
+        // It is durable. The root comes before the frozen entries go: whoever misses a block there finds it in the map.
+        *self.root.write() = plan.root;
+        *self.versions.write() = plan.versions;
+        self.dirty.clear_frozen();
+        // Holes are punched before anybody can take the slots.
+        for (slot, slots) in work.punched_runs() {
+            if let Err(error) = self.store.backing.punch(slot * BLOCK_BYTES, slots * BLOCK_BYTES) {
+                tracing::warn!(volume = %self.store.uuid, %error, "discarded space could not be given back to the host");
+                break;
+            }
+        }
+        self.alloc.commit(&self.store, prepared, work.freed());
+        let publish = |log: &mut Log| {
+            log.head = log_head;
+            if plan.event.is_some() {
+                log.state = state;
+            }
+        };
+        match held {
+            Some(log) => publish(log),
+            None => publish(&mut self.log.lock()),
+        }
+        let trash = plan.root.entry.aux() != 0
+            || self.versions.read().iter().any(|version| version.state == VersionState::Trash);
+        self.signals.set_trash(trash);
+        checkpointer.superblock = superblock;
+        checkpointer.tables = tables;
+        checkpointer.cut = None;
+        Ok(())
+    }
+
+    /// Everything that the superblock refers to goes to free slots.
+    fn build(
+        &self,
+        checkpointer: &Checkpointer,
+        work: &mut Work,
+        edit: &mut Edit<'_>,
+    ) -> Result<(Plan, Tables, Prepared), VolumeError> {
+        let old = self.root();
+        let mut versions = self.versions.read().clone();
+        let (items, holes) = self.dirty.frozen();
+        let mut budget = TRASH_BUDGET;
+        let mut root = old;
+        if !items.is_empty() || !holes.is_empty() || old.entry.aux() != 0 {
+            let place = Place { level: old.height - 1, index: 0 };
+            let references = references(&versions, None);
+            let mut merge = Merge { core: self, holes: &holes, work, budget: &mut budget };
+            root.entry = merge.subtree(place, old.entry, &items, &references, false)?;
+        }
+        drop(items);
+        self.walk_trash(&root, &mut versions, work, &mut budget)?;
+        let mut plan = Plan { root, versions, event: None };
+        edit(&mut plan, work)?;
+        work.flush(self)?;
+        work.settle(self);
+        loop {
+            // Whatever is sealed from here on must be of an epoch that the table has.
+            drop(self.store.epochs.take(1)?);
+            let mut attempt = Work::default();
+            match self.build_tables(checkpointer, &plan.versions, work, &mut attempt) {
+                Ok((tables, prepared)) if self.store.epochs.len() == tables.salts => {
+                    work.absorb(attempt);
+                    return Ok((plan, tables, prepared));
+                }
+                // An epoch began meanwhile: once more, with it.
+                Ok(_) => attempt.abandon(self),
+                Err(error) => {
+                    attempt.abandon(self);
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn build_tables(
+        &self,
+        checkpointer: &Checkpointer,
+        versions: &[VersionRecord],
+        work: &Work,
+        attempt: &mut Work,
+    ) -> Result<(Tables, Prepared), VolumeError> {
+        let tables = self.write_tables(&checkpointer.tables, versions, attempt)?;
+        attempt.settle(self);
+        let union = |left: &[u64], right: &[u64]| {
+            let mut both = [left, right].concat();
+            both.sort_unstable();
+            both
+        };
+        let taken = union(work.taken(), attempt.taken());
+        let freed = union(work.freed(), attempt.freed());
+        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed)?))
+    }
+
+    fn log_head(&self, sequence: u64) -> LogHead {
+        let ring = self.header.lock().ring_pages;
+        LogHead { page: sequence % ring, sequence }
+    }
+
+    fn next_epoch(&self) -> u32 {
+        u32::try_from(self.store.epochs.len() + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Both copies, to the places of the generation before the last, then the barrier. If none survives, the last generation counts,
+    /// and nothing that it refers to has been touched.
+    fn write_superblock(&self, superblock: &Superblock) -> Result<(), VolumeError> {
+        let payload = superblock.encode();
+        let sealed = self.store.keys.seal_table(TablePurpose::Superblock, &payload, &*self.store.entropy);
+        let page = sealed.map_err(|error| self.poison(error.into()))?;
+        count(&self.store.counters.seals, 1);
+        for slot in SUPERBLOCK_SLOTS[usize::from(superblock.generation % 2 == 1)] {
+            self.store.write(page.as_ref(), slot).map_err(|error| self.poison(error))?;
+        }
+        self.store.sync().map_err(|error| self.poison(error))
+    }
+
+    /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.
+    pub(super) fn relieve(&self) -> Result<(), VolumeError> {
+        let mut checkpointer = self.checkpointer.lock();
+        let full = || {
+            let chunk = usize::try_from(self.limits.chunk).unwrap_or(0);
+            self.dirty.active_len() + chunk > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST
+        };
+        if full() { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
+    }
+
+    /// Makes room in the log, at least `wanted` pages.
+    pub(super) fn make_log_room(&self, wanted: u64) -> Result<(), VolumeError> {
+        let mut checkpointer = self.checkpointer.lock();
+        self.check_writable()?;
+        let log = self.log.lock();
+        if log.free() >= wanted && !log.is_long() {
+            return Ok(());
+        }
+        // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages.
+        let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
+        let pending = self.limits.log_reserve;
+        let worth = dense <= log.ring_pages / 4 && dense + wanted <= log.ring_pages;
+        if checkpointer.cut.is_none() && worth && dense + pending <= log.free() {
+            return self.compact(&mut checkpointer, log);
+        }
+        drop(log);
+        self.checkpoint_locked(&mut checkpointer)
+    }
+
+    /// Log compaction: the dirty entries once more, densely, as one group, and a superblock that lets the log begin with it.
+    fn compact(
+        &self,
+        checkpointer: &mut Checkpointer,
+        mut log: parking_lot::MutexGuard<'_, Log>,
+    ) -> Result<(), VolumeError> {
+        let (group, mut entries, holes) = {
+            let _gate = self.gate.write();
+            let (entries, holes) = self.dirty.active();
+            (self.take_pending(), entries, holes)
+        };
+        entries.sort_unstable_by_key(|(block, _)| *block);
+        // First the group that was pending: then the data of every entry is durable, and recovery need not look at it again.
+        self.commit_group(&mut log, group)?;
+        let (before, head) = (log.state, log.next);
+        let holes = holes.iter().map(|range| Change::Hole(range.start, range.end - range.start));
+        let blocks = entries.into_iter().map(|(block, entry): (u64, Entry)| Change::Block(block, entry));
+        let changes: Vec<Change> = holes.chain(blocks).collect();
+        if !changes.is_empty() {
+            let appended = log.append(&self.store, &changes, self.hole, true);
+            log.state = appended.map_err(|error| self.poison(error))?;
+            // The new group must be durable before a superblock lets go of the old ones.
+            self.store.sync().map_err(|error| self.poison(error))?;
+        }
+        let anchors = *self.anchors.lock();
+        let superblock = Superblock {
+            generation: checkpointer.superblock.generation + 1,
+            state: before,
+            log_head: self.log_head(head),
+            next_epoch: self.next_epoch(),
+            confirmed: anchors.confirmed,
+            offered: anchors.offered,
+            // The map lacks what the new group holds: a log that ends before it was cut off.
+            least_commit: log.state.commit,
+            clean: false,
+            ..checkpointer.superblock.clone()
+        };
+        self.write_superblock(&superblock)?;
+        checkpointer.superblock = superblock;
+        log.head = head;
+        count(&self.store.counters.compactions, 1);
+        Ok(())
+    }
+}

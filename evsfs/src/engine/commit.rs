@@ -1,0 +1,256 @@
+//! Groups: what a flush makes durable (docs/volume-format.md, "Writing, in order", 2).
+
+use std::time::Instant;
+
+use super::core::Core;
+use super::error::VolumeError;
+use super::store::{Store, count};
+use crate::crypto::Chain;
+use crate::format::layout::{BLOCK, RING_START};
+use crate::format::{Anchor, Block, Entry, LOG_PAGE_RECORDS, LogPageHeader, LogRecord, seal_log_page};
+
+/// A change that is in the dirty map, but not in the log.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    /// The block has this entry now.
+    Block(u64, Entry),
+    /// So many blocks from the first were discarded.
+    Hole(u64, u64),
+}
+
+/// The group that collects changes.
+#[derive(Default)]
+pub(super) struct Pending {
+    /// Number of this group within the attach.
+    number: u64,
+    changes: Vec<Change>,
+    /// Slots whose entries were replaced in the dirty map: nobody needs them once this group is durable.
+    pub(super) replaced: Vec<u64>,
+    /// The same for discarded blocks: the next checkpoint gives their space back to the host.
+    pub(super) discarded: Vec<u64>,
+    since: Option<Instant>,
+}
+
+impl Pending {
+    pub(super) fn push(&mut self, change: Change) {
+        if self.changes.is_empty() {
+            self.since = Some(Instant::now());
+        }
+        self.changes.push(change);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// When the oldest change came.
+    pub(super) const fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
+    /// The group that a flush must wait for: this one, or if it is empty the one before.
+    fn target(&self) -> u64 {
+        if self.changes.is_empty() { self.number } else { self.number + 1 }
+    }
+
+    fn take(&mut self) -> Self {
+        let next = Self { number: self.number + 1, ..Self::default() };
+        std::mem::replace(self, next)
+    }
+}
+
+/// The log ring and the end of the chain.
+pub(super) struct Log {
+    /// The last durable group and the chain value after it.
+    pub(super) state: Anchor,
+    /// Number of the next page.
+    pub(super) next: u64,
+    /// Number of the first page that the durable superblock needs.
+    pub(super) head: u64,
+    pub(super) ring_pages: u64,
+    /// Groups of this attach that are durable.
+    durable: u64,
+}
+
+impl Log {
+    pub(super) const fn new(state: Anchor, next: u64, head: u64, ring_pages: u64) -> Self {
+        Self { state, next, head, ring_pages, durable: 0 }
+    }
+
+    /// Pages in use.
+    pub(super) const fn used(&self) -> u64 {
+        self.next - self.head
+    }
+
+    pub(super) const fn free(&self) -> u64 {
+        self.ring_pages - self.used()
+    }
+
+    /// Whether it is time to let the log begin later.
+    pub(super) const fn is_long(&self) -> bool {
+        self.used() > self.ring_pages / 4 * 3
+    }
+
+    /// Writes a group behind the last one and gives the state after it. It counts once it is durable.
+    pub(super) fn append(
+        &mut self,
+        store: &Store,
+        changes: &[Change],
+        hole: Entry,
+        compaction: bool,
+    ) -> Result<Anchor, VolumeError> {
+        let pages = split(changes, hole);
+        if u64::try_from(pages.len()).unwrap_or(u64::MAX) > self.free() {
+            return Err(VolumeError::NoSpace);
+        }
+        let group = self.state.commit + 1;
+        let mut chain = self.state.chain;
+        let mut bytes = vec![0; pages.len() * BLOCK];
+        let count_of = pages.len();
+        let out = bytes.as_chunks_mut::<BLOCK>().0;
+        for (place, ((record_epoch, records), page)) in pages.iter().zip(out.iter_mut()).enumerate() {
+            let sequence = self.next + u64::try_from(place).expect("small");
+            let last = place + 1 == count_of;
+            chain = seal_one(store, sequence, group, last, compaction, *record_epoch, records, &chain, page)?;
+        }
+        self.write_ring(store, &bytes)?;
+        self.next += u64::try_from(count_of).expect("small");
+        Ok(Anchor { commit: group, chain })
+    }
+
+    /// Pages are overwritten in the order of the ring. Those that this overwrites lie before the head of the durable superblock.
+    fn write_ring(&self, store: &Store, bytes: &[u8]) -> Result<(), VolumeError> {
+        let at = self.next % self.ring_pages;
+        let until_wrap = usize::try_from(self.ring_pages - at).expect("small") * BLOCK;
+        let (first, wrapped) = bytes.split_at(bytes.len().min(until_wrap));
+        store.write(first, RING_START + at)?;
+        if !wrapped.is_empty() {
+            store.write(wrapped, RING_START)?;
+        }
+        Ok(())
+    }
+}
+
+/// Pages that a group of so many changes takes at most; the two spare ones are for a change of epochs in its midst.
+pub(super) fn pages_for(changes: usize) -> u64 {
+    u64::try_from(changes.div_ceil(LOG_PAGE_RECORDS) + 2).unwrap_or(u64::MAX)
+}
+
+/// Records by page. Those of one page are of one epoch; holes have none and go with any.
+fn split(changes: &[Change], hole: Entry) -> Vec<(u32, Vec<LogRecord>)> {
+    let mut pages: Vec<(u32, Vec<LogRecord>)> = Vec::with_capacity(changes.len() / LOG_PAGE_RECORDS + 2);
+    for change in changes {
+        let (epoch, record) = record_of(change, hole);
+        match pages.last_mut() {
+            Some((of, records))
+                if records.len() < LOG_PAGE_RECORDS && (epoch == 0 || *of == 0 || *of == epoch) =>
+            {
+                *of = (*of).max(epoch);
+                records.push(record);
+            }
+            _ => pages.push((epoch, vec![record])),
+        }
+    }
+    pages
+}
+
+fn record_of(change: &Change, hole: Entry) -> (u32, LogRecord) {
+    match *change {
+        Change::Block(lba, entry) if entry.is_data() => (
+            entry.epoch(),
+            LogRecord::Write { lba, slot: entry.slot(), counter: entry.counter(), tag: *entry.tag() },
+        ),
+        Change::Block(lba, _) => (0, hole_record(lba, 1, hole)),
+        Change::Hole(lba, count) => (0, hole_record(lba, count, hole)),
+    }
+}
+
+fn hole_record(lba: u64, count: u64, hole: Entry) -> LogRecord {
+    if hole.is_absent() { LogRecord::Unmap { lba, count } } else { LogRecord::Zero { lba, count } }
+}
+
+#[allow(clippy::too_many_arguments)] // the fields of one header
+fn seal_one(
+    store: &Store,
+    sequence: u64,
+    group: u64,
+    last: bool,
+    compaction: bool,
+    record_epoch: u32,
+    records: &[LogRecord],
+    before: &Chain,
+    page: &mut Block,
+) -> Result<Chain, VolumeError> {
+    let (epoch, mut nonces) = store.epochs.take(1)?;
+    let nonce = nonces.next().expect("one was taken");
+    let record_epoch = if record_epoch == 0 { epoch.id } else { record_epoch };
+    let record_salt = store.epochs.salt(record_epoch).unwrap_or(epoch.salt);
+    let header = LogPageHeader {
+        last,
+        compaction,
+        count: 0,
+        sequence,
+        group,
+        epoch: epoch.id,
+        counter: 0,
+        record_epoch,
+        salt: epoch.salt,
+        record_salt,
+    };
+    count(&store.counters.seals, 1);
+    let tag = seal_log_page(&header, records, &*epoch.keys.log, nonce, &store.uuid, before, page);
+    Ok(store.keys.chain_step(before, &tag))
+}
+
+impl Core {
+    /// Makes every change that is in the dirty map now durable. Those who come while another commits are served by the next group,
+    /// together.
+    pub(super) fn commit(&self) -> Result<(), VolumeError> {
+        let target = self.pending.lock().target();
+        loop {
+            self.check_writable()?;
+            let mut log = self.log.lock();
+            if log.durable >= target {
+                return Ok(());
+            }
+            let needed =
+                pages_for(self.pending.lock().len() + usize::try_from(self.limits.chunk).unwrap_or(0));
+            let wanted = (needed + self.limits.log_reserve).min(log.ring_pages);
+            if log.free() < wanted {
+                drop(log);
+                self.make_log_room(wanted)?;
+                continue;
+            }
+            let group = self.pending.lock().take();
+            return self.commit_group(&mut log, group);
+        }
+    }
+
+    /// Logs a group and, with one barrier, makes it durable together with its data, in whatever order the host writes them: if any of
+    /// the data is missing, recovery finds that out and drops the group. So no page of a later group may be written before this
+    /// barrier, and none is: the caller holds the log.
+    pub(super) fn commit_group(&self, log: &mut Log, group: Pending) -> Result<(), VolumeError> {
+        if group.changes.is_empty() {
+            log.durable = log.durable.max(group.number + 1);
+            return Ok(());
+        }
+        let state =
+            log.append(&self.store, &group.changes, self.hole, false).map_err(|error| self.poison(error))?;
+        self.store.sync().map_err(|error| self.poison(error))?;
+        log.state = state;
+        log.durable = group.number + 1;
+        count(&self.store.counters.commits, 1);
+        // Only now: before, recovery could have gone back to a state that needs these.
+        self.alloc.free(&self.store, &group.replaced);
+        self.deferred.lock().extend(group.discarded);
+        if log.is_long() {
+            self.signals.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes the pending group whole. The caller holds the log.
+    pub(super) fn take_pending(&self) -> Pending {
+        self.pending.lock().take()
+    }
+}

@@ -1,0 +1,168 @@
+//! What the parts of the engine share.
+//!
+//! Locks, in the order in which they may be taken: `checkpointer`, `log`, `gate`, a shard of `dirty`, `pending`, and last those
+//! inside `alloc`, `cache` and `store`. Readers take none but the shard's.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::alloc::Allocator;
+use super::cache::PageCache;
+use super::checkpoint::Checkpointer;
+use super::commit::{Log, Pending};
+use super::dirty::DirtyMap;
+use super::error::VolumeError;
+use super::params::BaseImage;
+use super::report::Stats;
+use super::store::Store;
+use super::worker::Signals;
+use crate::format::layout::BLOCK_BYTES;
+use crate::format::{Anchor, Entry, Header, VersionRecord};
+
+/// The map that the durable superblock names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Root {
+    pub(super) entry: Entry,
+    pub(super) height: u8,
+    /// Size of the volume in blocks.
+    pub(super) blocks: u64,
+}
+
+/// What the key service knows, or may know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Anchors {
+    /// It said that it stored this one.
+    pub(super) confirmed: Anchor,
+    /// The last one that was given out to be sent. While it is not confirmed no other is.
+    pub(super) offered: Anchor,
+}
+
+/// Bounds that are fixed when the volume is opened.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Dirty entries before a checkpoint.
+    pub(super) dirty: usize,
+    /// Records of a group.
+    pub(super) group: usize,
+    /// Blocks that are written in one go.
+    pub(super) chunk: u64,
+    /// Log pages that only a checkpoint or a compaction may use.
+    pub(super) log_reserve: u64,
+}
+
+/// See the module.
+pub(super) struct Core {
+    pub(super) store: Store,
+    pub(super) alloc: Allocator,
+    pub(super) cache: PageCache,
+    pub(super) dirty: DirtyMap,
+    pub(super) pending: Mutex<Pending>,
+    pub(super) log: Mutex<Log>,
+    /// A writer holds it shared from the allocation of its slots to the insertion of their entries; the cut takes it whole. So at
+    /// the cut every slot that is taken is also referred to.
+    pub(super) gate: RwLock<()>,
+    pub(super) root: RwLock<Root>,
+    /// Snapshots and trash, as the durable superblock names them.
+    pub(super) versions: RwLock<Vec<VersionRecord>>,
+    /// Slots of discarded blocks that no recoverable state needs: the next checkpoint frees them and punches holes.
+    pub(super) deferred: Mutex<Vec<u64>>,
+    pub(super) anchors: Mutex<Anchors>,
+    /// Whether this attach has synced before its first write.
+    pub(super) settled: AtomicBool,
+    pub(super) checkpointer: Mutex<Checkpointer>,
+    pub(super) header: Mutex<Header>,
+    pub(super) limits: Limits,
+    /// How a discarded block is recorded: absent, or zero if there is a base to hide.
+    pub(super) hole: Entry,
+    pub(super) base: Option<Arc<dyn BaseImage>>,
+    pub(super) read_only: bool,
+    pub(super) background: bool,
+    pub(super) poisoned: AtomicBool,
+    pub(super) signals: Signals,
+}
+
+impl Core {
+    pub(super) fn root(&self) -> Root {
+        *self.root.read()
+    }
+
+    /// Size of the volume in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.root().blocks * BLOCK_BYTES
+    }
+
+    pub(super) fn check_range(&self, offset: u64, length: u64) -> Result<(), VolumeError> {
+        let size = self.size();
+        if offset.checked_add(length).is_some_and(|end| end <= size) {
+            return Ok(());
+        }
+        Err(VolumeError::OutOfRange { offset, length, size })
+    }
+
+    /// Syncs once before the first write of this attach. Recovery may have read what is only in the host's cache (a process was killed
+    /// before its barrier); what is built upon that could otherwise become durable without it.
+    pub(super) fn settle(&self) -> Result<(), VolumeError> {
+        if self.settled.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        self.store.sync().map_err(|error| self.poison(error))?;
+        self.settled.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The anchor to send to the key service. Taken under the log's lock: a superblock that does not record it yet leaves it in the log.
+    pub(super) fn offer_anchor(&self) -> Anchor {
+        let log = self.log.lock();
+        let mut anchors = self.anchors.lock();
+        if anchors.offered == anchors.confirmed {
+            anchors.offered = log.state;
+        }
+        anchors.offered
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), VolumeError> {
+        if self.read_only {
+            return Err(VolumeError::ReadOnly);
+        }
+        if self.poisoned.load(Ordering::Acquire) {
+            return Err(VolumeError::Poisoned);
+        }
+        Ok(())
+    }
+
+    /// Takes note of a failure at a point after which nobody knows what the file holds: nothing is written from now on, for the
+    /// kernel may have dropped the pages that it failed to write and call them clean (F11). Reads go on.
+    pub(super) fn poison(&self, error: VolumeError) -> VolumeError {
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            tracing::error!(volume = %self.store.uuid, %error, "writing stops until the volume is attached again");
+        }
+        self.signals.wake();
+        error
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        let counters = &self.store.counters;
+        let (file_slots, used_slots) = self.alloc.totals();
+        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let number = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        Stats {
+            seals: load(&counters.seals),
+            opens: load(&counters.opens),
+            commits: load(&counters.commits),
+            syncs: load(&counters.syncs),
+            checkpoints: load(&counters.checkpoints),
+            compactions: load(&counters.compactions),
+            retried_reads: load(&counters.retried_reads),
+            dirty_entries: number(self.dirty.len()),
+            pending_records: number(self.pending.lock().len()),
+            cached_pages: number(self.cache.len()),
+            loaded_regions: number(self.alloc.loaded()),
+            file_slots,
+            used_slots,
+            bytes_written: load(&counters.bytes_written),
+            trash: self.signals.trash(),
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! The dirty map: entries that are newer than the map in the file.
+//!
+//! It has two layers. Writes go into the *active* one; the cut of a checkpoint freezes it, and the frozen one is read until its
+//! entries are in the map. Both layers of a block stand under one lock, so a look-up never falls between them. Readers of other
+//! blocks do not meet: there are 64 locks, each for whole runs of 256 blocks (1 MiB).
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::{RwLock, RwLockWriteGuard};
+
+use super::ranges::RangeSet;
+use crate::format::Entry;
+
+const SHARDS: usize = 64;
+
+/// log2 of the blocks that always share a shard.
+pub(super) const CHUNK_BITS: u32 = 8;
+
+/// A multiplicative hash: block numbers are the volume's own, and two cores must do hundreds of thousands of look-ups a second.
+#[derive(Default)]
+pub(super) struct BlockHasher(u64);
+
+impl Hasher for BlockHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = mixed ^ (mixed >> 32);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// A hash map by block or slot number.
+pub(super) type BlockMap<T> = HashMap<u64, T, BuildHasherDefault<BlockHasher>>;
+
+/// Changes of one period.
+#[derive(Default)]
+struct Layer {
+    entries: BlockMap<Entry>,
+    /// Discarded ranges. An entry of the same layer is newer than the range that it lies in: a range that comes drops those.
+    holes: Arc<RangeSet>,
+}
+
+impl Layer {
+    fn find(&self, block: u64, hole: Entry) -> Option<Entry> {
+        if let Some(entry) = self.entries.get(&block) {
+            return Some(*entry);
+        }
+        self.holes.contains(block).then_some(hole)
+    }
+}
+
+/// Blocks that share a lock.
+#[derive(Default)]
+pub(super) struct Shard {
+    active: Layer,
+    frozen: Layer,
+}
+
+/// What the dirty map says about a block, and which layer says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Active(Entry),
+    Frozen(Entry),
+    Below,
+}
+
+impl Shard {
+    /// `hole` is how this volume records a discarded block.
+    pub(super) fn find(&self, block: u64, hole: Entry) -> Found {
+        if let Some(entry) = self.active.find(block, hole) {
+            return Found::Active(entry);
+        }
+        self.frozen.find(block, hole).map_or(Found::Below, Found::Frozen)
+    }
+}
+
+/// A shard that is locked for insertion.
+pub(super) struct ShardGuard<'a> {
+    shard: RwLockWriteGuard<'a, Shard>,
+    count: &'a AtomicUsize,
+}
+
+impl ShardGuard<'_> {
+    pub(super) fn find(&self, block: u64, hole: Entry) -> Found {
+        self.shard.find(block, hole)
+    }
+
+    /// Puts an entry into the active layer and gives back the one that it replaces there.
+    pub(super) fn insert(&mut self, block: u64, entry: Entry) -> Option<Entry> {
+        let old = self.shard.active.entries.insert(block, entry);
+        if old.is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+        old
+    }
+}
+
+/// See the module.
+pub(super) struct DirtyMap {
+    shards: Box<[RwLock<Shard>]>,
+    active: AtomicUsize,
+    frozen: AtomicUsize,
+    ranges: AtomicUsize,
+    frozen_ranges: AtomicUsize,
+    /// Goes up when entries move: at a cut, and when frozen entries have come into the map.
+    moves: AtomicU64,
+}
+
+impl DirtyMap {
+    pub(super) fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            active: AtomicUsize::new(0),
+            frozen: AtomicUsize::new(0),
+            ranges: AtomicUsize::new(0),
+            frozen_ranges: AtomicUsize::new(0),
+            moves: AtomicU64::new(0),
+        }
+    }
+
+    fn index(block: u64) -> usize {
+        let mixed = (block >> CHUNK_BITS).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::try_from(mixed >> 58).expect("six bits")
+    }
+
+    /// Looks up blocks of one run of 256, under one lock.
+    pub(super) fn find_each(&self, blocks: Range<u64>, hole: Entry, mut found: impl FnMut(u64, Found)) {
+        let shard = self.shards[Self::index(blocks.start)].read();
+        for block in blocks {
+            found(block, shard.find(block, hole));
+        }
+    }
+
+    /// Locks the shard of a block (and of its run of 256) for insertion.
+    pub(super) fn lock(&self, block: u64) -> ShardGuard<'_> {
+        ShardGuard { shard: self.shards[Self::index(block)].write(), count: &self.active }
+    }
+
+    /// Records a discarded range in the active layer, drops the entries that it hides, and hands each to `dropped`. The caller
+    /// keeps writers away; readers see each block either before or after.
+    pub(super) fn insert_hole(&self, range: &Range<u64>, mut dropped: impl FnMut(Entry)) {
+        let mut holes = RangeSet::clone(&self.shards[0].read().active.holes);
+        holes.insert(range.clone());
+        self.ranges.store(holes.len(), Ordering::Relaxed);
+        let holes = Arc::new(holes);
+        for shard in &self.shards {
+            shard.write().active.holes = Arc::clone(&holes);
+        }
+        let mut gone = 0;
+        let few = usize::try_from(range.end - range.start).is_ok_and(|blocks| blocks < self.active_len());
+        if few {
+            let mut block = range.start;
+            while block < range.end {
+                let end = range.end.min(((block >> CHUNK_BITS) + 1) << CHUNK_BITS);
+                let mut shard = self.shards[Self::index(block)].write();
+                for entry in (block..end).filter_map(|block| shard.active.entries.remove(&block)) {
+                    dropped(entry);
+                    gone += 1;
+                }
+                block = end;
+            }
+        } else if self.active_len() > 0 {
+            for shard in &self.shards {
+                shard.write().active.entries.retain(|block, entry| {
+                    let hidden = range.contains(block);
+                    if hidden {
+                        dropped(*entry);
+                        gone += 1;
+                    }
+                    !hidden
+                });
+            }
+        }
+        self.active.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    /// Whether neither layer holds anything, so that a look-up can be spared. A cut fills the counts of the frozen layer before it
+    /// empties those of the active one, so whoever looks in the other order never finds both empty by mistake.
+    pub(super) fn is_empty(&self) -> bool {
+        let count = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        count(&self.active) + count(&self.ranges) == 0
+            && count(&self.frozen) + count(&self.frozen_ranges) == 0
+    }
+
+    /// The cut: the active layer becomes the frozen one. The caller keeps writers away, and nothing is frozen yet.
+    pub(super) fn freeze(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            shard.frozen = std::mem::take(&mut shard.active);
+        }
+        self.frozen.store(self.active.load(Ordering::Relaxed), Ordering::Release);
+        self.frozen_ranges.store(self.ranges.load(Ordering::Relaxed), Ordering::Release);
+        self.active.store(0, Ordering::Release);
+        self.ranges.store(0, Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// The frozen layer is in the map now. Readers that miss it here must look at a map that has it: so the map changes first.
+    pub(super) fn clear_frozen(&self) {
+        for shard in &self.shards {
+            let old = std::mem::take(&mut shard.write().frozen);
+            drop(old);
+        }
+        self.frozen.store(0, Ordering::Release);
+        self.frozen_ranges.store(0, Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// See the field: who looks in several places compares it before and after.
+    pub(super) fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Acquire)
+    }
+
+    /// Entries of the active layer.
+    pub(super) fn active_len(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
+    /// Discarded ranges of the active layer.
+    pub(super) fn active_ranges(&self) -> usize {
+        self.ranges.load(Ordering::Relaxed)
+    }
+
+    /// Entries of both layers.
+    pub(super) fn len(&self) -> usize {
+        self.active_len() + self.frozen.load(Ordering::Relaxed)
+    }
+
+    /// The frozen blocks, sorted, and the frozen ranges.
+    pub(super) fn frozen(&self) -> (Vec<u64>, Arc<RangeSet>) {
+        let mut blocks = Vec::with_capacity(self.frozen.load(Ordering::Relaxed));
+        let mut holes = Arc::default();
+        for shard in &self.shards {
+            let shard = shard.read();
+            blocks.extend(shard.frozen.entries.keys().copied());
+            holes = Arc::clone(&shard.frozen.holes);
+        }
+        blocks.sort_unstable();
+        (blocks, holes)
+    }
+
+    /// A frozen entry.
+    pub(super) fn frozen_entry(&self, block: u64) -> Option<Entry> {
+        self.shards[Self::index(block)].read().frozen.entries.get(&block).copied()
+    }
+
+    /// The active entries, in no order, and the active ranges.
+    pub(super) fn active(&self) -> (Vec<(u64, Entry)>, Arc<RangeSet>) {
+        let mut entries = Vec::with_capacity(self.active_len());
+        let mut holes = Arc::default();
+        for shard in &self.shards {
+            let shard = shard.read();
+            entries.extend(shard.active.entries.iter().map(|(block, entry)| (*block, *entry)));
+            holes = Arc::clone(&shard.active.holes);
+        }
+        (entries, holes)
+    }
+
+    /// The first block at or after `block` with an entry in either layer.
+    pub(super) fn next_entry(&self, block: u64) -> Option<u64> {
+        let of = |shard: &RwLock<Shard>| {
+            let shard = shard.read();
+            let keys = shard.active.entries.keys().chain(shard.frozen.entries.keys());
+            keys.copied().filter(|key| *key >= block).min()
+        };
+        self.shards.iter().filter_map(of).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::Tag;
+
+    fn entry(slot: u64) -> Entry {
+        Entry::data(slot, 1, 1, Tag::default())
+    }
+
+    fn find(map: &DirtyMap, block: u64) -> Found {
+        let mut result = Found::Below;
+        map.find_each(block..block + 1, Entry::ABSENT, |_, found| result = found);
+        result
+    }
+
+    #[test]
+    fn the_newest_layer_wins_and_ranges_hide_what_came_before_them() {
+        let map = DirtyMap::new();
+        assert_eq!(map.lock(5).insert(5, entry(100)), None);
+        assert_eq!(map.lock(5).insert(5, entry(101)), Some(entry(100)));
+        assert_eq!(map.active_len(), 1);
+        map.freeze();
+        assert_eq!(find(&map, 5), Found::Frozen(entry(101)));
+        let mut dropped = Vec::new();
+        map.lock(700).insert(700, entry(102));
+        map.insert_hole(&(0..1000), |entry| dropped.push(entry));
+        assert_eq!(dropped, [entry(102)]);
+        assert_eq!((map.active_len(), map.active_ranges()), (0, 1));
+        assert_eq!(find(&map, 5), Found::Active(Entry::ABSENT));
+        map.lock(6).insert(6, entry(103));
+        assert_eq!(find(&map, 6), Found::Active(entry(103)));
+        let before = map.moves();
+        map.clear_frozen();
+        assert_ne!(map.moves(), before);
+        map.freeze();
+        assert_eq!(map.frozen().0, [6]);
+        assert!(map.frozen().1.covers(&(0..1000)));
+        assert_eq!(map.frozen_entry(6), Some(entry(103)));
+        assert_eq!((find(&map, 7), find(&map, 1000)), (Found::Frozen(Entry::ABSENT), Found::Below));
+        assert_eq!((map.next_entry(0), map.next_entry(7)), (Some(6), None));
+    }
+
+    #[test]
+    fn an_entry_takes_at_most_about_64_bytes() {
+        assert_eq!(size_of::<(u64, Entry)>(), 40);
+    }
+}

@@ -1,0 +1,85 @@
+//! Discarding: the blocks read as zeros afterwards, and their space goes back to the host.
+
+use std::ops::Range;
+
+use super::commit::Change;
+use super::core::Core;
+use super::dirty::CHUNK_BITS;
+use super::error::VolumeError;
+use super::read::BATCH;
+use crate::format::Entry;
+use crate::format::layout::{BLOCK, BLOCK_BYTES};
+
+/// Discards of more blocks than this are kept as ranges, not as entries.
+const ENTRIES_MOST: u64 = 512;
+
+impl Core {
+    pub(super) fn discard(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.check_range(offset, len)?;
+        let end = offset + len;
+        let (first, last) = (offset.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
+        if first > last {
+            // Within one block.
+            return self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")]);
+        }
+        let zeros = [0; BLOCK];
+        self.write(offset, &zeros[..usize::try_from(first - offset).expect("less than a block")])?;
+        self.write(last, &zeros[..usize::try_from(end - last).expect("less than a block")])?;
+        let blocks = first / BLOCK_BYTES..last / BLOCK_BYTES;
+        if blocks.end - blocks.start > ENTRIES_MOST {
+            return self.discard_range(&blocks);
+        }
+        let mut block = blocks.start;
+        while block < blocks.end {
+            let end =
+                blocks.end.min(((block >> CHUNK_BITS) + 1) << CHUNK_BITS).min(block + self.limits.chunk);
+            self.discard_entries(block..end)?;
+            block = end;
+        }
+        Ok(())
+    }
+
+    /// A large range: one record, whatever its length.
+    fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
+        self.admit(1)?;
+        // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
+        let _gate = self.gate.write();
+        let mut pending = Vec::new();
+        self.dirty.insert_hole(blocks, |entry| {
+            if entry.is_data() {
+                pending.push(entry.slot());
+            }
+        });
+        let mut group = self.pending.lock();
+        group.discarded.append(&mut pending);
+        group.push(Change::Hole(blocks.start, blocks.end - blocks.start));
+        Ok(())
+    }
+
+    /// A few blocks of one run of 256: entries, and only where there is something.
+    fn discard_entries(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
+        let mut now = [Entry::ABSENT; BATCH];
+        let now = &mut now[..usize::try_from(blocks.end - blocks.start).expect("at most 256")];
+        self.resolve(blocks.start, now)?;
+        if now.iter().all(|entry| *entry == self.hole) {
+            return Ok(());
+        }
+        self.admit(now.len())?;
+        let _gate = self.gate.read();
+        let mut shard = self.dirty.lock(blocks.start);
+        let mut pending = self.pending.lock();
+        for (block, was) in blocks.zip(now) {
+            if *was == self.hole && shard.find(block, self.hole) == super::dirty::Found::Below {
+                continue;
+            }
+            if let Some(old) = shard.insert(block, self.hole)
+                && old.is_data()
+            {
+                pending.discarded.push(old.slot());
+            }
+            pending.push(Change::Block(block, self.hole));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,137 @@
+//! What a checkpoint writes and frees, until its superblock makes it so.
+
+use std::sync::Arc;
+
+use super::core::Core;
+use super::error::VolumeError;
+use super::merge::Place;
+use crate::format::layout::BLOCK;
+use crate::format::{Entry, MapPage, Tree};
+
+/// Pages that are collected before they are written, so that neighbours go out together.
+const BATCH: usize = 64;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Work {
+    /// Every slot that was taken for this checkpoint.
+    taken: Vec<u64>,
+    /// Those of them that are not used yet.
+    spare: Vec<u64>,
+    freed: Vec<u64>,
+    punched: Vec<u64>,
+    waiting: Vec<(u64, Box<[u8; BLOCK]>)>,
+}
+
+impl Work {
+    /// `freed` and `discarded` slots come with the cut.
+    pub(super) fn new(freed: &[u64], discarded: &[u64]) -> Self {
+        let freed = freed.iter().chain(discarded).copied().collect();
+        Self { freed, punched: discarded.to_vec(), ..Self::default() }
+    }
+
+    /// A new slot.
+    pub(super) fn take(&mut self, core: &Core) -> Result<u64, VolumeError> {
+        if self.spare.is_empty() {
+            // As many as there are already, so that a small checkpoint takes few and a large one takes long runs.
+            let count = u64::try_from(self.taken.len().clamp(1, BATCH)).expect("small");
+            let runs = match core.alloc.take(&core.store, count) {
+                Ok(runs) => runs,
+                Err(VolumeError::NoSpace) => {
+                    let slot = core.alloc.take_reserved(&core.store)?;
+                    self.taken.push(slot);
+                    return Ok(slot);
+                }
+                Err(error) => return Err(error),
+            };
+            let slots = runs.iter().flat_map(|run| run.slot..run.slot + run.count);
+            self.spare.extend(slots);
+            self.spare.reverse();
+            self.taken.extend(&self.spare);
+        }
+        Ok(self.spare.pop().expect("just filled"))
+    }
+
+    /// Marks a slot as free once the checkpoint is durable.
+    pub(super) fn free(&mut self, slot: u64) {
+        self.freed.push(slot);
+    }
+
+    /// Marks a freed slot to be given back to the host.
+    pub(super) fn punch(&mut self, slot: u64) {
+        self.punched.push(slot);
+    }
+
+    /// Seals a page of the map into a new slot. It is written with the next batch.
+    pub(super) fn put(
+        &mut self,
+        core: &Core,
+        place: Place,
+        page: &MapPage,
+        keep: bool,
+    ) -> Result<Entry, VolumeError> {
+        let slot = self.take(core)?;
+        let mut bytes = Box::new([0; BLOCK]);
+        page.encode(&mut bytes);
+        let entry = core.store.seal_page(Tree::Map, place.level, place.index, slot, bytes.as_mut_slice())?;
+        self.waiting.push((slot, bytes));
+        if keep {
+            core.cache.insert(&entry, Arc::new(page.clone()));
+        }
+        if self.waiting.len() >= BATCH {
+            self.flush(core)?;
+        }
+        Ok(entry)
+    }
+
+    /// Writes what waits.
+    pub(super) fn flush(&mut self, core: &Core) -> Result<(), VolumeError> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.sort_unstable_by_key(|(slot, _)| *slot);
+        let mut buffer = Vec::with_capacity(waiting.len() * BLOCK);
+        for run in waiting.chunk_by(|(left, _), (right, _)| left + 1 == *right) {
+            buffer.clear();
+            run.iter().for_each(|(_, bytes)| buffer.extend_from_slice(bytes.as_slice()));
+            core.store.write(&buffer, run[0].0)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what was not used, so that it is neither taken nor freed in the file, and sorts the rest.
+    pub(super) fn settle(&mut self, core: &Core) {
+        let mut spare = std::mem::take(&mut self.spare);
+        core.alloc.free(&core.store, &spare);
+        spare.sort_unstable();
+        self.taken.retain(|slot| spare.binary_search(slot).is_err());
+        self.taken.sort_unstable();
+        self.freed.sort_unstable();
+        self.punched.sort_unstable();
+    }
+
+    /// Gives everything back after a failure: nothing refers to it.
+    pub(super) fn abandon(mut self, core: &Core) {
+        self.taken.sort_unstable();
+        core.alloc.free(&core.store, &self.taken);
+    }
+
+    /// Takes over what another one did.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.taken.extend(other.taken);
+        self.freed.extend(other.freed);
+        self.freed.sort_unstable();
+    }
+
+    pub(super) fn taken(&self) -> &[u64] {
+        &self.taken
+    }
+
+    pub(super) fn freed(&self) -> &[u64] {
+        &self.freed
+    }
+
+    /// Runs of slots to give back to the host: (first, count).
+    pub(super) fn punched_runs(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let runs = self.punched.chunk_by(|left, right| left + 1 == *right);
+        runs.map(|run| (run[0], u64::try_from(run.len()).expect("a length")))
+    }
+}

@@ -1,0 +1,156 @@
+//! Reading. A reader waits for nobody: it looks entries up, reads their slots, and opens them where they lie.
+//!
+//! Nothing keeps a slot from being freed and used again between look-up and read. Then the tag does not fit, the block is looked
+//! up again, and its entry is another one. If it is the same, nobody may have touched the slot, and what lies there is damage.
+
+use std::cell::RefCell;
+
+use super::core::Core;
+use super::error::{Damage, VolumeError};
+use super::store::count;
+use crate::format::layout::{BLOCK, BLOCK_BYTES};
+use crate::format::{Entry, data_aad};
+
+/// Blocks that are looked up together.
+pub(super) const BATCH: usize = 256;
+
+thread_local! {
+    static PARTIAL: RefCell<Box<[u8; BLOCK]>> = RefCell::new(Box::new([0; BLOCK]));
+}
+
+impl Core {
+    pub(super) fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        self.check_range(offset, u64::try_from(buf.len()).unwrap_or(u64::MAX))?;
+        let mut offset = offset;
+        let mut rest = buf;
+        while !rest.is_empty() {
+            let block = offset / BLOCK_BYTES;
+            let within = usize::try_from(offset % BLOCK_BYTES).expect("below 4096");
+            let len = if within == 0 && rest.len() >= BLOCK {
+                let len = (rest.len() / BLOCK).min(BATCH) * BLOCK;
+                self.read_blocks(block, &mut rest[..len])?;
+                len
+            } else {
+                let len = rest.len().min(BLOCK - within);
+                PARTIAL.with_borrow_mut(|whole| {
+                    self.read_blocks(block, whole.as_mut_slice())?;
+                    rest[..len].copy_from_slice(&whole[within..within + len]);
+                    Ok::<(), VolumeError>(())
+                })?;
+                len
+            };
+            offset += u64::try_from(len).expect("small");
+            rest = &mut rest[len..];
+        }
+        Ok(())
+    }
+
+    /// Reads whole blocks, at most [`BATCH`].
+    fn read_blocks(&self, first: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        let mut entries = [Entry::ABSENT; BATCH];
+        let entries = &mut entries[..buf.len() / BLOCK];
+        self.resolve(first, entries)?;
+        self.read_entries(first, entries, buf)
+    }
+
+    /// Reads blocks whose entries were looked up. Slots that follow one another are read in one go.
+    fn read_entries(&self, first: u64, entries: &[Entry], buf: &mut [u8]) -> Result<(), VolumeError> {
+        let mut at = 0;
+        while at < entries.len() {
+            let run = run_length(&entries[at..]);
+            let block = first + u64::try_from(at).expect("small");
+            let part = &mut buf[at * BLOCK..(at + run) * BLOCK];
+            if entries[at].is_data() {
+                self.read_run(block, &entries[at..at + run], part)?;
+            } else if entries[at].is_absent() {
+                self.read_base(block, part)?;
+            } else {
+                part.fill(0);
+            }
+            at += run;
+        }
+        Ok(())
+    }
+
+    fn read_run(&self, first: u64, entries: &[Entry], buf: &mut [u8]) -> Result<(), VolumeError> {
+        let blocks = buf.as_chunks_mut::<BLOCK>().0;
+        let read = self.store.read(blocks.as_flattened_mut(), entries[0].slot());
+        let mut keys = None;
+        for ((block, entry), bytes) in (first..).zip(entries).zip(blocks) {
+            if keys.as_ref().is_none_or(|(epoch, _)| *epoch != entry.epoch()) {
+                keys = self.store.epochs.keys(entry.epoch()).map(|keys| (entry.epoch(), keys));
+            }
+            let opened = match (&read, &keys) {
+                (Ok(()), Some((_, keys))) => keys
+                    .data
+                    .open(entry.counter(), &data_aad(&self.store.uuid, block), bytes, entry.tag())
+                    .map_err(|_| Damage::Tag),
+                (Ok(()), None) => Err(Damage::UnknownEpoch { epoch: entry.epoch() }),
+                (Err(damage), _) => Err(*damage),
+            };
+            if opened.is_err() {
+                self.read_again(block, bytes)?;
+            }
+        }
+        count(&self.store.counters.opens, u64::try_from(entries.len()).expect("small"));
+        Ok(())
+    }
+
+    /// Reads one block that failed together with others or was overwritten meanwhile, until its entry stays the same.
+    fn read_again(&self, block: u64, bytes: &mut [u8]) -> Result<(), VolumeError> {
+        let mut entry = self.resolve_one(block)?;
+        loop {
+            count(&self.store.counters.retried_reads, 1);
+            let Err(reason) = self.read_entry(block, &entry, bytes)? else { return Ok(()) };
+            let now = self.resolve_one(block)?;
+            if now == entry {
+                bytes.fill(0);
+                let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
+                tracing::error!(%error, slot = entry.slot(), "damage found");
+                return Err(error);
+            }
+            entry = now;
+        }
+    }
+
+    /// Reads one block as its entry says. The inner error may be a slot in the midst of being reused.
+    pub(super) fn read_entry(
+        &self,
+        block: u64,
+        entry: &Entry,
+        bytes: &mut [u8],
+    ) -> Result<Result<(), Damage>, VolumeError> {
+        if entry.is_data() {
+            let read = self.store.read(bytes, entry.slot());
+            return Ok(read.and_then(|()| self.store.open_data(entry, block, bytes)));
+        }
+        if entry.is_absent() {
+            self.read_base(block, bytes)?;
+        } else {
+            bytes.fill(0);
+        }
+        Ok(Ok(()))
+    }
+
+    /// What an absent block reads as: the base, and zeros beyond its end or without one.
+    fn read_base(&self, block: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        let Some(base) = &self.base else {
+            buf.fill(0);
+            return Ok(());
+        };
+        let offset = block * BLOCK_BYTES;
+        let there = usize::try_from(base.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+        let (from_base, beyond) = buf.split_at_mut(there);
+        beyond.fill(0);
+        if from_base.is_empty() { Ok(()) } else { base.read(offset, from_base) }
+    }
+}
+
+/// How many of the first entries can be read together: holes of one kind, or slots in a row.
+fn run_length(entries: &[Entry]) -> usize {
+    let first = entries[0];
+    let fits = |(place, entry): (u64, &Entry)| {
+        entry.kind() == first.kind() && (!first.is_data() || entry.slot() == first.slot() + place)
+    };
+    (0..).zip(entries).take_while(|pair| fits(*pair)).count()
+}

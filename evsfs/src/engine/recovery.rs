@@ -1,0 +1,245 @@
+//! Opening: the newest superblock, then the log behind it. Recovery writes nothing, so it can be cut short and begun again at will
+//! (docs/volume-format.md, "Recovery" and "Freshness").
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::commit::Log;
+use super::core::Core;
+use super::dirty::DirtyMap;
+use super::error::{Damage, OpenError};
+use super::params::{Anchor, OpenOptions};
+use super::store::Store;
+use crate::crypto::{Chain, EpochKeys, EpochSalt, TablePurpose};
+use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
+use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log_page};
+
+/// Log pages that are read together.
+const READ_AHEAD: u64 = 64;
+/// Discards of at most this many blocks are replayed as entries, larger ones as ranges.
+const ENTRIES_MOST: u64 = 512;
+
+/// The superblock with the highest generation of those that verify.
+pub(super) fn newest_superblock(store: &Store) -> Result<Superblock, OpenError> {
+    let read = |slot: u64| {
+        let mut page = [0; BLOCK];
+        store.read(&mut page, slot).ok()?;
+        let payload = store.keys.open_superblock(&page).ok()?;
+        debug_assert_eq!(TablePurpose::Superblock.label(), "superblock");
+        Superblock::decode(&payload).ok()
+    };
+    let found = SUPERBLOCK_SLOTS.into_iter().flatten().filter_map(read);
+    found.max_by_key(|superblock| superblock.generation).ok_or(OpenError::NoSuperblock { volume: store.uuid })
+}
+
+/// One group of the log.
+struct Group {
+    /// Its records, each with the epoch of its data.
+    records: Vec<(u32, LogRecord)>,
+    first_page: u64,
+    compaction: bool,
+    before: Anchor,
+    after: Anchor,
+}
+
+/// What the log says.
+pub(super) struct Replay {
+    pub(super) log: Log,
+    /// The state after each group that counts.
+    states: Vec<Anchor>,
+}
+
+struct Reader<'a> {
+    store: &'a Store,
+    ring_pages: u64,
+    buffer: Vec<u8>,
+    buffered: std::ops::Range<u64>,
+    keys: HashMap<EpochSalt, Arc<EpochKeys>>,
+}
+
+impl Reader<'_> {
+    /// A copy of the page with this number, or what lies in its place.
+    fn page(&mut self, sequence: u64) -> Result<Box<Block>, Damage> {
+        if !self.buffered.contains(&sequence) {
+            let at = sequence % self.ring_pages;
+            let count = READ_AHEAD.min(self.ring_pages - at);
+            self.buffer.resize(usize::try_from(count).expect("small") * BLOCK, 0);
+            self.store.read(&mut self.buffer, RING_START + at)?;
+            self.buffered = sequence..sequence + count;
+        }
+        let at = usize::try_from(sequence - self.buffered.start).expect("small");
+        Ok(Box::new(self.buffer.as_chunks::<BLOCK>().0[at]))
+    }
+
+    /// The page, if it is the one that follows in number, group and chain.
+    fn next(
+        &mut self,
+        sequence: u64,
+        group: u64,
+        chain: &Chain,
+    ) -> Option<(LogPageHeader, Vec<LogRecord>, Chain)> {
+        let mut page = self.page(sequence).ok()?;
+        let header = LogPageHeader::decode(&page).ok()?;
+        if header.sequence != sequence || header.group != group {
+            return None;
+        }
+        let keys =
+            self.keys.entry(header.salt).or_insert_with(|| Arc::new(self.store.keys.epoch(&header.salt)));
+        let (records, tag) = open_log_page(&header, &*keys.log, &self.store.uuid, chain, &mut page).ok()?;
+        let epochs = &self.store.epochs;
+        if !epochs.learn(header.epoch, &header.salt)
+            || !epochs.learn(header.record_epoch, &header.record_salt)
+        {
+            return None;
+        }
+        Some((header, records, self.store.keys.chain_step(chain, &tag)))
+    }
+}
+
+/// Reads the log and puts what counts of it into the dirty map.
+pub(super) fn replay(
+    store: &Store,
+    superblock: &Superblock,
+    ring_pages: u64,
+    dirty: &DirtyMap,
+    hole: Entry,
+) -> Result<Replay, OpenError> {
+    let keys = HashMap::new();
+    let mut reader = Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, keys };
+    let head = superblock.log_head.sequence;
+    let mut state = superblock.state;
+    let mut states = vec![state];
+    let mut next = head;
+    // The last whole group so far. It is applied when it is known that it counts.
+    let mut last: Option<Group> = None;
+    // A page of a later group was written only after the barrier of the group before.
+    let mut followed = false;
+    'groups: loop {
+        let mut group = Group {
+            records: Vec::new(),
+            first_page: next,
+            compaction: false,
+            before: state,
+            after: Anchor { commit: state.commit + 1, chain: state.chain },
+        };
+        let mut sequence = next;
+        loop {
+            if sequence - head >= ring_pages {
+                break 'groups;
+            }
+            let Some((header, records, chain)) =
+                reader.next(sequence, group.after.commit, &group.after.chain)
+            else {
+                break 'groups;
+            };
+            followed = true;
+            group.after.chain = chain;
+            group.compaction = header.compaction;
+            group.records.extend(records.into_iter().map(|record| (header.record_epoch, record)));
+            sequence += 1;
+            if header.last {
+                break;
+            }
+        }
+        if let Some(before) = last.take() {
+            apply(dirty, &before, hole);
+            states.push(before.after);
+        }
+        state = group.after;
+        next = sequence;
+        followed = false;
+        last = Some(group);
+    }
+    if let Some(group) = last {
+        // Its barrier may not have returned, so some of its data may be missing; then it was never acknowledged. If a later page is
+        // there its barrier did return: what fails now is damage, and shows when it is read.
+        if followed || group.compaction || is_complete(store, &group) {
+            apply(dirty, &group, hole);
+            states.push(group.after);
+        } else {
+            tracing::info!(volume = %store.uuid, commit = group.after.commit, "the last group was cut short: dropped");
+            state = group.before;
+            next = group.first_page;
+        }
+    }
+    if state.commit < superblock.least_commit {
+        let (found, least) = (state.commit, superblock.least_commit);
+        return Err(OpenError::LogCut { volume: store.uuid, found, least });
+    }
+    Ok(Replay { log: Log::new(state, next, head, ring_pages), states })
+}
+
+fn apply(dirty: &DirtyMap, group: &Group, hole: Entry) {
+    for (epoch, record) in &group.records {
+        match *record {
+            LogRecord::Write { lba, slot, counter, tag } => {
+                dirty.lock(lba).insert(lba, Entry::data(slot, *epoch, counter, tag));
+            }
+            LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } if count <= ENTRIES_MOST => {
+                for block in lba..lba + count {
+                    dirty.lock(block).insert(block, hole);
+                }
+            }
+            LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } => {
+                dirty.insert_hole(&(lba..lba + count), |_| {});
+            }
+        }
+    }
+}
+
+/// Whether every block that the group leaves behind is as the group says. A slot whose entry a later record of the same group replaced
+/// may have been used again since the group became durable, so it proves nothing.
+fn is_complete(store: &Store, group: &Group) -> bool {
+    let mut left: HashMap<u64, Option<Entry>> = HashMap::new();
+    for (epoch, record) in &group.records {
+        match *record {
+            LogRecord::Write { lba, slot, counter, tag } => {
+                left.insert(lba, Some(Entry::data(slot, *epoch, counter, tag)));
+            }
+            LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } => {
+                let end = lba + count;
+                if usize::try_from(count).is_ok_and(|count| count < left.len()) {
+                    (lba..end).for_each(|block| {
+                        left.remove(&block);
+                    });
+                } else {
+                    left.retain(|block, _| !(lba..end).contains(block));
+                }
+            }
+        }
+    }
+    let mut blocks: Vec<(u64, Entry)> =
+        left.into_iter().filter_map(|(block, entry)| entry.map(|entry| (block, entry))).collect();
+    blocks.sort_unstable_by_key(|(_, entry)| entry.slot());
+    let mut bytes = Box::new([0; BLOCK]);
+    blocks.into_iter().all(|(block, entry)| {
+        store.read(bytes.as_mut_slice(), entry.slot()).is_ok()
+            && store.open_data(&entry, block, bytes.as_mut_slice()).is_ok()
+    })
+}
+
+/// Whether the state that was found descends from the one that the key service knows (F3).
+pub(super) fn check_anchor(
+    store: &Store,
+    superblock: &Superblock,
+    replay: &Replay,
+    options: &OpenOptions,
+) -> Result<(), OpenError> {
+    let Some(anchor) = options.anchor.filter(|_| !options.accept_rollback) else { return Ok(()) };
+    let volume = store.uuid;
+    let found = replay.log.state.commit;
+    if found < anchor.commit {
+        return Err(OpenError::RolledBack { volume, found, anchor: anchor.commit });
+    }
+    if replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor) {
+        return Ok(());
+    }
+    Err(OpenError::Forked { volume, anchor: anchor.commit })
+}
+
+impl Core {
+    /// Slots that the recovered log refers to.
+    pub(super) fn recovered_slots(dirty: &DirtyMap) -> Vec<u64> {
+        dirty.active().0.iter().filter(|(_, entry)| entry.is_data()).map(|(_, entry)| entry.slot()).collect()
+    }
+}

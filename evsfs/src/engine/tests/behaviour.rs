@@ -1,0 +1,170 @@
+//! Single promises, one by one.
+
+use std::sync::atomic::Ordering;
+
+use super::super::{BLOCK, VolumeError};
+use super::{Rig, read};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn a_new_volume_reads_zeros_and_what_is_written_is_read() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    assert_eq!(volume.size(), 8 * MIB);
+    assert!(read(&volume, 12_345, 50_000).iter().all(|byte| *byte == 0));
+    volume.write(4000, &[7; 10_000]).unwrap();
+    volume.write(100, &[8; 3]).unwrap();
+    let all = read(&volume, 0, 20_000);
+    assert_eq!(&all[100..103], [8; 3]);
+    assert!(all[4000..14_000].iter().all(|byte| *byte == 7));
+    assert!(all[..100].iter().chain(&all[103..4000]).chain(&all[14_000..]).all(|byte| *byte == 0));
+    assert!(matches!(volume.write(8 * MIB - 1, &[0; 2]), Err(VolumeError::OutOfRange { .. })));
+    assert!(matches!(volume.read(u64::MAX, &mut [0; 2]), Err(VolumeError::OutOfRange { .. })));
+}
+
+#[test]
+fn f4_what_was_flushed_survives_and_close_leaves_an_empty_log() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    volume.write(MIB, &vec![1; 3 * 4096]).unwrap();
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(volume.anchor(), anchor);
+    assert_eq!(read(&volume, MIB, 3 * 4096), vec![1; 3 * 4096]);
+    volume.write(MIB + 4096, &[2; 4096]).unwrap();
+    let closed = volume.close().unwrap();
+    assert_eq!(closed.commit, anchor.commit + 1);
+    let volume = rig.open();
+    assert_eq!(volume.stats().dirty_entries, 0);
+    assert_eq!(volume.anchor(), closed);
+    assert_eq!(read(&volume, MIB, 4096), [1; 4096]);
+    assert_eq!(read(&volume, MIB + 4096, 4096), [2; 4096]);
+    let written = rig.memory.written.load(Ordering::Relaxed);
+    volume.close().unwrap();
+    assert_eq!(rig.memory.written.load(Ordering::Relaxed), written, "nothing to say: nothing is written");
+}
+
+#[test]
+fn f5_a_flush_is_one_barrier_and_an_empty_one_none() {
+    let rig = Rig::new(8 * MIB, 1024);
+    let volume = rig.open();
+    // The first write of an attach has one of its own.
+    volume.write(MIB, &[1; 4096]).unwrap();
+    volume.flush().unwrap();
+    let before = rig.memory.syncs.load(Ordering::Relaxed);
+    for number in 0..100 {
+        volume.write(number * 3 * BLOCK, &[1; 4096]).unwrap();
+        volume.flush().unwrap();
+        volume.flush().unwrap();
+    }
+    assert_eq!(rig.memory.syncs.load(Ordering::Relaxed) - before, 100);
+}
+
+#[test]
+fn f11_after_a_failed_sync_nothing_is_acknowledged_and_reads_go_on() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.flush().unwrap();
+    volume.write(0, &[2; 4096]).unwrap();
+    rig.memory.fail_sync.store(true, Ordering::Relaxed);
+    assert!(matches!(volume.flush(), Err(VolumeError::Io(_))));
+    rig.memory.fail_sync.store(false, Ordering::Relaxed);
+    assert!(matches!(volume.flush(), Err(VolumeError::Poisoned)));
+    assert!(matches!(volume.write(0, &[3; 4096]), Err(VolumeError::Poisoned)));
+    assert!(matches!(volume.discard(0, 4096), Err(VolumeError::Poisoned)));
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::Poisoned)));
+    assert_eq!(read(&volume, 0, 4096), [2; 4096]);
+    assert!(volume.close().is_err());
+    assert_ne!(read(&rig.open(), 0, 4096), [3; 4096]);
+}
+
+#[test]
+fn f7_discarded_blocks_read_zeros_and_their_space_goes_back() {
+    let rig = Rig::new(32 * MIB, 1024);
+    let volume = rig.open();
+    volume.write(0, &vec![5; usize::try_from(16 * MIB).unwrap()]).unwrap();
+    volume.checkpoint().unwrap();
+    let used = volume.stats().used_slots;
+    volume.discard(100, 8 * MIB).unwrap();
+    assert!(read(&volume, 100, 8 << 20).iter().all(|byte| *byte == 0));
+    assert_eq!(read(&volume, 8 * MIB + 100, 100), [5; 100]);
+    assert_eq!(read(&volume, 0, 100), [5; 100]);
+    volume.discard(12 * MIB, 64 * BLOCK).unwrap();
+    assert_eq!(volume.next_data(8192).unwrap(), Some(8 * MIB));
+    assert_eq!(volume.next_hole(9 * MIB).unwrap(), 12 * MIB);
+    assert_eq!(volume.next_data(12 * MIB).unwrap(), Some(12 * MIB + 64 * BLOCK));
+    assert_eq!(volume.next_data(16 * MIB).unwrap(), None);
+    volume.checkpoint().unwrap();
+    while volume.stats().trash {
+        volume.checkpoint().unwrap();
+    }
+    let freed = 8 * MIB / BLOCK - 1 + 64;
+    assert!(volume.stats().used_slots <= used - freed, "{:?} after {used}", volume.stats());
+    assert!(rig.memory.punched.load(Ordering::Relaxed) >= freed * BLOCK);
+    drop(volume);
+    let volume = rig.open();
+    assert!(read(&volume, 4096, 4 << 20).iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn space_is_found_again_when_blocks_are_overwritten_for_ever() {
+    let rig = Rig::new(4 * MIB, 64);
+    let volume = rig.open();
+    for round in 0..40u8 {
+        volume.write(0, &vec![round; 4 << 20]).unwrap();
+        if round % 3 == 0 {
+            volume.flush().unwrap();
+        }
+    }
+    assert_eq!(read(&volume, 0, 4 << 20), vec![39; 4 << 20]);
+    let slots = volume.stats().file_slots;
+    assert!(slots < 6 * 1024, "{slots} slots for a volume of 1,024 blocks");
+}
+
+#[test]
+fn f1_epochs_change_in_the_midst_of_everything() {
+    let mut rig = Rig::new(8 * MIB, 64);
+    rig.options.seals_per_epoch = 1024;
+    let mut volume = rig.open();
+    for round in 0..12u8 {
+        volume.write(u64::from(round) * 4096, &vec![round; 6 << 20]).unwrap();
+        volume.flush().unwrap();
+        if round % 4 == 3 {
+            drop(volume);
+            volume = rig.open();
+        }
+        assert_eq!(read(&volume, u64::from(round) * 4096, 6 << 20), vec![round; 6 << 20]);
+    }
+    volume.close().unwrap();
+    let volume = rig.open();
+    assert_eq!(read(&volume, 11 * 4096, 6 << 20), vec![11; 6 << 20]);
+    assert_eq!(read(&volume, 5 * 4096, 4096), vec![5; 4096]);
+}
+
+#[test]
+fn a_full_host_refuses_writes_and_loses_nothing() {
+    let rig = Rig::new(32 * MIB, 64);
+    rig.memory.capacity.store(6 * MIB, Ordering::Relaxed);
+    let volume = rig.open();
+    let mut written = 0;
+    loop {
+        match volume.write(written * 65_536, &[9; 65_536]) {
+            Ok(()) => written += 1,
+            Err(VolumeError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(written * 65_536 > 4 * MIB, "only {written}");
+    volume.flush().unwrap();
+    assert_eq!(read(&volume, 0, 65_536), [9; 65_536]);
+    // A discard works on a full volume, and makes room.
+    volume.discard(0, 2 * MIB).unwrap();
+    volume.write(20 * MIB, &[4; 65_536]).unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(read(&volume, (written - 1) * 65_536, 65_536), [9; 65_536]);
+}

@@ -1,0 +1,109 @@
+//! Freeing what only a deleted snapshot held, a bounded piece with each checkpoint.
+//!
+//! The walk goes through the blocks in order. Its cursor and the bitmaps are in the same superblock, so after a crash it goes on
+//! where that superblock left it and frees nothing twice. A page is freed when all blocks under it have been passed.
+
+use super::core::{Core, Root};
+use super::error::VolumeError;
+use super::merge::{Place, Reference, child_references, held, reference_of, references};
+use super::pages::Work;
+use crate::format::layout::FANOUT;
+use crate::format::{Entry, Kind, VersionRecord, VersionState};
+
+/// One walk.
+struct Walk<'a> {
+    core: &'a Core,
+    work: &'a mut Work,
+    budget: &'a mut usize,
+    /// Blocks before it were passed by earlier walks.
+    cursor: u64,
+}
+
+impl Walk<'_> {
+    /// Frees what is under a page of the trash. Gives the block where the budget ended, if it did.
+    fn page(&mut self, place: Place, entry: Entry, references: &[Reference]) -> Option<u64> {
+        let blocks = place.blocks();
+        if blocks.end <= self.cursor {
+            return None;
+        }
+        let sharing = self.core.sharing(references, &entry, place.level, place.index);
+        if sharing.below {
+            return None;
+        }
+        if *self.budget == 0 {
+            return Some(blocks.start.max(self.cursor));
+        }
+        *self.budget -= 1;
+        let pages = self.core.reference_pages(references, place.level, place.index)?;
+        let page = match self.core.page(place.level, place.index, &entry, false) {
+            Ok(page) => page,
+            Err(reason) => {
+                let error = self.core.damaged_page(place.level, blocks.start, reason);
+                tracing::error!(%error, "a page of a deleted snapshot is damaged: what it held is not freed");
+                return None;
+            }
+        };
+        for child in 0..FANOUT {
+            let entry = page.entry(child);
+            if place.level == 0 {
+                let block = blocks.start + u64::try_from(child).expect("below 128");
+                if entry.is_data() && block >= self.cursor && !held(&pages, child, block, entry.slot()) {
+                    self.work.free(entry.slot());
+                }
+            } else if entry.kind() == Kind::Page {
+                let references = child_references(&pages, place.index, child);
+                if let Some(stopped) = self.page(place.child(child), entry, &references) {
+                    return Some(stopped);
+                }
+            }
+        }
+        if !sharing.page {
+            self.work.free(entry.slot());
+        }
+        None
+    }
+}
+
+impl Core {
+    /// Goes on with freeing trash, as far as the budget goes. `live` is the root that this checkpoint will publish.
+    pub(super) fn walk_trash(
+        &self,
+        live: &Root,
+        versions: &mut Vec<VersionRecord>,
+        work: &mut Work,
+        budget: &mut usize,
+    ) -> Result<(), VolumeError> {
+        // The walk reads pages that this checkpoint has just made.
+        work.flush(self)?;
+        let mut number = 0;
+        while number < versions.len() {
+            let version = versions[number];
+            if version.state != VersionState::Trash {
+                number += 1;
+                continue;
+            }
+            let mut references = references(versions, Some(number));
+            references.extend(reference_of(live));
+            let stopped = if version.root.kind() == Kind::Page {
+                let place = Place { level: version.height - 1, index: 0 };
+                Walk { core: self, work, budget, cursor: version.cursor }.page(
+                    place,
+                    version.root,
+                    &references,
+                )
+            } else {
+                None
+            };
+            match stopped {
+                Some(cursor) => {
+                    versions[number].cursor = cursor;
+                    return Ok(());
+                }
+                None => {
+                    versions.remove(number);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,348 @@
+//! The volume as others see it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::JoinHandle;
+
+use parking_lot::{Mutex, RwLock};
+
+use super::alloc::Allocator;
+use super::cache::{PAGE_COST, PageCache};
+use super::checkpoint::Checkpointer;
+use super::commit::{Pending, pages_for};
+use super::core::{Anchors, Core, Limits, Root};
+use super::create::{create, write_header};
+use super::dirty::DirtyMap;
+use super::epochs::Epochs;
+use super::error::{CreateError, OpenError, VolumeError};
+use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
+use super::recovery::{check_anchor, newest_superblock, replay};
+use super::report::Stats;
+use super::store::{Counters, Store};
+use super::tables::Tables;
+use super::worker::{self, Signals};
+use crate::backing::Backing;
+use crate::crypto::{Entropy, VolumeKeys};
+use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
+use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState};
+
+/// Dirty entries at most, whatever the memory.
+const DIRTY_MOST: u64 = 768 << 10;
+const DIRTY_LEAST: u64 = 4096;
+/// What a dirty entry costs in the table: 41 bytes, which is at worst three sevenths full... and twice, active and frozen.
+const DIRTY_COST: u64 = 2 * 72;
+/// Writers that may be between admission and insertion at once, for which the log keeps room.
+const WRITERS: u64 = 16;
+
+/// An attached volume. All methods may be called from many threads at once. Dropping it without [`Self::close`] is what a crash
+/// does: nothing more is written.
+pub struct Volume {
+    core: Arc<Core>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Volume {
+    /// Writes a new, empty volume into an empty backing. The header names ring and keys.
+    ///
+    /// # Errors
+    /// If the size is not possible, the backing holds something, or the host fails. The file is not a volume then.
+    pub fn create(
+        backing: &dyn Backing,
+        header: &Header,
+        params: &CreateParams,
+        keys: &VolumeKeys,
+        entropy: &dyn Entropy,
+    ) -> Result<(), CreateError> {
+        create(backing, header, *params, keys, entropy)
+    }
+
+    /// Opens a volume and recovers the state of its last commit. Nothing is written by that.
+    ///
+    /// # Errors
+    /// If no superblock verifies, the state does not fit the anchor (F3), or the base is missing or another one.
+    pub fn open(
+        backing: Arc<dyn Backing>,
+        header: Header,
+        keys: VolumeKeys,
+        options: OpenOptions,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        if *keys.uuid() != header.uuid {
+            return Err(OpenError::ForeignKeys { header: header.uuid, keys: *keys.uuid() });
+        }
+        check_base(&header, options.base.as_ref())?;
+        let keys = Arc::new(keys);
+        let epochs =
+            Epochs::new(Arc::clone(&keys), Arc::clone(&entropy), Vec::new(), options.seals_per_epoch);
+        let uuid = header.uuid;
+        let store = Store { backing, uuid, keys, entropy, epochs, counters: Counters::default() };
+        if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
+            return Err(OpenError::TooShort);
+        }
+        let superblock = newest_superblock(&store)?;
+        let (tables, salts) = Tables::read(&store, &superblock)?;
+        for (epoch, salt) in (1..).zip(&salts) {
+            store.epochs.learn(epoch, salt);
+        }
+        store.epochs.skip_to(superblock.next_epoch);
+        let hole = if header.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
+        let dirty = DirtyMap::new();
+        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
+        check_anchor(&store, &superblock, &replayed, &options)?;
+        let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
+        let workers = if core.background && !core.read_only {
+            worker::start(&core).map_err(VolumeError::Io)?
+        } else {
+            Vec::new()
+        };
+        Ok(Self { core, workers })
+    }
+
+    /// Size in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.core.size()
+    }
+
+    /// The header as it is in the file.
+    #[must_use]
+    pub fn header(&self) -> Header {
+        self.core.header.lock().clone()
+    }
+
+    /// Fills `buf` from `offset`: any of both within the size.
+    ///
+    /// # Errors
+    /// [`VolumeError::DamagedBlock`] or [`VolumeError::DamagedPage`] if what is stored does not verify: never wrong data.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        self.core.read(offset, buf)
+    }
+
+    /// Writes `data` at `offset`: any of both within the size. It is durable after [`Self::flush`]. Of a write that fails, each block
+    /// is as before or as written.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSpace`] if the host is full: nothing is lost, and writing may go on when there is space. After other
+    /// failures of the host nothing more is written until the volume is opened again.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), VolumeError> {
+        self.core.write(offset, data)
+    }
+
+    /// Discards a range: it reads as zeros afterwards, and its space goes back to the host with the next checkpoint.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
+        self.core.discard(offset, len)
+    }
+
+    /// Makes everything durable that was written before the call, with one barrier.
+    ///
+    /// # Errors
+    /// If the host fails. Then nothing is known about what was written since the last flush, and nothing more is written.
+    pub fn flush(&self) -> Result<(), VolumeError> {
+        self.core.commit()
+    }
+
+    /// Brings everything from the log into the map and frees what that replaces. It also frees a piece of trash.
+    ///
+    /// # Errors
+    /// As [`Self::flush`].
+    pub fn checkpoint(&self) -> Result<(), VolumeError> {
+        self.core.checkpoint()
+    }
+
+    /// The first byte at or after `offset` that is in a data block, if there is one.
+    ///
+    /// # Errors
+    /// If a page of the map is damaged.
+    pub fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
+        self.core.next_data(offset)
+    }
+
+    /// The first byte at or after `offset` that is in a hole, or the size.
+    ///
+    /// # Errors
+    /// If a page of the map is damaged.
+    pub fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
+        self.core.next_hole(offset)
+    }
+
+    /// The last durable state.
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.core.log.lock().state
+    }
+
+    /// The anchor to send to the key service now: the last durable state, or the one that was offered before and not confirmed yet, for
+    /// as long as nobody knows whether that one arrived the key service must not be given another.
+    #[must_use]
+    pub fn offer_anchor(&self) -> Anchor {
+        self.core.offer_anchor()
+    }
+
+    /// Notes that the key service has stored an anchor. The next superblock records it.
+    pub fn confirm_anchor(&self, anchor: Anchor) {
+        self.core.anchors.lock().confirmed = anchor;
+    }
+
+    /// Counters and sizes.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.core.stats()
+    }
+
+    /// Writes another header (a DEK wrapped anew) over both copies. At any moment one of them is whole.
+    ///
+    /// # Errors
+    /// If the host fails; the old or the new header counts then.
+    pub fn rewrite_header(&self, header: &Header) -> Result<(), VolumeError> {
+        self.core.check_writable()?;
+        self.core.settle()?;
+        let mut current = self.core.header.lock();
+        let mut next = header.clone();
+        next.sequence = current.sequence + 1;
+        let encoded = next.encode(&self.core.store.keys)?;
+        write_header(&*self.core.store.backing, &encoded)
+            .map_err(|error| self.core.poison(VolumeError::Io(error)))?;
+        *current = next;
+        Ok(())
+    }
+
+    /// Flushes, checkpoints, and closes. The anchor is that of the state that the file holds.
+    ///
+    /// # Errors
+    /// As [`Self::flush`]. The volume is closed all the same; what was flushed before is in the file.
+    pub fn close(mut self) -> Result<Anchor, VolumeError> {
+        self.stop();
+        if !self.core.read_only {
+            self.core.commit()?;
+            self.core.checkpoint_clean()?;
+        }
+        Ok(self.anchor())
+    }
+
+    fn stop(&mut self) {
+        self.core.signals.stop();
+        for worker in self.workers.drain(..) {
+            if worker.join().is_err() {
+                tracing::error!(volume = %self.core.store.uuid, "a background thread of the engine panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl BaseImage for Volume {
+    fn identity(&self) -> (uuid::Uuid, Anchor) {
+        (self.core.store.uuid, self.anchor())
+    }
+    fn size(&self) -> u64 {
+        self.core.size()
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        self.core.read(offset, buf)
+    }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
+        self.core.next_data(offset)
+    }
+    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
+        self.core.next_hole(offset)
+    }
+}
+
+/// A thin volume fixes its base's identity and state, or the base could be exchanged underneath.
+fn check_base(header: &Header, base: Option<&Arc<dyn BaseImage>>) -> Result<(), OpenError> {
+    let Some(reference) = &header.base else { return Ok(()) };
+    let Some(base) = base else {
+        return Err(OpenError::BaseMissing { volume: header.uuid, base: reference.uuid });
+    };
+    let (given, found) = base.identity();
+    let expected = Anchor { commit: reference.commit, chain: reference.chain };
+    if given != reference.uuid || found != expected {
+        return Err(OpenError::BaseChanged {
+            volume: header.uuid,
+            base: reference.uuid,
+            given,
+            expected: expected.commit,
+            found: found.commit,
+        });
+    }
+    Ok(())
+}
+
+fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Limits {
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    // Under half of the memory for dirty entries, a quarter for pages of the map, the rest for what a checkpoint needs.
+    let by_memory = options.memory * 9 / 20 / DIRTY_COST;
+    let by_size = (superblock.blocks / 16).max(DIRTY_LEAST);
+    let dirty = options.dirty_limit.unwrap_or_else(|| number(DIRTY_MOST.min(by_size).min(by_memory)));
+    let records = u64::try_from(LOG_PAGE_RECORDS).expect("125");
+    let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
+    let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
+    let writers = if options.background { WRITERS } else { 1 };
+    // A cut must always find room for the group that is pending, however full the log is.
+    let reserve = pages_for(number(group + writers * chunk))
+        .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
+    Limits { dirty: dirty.max(number(chunk)), group: number(group), chunk, log_reserve: reserve }
+}
+
+#[allow(clippy::too_many_arguments)] // once, to put the parts together
+fn assemble(
+    store: Store,
+    header: Header,
+    superblock: Superblock,
+    tables: Tables,
+    dirty: DirtyMap,
+    log: super::commit::Log,
+    hole: Entry,
+    options: OpenOptions,
+) -> Result<Core, OpenError> {
+    let limits = limits(&superblock, header.ring_pages, &options);
+    let in_file = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
+    let file_slots = superblock.file_slots.max(in_file);
+    let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let alloc = Allocator::new(
+        superblock.upper_allocation.clone(),
+        file_slots,
+        superblock.used_slots,
+        header.ring_pages,
+        number(options.memory / 16 / 4096),
+    );
+    alloc.recover(&store, &Core::recovered_slots(&dirty));
+    let cache = PageCache::new(number(options.memory / 4) / PAGE_COST);
+    let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
+    let versions = tables.versions.clone();
+    let signals = Signals::default();
+    signals.set_trash(
+        root.entry.aux() != 0 || versions.iter().any(|version| version.state == VersionState::Trash),
+    );
+    Ok(Core {
+        alloc,
+        cache,
+        dirty,
+        pending: Mutex::new(Pending::default()),
+        log: Mutex::new(log),
+        gate: RwLock::new(()),
+        root: RwLock::new(root),
+        versions: RwLock::new(versions),
+        deferred: Mutex::default(),
+        anchors: Mutex::new(Anchors { confirmed: superblock.confirmed, offered: superblock.offered }),
+        settled: AtomicBool::new(false),
+        checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
+        header: Mutex::new(header),
+        limits,
+        hole,
+        base: options.base,
+        read_only: options.read_only,
+        background: options.background,
+        poisoned: AtomicBool::new(false),
+        signals,
+        store,
+    })
+}

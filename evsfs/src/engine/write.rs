@@ -1,0 +1,219 @@
+//! Writing: out of place, so nothing that a recoverable state refers to is overwritten.
+
+use std::cell::RefCell;
+
+use parking_lot::RwLockReadGuard;
+
+use super::alloc::Run;
+use super::commit::Change;
+use super::core::Core;
+use super::dirty::{CHUNK_BITS, Found};
+use super::error::VolumeError;
+use super::store::count;
+use crate::format::layout::{BLOCK, BLOCK_BYTES};
+use crate::format::{Entry, data_aad};
+
+/// Discarded ranges before a checkpoint: each look-up passes them.
+pub(super) const RANGES_MOST: usize = 1024;
+
+thread_local! {
+    /// Ciphertext on its way to the file.
+    static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Core {
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.check_range(offset, u64::try_from(data.len()).unwrap_or(u64::MAX))?;
+        let most = usize::try_from(self.limits.chunk).expect("at most 256") * BLOCK;
+        let mut offset = offset;
+        let mut rest = data;
+        while !rest.is_empty() {
+            let block = offset / BLOCK_BYTES;
+            let within = usize::try_from(offset % BLOCK_BYTES).expect("below 4096");
+            let len = if within == 0 && rest.len() >= BLOCK {
+                let len = (rest.len() / BLOCK * BLOCK).min(most);
+                self.with_space(|| self.write_blocks(block, &rest[..len]))?;
+                len
+            } else {
+                let len = rest.len().min(BLOCK - within);
+                self.with_space(|| self.write_part(block, within, &rest[..len]))?;
+                len
+            };
+            offset += u64::try_from(len).expect("small");
+            rest = &rest[len..];
+        }
+        Ok(())
+    }
+
+    /// Runs a write; if the host is full, makes the slots available that only wait for a checkpoint, and runs it once more.
+    fn with_space(&self, write: impl Fn() -> Result<(), VolumeError>) -> Result<(), VolumeError> {
+        match write() {
+            Err(VolumeError::NoSpace) => {}
+            other => return other,
+        }
+        self.checkpoint()?;
+        let again = write();
+        if matches!(again, Err(VolumeError::NoSpace)) {
+            self.alloc.retry_growth();
+        }
+        again
+    }
+
+    /// Waits until there is room for `changes` more. No lock is held here.
+    pub(super) fn admit(&self, changes: usize) -> Result<(), VolumeError> {
+        self.settle()?;
+        loop {
+            self.check_writable()?;
+            if self.pending.lock().len() + changes > self.limits.group {
+                self.commit()?;
+                continue;
+            }
+            let dirty = self.dirty.active_len() + changes;
+            if dirty > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST {
+                self.relieve()?;
+                continue;
+            }
+            if dirty > self.limits.dirty / 8 * 7 {
+                self.signals.wake();
+            }
+            return Ok(());
+        }
+    }
+
+    /// Takes slots and seals and writes `blocks` to them. On failure the slots are free again.
+    fn place(
+        &self,
+        first: u64,
+        data: &[u8],
+        entries: &mut Vec<Entry>,
+        _gate: &RwLockReadGuard<'_, ()>,
+    ) -> Result<(), VolumeError> {
+        let blocks = u64::try_from(data.len() / BLOCK).expect("at most 256");
+        let runs = self.alloc.take(&self.store, blocks)?;
+        let written = self.seal_and_write(first, data, &runs, entries);
+        if written.is_err() {
+            let slots: Vec<u64> = runs.iter().flat_map(|run| run.slot..run.slot + run.count).collect();
+            self.alloc.free(&self.store, &slots);
+        }
+        match written {
+            // The file is as before but for slots that nobody refers to.
+            Err(VolumeError::NoSpace) => {
+                self.alloc.note_full();
+                Err(VolumeError::NoSpace)
+            }
+            Err(VolumeError::Io(error)) => Err(self.poison(VolumeError::Io(error))),
+            other => other,
+        }
+    }
+
+    fn seal_and_write(
+        &self,
+        first: u64,
+        data: &[u8],
+        runs: &[Run],
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), VolumeError> {
+        let plain = data.as_chunks::<BLOCK>().0;
+        let (epoch, nonces) = self.store.epochs.take(u32::try_from(plain.len()).expect("at most 256"))?;
+        let slots = runs.iter().flat_map(|run| run.slot..run.slot + run.count);
+        count(&self.store.counters.seals, u64::try_from(plain.len()).expect("at most 256"));
+        SEALED.with_borrow_mut(|sealed| {
+            if sealed.len() < data.len() {
+                sealed.resize(data.len(), 0);
+            }
+            let out = sealed[..data.len()].as_chunks_mut::<BLOCK>().0;
+            for ((((block, plain), out), nonce), slot) in (first..).zip(plain).zip(out).zip(nonces).zip(slots)
+            {
+                let counter = nonce.counter();
+                let tag = epoch.keys.data.seal_into(nonce, &data_aad(&self.store.uuid, block), plain, out);
+                entries.push(Entry::data(slot, epoch.id, counter, tag));
+            }
+            let mut rest = &sealed[..data.len()];
+            for run in runs {
+                let (part, after) = rest.split_at(usize::try_from(run.count).expect("at most 256") * BLOCK);
+                self.store.write(part, run.slot)?;
+                rest = after;
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes whole blocks, no more than a group takes.
+    fn write_blocks(&self, first: u64, data: &[u8]) -> Result<(), VolumeError> {
+        let blocks = data.len() / BLOCK;
+        self.admit(blocks)?;
+        let gate = self.gate.read();
+        let mut entries = Vec::with_capacity(blocks);
+        self.place(first, data, &mut entries, &gate)?;
+        self.insert(first, &entries);
+        Ok(())
+    }
+
+    /// Puts entries into the dirty map and the pending group. Both under the lock of the shard, so that for each block the order in the
+    /// map is the order in the log.
+    fn insert(&self, first: u64, entries: &[Entry]) {
+        let mut block = first;
+        let mut rest = entries;
+        while !rest.is_empty() {
+            let end = ((block >> CHUNK_BITS) + 1) << CHUNK_BITS;
+            let (part, after) =
+                rest.split_at(rest.len().min(usize::try_from(end - block).expect("at most 256")));
+            let mut shard = self.dirty.lock(block);
+            let mut pending = self.pending.lock();
+            for entry in part {
+                if let Some(old) = shard.insert(block, *entry)
+                    && old.is_data()
+                {
+                    pending.replaced.push(old.slot());
+                }
+                pending.push(Change::Block(block, *entry));
+                block += 1;
+            }
+            rest = after;
+        }
+    }
+
+    /// Writes a part of a block: reads it, and puts the changed one in its place only if nobody else wrote it meanwhile. So it takes no
+    /// lock while it reads, opens, seals and writes, and still no write is lost.
+    fn write_part(&self, block: u64, within: usize, part: &[u8]) -> Result<(), VolumeError> {
+        let mut bytes = Box::new([0; BLOCK]);
+        loop {
+            self.admit(1)?;
+            let moves = self.dirty.moves();
+            let mut found = Found::Below;
+            self.dirty.find_each(block..block + 1, self.hole, |_, now| found = now);
+            let entry = match found {
+                Found::Active(entry) | Found::Frozen(entry) => entry,
+                Found::Below => self.resolve_one(block)?,
+            };
+            if let Err(reason) = self.read_entry(block, &entry, bytes.as_mut_slice())? {
+                if self.resolve_one(block)? == entry {
+                    let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
+                    tracing::error!(%error, slot = entry.slot(), "damage found");
+                    return Err(error);
+                }
+                continue;
+            }
+            bytes[within..within + part.len()].copy_from_slice(part);
+            let gate = self.gate.read();
+            let mut entries = Vec::with_capacity(1);
+            self.place(block, bytes.as_slice(), &mut entries, &gate)?;
+            let new = entries[0];
+            let mut shard = self.dirty.lock(block);
+            if shard.find(block, self.hole) == found && self.dirty.moves() == moves {
+                let mut pending = self.pending.lock();
+                if let Some(old) = shard.insert(block, new)
+                    && old.is_data()
+                {
+                    pending.replaced.push(old.slot());
+                }
+                pending.push(Change::Block(block, new));
+                return Ok(());
+            }
+            drop(shard);
+            // Nobody saw the slot.
+            self.alloc.free(&self.store, &[new.slot()]);
+        }
+    }
+}
