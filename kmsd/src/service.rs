@@ -7,6 +7,7 @@
 
 mod access_keys;
 mod anchors;
+mod data;
 mod datakeys;
 mod error;
 mod lifecycle;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 pub use self::{
     access_keys::{Credential, NewAccessKey},
+    data::{ReEncrypted, Source},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     lifecycle::KeyView,

@@ -87,6 +87,9 @@ async fn answer(
         "GenerateDataKeyWithoutPlaintext" => {
             print(&secrets::generate_data_key_without_plaintext(&call, parse(body)?).await?)
         }
+        "Encrypt" => print(&secrets::encrypt(&call, parse(body)?).await?),
+        "ReEncrypt" => print(&secrets::re_encrypt(&call, parse(body)?).await?),
+        "GenerateRandom" => print(&secrets::generate_random(&call, parse(body)?).await?),
         "Decrypt" => print(&secrets::decrypt(&call, parse(body)?).await?),
         _ => Err(Fault::UnknownOperation),
     }

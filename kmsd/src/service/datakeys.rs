@@ -6,7 +6,7 @@ use super::{Service, ServiceError};
 use crate::{
     domain::{
         Caller, EncryptionContext, KeyId, KeyRef, Operation, Permit, Refusal,
-        envelope::{Envelope, EnvelopeFault, Header, Mechanism, Purpose},
+        envelope::{Envelope, Header, Mechanism, Purpose},
         key::Phase,
         policy,
         reconcile::ObjectId,
@@ -36,7 +36,7 @@ pub struct NewDatakey {
 }
 
 /// Published range of a data key's length, in bytes.
-const DATAKEY_BYTES: std::ops::RangeInclusive<usize> = 1..=1024;
+pub(super) const DATAKEY_BYTES: std::ops::RangeInclusive<usize> = 1..=1024;
 
 impl Service {
     /// Makes a data key. A default key that is named first is made first (K3).
@@ -87,29 +87,7 @@ impl Service {
         self.open(caller, expected, envelope, context, Operation::DecryptDatakey).await
     }
 
-    /// Opens whatever this service wrapped for a client, a data key or data, and says with which key.
-    ///
-    /// # Errors
-    /// If a rule forbids it, it does not open, or the token fails.
-    pub async fn decrypt_any(
-        &self,
-        caller: &Caller,
-        expected: Option<&KeyRef>,
-        wrapped: &[u8],
-        context: &EncryptionContext,
-    ) -> Result<(KeyId, Zeroizing<Vec<u8>>), ServiceError> {
-        let (envelope, operation) = match Envelope::decode(wrapped, Purpose::DataKey) {
-            Ok(envelope) => (envelope, Operation::DecryptDatakey),
-            Err(EnvelopeFault::Purpose) => {
-                (Envelope::decode(wrapped, Purpose::Data).map_err(Refusal::from)?, Operation::DecryptData)
-            }
-            Err(fault) => return Err(Refusal::from(fault).into()),
-        };
-        let key = envelope.header.key;
-        Ok((key, self.open(caller, expected, envelope, context, operation).await?))
-    }
-
-    async fn open(
+    pub(super) async fn open(
         &self,
         caller: &Caller,
         expected: Option<&KeyRef>,
@@ -118,27 +96,8 @@ impl Service {
         operation: Operation,
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
         context.check().map_err(Refusal::from)?;
+        let (permit, target) = self.permit_to_open(caller, expected, &envelope.header, operation)?;
         let Envelope { header, iv, ciphertext } = envelope;
-        let permit = {
-            let registry = self.inner.writer.registry().read();
-            if let Some(expected) = expected {
-                // Asked about first, so that the answer tells nothing about a key that the caller may not know.
-                let named = policy::authorise(&registry, caller, expected, operation)?;
-                if named.key().id != header.key {
-                    return Err(Refusal::OtherKey { key: named.key().name() }.into());
-                }
-            }
-            policy::authorise(&registry, caller, &KeyRef::Id(header.key), operation)?
-        };
-        let key = permit.key();
-        match key.version(header.version).map(|v| v.phase) {
-            Some(Phase::Live) => {}
-            Some(Phase::Destroying | Phase::Destroyed) => {
-                return Err(Refusal::VersionGone { key: key.name(), version: header.version }.into());
-            }
-            Some(Phase::Creating) | None => return Err(Refusal::DoesNotOpen { key: key.name() }.into()),
-        }
-        let target = Target { object: ObjectId { key: key.id, version: header.version } };
         let aad = header.authenticated(context);
         let opened = self
             .inner
@@ -148,8 +107,39 @@ impl Service {
         opened.map_err(|error| target.explain(&permit, error))
     }
 
+    /// Whether the caller may open what a version wrapped, and whether that version is there.
+    pub(super) fn permit_to_open(
+        &self,
+        caller: &Caller,
+        expected: Option<&KeyRef>,
+        header: &Header,
+        operation: Operation,
+    ) -> Result<(Permit, Target), Refusal> {
+        let permit = {
+            let registry = self.inner.writer.registry().read();
+            if let Some(expected) = expected {
+                // Asked about first, so that the answer tells nothing about a key that the caller may not know.
+                let named = policy::authorise(&registry, caller, expected, operation)?;
+                if named.key().id != header.key {
+                    return Err(Refusal::OtherKey { key: named.key().name() });
+                }
+            }
+            policy::authorise(&registry, caller, &KeyRef::Id(header.key), operation)?
+        };
+        let key = permit.key();
+        match key.version(header.version).map(|v| v.phase) {
+            Some(Phase::Live) => {}
+            Some(Phase::Destroying | Phase::Destroyed) => {
+                return Err(Refusal::VersionGone { key: key.name(), version: header.version });
+            }
+            Some(Phase::Creating) | None => return Err(Refusal::DoesNotOpen { key: key.name() }),
+        }
+        let target = Target { object: ObjectId { key: key.id, version: header.version } };
+        Ok((permit, target))
+    }
+
     /// Whether the caller may; where a default key is named that is not there yet, it is made first.
-    async fn authorise_or_make(
+    pub(super) async fn authorise_or_make(
         &self,
         caller: &Caller,
         key: &KeyRef,
@@ -166,13 +156,13 @@ impl Service {
 
 /// The object in the token that an operation is about.
 #[derive(Clone, Copy)]
-struct Target {
-    object: ObjectId,
+pub(super) struct Target {
+    pub(super) object: ObjectId,
 }
 
 impl Target {
     /// The newest version of the permitted key.
-    fn current(permit: &Permit) -> Result<Self, ServiceError> {
+    pub(super) fn current(permit: &Permit) -> Result<Self, ServiceError> {
         let key = permit.key();
         // A key in service has a version in service; only a damaged record has none.
         let version = key.current().ok_or_else(|| Refusal::MaterialMissing {
@@ -182,12 +172,12 @@ impl Target {
         Ok(Self { object: ObjectId { key: key.id, version } })
     }
 
-    const fn header(self, mechanism: Mechanism, purpose: Purpose) -> Header {
+    pub(super) const fn header(self, mechanism: Mechanism, purpose: Purpose) -> Header {
         Header { mechanism, purpose, key: self.object.key, version: self.object.version }
     }
 
     /// Turns the token's answers about this object into refusals that name the key.
-    fn explain(self, permit: &Permit, error: HsmError) -> ServiceError {
+    pub(super) fn explain(self, permit: &Permit, error: HsmError) -> ServiceError {
         let key = permit.key().name();
         match error {
             HsmError::DoesNotOpen => Refusal::DoesNotOpen { key }.into(),

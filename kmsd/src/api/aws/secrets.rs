@@ -2,18 +2,20 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize, Serializer};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use super::{Call, Fault, names::key_ref};
 use crate::{
     domain::{EncryptionContext, Operation},
-    service::{DatakeyRequest, NewDatakey},
+    service::{DatakeyRequest, NewDatakey, Source},
 };
 
 /// The one algorithm of symmetric keys.
 const ALGORITHM: &str = "SYMMETRIC_DEFAULT";
 /// Published bound of a ciphertext, in bytes.
 const MAX_CIPHERTEXT: usize = 6144;
+/// Published bound of what is encrypted directly, in bytes.
+const MAX_PLAINTEXT: usize = 4096;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -63,6 +65,71 @@ pub(super) struct DecryptReply {
     plaintext: SecretBlob,
     encryption_algorithm: &'static str,
 }
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Encrypt {
+    key_id: String,
+    plaintext: SecretText,
+    #[serde(default)]
+    encryption_context: EncryptionContext,
+    encryption_algorithm: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct EncryptReply {
+    ciphertext_blob: Blob,
+    key_id: String,
+    encryption_algorithm: &'static str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ReEncrypt {
+    ciphertext_blob: String,
+    source_key_id: Option<String>,
+    #[serde(default)]
+    source_encryption_context: EncryptionContext,
+    source_encryption_algorithm: Option<String>,
+    destination_key_id: String,
+    #[serde(default)]
+    destination_encryption_context: EncryptionContext,
+    destination_encryption_algorithm: Option<String>,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ReEncryptReply {
+    ciphertext_blob: Blob,
+    source_key_id: String,
+    key_id: String,
+    source_encryption_algorithm: &'static str,
+    destination_encryption_algorithm: &'static str,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct GenerateRandom {
+    number_of_bytes: Option<usize>,
+    custom_key_store_id: Option<String>,
+    recipient: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct RandomReply {
+    plaintext: SecretBlob,
+}
+
+/// Base64 of something secret. Wiped when dropped.
+#[derive(Deserialize, Zeroize, ZeroizeOnDrop)]
+#[serde(transparent)]
+struct SecretText(String);
 
 /// Bytes as base64.
 struct Blob(Vec<u8>);
@@ -132,6 +199,53 @@ pub(super) async fn decrypt(call: &Call<'_>, request: Decrypt) -> Result<Decrypt
         plaintext: SecretBlob(plaintext),
         encryption_algorithm: ALGORITHM,
     })
+}
+
+pub(super) async fn encrypt(call: &Call<'_>, request: Encrypt) -> Result<EncryptReply, Fault> {
+    unsupported(false, request.dry_run)?;
+    only_algorithm(request.encryption_algorithm.as_deref())?;
+    let plaintext = decode(&request.plaintext.0, "Plaintext", MAX_PLAINTEXT)?;
+    let key = key_ref(&request.key_id)?;
+    let (key, sealed) =
+        call.service.encrypt_data(call.caller, &key, plaintext, &request.encryption_context).await?;
+    Ok(EncryptReply {
+        ciphertext_blob: Blob(sealed),
+        key_id: call.names.key(key),
+        encryption_algorithm: ALGORITHM,
+    })
+}
+
+pub(super) async fn re_encrypt(call: &Call<'_>, request: ReEncrypt) -> Result<ReEncryptReply, Fault> {
+    unsupported(false, request.dry_run)?;
+    only_algorithm(request.source_encryption_algorithm.as_deref())?;
+    only_algorithm(request.destination_encryption_algorithm.as_deref())?;
+    let expected = request.source_key_id.as_deref().map(key_ref).transpose()?;
+    let wrapped = decode(&request.ciphertext_blob, "CiphertextBlob", MAX_CIPHERTEXT)?;
+    let source = Source {
+        wrapped: &wrapped,
+        expected: expected.as_ref(),
+        context: &request.source_encryption_context,
+    };
+    let destination = key_ref(&request.destination_key_id)?;
+    let context = &request.destination_encryption_context;
+    let moved = call.service.re_encrypt(call.caller, source, &destination, context).await?;
+    Ok(ReEncryptReply {
+        ciphertext_blob: Blob(moved.wrapped),
+        source_key_id: call.names.key(moved.source),
+        key_id: call.names.key(moved.destination),
+        source_encryption_algorithm: ALGORITHM,
+        destination_encryption_algorithm: ALGORITHM,
+    })
+}
+
+pub(super) async fn generate_random(call: &Call<'_>, request: GenerateRandom) -> Result<RandomReply, Fault> {
+    unsupported(request.recipient.is_some(), false)?;
+    if request.custom_key_store_id.is_some() {
+        return Err(Fault::Unsupported { what: "a custom key store" });
+    }
+    let len = request.number_of_bytes.filter(|len| (1..=1024).contains(len));
+    let len = len.ok_or(Fault::Validation { name: "NumberOfBytes", expected: "1 to 1024" })?;
+    Ok(RandomReply { plaintext: SecretBlob(call.service.random(len).await?) })
 }
 
 fn only_algorithm(given: Option<&str>) -> Result<(), Fault> {
