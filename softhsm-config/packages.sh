@@ -33,14 +33,17 @@ require_packages() {
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     softhsm_module >/dev/null || missing+=(softhsm2)
-    [ ${#missing[@]} = 0 ] && return 0
+    [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
+}
+
+install_packages() {
     if ! command -v apt-get >/dev/null; then
-        echo "error: this system has no apt-get; install by hand: ${missing[*]}" >&2
+        echo "error: this system has no apt-get; install by hand: $*" >&2
         return 1
     fi
-    echo "installing packages: ${missing[*]}"
+    echo "installing packages: $*"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq update &&
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
 # What building needs besides a Rust toolchain.
