@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use uuid::Uuid;
+
+use crate::size::{DiskSize, MemorySize};
 
 /// Encrypted, authenticated volume files, shown as plain raw disks.
 #[derive(Debug, Parser)]
@@ -23,6 +26,78 @@ pub enum Command {
     Mount(Mount),
     /// Detach a volume: flush, unmount, erase the key from memory
     Umount(Umount),
+    /// Make a new volume file
+    Create(Create),
+    /// Show what a volume's header says
+    Info(Info),
+    /// Copy all that verifies of a damaged volume into a raw file, and list the rest
+    Salvage(Salvage),
+    /// Destroy the data key in a detached volume, and with it the contents, for good
+    Erase(Erase),
+}
+
+/// `evsfs create`
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("protection").required(true).args(["key", "plain"]))]
+pub struct Create {
+    /// The file to make; there must be none of that name
+    pub file: PathBuf,
+    /// Size of the disk: bytes, or with K, M, G, T; a multiple of 4096 up to 64T (a thin disk has its base's by default)
+    #[arg(long, allow_hyphen_values = true)]
+    pub size: Option<DiskSize>,
+    /// Encrypt under this master key: an id, an alias, or evs/default
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
+    /// Do not encrypt
+    #[arg(long)]
+    pub plain: bool,
+    /// What it is for
+    #[arg(long, value_enum, default_value_t = Kind::Disk)]
+    pub kind: Kind,
+    /// Identity of the volume; a new one by default
+    #[arg(long)]
+    pub uuid: Option<Uuid>,
+    /// Make a thin disk: what it does not hold itself is read from this image, which must not change or go
+    #[arg(long, value_name = "IMAGE")]
+    pub base: Option<PathBuf>,
+}
+
+/// What a volume is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A disk
+    Disk,
+    /// An image
+    Image,
+}
+
+/// `evsfs info`
+#[derive(Debug, Args)]
+pub struct Info {
+    /// The volume file
+    pub file: PathBuf,
+    /// Ask for the key, prove the header, and show the size as well
+    #[arg(long)]
+    pub unlock: bool,
+}
+
+/// `evsfs salvage`
+#[derive(Debug, Args)]
+pub struct Salvage {
+    /// The damaged volume file
+    pub file: PathBuf,
+    /// The raw file to make
+    pub output: PathBuf,
+    /// Also if it is older than the newest state that the key service knows
+    #[arg(long)]
+    pub accept_rollback: bool,
+}
+
+/// `evsfs erase`
+#[derive(Debug, Args)]
+pub struct Erase {
+    /// The volume file
+    pub file: PathBuf,
 }
 
 /// `evsfs mount`
@@ -51,8 +126,20 @@ pub struct Mount {
     #[arg(long)]
     pub allow_other: bool,
     /// Serve FILE as it is, without format or encryption
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["memory", "accept_rollback", "expect_uuid", "expect_encrypted"])]
     pub raw: bool,
+    /// Memory for the volume's map and what is not yet written to it
+    #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
+    pub memory: Option<MemorySize>,
+    /// Open a file that is older than the newest state that the key service knows, such as a restored backup (audited)
+    #[arg(long)]
+    pub accept_rollback: bool,
+    /// Refuse any other volume than this one
+    #[arg(long, value_name = "UUID")]
+    pub expect_uuid: Option<Uuid>,
+    /// Refuse a volume that is not encrypted
+    #[arg(long)]
+    pub expect_encrypted: bool,
     /// This process was started by one that waits for a word on the standard output.
     #[arg(long, hide = true)]
     pub background_child: bool,

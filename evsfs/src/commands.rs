@@ -1,9 +1,12 @@
 //! One module per command.
 
+mod create;
+mod erase;
+mod info;
 mod mount;
 mod output;
+mod salvage;
 mod umount;
-mod volume_file;
 
 use std::process::ExitCode;
 
@@ -16,6 +19,10 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Mount(arguments) => mount::run(&arguments, output),
         Command::Umount(arguments) => umount::run(&arguments, output),
+        Command::Create(arguments) => create::run(&arguments, output),
+        Command::Info(arguments) => info::run(&arguments, output),
+        Command::Salvage(arguments) => salvage::run(&arguments, output),
+        Command::Erase(arguments) => erase::run(&arguments, output),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

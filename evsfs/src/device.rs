@@ -1,11 +1,15 @@
 //! What the FUSE layer serves: a block device of a fixed size, in bytes.
 
 mod raw;
+mod volume;
 
 use std::io;
 use std::path::PathBuf;
 
 pub use raw::RawDevice;
+pub use volume::VolumeDevice;
+
+use crate::engine::VolumeError;
 
 /// A device that takes any offset and length within its size, from many threads at once.
 ///
@@ -87,6 +91,9 @@ pub enum DeviceError {
         /// The system's reason.
         source: io::Error,
     },
+    /// The volume engine refused or failed.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
 }
 
 /// Refuses a range that is not within `size` bytes.

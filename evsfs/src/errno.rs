@@ -3,6 +3,7 @@
 use fuser::Errno;
 
 use crate::device::DeviceError;
+use crate::engine::VolumeError;
 
 /// The error number for a failed request.
 #[must_use]
@@ -12,6 +13,25 @@ pub fn errno(error: &DeviceError) -> Errno {
         DeviceError::OutOfRange { .. } => Errno::ENOSPC,
         DeviceError::ReadOnly => Errno::EROFS,
         DeviceError::Host { source, .. } => source.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
+        DeviceError::Volume(error) => match error {
+            VolumeError::DamagedBlock { .. }
+            | VolumeError::DamagedPage { .. }
+            | VolumeError::DamagedTable { .. }
+            | VolumeError::Poisoned
+            | VolumeError::Io(_)
+            | VolumeError::EpochsExhausted
+            | VolumeError::NoEntropy(_) => Errno::EIO,
+            VolumeError::OutOfRange { .. } | VolumeError::NoSpace | VolumeError::TooManySnapshots { .. } => {
+                Errno::ENOSPC
+            }
+            VolumeError::ReadOnly => Errno::EROFS,
+            VolumeError::WouldShrink { .. }
+            | VolumeError::BadSize { .. }
+            | VolumeError::Header(_)
+            | VolumeError::NameTooLong { .. } => Errno::EINVAL,
+            VolumeError::NoSuchSnapshot { .. } => Errno::ENOENT,
+            VolumeError::SnapshotExists { .. } => Errno::EEXIST,
+        },
     }
 }
 
@@ -21,5 +41,8 @@ pub fn is_fault(error: &DeviceError) -> bool {
     match error {
         DeviceError::OutOfRange { .. } | DeviceError::ReadOnly => false,
         DeviceError::Host { .. } => true,
+        DeviceError::Volume(_) => {
+            errno(error) == Errno::EIO || matches!(error, DeviceError::Volume(VolumeError::NoSpace))
+        }
     }
 }

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::backing::FileBackingError;
 use crate::control::ControlError;
 use crate::device::DeviceError;
+use crate::engine::{CreateError, OpenError, VolumeError};
 use crate::format::{FormatError, HeaderError};
 use crate::keys::{KeyError, KeyErrorKind};
 use crate::lock::LockError;
@@ -78,6 +80,14 @@ pub enum FileError {
         /// The path.
         file: PathBuf,
     },
+    /// A base with a base with a base ...
+    #[error("{file} stands on more than {most} bases", file = file.display())]
+    TooManyBases {
+        /// The path.
+        file: PathBuf,
+        /// Allowed.
+        most: usize,
+    },
     /// The system refused.
     #[error("{operation} {file}: {source}", file = file.display())]
     System {
@@ -87,6 +97,30 @@ pub enum FileError {
         file: PathBuf,
         /// Its reason.
         source: io::Error,
+    },
+}
+
+/// What a command line cannot mean.
+#[derive(Debug, thiserror::Error)]
+pub enum UsageError {
+    /// A new disk without a size.
+    #[error("a new disk needs a size: --size")]
+    NoSize,
+    /// A thin disk that does not hold its base.
+    #[error("a size of {size} bytes is less than the base's {base}")]
+    SmallerThanBase {
+        /// Asked for.
+        size: u64,
+        /// The base's.
+        base: u64,
+    },
+    /// A base's path that a header cannot hold.
+    #[error("the path of the base, {path}, is not UTF-8 of at most {most} bytes", path = path.display())]
+    BasePath {
+        /// The path.
+        path: PathBuf,
+        /// Bytes at most.
+        most: usize,
     },
 }
 
@@ -130,6 +164,31 @@ pub enum Failure {
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// The command line.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// A volume file that could not be opened or made.
+    #[error(transparent)]
+    Backing(#[from] FileBackingError),
+    /// A volume that could not be made.
+    #[error("{file}: {source}", file = file.display())]
+    Create {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: CreateError,
+    },
+    /// A volume that could not be opened.
+    #[error("{file}: {source}", file = file.display())]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: Box<OpenError>,
+    },
+    /// An open volume.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
     /// A volume file that gave no keys.
     #[error("{file}: {source}", file = file.display())]
     Unlock {
@@ -189,6 +248,9 @@ impl Failure {
                     Exit::Refused,
                     "choose another path, or remove the file if it is not needed",
                 ),
+                FileError::TooManyBases { .. } => {
+                    ("damaged", Exit::Damaged, "restore the volume file from a backup")
+                }
                 FileError::System { .. } => ("file_error", Exit::Failed, "check permissions and free space"),
             },
             Self::Lock(error) => match error {
@@ -232,7 +294,65 @@ impl Failure {
                 DeviceError::Host { .. } => {
                     ("io_error", Exit::Failed, "look at the host's disk and its free space")
                 }
+                DeviceError::Volume(error) => volume_kind(error),
             },
+            Self::Usage(_) => ("usage", Exit::Usage, "see `evsfs create --help`"),
+            Self::Backing(error) => match error {
+                FileBackingError::InUse { .. } => (
+                    "already_attached",
+                    Exit::Refused,
+                    "detach it where it is attached (`evsfs umount FILE`)",
+                ),
+                FileBackingError::Exists { .. } => (
+                    "file_exists",
+                    Exit::Refused,
+                    "choose another path, or remove the file if it is not needed",
+                ),
+                FileBackingError::NotAFile { .. } => {
+                    ("not_a_file", Exit::Damaged, "give the path of a volume file")
+                }
+                FileBackingError::Io { .. } => {
+                    ("file_error", Exit::Failed, "check permissions and free space")
+                }
+            },
+            Self::Create { source, .. } => match source {
+                CreateError::BadSize { .. } => {
+                    ("bad_size", Exit::Usage, "give a multiple of 4096 bytes, up to 64T")
+                }
+                CreateError::Header(_) => ("bad_header", Exit::Failed, "report this with the command line"),
+                CreateError::NotEmpty => ("file_exists", Exit::Refused, "choose another path"),
+                CreateError::Io(_) => ("file_error", Exit::Failed, "check permissions and free space"),
+                CreateError::NoEntropy(_) => ("no_entropy", Exit::Failed, "try again; see getrandom(2)"),
+            },
+            Self::Open { source, .. } => match source.as_ref() {
+                OpenError::TooShort => ("truncated", Exit::Damaged, "restore the volume file from a backup"),
+                OpenError::ForeignKeys { .. } => {
+                    ("another_volume", Exit::Damaged, "put the right volume file back")
+                }
+                OpenError::NoSuperblock { .. } => {
+                    ("damaged", Exit::Damaged, "restore the volume file from a backup")
+                }
+                OpenError::RolledBack { .. } => (
+                    "rolled_back",
+                    Exit::Refused,
+                    "put the newest file back, or use --accept-rollback if this is a restored backup",
+                ),
+                OpenError::Forked { .. } => (
+                    "forked",
+                    Exit::Refused,
+                    "put the right file back, or use --accept-rollback if this is the one to go on with",
+                ),
+                OpenError::BaseMissing { .. } => {
+                    ("base_missing", Exit::Failed, "put the image file back where it was")
+                }
+                OpenError::BaseChanged { .. } => (
+                    "base_changed",
+                    Exit::Damaged,
+                    "put the image file back as it was when the disk was made",
+                ),
+                OpenError::Volume(error) => volume_kind(error),
+            },
+            Self::Volume(error) => volume_kind(error),
             Self::Unlock { source, .. } => match source {
                 UnlockError::Read(_) => ("io_error", Exit::Failed, "look at the host's disk"),
                 UnlockError::Format(error) | UnlockError::Header(HeaderError::Format(error)) => {
@@ -338,5 +458,37 @@ fn format_kind(error: &FormatError) -> (&'static str, Exit, &'static str) {
         | FormatError::Contradiction { .. } => {
             ("damaged", Exit::Damaged, "restore the volume file from a backup")
         }
+    }
+}
+
+fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
+    match error {
+        VolumeError::DamagedBlock { .. }
+        | VolumeError::DamagedPage { .. }
+        | VolumeError::DamagedTable { .. } => {
+            ("damaged", Exit::Damaged, "restore it from a backup, or save what verifies with `evsfs salvage`")
+        }
+        VolumeError::OutOfRange { .. } => ("out_of_range", Exit::Usage, "stay within the disk"),
+        VolumeError::NoSpace => ("no_space", Exit::Failed, "free space on the host's file system"),
+        VolumeError::Poisoned => {
+            ("io_error", Exit::Failed, "detach and attach again; what was flushed is safe")
+        }
+        VolumeError::ReadOnly => ("read_only", Exit::Refused, "attach without --read-only"),
+        VolumeError::Io(_) => ("io_error", Exit::Failed, "look at the host's disk and its free space"),
+        VolumeError::EpochsExhausted => {
+            ("epochs_exhausted", Exit::Refused, "copy the disk into a new volume")
+        }
+        VolumeError::NoEntropy(_) => ("no_entropy", Exit::Failed, "try again; see getrandom(2)"),
+        VolumeError::Header(error) => format_kind(error),
+        VolumeError::WouldShrink { .. } => ("would_shrink", Exit::Refused, "a disk only grows"),
+        VolumeError::BadSize { .. } => ("bad_size", Exit::Usage, "give a multiple of 4096 bytes, up to 64T"),
+        VolumeError::TooManySnapshots { .. } => {
+            ("too_many_snapshots", Exit::Refused, "delete a snapshot first")
+        }
+        VolumeError::NoSuchSnapshot { .. } => {
+            ("no_such_snapshot", Exit::Refused, "list the snapshots and choose one of them")
+        }
+        VolumeError::SnapshotExists { .. } => ("snapshot_exists", Exit::Refused, "choose another id"),
+        VolumeError::NameTooLong { .. } => ("name_too_long", Exit::Usage, "choose a shorter name"),
     }
 }

@@ -25,7 +25,9 @@ pub use base::BaseReference;
 pub use entry::{Entry, Kind};
 pub use epochs::{EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EpochDirectory, EpochPage, epoch_place};
 pub use error::{FormatError, Structure};
-pub use header::{Header, HeaderCopies, HeaderError, UnverifiedHeader, VolumeKind, WrappedDekField};
+pub use header::{
+    Header, HeaderCopies, HeaderError, UnverifiedHeader, VolumeKind, WrappedDekField, erase_wrapped_keys,
+};
 pub use log_page::{
     LOG_PAGE_RECORDS, LogPageError, LogPageHeader, decode_log_records, open_log_page, seal_log_page,
 };

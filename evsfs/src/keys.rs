@@ -4,7 +4,9 @@
 
 mod pinned;
 
-use kmsd::client::{Anchor, Client, ClientError};
+use std::time::Duration;
+
+use kmsd::client::{Anchor, Client, ClientError, Timeouts};
 use kmsd::domain::EncryptionContext;
 use kmsd::{Dek, WrappedDek, WrappedDekLength};
 use tracing::debug;
@@ -107,6 +109,13 @@ impl KeyService {
     #[must_use]
     pub fn from_env() -> Self {
         Self { client: Client::from_env() }
+    }
+
+    /// The same for what must not be waited for long.
+    #[must_use]
+    pub fn impatient() -> Self {
+        let timeouts = Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(3) };
+        Self { client: Client::with_timeouts(kmsd::paths::socket(), timeouts) }
     }
 
     /// A data key for a new volume under a master key, named by id or alias.

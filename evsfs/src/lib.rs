@@ -30,6 +30,7 @@
 //! - It serves one writer: no clustered access, no network protocol.
 //! - It has no file system of its own: the disk is bytes.
 
+pub mod anchors;
 pub mod backing;
 pub mod cli;
 pub mod commands;
@@ -44,7 +45,9 @@ pub mod fuse;
 pub mod keys;
 pub mod lock;
 pub mod mount;
+pub mod open;
 pub mod process;
+pub mod regular_file;
 pub mod serve;
 pub mod size;
 pub mod unlock;

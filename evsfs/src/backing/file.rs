@@ -82,6 +82,12 @@ impl FileBacking {
         Self::open_with(path, false)
     }
 
+    /// An open file, without a lock: to look at the header of a volume that may be attached.
+    #[must_use]
+    pub const fn unlocked(file: File) -> Self {
+        Self { file }
+    }
+
     fn open_with(path: &Path, write: bool) -> Result<Self, FileBackingError> {
         let io_error = |source| FileBackingError::Io { path: path.to_owned(), source };
         // O_NONBLOCK: a pipe put in the volume's place must not hang the open.

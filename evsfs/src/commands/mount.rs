@@ -12,12 +12,17 @@ use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
 
 use super::output::Output;
-use super::volume_file::{self, VolumeFile};
+use crate::anchors::{AnchorKeeper, VolumeAnchors};
 use crate::cli;
-use crate::device::RawDevice;
+use crate::crypto::Suite;
+use crate::device::{RawDevice, VolumeDevice};
 use crate::failure::{Failure, FileError, StartError};
+use crate::keys::{self, KeyService};
+use crate::open::{self, Access, LockedFile};
 use crate::process::{self, Termination};
+use crate::regular_file::{self, RegularFile};
 use crate::serve::{self, Readiness, Ready, Settings};
+use crate::unlock::Expected;
 use crate::{lock, mount};
 
 pub(super) fn run(arguments: &cli::Mount, output: Output) -> Result<(), Failure> {
@@ -78,8 +83,17 @@ fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
     if let Err(error) = flusher {
         info!(%error, "loop mounts on this disk may stall when memory is short");
     }
-    let (device, identity) = open_raw(arguments)?;
-    let settings = Settings {
+    if arguments.raw {
+        let (device, identity) = open_raw(arguments)?;
+        serve::serve(device, &settings(arguments, identity)?, termination, ready)
+    } else {
+        let (device, identity) = open_volume(arguments)?;
+        serve::serve(device, &settings(arguments, identity)?, termination, ready)
+    }
+}
+
+fn settings(arguments: &cli::Mount, identity: (u64, u64)) -> Result<Settings, Failure> {
+    Ok(Settings {
         file: absolute(&arguments.file)?,
         identity,
         point: mount::prepare(&arguments.mountpoint)?,
@@ -87,17 +101,43 @@ fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
         cached: arguments.cached,
         read_only: arguments.read_only,
         allow_other: arguments.allow_other,
-    };
-    serve::serve(device, &settings, termination, ready)
+    })
 }
 
 fn open_raw(arguments: &cli::Mount) -> Result<(RawDevice, (u64, u64)), Failure> {
     let path = absolute(&arguments.file)?;
-    let VolumeFile { file, identity } = volume_file::open(&path, !arguments.read_only)?;
+    let RegularFile { file, identity } = regular_file::open(&path, !arguments.read_only)?;
     lock::exclusive(&file, &path)?;
     let device = RawDevice::new(file, path.clone(), arguments.read_only)
         .map_err(|source| FileError::System { operation: "inspect", file: path, source })?;
     Ok((device, identity))
+}
+
+fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, (u64, u64)), Failure> {
+    if let Err(error) = keys::lock_memory() {
+        debug!(%error, "only the data key is kept out of swap space");
+    }
+    let file = LockedFile::open(&arguments.file, arguments.read_only)?;
+    let access = Access {
+        expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
+        read_only: arguments.read_only,
+        accept_rollback: arguments.accept_rollback,
+        memory: arguments.memory.map(|memory| memory.0),
+        background: true,
+    };
+    let volume = open::open(&file, &KeyService::from_env(), &access)?;
+    let header = volume.header();
+    let anchors = match header.suite {
+        Suite::Plain => None,
+        Suite::Aes256Gcm => {
+            let store = VolumeAnchors { service: KeyService::impatient(), volume: header.uuid };
+            Some(
+                AnchorKeeper::start(store)
+                    .map_err(|source| StartError::System { operation: "start a thread", source })?,
+            )
+        }
+    };
+    Ok((VolumeDevice::new(volume, anchors, arguments.read_only), file.identity))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FileError> {

@@ -335,6 +335,12 @@ impl UnverifiedHeader {
     }
 }
 
+/// Overwrites every wrapped key in a copy of the header, whole or damaged. What is left is no header any more, but still shows
+/// the volume's uuid.
+pub fn erase_wrapped_keys(copy: &mut Block) {
+    copy[WRAPPED_LEN..BASE].fill(0);
+}
+
 /// Why a header is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {

@@ -19,6 +19,8 @@ pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) enum Kind {
     /// A bare file.
     Raw,
+    /// A volume without encryption, which needs no key service.
+    Plain,
 }
 
 /// Defines a test for each kind of disk from a function that takes the kind.
@@ -26,6 +28,9 @@ macro_rules! each_kind {
     ($($(#[$doc:meta])* $name:ident;)*) => {
         mod raw {
             $($(#[$doc])* #[test] fn $name() { super::$name(crate::disk::Kind::Raw) })*
+        }
+        mod plain {
+            $($(#[$doc])* #[test] fn $name() { super::$name(crate::disk::Kind::Plain) })*
         }
     };
 }
@@ -41,6 +46,19 @@ pub(crate) struct Disk {
 
 pub(crate) fn evsfs<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_evsfs")).args(arguments).output().expect("evsfs can be run")
+}
+
+#[track_caller]
+pub(crate) fn create_plain(file: &Path, size: u64) {
+    let output = evsfs(&[
+        OsStr::new("create"),
+        file.as_os_str(),
+        OsStr::new("--plain"),
+        OsStr::new("--size"),
+        OsStr::new(&size.to_string()),
+        OsStr::new("--json"),
+    ]);
+    assert!(output.status.success(), "{output:?}");
 }
 
 /// The error that a command printed with `--json`, and its exit status.
@@ -66,6 +84,7 @@ impl Disk {
         fs::create_dir(this.point()).expect("a directory can be made");
         match kind {
             Kind::Raw => File::create_new(this.file()).and_then(|file| file.set_len(size)).expect("a file"),
+            Kind::Plain => create_plain(&this.file(), size),
         }
         this.attach();
         this
@@ -100,6 +119,7 @@ impl Disk {
         let mut arguments: Vec<std::ffi::OsString> = vec!["mount".into()];
         match self.kind {
             Kind::Raw => arguments.push("--raw".into()),
+            Kind::Plain => {}
         }
         arguments.extend(self.options.iter().map(Into::into));
         arguments.extend([self.file().into(), self.point().into(), "--json".into()]);

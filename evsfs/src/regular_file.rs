@@ -1,4 +1,4 @@
-//! Opening the file that a command names.
+//! Opening the file that a command names, without being held up by what may stand in its place.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -7,15 +7,20 @@ use std::path::Path;
 
 use crate::failure::FileError;
 
-/// An open file with its device and inode.
+/// An open file.
 #[derive(Debug)]
-pub(super) struct VolumeFile {
-    pub(super) file: File,
-    pub(super) identity: (u64, u64),
+pub struct RegularFile {
+    /// The file.
+    pub file: File,
+    /// Its device and inode number.
+    pub identity: (u64, u64),
 }
 
 /// Opens a regular file that is not empty.
-pub(super) fn open(path: &Path, write: bool) -> Result<VolumeFile, FileError> {
+///
+/// # Errors
+/// If it is missing, empty or something else, or the host refuses.
+pub fn open(path: &Path, write: bool) -> Result<RegularFile, FileError> {
     let system = |operation| move |source| FileError::System { operation, file: path.to_owned(), source };
     let file = OpenOptions::new()
         .read(true)
@@ -35,5 +40,5 @@ pub(super) fn open(path: &Path, write: bool) -> Result<VolumeFile, FileError> {
     if metadata.len() == 0 {
         return Err(FileError::Empty { file: path.to_owned() });
     }
-    Ok(VolumeFile { file, identity: (metadata.dev(), metadata.ino()) })
+    Ok(RegularFile { file, identity: (metadata.dev(), metadata.ino()) })
 }

@@ -1,0 +1,151 @@
+//! `evsfs create`: a new volume file, whole or not at all.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::json;
+use tracing::warn;
+use uuid::Uuid;
+
+use super::output::Output;
+use crate::backing::{FileBacking, FileBackingError};
+use crate::cli;
+use crate::crypto::{Backend, Suite, SystemEntropy, VolumeKeys};
+use crate::engine::{CreateParams, Volume};
+use crate::failure::{Failure, FileError, UsageError};
+use crate::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
+use crate::keys::KeyService;
+use crate::open::{self, Access, LockedFile};
+use crate::unlock::Expected;
+
+pub(super) fn run(arguments: &cli::Create, output: Output) -> Result<(), Failure> {
+    let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
+        operation: "resolve",
+        file: arguments.file.clone(),
+        source,
+    })?;
+    if fs::symlink_metadata(&path).is_ok() {
+        return Err(FileError::Exists { file: path }.into());
+    }
+    let uuid = arguments.uuid.unwrap_or_else(Uuid::new_v4);
+    let service = KeyService::from_env();
+    let base = arguments.base.as_deref().map(|base| read_base(base, &service)).transpose()?;
+    let size = match (arguments.size, &base) {
+        (Some(size), Some(base)) if size.0 < base.size => {
+            return Err(UsageError::SmallerThanBase { size: size.0, base: base.size }.into());
+        }
+        (Some(size), _) => size.0,
+        (None, Some(base)) => base.size,
+        (None, None) => return Err(UsageError::NoSize.into()),
+    };
+    let params = CreateParams { size };
+    let (mut header, keys) = seal(arguments, uuid, &service)?;
+    header.ring_pages = params.ring_pages();
+    header.base = base.map(|base| base.reference);
+    write(&path, &header, params, &keys)?;
+
+    let key_id = Some(header.cmk_id.as_str()).filter(|id| !id.is_empty());
+    let value = json!({"uuid": uuid, "size": size, "key_id": key_id, "file": path});
+    output.result(&value, &format!("{} ({size} bytes, volume {uuid})", path.display()))
+}
+
+/// The header, and the keys that prove it.
+fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(Header, VolumeKeys), Failure> {
+    let kind = match arguments.kind {
+        cli::Kind::Disk => VolumeKind::Disk,
+        cli::Kind::Image => VolumeKind::Image,
+    };
+    let mut header = Header {
+        suite: Suite::Plain,
+        kind,
+        sequence: 0,
+        uuid,
+        // A clock before 1970 is no reason to fail: the time is for people.
+        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+        ring_pages: 0,
+        cmk_id: Text::new("").expect("it fits"),
+        cmk_version: 0,
+        wrapped_dek: WrappedDekField::default(),
+        next_wrapped_dek: WrappedDekField::default(),
+        base: None,
+    };
+    let Some(key) = &arguments.key else {
+        return Ok((header, VolumeKeys::plain(uuid, Backend::AwsLc)));
+    };
+    let new = service.create(key, uuid, kind)?;
+    header.suite = Suite::Aes256Gcm;
+    header.cmk_id = Text::new(&new.key_id).expect("a key id has 36 characters");
+    header.wrapped_dek =
+        WrappedDekField::new(new.wrapped.as_bytes().to_vec()).expect("kmsd's are at most 512 bytes");
+    Ok((header, VolumeKeys::new(new.dek, uuid, Backend::AwsLc)))
+}
+
+struct Base {
+    reference: BaseReference,
+    size: u64,
+}
+
+/// Opens the base once: its state is fixed in the new volume's header.
+fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
+    let file = LockedFile::open(path, true)?;
+    let access = Access {
+        expected: Expected::default(),
+        read_only: true,
+        accept_rollback: false,
+        memory: None,
+        background: false,
+    };
+    let volume = open::open(&file, service, &access)?;
+    let state = volume.anchor();
+    let text = std::str::from_utf8(file.path.as_os_str().as_bytes()).ok().and_then(Text::new);
+    let path =
+        text.ok_or_else(|| UsageError::BasePath { path: file.path.clone(), most: Text::<1024>::MAX })?;
+    let reference =
+        BaseReference { uuid: volume.header().uuid, commit: state.commit, chain: state.chain, path };
+    Ok(Base { reference, size: volume.size() })
+}
+
+/// Writes under another name in the same directory, and gives it its own when it is durable.
+fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) -> Result<(), Failure> {
+    let system = |operation| move |source| FileError::System { operation, file: path.to_owned(), source };
+    let unfinished = Unfinished::beside(path);
+    let backing = FileBacking::create(&unfinished.path).map_err(|error| match error {
+        FileBackingError::Io { source, .. } => Failure::from(system("create")(source)),
+        other => other.into(),
+    })?;
+    Volume::create(&backing, header, &params, keys, &SystemEntropy)
+        .map_err(|source| Failure::Create { file: path.to_owned(), source })?;
+    // Unlike a rename, this never replaces a file that came to be in the meantime.
+    fs::hard_link(&unfinished.path, path).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => FileError::Exists { file: path.to_owned() },
+        _ => system("create")(source),
+    })?;
+    drop(unfinished);
+    let parent = path.parent().unwrap_or_else(|| Path::new("/"));
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(system("make durable"))?;
+    Ok(())
+}
+
+/// A file that goes when it is done with, one way or the other.
+struct Unfinished {
+    path: PathBuf,
+}
+
+impl Unfinished {
+    fn beside(path: &Path) -> Self {
+        Self { path: path.with_file_name(format!(".evsfs-{}.unfinished", Uuid::new_v4())) }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        match fs::remove_file(&self.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => warn!(path = %self.path.display(), %error, "an unfinished file stays"),
+        }
+    }
+}

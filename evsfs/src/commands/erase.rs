@@ -1,0 +1,38 @@
+//! `evsfs erase`: destroys the wrapped data key, and with it the contents.
+
+use serde_json::json;
+
+use super::output::Output;
+use crate::backing::Backing;
+use crate::cli;
+use crate::failure::{Failure, FileError};
+use crate::format::layout::{BLOCK_BYTES, HEADER_SLOTS};
+use crate::format::{Block, erase_wrapped_keys};
+use crate::open::LockedFile;
+
+pub(super) fn run(arguments: &cli::Erase, output: Output) -> Result<(), Failure> {
+    let LockedFile { path, backing, header, .. } = LockedFile::open(&arguments.file, false)?;
+    let system = |operation| {
+        let file = path.clone();
+        move |source| Failure::from(FileError::System { operation, file, source })
+    };
+    let uuid = *header.candidates()[0].uuid();
+    let mut copies = HEADER_SLOTS.map(|slot| (slot * BLOCK_BYTES, Box::new([0; 4096])));
+    for (offset, block) in &mut copies {
+        backing.read_at(block.as_mut(), *offset).map_err(system("read the header of"))?;
+        erase_wrapped_keys(block);
+        backing.write_at(block.as_ref(), *offset).map_err(system("erase the key in"))?;
+    }
+    backing.sync().map_err(system("make the erasure durable in"))?;
+    for (offset, expected) in &copies {
+        let mut found: Box<Block> = Box::new([0; 4096]);
+        backing.read_at(found.as_mut(), *offset).map_err(system("verify the erasure in"))?;
+        if found != *expected {
+            return Err(system("verify the erasure in")(std::io::ErrorKind::InvalidData.into()));
+        }
+    }
+    output.result(
+        &json!({"file": path, "uuid": uuid, "erased": true}),
+        &format!("{}: the data key of volume {uuid} is erased", path.display()),
+    )
+}

@@ -1,0 +1,87 @@
+//! `evsfs info`: what a header says, without secrets; with `--unlock` also what only the key shows.
+
+use serde_json::{Value, json};
+
+use super::output::Output;
+use crate::backing::FileBacking;
+use crate::cli;
+use crate::crypto::Suite;
+use crate::engine::BLOCK;
+use crate::failure::{Failure, FileError};
+use crate::format::{Header, HeaderCopies, layout};
+use crate::keys::KeyService;
+use crate::open::{self, Access, LockedFile};
+use crate::unlock::{self, Expected};
+use crate::{lock, regular_file};
+
+pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> {
+    let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
+        operation: "resolve",
+        file: arguments.file.clone(),
+        source,
+    })?;
+    let regular = regular_file::open(&path, false)?;
+    let attached = lock::holder(&regular.file);
+    // Without the lock: a volume in use has a header, too. A change of it leaves one copy whole at any moment.
+    let header = unlock::read_header(&FileBacking::unlocked(regular.file))
+        .map_err(|source| Failure::Unlock { file: path.clone(), source })?;
+    let mut value = describe(&header);
+    let object = value.as_object_mut().expect("it was made as one");
+    object.insert("file".into(), json!(path));
+    object.insert("attached".into(), json!(attached));
+    if arguments.unlock {
+        object.append(unlocked(&path)?.as_object_mut().expect("it was made as one"));
+    }
+    let lines: Vec<String> = object
+        .iter()
+        .map(|(name, value)| {
+            format!("{name}: {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        })
+        .collect();
+    output.result(&value, &lines.join("\n"))
+}
+
+fn describe(copies: &HeaderCopies) -> Value {
+    let header: &Header = copies.candidates()[0].claims();
+    let encrypted = header.suite == Suite::Aes256Gcm;
+    let note = if encrypted {
+        "nothing of this is proven without the key"
+    } else {
+        "not encrypted: damage is found, attackers are not stopped"
+    };
+    json!({
+        "version": layout::VERSION,
+        "uuid": header.uuid,
+        "kind": header.kind.as_str(),
+        "encrypted": encrypted,
+        "cipher": if encrypted { "aes-256-gcm" } else { "none" },
+        "key_id": encrypted.then(|| header.cmk_id.as_str()),
+        "key_version": encrypted.then_some(header.cmk_version),
+        "re_encrypting": !header.next_wrapped_dek.is_empty(),
+        "created": header.created,
+        "log_ring_bytes": header.ring_pages * BLOCK,
+        "base": header.base.map(|base| json!({"uuid": base.uuid, "path": base.path.as_str()})),
+        "header_copies": copies.candidates().len(),
+        "note": note,
+    })
+}
+
+fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
+    let file = LockedFile::open(path, true)?;
+    let access = Access {
+        expected: Expected::default(),
+        read_only: true,
+        accept_rollback: false,
+        memory: None,
+        background: false,
+    };
+    let volume = open::open(&file, &KeyService::from_env(), &access)?;
+    let stats = volume.stats();
+    Ok(json!({
+        "size": volume.size(),
+        "commit": volume.anchor().commit,
+        "used_bytes": stats.used_slots * BLOCK,
+        "file_bytes": stats.file_slots * BLOCK,
+        "note": "proven with the key",
+    }))
+}

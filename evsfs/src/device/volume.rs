@@ -1,0 +1,121 @@
+//! An encrypted or plain volume as a device.
+
+use serde_json::{Value, json};
+use tracing::info;
+
+use super::{BlockDevice, DeviceError};
+use crate::anchors::AnchorKeeper;
+use crate::control::{ControlError, Request};
+use crate::engine::{BLOCK, Volume};
+use crate::failure::Failure;
+use crate::serve::Attachment;
+
+/// An open volume, and the one who tells the key service how far it has come.
+pub struct VolumeDevice {
+    volume: Volume,
+    anchors: Option<AnchorKeeper>,
+    read_only: bool,
+}
+
+impl VolumeDevice {
+    /// Serves an open volume. `anchors` is for encrypted ones.
+    #[must_use]
+    pub const fn new(volume: Volume, anchors: Option<AnchorKeeper>, read_only: bool) -> Self {
+        Self { volume, anchors, read_only }
+    }
+}
+
+impl BlockDevice for VolumeDevice {
+    fn size(&self) -> u64 {
+        self.volume.size()
+    }
+
+    fn allocated(&self) -> u64 {
+        self.volume.stats().used_slots * BLOCK
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        Ok(self.volume.read(offset, buf)?)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        Ok(self.volume.write(offset, data)?)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        Ok(self.volume.discard(offset, length)?)
+    }
+
+    /// An absent block reads as zeros and is authentic.
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        Ok(self.volume.discard(offset, length)?)
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        if self.read_only { Ok(()) } else { Ok(self.volume.flush()?) }
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
+        Ok(self.volume.next_data(offset)?)
+    }
+
+    fn next_hole(&self, offset: u64) -> Result<u64, DeviceError> {
+        Ok(self.volume.next_hole(offset)?)
+    }
+}
+
+impl Attachment for VolumeDevice {
+    fn status(&self) -> Value {
+        let header = self.volume.header();
+        let stats = self.volume.stats();
+        json!({
+            "format": "evs",
+            "uuid": header.uuid,
+            "kind": header.kind.as_str(),
+            "encrypted": self.anchors.is_some(),
+            "commit": self.volume.anchor().commit,
+            "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
+            "stats": {
+                "seals": stats.seals,
+                "opens": stats.opens,
+                "commits": stats.commits,
+                "syncs": stats.syncs,
+                "checkpoints": stats.checkpoints,
+                "compactions": stats.compactions,
+                "retried_reads": stats.retried_reads,
+                "dirty_entries": stats.dirty_entries,
+                "pending_records": stats.pending_records,
+                "cached_pages": stats.cached_pages,
+                "loaded_regions": stats.loaded_regions,
+                "file_bytes": stats.file_slots * BLOCK,
+                "used_bytes": stats.used_slots * BLOCK,
+                "bytes_written": stats.bytes_written,
+                "trash": stats.trash,
+            },
+        })
+    }
+
+    fn operate(&self, request: &Request) -> Result<Value, Failure> {
+        Err(ControlError::Unsupported { operation: request.operation() }.into())
+    }
+
+    fn tick(&self) {
+        let Some(anchors) = &self.anchors else { return };
+        if let Some(confirmed) = anchors.confirmed() {
+            self.volume.confirm_anchor(confirmed);
+        }
+        anchors.propose(self.volume.anchor());
+    }
+
+    fn close(self) -> Result<(), Failure> {
+        let closed = self.volume.close();
+        if let (Some(anchors), Ok(anchor)) = (self.anchors, &closed)
+            && !self.read_only
+            && !anchors.finish(*anchor)
+        {
+            info!("the key service could not be told of the last state; the next attach tells it");
+        }
+        closed?;
+        Ok(())
+    }
+}
