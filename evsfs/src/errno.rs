@@ -46,3 +46,38 @@ pub fn is_fault(error: &DeviceError) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::engine::Damage;
+
+    #[test]
+    fn f2_damage_is_an_io_error_and_is_logged() {
+        let damaged = VolumeError::DamagedBlock { volume: Uuid::nil(), block: 7, reason: Damage::Tag };
+        let error = DeviceError::from(damaged);
+        assert_eq!((errno(&error), is_fault(&error)), (Errno::EIO, true));
+        let text = error.to_string();
+        assert!(text.contains("block 7") && text.contains(&Uuid::nil().to_string()), "{text}");
+    }
+
+    #[test]
+    fn f11_a_full_host_is_told_as_such_and_a_failed_one_as_an_io_error() {
+        let full = DeviceError::from(VolumeError::NoSpace);
+        assert_eq!((errno(&full), is_fault(&full)), (Errno::ENOSPC, true));
+        for error in [VolumeError::Poisoned, VolumeError::Io(io::Error::from_raw_os_error(libc::EINTR))] {
+            assert_eq!(errno(&error.into()), Errno::EIO, "never a number by which a caller would try again");
+        }
+    }
+
+    #[test]
+    fn callers_mistakes_are_not_faults() {
+        let beyond = DeviceError::OutOfRange { offset: 1, length: 1, size: 1 };
+        assert_eq!((errno(&beyond), is_fault(&beyond)), (Errno::ENOSPC, false));
+        assert_eq!((errno(&DeviceError::ReadOnly), is_fault(&DeviceError::ReadOnly)), (Errno::EROFS, false));
+    }
+}

@@ -3,6 +3,10 @@
 //! The data key is bound to the volume's uuid and kind, so that no other volume's opens in its place.
 
 mod pinned;
+#[cfg(test)]
+pub(crate) mod scripted;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -2,6 +2,9 @@
 //!
 //! The header is hostile until its MAC is verified with the key that it names (F13). Nothing is decrypted before.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use uuid::Uuid;

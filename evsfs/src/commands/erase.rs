@@ -5,6 +5,7 @@ use serde_json::json;
 use super::output::Output;
 use crate::backing::Backing;
 use crate::cli;
+use crate::crypto::Suite;
 use crate::failure::{Failure, FileError};
 use crate::format::layout::{BLOCK_BYTES, HEADER_SLOTS};
 use crate::format::{Block, erase_wrapped_keys};
@@ -17,6 +18,10 @@ pub(super) fn run(arguments: &cli::Erase, output: Output) -> Result<(), Failure>
         move |source| Failure::from(FileError::System { operation, file, source })
     };
     let uuid = *header.candidates()[0].uuid();
+    if header.candidates().iter().all(|copy| copy.suite() == Suite::Plain) {
+        let text = format!("{}: not encrypted, so there is no key to erase", path.display());
+        return output.result(&json!({"file": path, "uuid": uuid, "erased": false}), &text);
+    }
     let mut copies = HEADER_SLOTS.map(|slot| (slot * BLOCK_BYTES, Box::new([0; 4096])));
     for (offset, block) in &mut copies {
         backing.read_at(block.as_mut(), *offset).map_err(system("read the header of"))?;

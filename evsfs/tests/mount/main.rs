@@ -11,3 +11,4 @@ mod lifecycle;
 mod mapped;
 mod space;
 mod users;
+mod volumes;
