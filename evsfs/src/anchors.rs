@@ -38,74 +38,103 @@ impl AnchorStore for VolumeAnchors {
     }
 }
 
+/// What is known of the service's side.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    /// The newest anchor that it is known to have.
+    confirmed: Option<Anchor>,
+    /// One that was sent and may or may not have arrived. No other is sent before that is known: the volume remembers this one,
+    /// so that whatever the service has in the end is one that the volume passes through.
+    offered: Option<Anchor>,
+    /// It is on its way now.
+    sending: bool,
+}
+
 /// A thread that tells one anchor at a time.
 #[derive(Debug)]
 pub struct AnchorKeeper {
-    proposals: Sender<Anchor>,
-    confirmed: Arc<Mutex<Option<Anchor>>>,
+    queue: Sender<Anchor>,
+    known: Arc<Mutex<Known>>,
     thread: JoinHandle<()>,
 }
 
 impl AnchorKeeper {
-    /// Starts it.
+    /// Starts it. `confirmed` is what the service had at the attach.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(store: impl AnchorStore) -> std::io::Result<Self> {
-        let (proposals, queue) = bounded(1);
-        let confirmed = Arc::new(Mutex::new(None));
-        let known = Arc::clone(&confirmed);
+    pub fn start(store: impl AnchorStore, confirmed: Option<Anchor>) -> std::io::Result<Self> {
+        let (queue, offers) = bounded(1);
+        let known = Arc::new(Mutex::new(Known { confirmed, ..Known::default() }));
+        let shared = Arc::clone(&known);
         let thread = thread::Builder::new()
             .name("anchors".into())
             .stack_size(STACK)
-            .spawn(move || keep(&store, &queue, &known))?;
-        Ok(Self { proposals, confirmed, thread })
+            .spawn(move || keep(&store, &offers, &shared))?;
+        Ok(Self { queue, known, thread })
     }
 
     /// The newest anchor that is known to be stored.
     #[must_use]
     pub fn confirmed(&self) -> Option<Anchor> {
-        *self.confirmed.lock()
+        self.known.lock().confirmed
     }
 
-    /// Has an anchor stored, unless it is already, or another is on its way: then a later proposal will do.
-    pub fn propose(&self, anchor: Anchor) {
-        if self.confirmed() != Some(anchor) {
-            // Full: one is on its way.
-            let _ = self.proposals.try_send(anchor);
+    /// Has the newest state stored unless it is already, without waiting for it. `offer` makes the volume remember its newest state
+    /// as the one that is sent, and gives it back; it is not called while the fate of an earlier one is unknown.
+    pub fn advance(&self, newest: Anchor, offer: impl FnOnce() -> Anchor) {
+        let mut known = self.known.lock();
+        if known.sending {
+            return;
         }
+        let anchor = match known.offered {
+            Some(again) => again,
+            None if known.confirmed == Some(newest) => return,
+            None => offer(),
+        };
+        known.offered = Some(anchor);
+        // There is room: nothing is on its way.
+        known.sending = self.queue.try_send(anchor).is_ok();
     }
 
-    /// Stores the last anchor and ends. The service's timeout bounds the wait. Tells whether it is stored.
+    /// Stores the state in which the volume was closed, and ends. The service's timeouts bound the wait. Tells whether it is
+    /// stored.
     #[must_use]
     pub fn finish(self, last: Anchor) -> bool {
-        let Self { proposals, confirmed, thread } = self;
+        let Self { queue, known, thread } = self;
         // The thread takes from the queue as long as there is a sender.
-        let sent = *confirmed.lock() == Some(last) || proposals.send(last).is_ok();
-        drop(proposals);
-        sent && thread.join().is_ok() && *confirmed.lock() == Some(last)
+        let sent = known.lock().confirmed == Some(last) || queue.send(last).is_ok();
+        drop(queue);
+        sent && thread.join().is_ok() && known.lock().confirmed == Some(last)
     }
 }
 
-fn keep(store: &impl AnchorStore, queue: &Receiver<Anchor>, confirmed: &Mutex<Option<Anchor>>) {
+fn keep(store: &impl AnchorStore, offers: &Receiver<Anchor>, known: &Mutex<Known>) {
     let mut away = false;
-    for anchor in queue {
-        match store.advance(&anchor) {
+    for anchor in offers {
+        let result = store.advance(&anchor);
+        let mut known = known.lock();
+        known.sending = false;
+        match result {
             Ok(()) => {
-                *confirmed.lock() = Some(anchor);
+                known.confirmed = Some(anchor);
+                known.offered = None;
                 if away {
                     info!("the key service is back");
                 }
                 away = false;
             }
-            // Said once for each absence; the disk works on.
+            // Said once for each absence; the disk works on, and the same anchor is tried again.
             Err(error) if error.kind() == KeyErrorKind::Unreachable => {
                 if !away {
                     warn!(%error, "the key service is away: the volume's newest state is not anchored");
                 }
                 away = true;
             }
-            Err(error) => warn!(%error, commit = anchor.commit, "the anchor was refused"),
+            Err(error) => {
+                known.offered = None;
+                warn!(%error, commit = anchor.commit, "the anchor was refused");
+            }
         }
     }
 }
@@ -138,39 +167,60 @@ mod tests {
         }
     }
 
-    #[test]
-    fn d3_proposals_never_wait_for_the_service() {
+    fn keeper() -> (AnchorKeeper, Sender<bool>, Arc<Mutex<Vec<u64>>>) {
         let (open, gate) = bounded(10);
         let stored = Arc::default();
-        let keeper = AnchorKeeper::start(Recorder { stored: Arc::clone(&stored), gate }).unwrap();
-        // Nothing answers yet; however many there are, the caller goes on.
-        for commit in 1..1000 {
-            keeper.propose(anchor(commit));
-        }
-        assert_eq!(keeper.confirmed(), None);
-        for _ in 0..3 {
-            open.send(true).unwrap();
-        }
-        assert!(keeper.finish(anchor(1000)));
-        assert_eq!(stored.lock().last(), Some(&1000));
+        let recorder = Recorder { stored: Arc::clone(&stored), gate };
+        (AnchorKeeper::start(recorder, Some(anchor(1))).unwrap(), open, stored)
+    }
+
+    fn offered(keeper: &AnchorKeeper, commit: u64) -> bool {
+        let mut asked = false;
+        keeper.advance(anchor(commit), || {
+            asked = true;
+            anchor(commit)
+        });
+        asked
     }
 
     #[test]
-    fn an_absent_service_is_tried_again_with_the_next_proposal() {
-        let (open, gate) = bounded(10);
-        let stored = Arc::default();
-        let keeper = AnchorKeeper::start(Recorder { stored: Arc::clone(&stored), gate }).unwrap();
-        open.send(false).unwrap();
-        keeper.propose(anchor(1));
+    fn d3_nobody_waits_for_the_service() {
+        let (keeper, open, stored) = keeper();
+        assert!(!offered(&keeper, 1), "the service has it");
+        assert!(offered(&keeper, 2));
+        // Nothing answers yet; however often it is asked, the caller goes on.
+        for commit in 3..1000 {
+            assert!(!offered(&keeper, commit));
+        }
+        assert_eq!(keeper.confirmed(), Some(anchor(1)));
         open.send(true).unwrap();
-        assert!(keeper.finish(anchor(2)));
-        assert_eq!(*stored.lock(), [2]);
+        open.send(true).unwrap();
+        assert!(keeper.finish(anchor(1000)));
+        assert_eq!(*stored.lock(), [2, 1000]);
+    }
+
+    #[test]
+    fn f3_while_the_fate_of_an_anchor_is_unknown_no_other_is_sent() {
+        let (keeper, open, stored) = keeper();
+        assert!(offered(&keeper, 2));
+        open.send(false).unwrap();
+        // The service comes back: the one that was offered is sent again, although the volume has gone on.
+        open.send(true).unwrap();
+        while keeper.confirmed() != Some(anchor(2)) {
+            assert!(!offered(&keeper, 7), "another was offered");
+            thread::yield_now();
+        }
+        assert!(offered(&keeper, 7));
+        // Once for the offer, once for the end, which may come before the first has been confirmed.
+        open.send(true).unwrap();
+        open.send(true).unwrap();
+        assert!(keeper.finish(anchor(7)));
+        assert!(stored.lock().starts_with(&[2, 7]), "{stored:?}");
     }
 
     #[test]
     fn a_service_that_is_gone_at_the_end_is_reported() {
-        let (open, gate) = bounded(10);
-        let keeper = AnchorKeeper::start(Recorder { stored: Arc::default(), gate }).unwrap();
+        let (keeper, open, _) = keeper();
         open.send(false).unwrap();
         assert!(!keeper.finish(anchor(5)));
     }

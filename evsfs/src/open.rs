@@ -74,11 +74,19 @@ impl LockedFile {
     }
 }
 
+/// An open volume.
+pub struct Opened {
+    /// The volume.
+    pub volume: Volume,
+    /// The anchor that the key service has of it.
+    pub anchor: Option<Anchor>,
+}
+
 /// Opens a locked volume file. Nothing is written to it.
 ///
 /// # Errors
 /// If the key service gives no key, the header is not proven by it, or the state is not fresh or damaged.
-pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Volume, Failure> {
+pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
     open_at_depth(file, service, access, 0)
 }
 
@@ -87,7 +95,7 @@ fn open_at_depth(
     service: &KeyService,
     access: &Access,
     depth: usize,
-) -> Result<Volume, Failure> {
+) -> Result<Opened, Failure> {
     let refused = |source| Failure::Unlock { file: file.path.clone(), source };
     let (header, keys) =
         unlock::unlock(&file.header, service, access.expected, Backend::AwsLc).map_err(refused)?;
@@ -112,14 +120,13 @@ fn open_at_depth(
     let backing = Arc::clone(&file.backing);
     let volume = Volume::open(backing, header, keys, options, Arc::new(SystemEntropy))
         .map_err(|source| Failure::Open { file: file.path.clone(), source: Box::new(source) })?;
-    if let Some(anchor) = anchor
-        && access.accept_rollback
-        && volume.anchor().commit < anchor.commit
-    {
+    if anchor.is_some() && access.accept_rollback {
         // Audited before anybody can use the disk.
-        service.accept_rollback(uuid, &to_service(&volume.anchor())).map_err(|e| refused(e.into()))?;
+        let accepted = volume.anchor();
+        service.accept_rollback(uuid, &to_service(&accepted)).map_err(|e| refused(e.into()))?;
+        return Ok(Opened { volume, anchor: Some(accepted) });
     }
-    Ok(volume)
+    Ok(Opened { volume, anchor })
 }
 
 fn anchor(service: &KeyService, volume: Uuid) -> Result<Option<Anchor>, UnlockError> {
@@ -150,7 +157,7 @@ fn open_base(
         background: false,
     };
     let base = LockedFile::open(&path, true)?;
-    Ok(Arc::new(open_at_depth(&base, service, &access, depth)?))
+    Ok(Arc::new(open_at_depth(&base, service, &access, depth)?.volume))
 }
 
 /// An anchor as the key service has it.

@@ -98,7 +98,7 @@ fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
         memory: None,
         background: false,
     };
-    let volume = open::open(&file, service, &access)?;
+    let volume = open::open(&file, service, &access)?.volume;
     let state = volume.anchor();
     let text = std::str::from_utf8(file.path.as_os_str().as_bytes()).ok().and_then(Text::new);
     let path =

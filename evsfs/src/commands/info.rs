@@ -75,7 +75,7 @@ fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
         memory: None,
         background: false,
     };
-    let volume = open::open(&file, &KeyService::from_env(), &access)?;
+    let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let stats = volume.stats();
     Ok(json!({
         "size": volume.size(),

@@ -18,7 +18,7 @@ use crate::crypto::Suite;
 use crate::device::{RawDevice, VolumeDevice};
 use crate::failure::{Failure, FileError, StartError};
 use crate::keys::{self, KeyService};
-use crate::open::{self, Access, LockedFile};
+use crate::open::{self, Access, LockedFile, Opened};
 use crate::process::{self, Termination};
 use crate::regular_file::{self, RegularFile};
 use crate::serve::{self, Readiness, Ready, Settings};
@@ -125,16 +125,15 @@ fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, (u64, u64)), Fai
         memory: arguments.memory.map(|memory| memory.0),
         background: true,
     };
-    let volume = open::open(&file, &KeyService::from_env(), &access)?;
+    let Opened { volume, anchor } = open::open(&file, &KeyService::from_env(), &access)?;
     let header = volume.header();
     let anchors = match header.suite {
         Suite::Plain => None,
         Suite::Aes256Gcm => {
             let store = VolumeAnchors { service: KeyService::impatient(), volume: header.uuid };
-            Some(
-                AnchorKeeper::start(store)
-                    .map_err(|source| StartError::System { operation: "start a thread", source })?,
-            )
+            let keeper = AnchorKeeper::start(store, anchor)
+                .map_err(|source| StartError::System { operation: "start a thread", source })?;
+            Some(keeper)
         }
     };
     Ok((VolumeDevice::new(volume, anchors, arguments.read_only), file.identity))

@@ -31,7 +31,7 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
         memory: None,
         background: false,
     };
-    let volume = open::open(&file, &KeyService::from_env(), &access)?;
+    let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let target = Target::create(&arguments.output, volume.size())?;
     let mut lost = Lost::default();
     salvage(&volume, &target, &mut lost)?;
