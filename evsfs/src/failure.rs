@@ -329,7 +329,7 @@ impl Failure {
                 OpenError::ForeignKeys { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
-                OpenError::NoSuperblock { .. } => {
+                OpenError::NoSuperblock { .. } | OpenError::LogCut { .. } => {
                     ("damaged", Exit::Damaged, "restore the volume file from a backup")
                 }
                 OpenError::RolledBack { .. } => (

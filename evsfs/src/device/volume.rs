@@ -104,7 +104,7 @@ impl Attachment for VolumeDevice {
         if let Some(confirmed) = anchors.confirmed() {
             self.volume.confirm_anchor(confirmed);
         }
-        anchors.advance(self.volume.anchor(), || self.volume.anchor());
+        anchors.advance(self.volume.anchor(), || self.volume.offer_anchor());
     }
 
     fn close(self) -> Result<(), Failure> {
