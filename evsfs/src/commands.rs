@@ -8,14 +8,24 @@ mod output;
 mod salvage;
 mod umount;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use crate::cli::{Cli, Command};
+use clap::Parser;
 
-/// Runs a command and prints its result or its error.
+use self::output::Output;
+use crate::cli::{Cli, Command};
+use crate::failure::{Exit, Report};
+
+/// Runs the command that a command line means, and prints its result or its error.
 #[must_use]
-pub fn run(cli: Cli) -> ExitCode {
-    let output = output::Output::new(cli.json);
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => return not_understood(&error, arguments.iter().any(|argument| argument == "--json")),
+    };
+    let output = Output::new(cli.json);
     let result = match cli.command {
         Command::Mount(arguments) => mount::run(&arguments, output),
         Command::Umount(arguments) => umount::run(&arguments, output),
@@ -32,4 +42,23 @@ pub fn run(cli: Cli) -> ExitCode {
             ExitCode::from(report.exit as u8)
         }
     }
+}
+
+/// Help and version are answers; the rest is wrong usage.
+fn not_understood(error: &clap::Error, json: bool) -> ExitCode {
+    if json && error.use_stderr() {
+        // The first paragraph says what is wrong; the usage follows. Whatever was typed is shown without control characters.
+        let text = error.render().to_string();
+        let first = text.split("\n\n").next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first);
+        Output::new(true).error(&Report {
+            code: "usage".to_owned(),
+            message: message.chars().map(|char| if char.is_control() { ' ' } else { char }).collect(),
+            hint: "see `evsfs --help`".to_owned(),
+            exit: Exit::Usage,
+        });
+    } else if error.print().is_err() {
+        return ExitCode::from(Exit::Failed as u8);
+    }
+    if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS }
 }

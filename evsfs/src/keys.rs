@@ -24,7 +24,7 @@ pub use pinned::{lock_memory, pin};
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// It refused, or could not be asked.
-    #[error("volume {volume}: {source}")]
+    #[error("volume {volume}: {}", told(.source))]
     Service {
         /// The volume.
         volume: Uuid,
@@ -39,6 +39,14 @@ pub enum KeyError {
         /// What is wrong with it.
         source: WrappedDekLength,
     },
+}
+
+/// A refusal without code and remedy, which are reported beside it.
+fn told(error: &ClientError) -> String {
+    match error {
+        ClientError::Refused { message, .. } => message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// Kinds of [`KeyError`], for those who decide by them.

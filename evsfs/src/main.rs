@@ -2,8 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    evsfs::commands::run(evsfs::cli::Cli::parse())
+    evsfs::commands::run(std::env::args_os())
 }

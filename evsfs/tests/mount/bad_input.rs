@@ -70,5 +70,9 @@ fn wrong_usage_is_status_2() {
         [&["mount"][..], &["mount", "--raw", "file"], &["explode"], &[], &["mount", "--no", "a", "b"]]
     {
         assert_eq!(evsfs(arguments).status.code(), Some(2), "{arguments:?}");
+        let mut arguments = arguments.to_vec();
+        arguments.push("--json");
+        let (code, error) = refusal(&evsfs(&arguments));
+        assert_eq!((code, error["code"].as_str()), (2, Some("usage")), "{arguments:?}");
     }
 }
