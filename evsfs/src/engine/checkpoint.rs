@@ -87,15 +87,18 @@ impl Core {
     /// The last checkpoint of an attach: nothing is left in the log.
     pub(super) fn checkpoint_clean(&self) -> Result<(), VolumeError> {
         self.check_writable()?;
+        // Also if there is nothing to write: the state that is left here becomes the anchor.
+        self.settle()?;
         let mut checkpointer = self.checkpointer.lock();
         let anchors = *self.anchors.lock();
-        let anchored = checkpointer.superblock.confirmed == anchors.confirmed
-            && checkpointer.superblock.offered == anchors.offered;
+        // Whichever of the two the key service has, the file as it is opens with it.
+        let durable = &checkpointer.superblock;
+        let opens = [durable.state, durable.confirmed, durable.offered];
+        let anchored = opens.contains(&anchors.confirmed) && opens.contains(&anchors.offered);
         let log_empty = self.log.lock().used() == 0;
         if !self.has_changes(&checkpointer) && checkpointer.superblock.clean && log_empty && anchored {
             return Ok(());
         }
-        self.settle()?;
         self.exclusive_locked(&mut checkpointer, true, &mut |_, _| Ok(()))
     }
 

@@ -39,6 +39,21 @@ pub(super) struct Anchors {
     pub(super) offered: Anchor,
 }
 
+impl Anchors {
+    /// An offer whose fate is unknown stays, whatever older anchor is confirmed meanwhile, again and again.
+    fn is_settled_by(&self, anchor: &Anchor) -> bool {
+        self.offered == self.confirmed || self.offered == *anchor
+    }
+
+    /// The key service has `anchor`.
+    pub(super) fn confirm(&mut self, anchor: Anchor) {
+        if self.is_settled_by(&anchor) {
+            self.offered = anchor;
+        }
+        self.confirmed = anchor;
+    }
+}
+
 /// Bounds that are fixed when the volume is opened.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
@@ -113,10 +128,14 @@ impl Core {
     }
 
     /// The anchor to send to the key service. Taken under the log's lock: a superblock that does not record it yet leaves it in the log.
+    ///
+    /// What recovery found may be in the host's cache only. Before it becomes an anchor it is made durable: else power could fail, and
+    /// the file would be older than its anchor. Where that is not possible there is no other anchor to send than the one confirmed.
     pub(super) fn offer_anchor(&self) -> Anchor {
+        let settled = !self.read_only && self.settle().is_ok();
         let log = self.log.lock();
         let mut anchors = self.anchors.lock();
-        if anchors.offered == anchors.confirmed {
+        if settled && anchors.offered == anchors.confirmed {
             anchors.offered = log.state;
         }
         anchors.offered

@@ -218,21 +218,22 @@ fn is_complete(store: &Store, group: &Group) -> bool {
     })
 }
 
-/// Whether the state that was found descends from the one that the key service knows (F3).
+/// Whether the state that was found descends from the one that the key service knows (F3). Gives that one if it does, and nothing if there
+/// is none or the operator accepts another past.
 pub(super) fn check_anchor(
     store: &Store,
     superblock: &Superblock,
     replay: &Replay,
     options: &OpenOptions,
-) -> Result<(), OpenError> {
-    let Some(anchor) = options.anchor.filter(|_| !options.accept_rollback) else { return Ok(()) };
+) -> Result<Option<Anchor>, OpenError> {
+    let Some(anchor) = options.anchor.filter(|_| !options.accept_rollback) else { return Ok(None) };
     let volume = store.uuid;
     let found = replay.log.state.commit;
     if found < anchor.commit {
         return Err(OpenError::RolledBack { volume, found, anchor: anchor.commit });
     }
     if replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor) {
-        return Ok(());
+        return Ok(Some(anchor));
     }
     Err(OpenError::Forked { volume, anchor: anchor.commit })
 }

@@ -88,7 +88,8 @@ impl Volume {
         let hole = if header.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
-        check_anchor(&store, &superblock, &replayed, &options)?;
+        let options =
+            OpenOptions { anchor: check_anchor(&store, &superblock, &replayed, &options)?, ..options };
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
         let workers = if core.background && !core.read_only {
             worker::start(&core).map_err(VolumeError::Io)?
@@ -183,7 +184,7 @@ impl Volume {
 
     /// Notes that the key service has stored an anchor. The next superblock records it.
     pub fn confirm_anchor(&self, anchor: Anchor) {
-        self.core.anchors.lock().confirmed = anchor;
+        self.core.anchors.lock().confirm(anchor);
     }
 
     /// Counters and sizes.
@@ -322,6 +323,8 @@ fn assemble(
     signals.set_trash(
         root.entry.aux() != 0 || versions.iter().any(|version| version.state == VersionState::Trash),
     );
+    // What the key service has now is known: an offer of another attach has arrived or never will.
+    let known = options.anchor.unwrap_or(superblock.confirmed);
     Ok(Core {
         alloc,
         cache,
@@ -332,7 +335,7 @@ fn assemble(
         root: RwLock::new(root),
         versions: RwLock::new(versions),
         deferred: Mutex::default(),
-        anchors: Mutex::new(Anchors { confirmed: superblock.confirmed, offered: superblock.offered }),
+        anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         header: Mutex::new(header),
