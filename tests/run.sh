@@ -50,9 +50,10 @@ sweep_dead_runs() {
 
 install_tools() {
     require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
-        softhsm2-util=softhsm2 python3=python3 mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace &&
+        softhsm2-util=softhsm2 python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace &&
         require_rust && require_fuse || return 1
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
+    tests/clients/venv.sh >/dev/null || return 1
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
     command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
 }
@@ -75,14 +76,6 @@ build_programs() {
     done
 }
 
-# The public clients of the clouds' key services, unmodified, against ours.
-public_clients() {
-    local venv=${CARGO_TARGET_DIR:-$PWD/target}/python
-    [ -x "$venv/bin/pytest" ] || python3 -m venv "$venv" || return 1
-    "$venv/bin/pip" install --quiet --disable-pip-version-check -r tests/clients/requirements.txt || return 1
-    TMPDIR=$run_dir "$venv/bin/pytest" -q -p no:cacheprovider tests/clients
-}
-
 step "tools" install_tools
 # Mounts and loop devices need root. An ordinary user builds as himself and runs the test programs by sudo.
 if [ "$(id -u)" != 0 ]; then
@@ -101,5 +94,4 @@ run_dir=$(mktemp -d "${TMPDIR:-/tmp}/ecs-tests.XXXXXX")
 echo $$ >"$run_dir/owner"
 ECS_TEST_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release
 export ECS_TEST_RUN_DIR=$run_dir ECS_TEST_BIN
-step "public clients" public_clients
 step "tests" cargo nextest run --locked --workspace --profile ci "$@"

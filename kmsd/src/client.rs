@@ -49,7 +49,7 @@ use crate::{
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
             CreateKeyRequest, DecryptDatakeyReply, DecryptDatakeyRequest, DescribeKeyReply, KeyRequest,
-            KeyStateReply, ListKeysReply, ListKeysRequest, ScheduleDeletionRequest,
+            KeyStateReply, KeyStatusReply, ListKeysReply, ListKeysRequest, ScheduleDeletionRequest,
         },
     },
 };
@@ -183,7 +183,7 @@ impl Client {
     /// # Errors
     /// Also if its state does not allow it.
     pub fn enable_key(&self, key: &str) -> Result<KeyState, ClientError> {
-        self.change("enable-key", key)
+        self.switch("enable-key", key)
     }
 
     /// Disables an enabled key.
@@ -191,7 +191,7 @@ impl Client {
     /// # Errors
     /// Also if its state does not allow it.
     pub fn disable_key(&self, key: &str) -> Result<KeyState, ClientError> {
-        self.change("disable-key", key)
+        self.switch("disable-key", key)
     }
 
     /// Has a key destroyed in `days` days, 7 to 1096.
@@ -209,7 +209,9 @@ impl Client {
     /// # Errors
     /// Also if its state does not allow it.
     pub fn cancel_deletion(&self, key: &str) -> Result<KeyState, ClientError> {
-        self.change("cancel-key-deletion", key)
+        let request = KeyRequest { key_id: key.to_owned() };
+        let reply = self.verb("cancel-key-deletion", &request, Replay::Unsafe)?;
+        self.state(&reply)
     }
 
     /// Makes an access key for a network client. The secret is shown this once.
@@ -275,9 +277,10 @@ impl Client {
         Ok(())
     }
 
-    fn change(&self, verb: &str, key: &str) -> Result<KeyState, ClientError> {
-        let reply = self.verb(verb, &KeyRequest { key_id: key.to_owned() }, Replay::Unsafe)?;
-        self.state(&reply)
+    fn switch(&self, verb: &str, key: &str) -> Result<KeyState, ClientError> {
+        let request = KeyRequest { key_id: key.to_owned() };
+        let reply: KeyStatusReply = self.verb(verb, &request, Replay::Unsafe)?;
+        self.state(&reply.key_info)
     }
 
     fn verb<T: DeserializeOwned>(

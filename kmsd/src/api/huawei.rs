@@ -1,5 +1,7 @@
 //! The public key API (`/v1.0/{project_id}/kms/<verb>`): parse, call, print.
 
+mod data;
+
 use super::{
     answer::{self, Reply},
     dispatch::parse,
@@ -10,8 +12,8 @@ use crate::{
     wire::huawei::{
         CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
         CreateKeyRequest, CreatedKey, DecryptDatakeyReply, DecryptDatakeyRequest, DescribeKeyReply,
-        KeyDetails, KeyRequest, KeyStateReply, ListKeysReply, ListKeysRequest, ScheduleDeletionRequest,
-        SecretHex,
+        KeyDetails, KeyRequest, KeyStateReply, KeyStatusReply, ListKeysReply, ListKeysRequest,
+        ScheduleDeletionRequest, SecretHex,
     },
 };
 
@@ -65,21 +67,26 @@ pub(super) async fn answer(
         "decrypt-datakey" => decrypt_datakey(service, caller, parse(body)?).await,
         "enable-key" => {
             let request: KeyRequest = parse(body)?;
-            state(service.enable_key(caller, &key(&request.key_id)?).await)
+            let view = service.enable_key(caller, &key(&request.key_id)?).await?;
+            Ok(answer::ok(&KeyStatusReply { key_info: state(&view) }))
         }
         "disable-key" => {
             let request: KeyRequest = parse(body)?;
-            state(service.disable_key(caller, &key(&request.key_id)?).await)
+            let view = service.disable_key(caller, &key(&request.key_id)?).await?;
+            Ok(answer::ok(&KeyStatusReply { key_info: state(&view) }))
         }
         "schedule-key-deletion" => {
             let request: ScheduleDeletionRequest = parse(body)?;
-            state(service.schedule_deletion(caller, &key(&request.key_id)?, &request.pending_days).await)
+            let key = key(&request.key_id)?;
+            let view = service.schedule_deletion(caller, &key, &request.pending_days).await?;
+            Ok(answer::ok(&state(&view)))
         }
         "cancel-key-deletion" => {
             let request: KeyRequest = parse(body)?;
-            state(service.cancel_deletion(caller, &key(&request.key_id)?).await)
+            let view = service.cancel_deletion(caller, &key(&request.key_id)?).await?;
+            Ok(answer::ok(&state(&view)))
         }
-        _ => Err(Refusal::NoSuchVerb.into()),
+        _ => data::answer(service, caller, verb, body).await,
     }
 }
 
@@ -199,12 +206,8 @@ fn details(view: &KeyView) -> KeyDetails {
     }
 }
 
-fn state(changed: Result<KeyView, ServiceError>) -> Result<Reply, ServiceError> {
-    let view = changed?;
-    Ok(answer::ok(&KeyStateReply {
-        key_id: view.key.id.to_string(),
-        key_state: view.key.state.number().to_string(),
-    }))
+fn state(view: &KeyView) -> KeyStateReply {
+    KeyStateReply { key_id: view.key.id.to_string(), key_state: view.key.state.number().to_string() }
 }
 
 fn key(text: &str) -> Result<KeyRef, Refusal> {

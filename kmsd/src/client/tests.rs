@@ -57,7 +57,7 @@ fn answer(mut stream: &UnixStream, status: u16, body: &str) {
 }
 
 fn enabled() -> String {
-    format!(r#"{{"key_id":"{KEY}","key_state":"2"}}"#)
+    format!(r#"{{"key_info":{{"key_id":"{KEY}","key_state":"2"}}}}"#)
 }
 
 #[test]

@@ -58,7 +58,14 @@ pub struct ScheduleDeletionRequest {
     pub pending_days: String,
 }
 
-/// Answer of the verbs that change a key's state.
+/// Answer of `enable-key` and `disable-key`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatusReply {
+    /// The key.
+    pub key_info: KeyStateReply,
+}
+
+/// Answer of `schedule-key-deletion` and `cancel-key-deletion`, and the inside of [`KeyStatusReply`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyStateReply {
     /// The key's id.
@@ -274,7 +281,9 @@ fn text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
     TextOrNumber::deserialize(deserializer).map(Into::into)
 }
 
-fn maybe_text_or_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+pub(crate) fn maybe_text_or_number<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
     Ok(Option::<TextOrNumber>::deserialize(deserializer)?.map(Into::into))
 }
 

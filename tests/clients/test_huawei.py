@@ -1,0 +1,246 @@
+"""The native API, with the Huawei Cloud SDK as it is: one test for each verb and each documented error."""
+
+import base64
+import hashlib
+import inspect
+import os
+import time
+import uuid
+
+import huaweicloudsdkkms.v2 as sdk
+import pytest
+from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
+
+MISSING = "0d0466b0-e727-4d9c-b35d-f84bb474a37f"
+ENABLED, DISABLED, PENDING_DELETION = "2", "3", "4"
+
+
+def call(client, method, **body):
+    """A method of the SDK, with the request and body types that belong to it."""
+    documented = inspect.getdoc(getattr(client, method))
+    name = documented.split(":class:`huaweicloudsdkkms.v2.")[1].split("`")[0]
+    request = getattr(sdk, name)()
+    if "body" in request.openapi_types:
+        request.body = getattr(sdk, request.openapi_types["body"])(**body)
+    return getattr(client, method)(request)
+
+
+def code(client, method, status=400, **body):
+    """The error code of a call that has to be refused."""
+    with pytest.raises(ClientRequestException) as refused:
+        call(client, method, **body)
+    assert refused.value.error_msg and refused.value.request_id
+    assert refused.value.status_code == status, refused.value
+    return refused.value.error_code
+
+
+def fresh():
+    return f"k-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def key(huawei):
+    """A new key's id."""
+    return call(huawei, "create_key", key_alias=fresh()).key_info.key_id
+
+
+def state(client, key):
+    return call(client, "list_key_detail", key_id=key).key_info.key_state
+
+
+class TestKeys:
+    def test_create_and_describe(self, huawei):
+        alias = fresh()
+        made = call(huawei, "create_key", key_alias=alias, key_description="orders", key_spec="AES_256",
+                    key_usage="ENCRYPT_DECRYPT", origin="kms").key_info
+        assert made.domain_id
+        info = call(huawei, "list_key_detail", key_id=made.key_id).key_info
+        assert (info.key_id, info.key_alias, info.key_description) == (made.key_id, alias, "orders")
+        assert (info.key_state, info.default_key_flag, info.origin) == (ENABLED, "0", "kms")
+        assert (info.key_spec, info.key_usage) == ("AES_256", "ENCRYPT_DECRYPT")
+        assert abs(int(info.creation_date) / 1000 - time.time()) < 60
+        assert info.scheduled_deletion_date == ""
+        assert call(huawei, "list_key_detail", key_id=f"alias/{alias}").key_info == info
+
+    def test_an_alias_is_taken_once(self, huawei):
+        alias = fresh()
+        call(huawei, "create_key", key_alias=alias)
+        assert code(huawei, "create_key", key_alias=alias) == "KMS.1104"
+
+    @pytest.mark.parametrize("alias", ["mine/default", "", "a b", "a\n", "x" * 256])
+    def test_aliases_that_are_refused(self, huawei, alias):
+        """K3 among them"""
+        assert code(huawei, "create_key", key_alias=alias) == "KMS.1101"
+
+    def test_description_too_long(self, huawei):
+        assert code(huawei, "create_key", key_alias=fresh(), key_description="x" * 256) == "KMS.1103"
+
+    @pytest.mark.parametrize("options", [{"key_spec": "RSA_2048"}, {"key_usage": "SIGN_VERIFY"}])
+    def test_what_is_not_supported_is_refused(self, huawei, options):
+        assert code(huawei, "create_key", key_alias=fresh(), **options) == "KMS.0308"
+
+    def test_no_such_key(self, huawei):
+        assert code(huawei, "list_key_detail", 404, key_id=MISSING) == "KMS.0207"
+
+    def test_list_keys_in_pages(self, kmsd):
+        client = kmsd.huawei(kmsd.access_key("lister"))
+        made = [call(client, "create_key", key_alias=fresh()).key_info.key_id for _ in range(5)]
+        listed, marker = [], None
+        while marker != "":
+            page = call(client, "list_keys", limit="2", marker=marker)
+            assert len(page.keys) <= 2 and [each.key_id for each in page.key_details] == page.keys
+            assert page.truncated == ("true" if page.next_marker else "false")
+            listed += page.keys
+            marker = page.next_marker
+        assert [each for each in listed if each in made] == made
+        call(client, "disable_key", key_id=made[0])
+        assert call(client, "list_keys", key_state=DISABLED).keys == [made[0]]
+        assert code(client, "list_keys", limit="0") == "KMS.0308"
+
+    def test_disable_and_enable(self, huawei, key):
+        assert code(huawei, "enable_key", key_id=key) == "KMS.1201"
+        assert call(huawei, "disable_key", key_id=key).key_info.key_state == DISABLED
+        assert code(huawei, "disable_key", key_id=key) == "KMS.1301"
+        assert call(huawei, "enable_key", key_id=key).key_info.key_state == ENABLED
+
+    def test_schedule_and_cancel_deletion(self, huawei, key):
+        """K4: it comes back disabled."""
+        assert code(huawei, "cancel_key_deletion", key_id=key) == "KMS.1501"
+        assert call(huawei, "delete_key", key_id=key, pending_days="7").key_state == PENDING_DELETION
+        info = call(huawei, "list_key_detail", key_id=key).key_info
+        assert abs(int(info.scheduled_deletion_date) / 1000 - time.time() - 7 * 86400) < 60
+        assert code(huawei, "delete_key", key_id=key, pending_days="7") == "KMS.1402"
+        assert call(huawei, "cancel_key_deletion", key_id=key).key_state == DISABLED
+
+    @pytest.mark.parametrize("days", ["6", "1097", "x", "-7", ""])
+    def test_the_deletion_period(self, huawei, key, days):
+        assert code(huawei, "delete_key", key_id=key, pending_days=days) == "KMS.1401"
+        assert state(huawei, key) == ENABLED
+
+    def test_the_longest_deletion_period(self, huawei, key):
+        assert call(huawei, "delete_key", key_id=key, pending_days="1096").key_state == PENDING_DELETION
+
+    def test_default_keys_are_only_used_and_viewed(self, huawei):
+        """K3"""
+        call(huawei, "create_datakey", key_id="evs/default")
+        info = call(huawei, "list_key_detail", key_id="alias/evs/default").key_info
+        assert info.default_key_flag == "1"
+        for method, more in [("disable_key", {}), ("delete_key", {"pending_days": "7"})]:
+            assert code(huawei, method, key_id=info.key_id, **more) == "KMS.0211"
+
+    def test_a_stranger_is_not_told_of_a_key(self, kmsd, key):
+        """K7"""
+        stranger = kmsd.huawei(kmsd.access_key("stranger"))
+        for method in ("list_key_detail", "disable_key", "create_datakey"):
+            assert code(stranger, method, 404, key_id=key) == "KMS.0207"
+
+    def test_verbs_that_do_not_exist(self, huawei, key):
+        assert code(huawei, "create_pin", 404) == "KMS.0201"
+
+
+class TestDatakeys:
+    @pytest.mark.parametrize("options,length", [({}, 32), ({"key_spec": "AES_128"}, 16), ({"datakey_length": "512"}, 64),
+                                                ({"datakey_length": "8192"}, 1024), ({"datakey_length": "8"}, 1)])
+    def test_create_and_decrypt(self, huawei, key, options, length):
+        made = call(huawei, "create_datakey", key_id=key, additional_authenticated_data="volume 1", **options)
+        datakey = bytes.fromhex(made.plain_text)
+        assert made.key_id == key and len(datakey) == length
+        opened = call(huawei, "decrypt_datakey", cipher_text=made.cipher_text, datakey_cipher_length=str(length),
+                      additional_authenticated_data="volume 1")
+        assert opened.data_key == made.plain_text and opened.datakey_length == str(length)
+        assert opened.datakey_dgst == hashlib.sha256(datakey).hexdigest()
+
+    def test_create_without_plaintext(self, huawei, key):
+        made = call(huawei, "create_datakey_without_plaintext", key_id=key)
+        assert "plain_text" not in made.to_json_object()
+        assert len(call(huawei, "decrypt_datakey", cipher_text=made.cipher_text).data_key) == 64
+
+    @pytest.mark.parametrize("bits", ["0", "7", "8200", "x"])
+    def test_lengths(self, huawei, key, bits):
+        assert code(huawei, "create_datakey", key_id=key, datakey_length=bits) == "KMS.1901"
+
+    def test_the_context_has_to_be_the_same(self, huawei, key):
+        """K2"""
+        made = call(huawei, "create_datakey", key_id=key, additional_authenticated_data="volume 1")
+        for other in ("volume 2", None):
+            assert code(huawei, "decrypt_datakey", cipher_text=made.cipher_text,
+                        additional_authenticated_data=other) == "KMS.2201"
+
+    def test_a_changed_wrapped_form_does_not_open(self, huawei, key):
+        wrapped = call(huawei, "create_datakey", key_id=key).cipher_text
+        changed = wrapped[:-1] + ("0" if wrapped[-1] != "0" else "1")
+        assert code(huawei, "decrypt_datakey", cipher_text=changed) == "KMS.2201"
+        assert code(huawei, "decrypt_datakey", cipher_text="00ff") == "KMS.2201"
+        assert code(huawei, "decrypt_datakey", cipher_text="zz") == "KMS.0308"
+
+    def test_encrypt(self, huawei, key):
+        datakey = os.urandom(32)
+        plain = (datakey + hashlib.sha256(datakey).digest()).hex()
+        wrapped = call(huawei, "encrypt_datakey", key_id=key, plain_text=plain, datakey_plain_length="32")
+        assert wrapped.key_id == key and wrapped.datakey_length == "32"
+        assert call(huawei, "decrypt_datakey", cipher_text=wrapped.cipher_text).data_key == datakey.hex()
+
+    @pytest.mark.parametrize("plain,length", [("00" * 64, "32"), ("00" * 8, "8"), ("zz", "1"), (None, "31")])
+    def test_encrypt_what_is_not_a_datakey(self, huawei, key, plain, length):
+        plain = plain or (bytes(32) + hashlib.sha256(bytes(32)).digest()).hex()
+        refused = code(huawei, "encrypt_datakey", key_id=key, plain_text=plain, datakey_plain_length=length)
+        assert refused == "KMS.0308"
+
+
+class TestData:
+    def test_encrypt_and_decrypt(self, huawei, key):
+        for text in ("x", "grüße", "x" * 4096):
+            sealed = call(huawei, "encrypt_data", key_id=key, plain_text=text, additional_authenticated_data="a")
+            opened = call(huawei, "decrypt_data", cipher_text=sealed.cipher_text, additional_authenticated_data="a")
+            assert (opened.key_id, opened.plain_text) == (key, text)
+            assert base64.b64decode(opened.plain_text_base64).decode() == text
+        assert code(huawei, "decrypt_data", cipher_text=sealed.cipher_text) == "KMS.2201"
+
+    @pytest.mark.parametrize("text", ["", "x" * 4097])
+    def test_lengths(self, huawei, key, text):
+        assert code(huawei, "encrypt_data", key_id=key, plain_text=text) == "KMS.0308"
+
+    def test_re_encrypt(self, huawei, key):
+        """K5"""
+        other = call(huawei, "create_key", key_alias=fresh()).key_info.key_id
+        sealed = call(huawei, "encrypt_data", key_id=key, plain_text="x", additional_authenticated_data="1")
+        moved = call(huawei, "re_encrypt", source_key_id=key, source_additional_authenticated_data="1",
+                     destination_key_id=other, destination_additional_authenticated_data="2",
+                     cipher_text=sealed.cipher_text)
+        assert (moved.source_key_id, moved.key_id) == (key, other)
+        opened = call(huawei, "decrypt_data", cipher_text=moved.cipher_text, additional_authenticated_data="2")
+        assert (opened.key_id, opened.plain_text) == (other, "x")
+        made = call(huawei, "create_datakey", key_id=key)
+        moved = call(huawei, "re_encrypt", destination_key_id=other, cipher_text=made.cipher_text)
+        assert call(huawei, "decrypt_datakey", cipher_text=moved.cipher_text).data_key == made.plain_text
+
+    def test_gen_random(self, huawei):
+        assert len(call(huawei, "create_random").random_data) == 128
+        drawn = [call(huawei, "create_random", random_data_length="256").random_data for _ in range(2)]
+        assert [len(each) for each in drawn] == [64, 64] and drawn[0] != drawn[1]
+        for bits in ("0", "12", "8200", "x"):
+            assert code(huawei, "create_random", random_data_length=bits) == "KMS.0308"
+
+
+# Method, and what it says of a disabled key and of one that waits for its deletion.
+STATES = [
+    ("create_datakey", {}), ("create_datakey_without_plaintext", {}), ("encrypt_data", {"plain_text": "x"}),
+    ("encrypt_datakey", {"plain_text": (bytes(32) + hashlib.sha256(bytes(32)).digest()).hex()}),
+]
+
+
+@pytest.mark.parametrize("method,more", STATES, ids=[row[0] for row in STATES])
+def test_k4_a_key_out_of_service_is_not_used(huawei, key, method, more):
+    call(huawei, "disable_key", key_id=key)
+    assert code(huawei, method, key_id=key, **more) == "KMS.0209"
+    call(huawei, "delete_key", key_id=key, pending_days="7")
+    assert code(huawei, method, key_id=key, **more) == "KMS.0210"
+
+
+def test_k4_what_was_wrapped_does_not_open_then(huawei, key):
+    made = call(huawei, "create_datakey", key_id=key)
+    sealed = call(huawei, "encrypt_data", key_id=key, plain_text="x")
+    for change, more, expected in [("disable_key", {}, "KMS.0209"), ("delete_key", {"pending_days": "7"}, "KMS.0210")]:
+        call(huawei, change, key_id=key, **more)
+        assert code(huawei, "decrypt_datakey", cipher_text=made.cipher_text) == expected
+        assert code(huawei, "decrypt_data", cipher_text=sealed.cipher_text) == expected
