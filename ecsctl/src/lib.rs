@@ -19,6 +19,7 @@ mod commands;
 mod config;
 mod engine;
 mod error;
+mod images;
 mod keys;
 mod model;
 mod output;

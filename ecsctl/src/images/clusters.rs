@@ -1,0 +1,152 @@
+//! What most formats have in common: contents in clusters, each at some place in the file, compressed, or nowhere.
+
+use crate::images::{Extent, ImageError, ReadAt, Source};
+
+/// Where a cluster's contents are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cluster {
+    /// Nowhere: it reads as zeros.
+    Zero,
+    /// At this offset of the file, as they are.
+    At(u64),
+    /// Compressed, in this stretch of the file.
+    Compressed {
+        /// Offset in the file.
+        offset: u64,
+        /// Bytes at most; the stream may end earlier.
+        length: u64,
+        /// How.
+        codec: Codec,
+    },
+}
+
+/// How a cluster is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Codec {
+    /// RFC 1951, without a header.
+    Deflate,
+    /// RFC 8878.
+    Zstd,
+}
+
+/// A format's table.
+pub(crate) trait Map {
+    /// Bytes of one cluster.
+    fn cluster_size(&self) -> u64;
+    /// Bytes that a guest sees.
+    fn size(&self) -> u64;
+    /// Where the cluster with this index is. Asked in ascending order.
+    ///
+    /// # Errors
+    /// [`ImageError`], for a table that contradicts itself.
+    fn locate(&mut self, file: &dyn ReadAt, index: u64) -> Result<Cluster, ImageError>;
+}
+
+/// An image in clusters.
+pub(crate) struct Clustered<R, M> {
+    file: R,
+    map: M,
+    located: Option<(u64, Cluster)>,
+    unpacked: Option<(u64, Vec<u8>)>,
+    used: u64,
+}
+
+impl<R: ReadAt, M: Map> Clustered<R, M> {
+    /// Puts a file and its table together.
+    pub(crate) fn new(file: R, map: M) -> Self {
+        Self { file, map, located: None, unpacked: None, used: 0 }
+    }
+
+    fn locate(&mut self, index: u64) -> Result<Cluster, ImageError> {
+        if let Some((known, cluster)) = self.located
+            && known == index
+        {
+            return Ok(cluster);
+        }
+        let cluster = self.map.locate(&self.file, index)?;
+        let (start, length) = match cluster {
+            Cluster::Zero => (0, 0),
+            Cluster::At(offset) => (offset, self.map.cluster_size()),
+            Cluster::Compressed { offset, length, .. } => (offset, length),
+        };
+        if length > 0 && start >= self.file.len() {
+            return Err(ImageError::Damaged { what: "a cluster lies beyond the end of the file" });
+        }
+        // A file cannot hold more than its own length, unless parts of it are used again and again. Compressed
+        // clusters share sectors at their edges, hence the factor.
+        self.used = self.used.saturating_add(length);
+        if self.used > self.file.len().saturating_mul(2).saturating_add(self.map.cluster_size()) {
+            return Err(ImageError::Overlap);
+        }
+        self.located = Some((index, cluster));
+        Ok(cluster)
+    }
+
+    fn read_one(&mut self, index: u64, within: usize, into: &mut [u8]) -> Result<(), ImageError> {
+        match self.locate(index)? {
+            Cluster::Zero => into.fill(0),
+            Cluster::At(offset) => {
+                let from = offset.saturating_add(u64::try_from(within).unwrap_or(u64::MAX));
+                // The last cluster of a file may be cut where only zeros follow.
+                let present = usize::try_from(self.file.len().saturating_sub(from)).unwrap_or(usize::MAX);
+                let (data, rest) = into.split_at_mut(present.min(into.len()));
+                self.file.read_at(from, data)?;
+                rest.fill(0);
+            }
+            Cluster::Compressed { offset, length, codec } => {
+                if self.unpacked.as_ref().is_none_or(|(known, _)| *known != index) {
+                    let size = usize::try_from(self.map.cluster_size()).unwrap_or(usize::MAX);
+                    let present = length.min(self.file.len().saturating_sub(offset));
+                    let mut packed = vec![0; usize::try_from(present).unwrap_or(0)];
+                    self.file.read_at(offset, &mut packed)?;
+                    self.unpacked = Some((index, unpack(codec, &packed, size)?));
+                }
+                let whole = self.unpacked.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
+                let part = whole.get(within..within + into.len());
+                into.copy_from_slice(part.ok_or(ImageError::Damaged { what: "a compressed cluster is too short" })?);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<R: ReadAt, M: Map> Source for Clustered<R, M> {
+    fn size(&self) -> u64 {
+        self.map.size()
+    }
+
+    fn extent(&mut self, offset: u64) -> Result<Extent, ImageError> {
+        let size = self.map.cluster_size();
+        let zero = self.locate(offset / size)? == Cluster::Zero;
+        let until = (offset / size + 1).saturating_mul(size).min(self.map.size());
+        Ok(Extent { zero, length: until.saturating_sub(offset).max(1) })
+    }
+
+    fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
+        let size = self.map.cluster_size();
+        let within = usize::try_from(offset % size).map_err(|_| ImageError::Damaged { what: "its cluster size" })?;
+        self.read_one(offset / size, within, into)
+    }
+}
+
+/// Unpacks one cluster into exactly `size` bytes: never more memory, whatever the stream says.
+fn unpack(codec: Codec, packed: &[u8], size: usize) -> Result<Vec<u8>, ImageError> {
+    const BAD: ImageError = ImageError::Damaged { what: "a compressed cluster cannot be unpacked" };
+    let mut out = vec![0; size];
+    match codec {
+        Codec::Deflate => {
+            // The stream may end before the sector does; what counts is that the cluster is full.
+            let mut state = miniz_oxide::inflate::core::DecompressorOxide::new();
+            let flags = miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+            let (_, _, written) = miniz_oxide::inflate::core::decompress(&mut state, packed, &mut out, 0, flags);
+            if written != size {
+                return Err(BAD);
+            }
+        }
+        Codec::Zstd => {
+            let mut stream = ruzstd::decoding::StreamingDecoder::new(packed).map_err(|_| BAD)?;
+            std::io::Read::read_exact(&mut stream, &mut out).map_err(|_| BAD)?;
+        }
+    }
+    Ok(out)
+}
