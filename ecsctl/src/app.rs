@@ -9,7 +9,7 @@ use crate::{
     model::{
         Noun,
         disk::Disk,
-        key::{DEFAULT_DISK_KEY, Key, KeyTrouble, usable},
+        key::{DEFAULT_DISK_KEY, DEFAULT_IMAGE_KEY, Key, KeyTrouble, usable},
         plan::Step,
         server::Server,
     },
@@ -57,22 +57,24 @@ impl App {
         })
     }
 
-    /// The key for a new disk: the one named, or the default key (K3), which may not exist yet.
+    /// The key for a new volume: the one named, or the default key of its kind (K3), which may not exist yet.
     ///
     /// # Errors
     /// [`Error::KeyUnusable`] when it could not make a data key.
-    pub(crate) fn key_for_new_disk(
+    pub(crate) fn key_for_new(
         &self,
-        disk: &str,
+        kind: Noun,
+        name: &str,
         given: Option<&str>,
     ) -> Result<(String, Option<String>), Error> {
-        match given {
-            None | Some(DEFAULT_DISK_KEY | "alias/evs/default") => {
-                Ok((DEFAULT_DISK_KEY.to_owned(), Some(DEFAULT_DISK_KEY.to_owned())))
-            }
-            Some(given) => {
+        let given = given.map(|word| word.strip_prefix("alias/").unwrap_or(word));
+        let default = if kind == Noun::Image { DEFAULT_IMAGE_KEY } else { DEFAULT_DISK_KEY };
+        match given.unwrap_or(default) {
+            // kmsd makes it when it is named first.
+            key @ (DEFAULT_DISK_KEY | DEFAULT_IMAGE_KEY) => Ok((key.to_owned(), Some(key.to_owned()))),
+            given => {
                 let key = self.find_key(given)?;
-                usable(key.state).map_err(|trouble| unusable(disk, "created", &key, trouble))?;
+                usable(key.state).map_err(|trouble| unusable(kind, name, "created", &key, trouble))?;
                 Ok((key.key_id, Some(key.alias)))
             }
         }
@@ -85,8 +87,11 @@ impl App {
     pub(crate) fn require_key(&self, disk: &Disk, doing: &'static str) -> Result<(), Error> {
         let Some(key_id) = disk.key_id.as_deref().filter(|_| disk.encrypted) else { return Ok(()) };
         match self.keys.describe(key_id) {
-            Ok(key) => usable(key.state).map_err(|trouble| unusable(&disk.name, doing, &key, trouble)),
+            Ok(key) => {
+                usable(key.state).map_err(|trouble| unusable(disk.kind, &disk.name, doing, &key, trouble))
+            }
             Err(KeyError::NotFound { .. }) => Err(Error::KeyUnusable {
+                kind: disk.kind,
                 disk: disk.name.clone(),
                 doing,
                 key: disk.key_alias.clone().unwrap_or_else(|| key_id.to_owned()),
@@ -96,13 +101,13 @@ impl App {
         }
     }
 
-    /// The disk that a user's word means.
+    /// The disk, image or backup that a user's word means.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ambiguous`].
-    pub(crate) fn find_disk(&self, given: &str) -> Result<Disk, Error> {
-        let id = disks::find(self.catalog.read(), given)?;
-        disks::by_id(self.catalog.read(), id)?.ok_or_else(|| missing(Noun::Disk, given))
+    pub(crate) fn find_volume(&self, kind: Noun, given: &str) -> Result<Disk, Error> {
+        let id = disks::find(self.catalog.read(), kind, given)?;
+        disks::by_id(self.catalog.read(), id)?.ok_or_else(|| missing(kind, given))
     }
 
     /// The server that a user's word means.
@@ -115,8 +120,8 @@ impl App {
     }
 }
 
-fn unusable(disk: &str, doing: &'static str, key: &Key, trouble: KeyTrouble) -> Error {
-    Error::KeyUnusable { disk: disk.to_owned(), doing, key: key.alias.clone(), trouble }
+fn unusable(kind: Noun, name: &str, doing: &'static str, key: &Key, trouble: KeyTrouble) -> Error {
+    Error::KeyUnusable { kind, disk: name.to_owned(), doing, key: key.alias.clone(), trouble }
 }
 
 fn missing(noun: Noun, given: &str) -> Error {

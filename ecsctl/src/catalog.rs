@@ -3,6 +3,7 @@
 
 pub(crate) mod disks;
 pub(crate) mod operations;
+pub(crate) mod scaling;
 mod schema;
 pub(crate) mod servers;
 
@@ -119,26 +120,25 @@ impl Catalog {
     }
 }
 
-/// Finds the one row of `table` that `given` means: its name, its ID, or the beginning of its ID.
-fn resolve(
-    connection: &Connection,
-    table: &'static str,
-    noun: Noun,
-    given: &str,
-) -> Result<uuid::Uuid, Error> {
-    let mut exact = connection.prepare_cached(match table {
-        "disks" => "SELECT id FROM disks WHERE name = ?1 OR id = ?1",
-        _ => "SELECT id FROM servers WHERE name = ?1 OR id = ?1",
-    })?;
-    if let Some(id) = exact.query_map([given], |row| row.get::<_, String>(0))?.next() {
+/// Finds the one row that `given` means: its name, its ID, or the beginning of its ID.
+fn resolve(connection: &Connection, noun: Noun, given: &str) -> Result<uuid::Uuid, Error> {
+    let (table, kind) = match noun {
+        Noun::Server => ("servers", None),
+        Noun::AsConfig => ("as_configs", None),
+        Noun::AsGroup => ("as_groups", None),
+        Noun::Disk | Noun::Image | Noun::Backup | Noun::Key => ("volumes", Some(noun.as_str())),
+    };
+    // A table without kinds takes any.
+    let column = if kind.is_some() { "kind" } else { "NULL" };
+    let mut exact = connection
+        .prepare_cached(&format!("SELECT id FROM {table} WHERE (name = ?1 OR id = ?1) AND {column} IS ?2"))?;
+    if let Some(id) = exact.query_map((given, kind), |row| row.get::<_, String>(0))?.next() {
         return parse_id(&id?);
     }
-    let mut all = connection.prepare_cached(match table {
-        "disks" => "SELECT id, name FROM disks ORDER BY name",
-        _ => "SELECT id, name FROM servers ORDER BY name",
-    })?;
+    let mut all = connection
+        .prepare_cached(&format!("SELECT id, name FROM {table} WHERE {column} IS ?1 ORDER BY name"))?;
     let rows: Vec<(String, String)> =
-        all.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+        all.query_map([kind], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
     let pairs = rows.iter().map(|(id, name)| (id.as_str(), name.as_str()));
     parse_id(crate::select::by_prefix(noun, given, pairs)?)
 }

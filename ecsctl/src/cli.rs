@@ -17,11 +17,15 @@ Examples:
   Use it:
     mkfs.ext4 $(ecsctl disk show data1 --json | jq -r .path)
 
+  A server from an encrypted image:
+    ecsctl image create debian --from-file debian.qcow2 --encrypted
+    ecsctl server create web2 --image debian --data-disk size=5G,encrypted,key=db-key
+
   After a reboot of the host:
     ecsctl server recover --all
 
-Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, a state or a key, 4 kmsd or its token
-cannot be reached, 5 a volume is damaged, 6 nothing is called that.";
+Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, a state or a key, or not found,
+4 kmsd or its token cannot be reached, 5 a volume or an image is damaged.";
 
 /// Keys, disks and servers with the semantics of a cloud, on this machine.
 ///
@@ -81,6 +85,18 @@ pub(crate) enum Command {
     /// Servers: what disks are attached to
     #[command(subcommand)]
     Server(commands::server::Server),
+    /// Images: what the system disks of servers are made from
+    #[command(subcommand)]
+    Image(commands::image::Image),
+    /// Backups: full, independent copies of disks
+    #[command(subcommand)]
+    Backup(commands::backup::Backup),
+    /// Auto scaling configurations: what the servers of a group are made from
+    #[command(subcommand)]
+    AsConfig(commands::as_config::AsConfig),
+    /// Auto scaling groups: servers made and removed by number
+    #[command(subcommand)]
+    AsGroup(commands::as_group::AsGroup),
     /// Show how the installation is, and settle what was cut short
     Status(commands::status::Status),
     /// Print a completion script for a shell

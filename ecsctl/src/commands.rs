@@ -1,12 +1,21 @@
 //! One file per command: arguments, help, and what it does.
 
+pub(crate) mod as_config;
+pub(crate) mod as_group;
+pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod disk;
+pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod server;
 pub(crate) mod status;
 
-use crate::{app::App, cli::Command, error::Error};
+use crate::{
+    app::App,
+    cli::Command,
+    error::Error,
+    model::{Noun, name::Name, size::Size},
+};
 
 /// Runs a command that needs the installation.
 ///
@@ -17,9 +26,21 @@ pub(crate) fn run(command: Command, app: &mut App, yes: bool) -> Result<(), Erro
         Command::Key(command) => key::run(command, app, yes),
         Command::Disk(command) => disk::run(command, app, yes),
         Command::Server(command) => server::run(command, app, yes),
+        Command::Image(command) => image::run(command, app, yes),
+        Command::Backup(command) => backup::run(command, app, yes),
+        Command::AsConfig(command) => as_config::run(command, app, yes),
+        Command::AsGroup(command) => as_group::run(command, app, yes),
         Command::Status(command) => command.run(app),
         Command::Completions(command) => command.run(app.out),
     }
+}
+
+fn parse_name(noun: Noun, text: &str) -> Result<Name, Error> {
+    text.parse().map_err(|source| Error::Name { noun, given: text.to_owned(), source })
+}
+
+fn parse_size(text: &str) -> Result<Size, Error> {
+    text.parse().map_err(|source| Error::Size { given: text.to_owned(), source })
 }
 
 /// A failure to write the result.

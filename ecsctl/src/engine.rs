@@ -1,5 +1,10 @@
 //! Carries operations out, step by step, and finishes or undoes what a dead process left.
 
+pub(crate) mod build;
+mod copy;
+mod export;
+pub(crate) mod make;
+mod scaling;
 pub(crate) mod servers;
 mod steps;
 #[cfg(test)]
@@ -17,7 +22,7 @@ use crate::{
     model::{
         Noun,
         disk::{Disk, DiskAction, DiskStatus},
-        plan::{Direction, Operation, Step},
+        plan::{Direction, Fill, Operation, Step},
         server::ServerStatus,
     },
     volumes::Written,
@@ -29,6 +34,13 @@ pub(crate) struct Claimed {
     /// Its row.
     pub(crate) disk: Disk,
     claim: Claim,
+}
+
+impl Claimed {
+    /// The right to change it.
+    fn claim(&self) -> &Claim {
+        &self.claim
+    }
 }
 
 /// What was found and put right on the way.
@@ -48,6 +60,7 @@ pub(crate) struct Settled {
 #[derive(Debug, Default)]
 struct Facts {
     written: Option<Written>,
+    source: Option<Claimed>,
     serving: Option<crate::model::disk::Serving>,
 }
 
@@ -57,8 +70,16 @@ impl App {
     /// # Errors
     /// [`Error::NotFound`], also when the disk was a creation cut short, which is undone here.
     pub(crate) fn claim_disk(&mut self, given: &str) -> Result<Claimed, Error> {
-        let id = disks::find(self.catalog.read(), given)?;
-        self.claim_disk_id(id, given)
+        self.claim_volume(Noun::Disk, given)
+    }
+
+    /// The same for a disk, image or backup.
+    ///
+    /// # Errors
+    /// As [`App::claim_disk`].
+    pub(crate) fn claim_volume(&mut self, kind: Noun, given: &str) -> Result<Claimed, Error> {
+        let id = disks::find(self.catalog.read(), kind, given)?;
+        self.claim_volume_id(kind, id, given)
     }
 
     /// The same by ID; `given` is the name for messages.
@@ -66,11 +87,19 @@ impl App {
     /// # Errors
     /// As [`App::claim_disk`].
     pub(crate) fn claim_disk_id(&mut self, id: Uuid, given: &str) -> Result<Claimed, Error> {
-        let claim = self.claim(Noun::Disk, id, given)?;
-        let gone = || Error::NotFound { noun: Noun::Disk, given: given.to_owned(), near: None };
+        self.claim_volume_id(Noun::Disk, id, given)
+    }
+
+    /// The same for a disk, image or backup.
+    ///
+    /// # Errors
+    /// As [`App::claim_disk`].
+    pub(crate) fn claim_volume_id(&mut self, kind: Noun, id: Uuid, given: &str) -> Result<Claimed, Error> {
+        let claim = self.claim(kind, id, given)?;
+        let gone = || Error::NotFound { noun: kind, given: given.to_owned(), near: None };
         let disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
         let mut claimed = Claimed { disk, claim };
-        if let Some(operation) = operations::of::<Operation>(self.catalog.read(), Noun::Disk, id)? {
+        if let Some(operation) = operations::of::<Operation>(self.catalog.read(), kind, id)? {
             self.settle_disk(&mut claimed, &operation)?;
             claimed.disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
         }
@@ -82,18 +111,20 @@ impl App {
     ///
     /// # Errors
     /// As [`App::claim_disk`].
-    pub(crate) fn settle_and_find(&mut self, given: &str) -> Result<Disk, Error> {
-        let disk = self.find_disk(given)?;
-        if operations::of::<Operation>(self.catalog.read(), Noun::Disk, disk.id)?.is_none() {
+    pub(crate) fn settle_and_find(&mut self, kind: Noun, given: &str) -> Result<Disk, Error> {
+        let disk = self.find_volume(kind, given)?;
+        if operations::of::<Operation>(self.catalog.read(), kind, disk.id)?.is_none() {
             return Ok(disk);
         }
         let patience = std::mem::take(&mut self.installation.patience);
-        let claimed = self.claim_disk_id(disk.id, given);
+        let claimed = self.claim_volume_id(kind, disk.id, given);
         self.installation.patience = patience;
         match claimed {
             Ok(claimed) => Ok(claimed.disk),
             // Somebody is at it: its state says so.
-            Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => self.find_disk(given),
+            Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {
+                self.find_volume(kind, given)
+            }
             Err(error) => Err(error),
         }
     }
@@ -130,7 +161,7 @@ impl App {
         if done.is_ok() {
             self.settled.push(Settled {
                 name: claimed.disk.name.clone(),
-                noun: Noun::Disk,
+                noun: claimed.disk.kind,
                 doing: operation.doing(),
                 direction,
             });
@@ -145,10 +176,14 @@ impl App {
     /// Those of the catalogue. What could not be settled is returned beside its error.
     pub(crate) fn settle_all(&mut self) -> Result<BTreeMap<String, Error>, Error> {
         let mut failed = BTreeMap::new();
-        for id in operations::pending(self.catalog.read(), Noun::Disk)? {
+        let mut pending = Vec::new();
+        for kind in Noun::VOLUMES {
+            pending.extend(operations::pending(self.catalog.read(), kind)?);
+        }
+        for id in pending {
             let Some(disk) = disks::by_id(self.catalog.read(), id)? else { continue };
             let patience = std::mem::take(&mut self.installation.patience);
-            let claimed = self.claim_disk_id(id, &disk.name);
+            let claimed = self.claim_volume_id(disk.kind, id, &disk.name);
             self.installation.patience = patience;
             match claimed {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
@@ -188,6 +223,7 @@ impl App {
             })?;
             match operation {
                 Operation::Create { .. } => {}
+                Operation::Export { .. } => demand(&disk, DiskAction::Copy)?,
                 Operation::Attach { server } => {
                     if let Some(present) = disk.server_id {
                         return Err(Error::AlreadyAttached {
@@ -226,7 +262,7 @@ impl App {
                 }
             }
             disks::update(tx, &disk)?;
-            operations::begin(tx, Noun::Disk, id, operation, &now)?;
+            operations::begin(tx, disk.kind, id, operation, &now)?;
             Ok(disk)
         })?;
         self.follow(claimed, operation)
@@ -236,13 +272,18 @@ impl App {
     ///
     /// # Errors
     /// [`Error::Exists`]; on any other error the disk is gone again.
-    pub(crate) fn create_disk(&mut self, disk: Disk, key: Option<String>) -> Result<Disk, Error> {
-        let claim = self.claim(Noun::Disk, disk.id, &disk.name)?;
-        let operation = Operation::Create { key };
+    pub(crate) fn create_disk(
+        &mut self,
+        disk: Disk,
+        key: Option<String>,
+        fill: Option<Fill>,
+    ) -> Result<Disk, Error> {
+        let claim = self.claim(disk.kind, disk.id, &disk.name)?;
+        let operation = Operation::Create { key, fill };
         let now = self.now.clone();
         self.catalog.write(|tx| {
             disks::insert(tx, &disk)?;
-            operations::begin(tx, Noun::Disk, disk.id, &operation, &now)
+            operations::begin(tx, disk.kind, disk.id, &operation, &now)
         })?;
         let mut claimed = Claimed { disk, claim };
         self.follow(&mut claimed, &operation)?;

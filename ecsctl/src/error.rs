@@ -8,6 +8,7 @@ use crate::{
     catalog::CatalogError,
     claim::ClaimError,
     config::ConfigError,
+    images::ImageError,
     keys::KeyError,
     model::{
         Noun,
@@ -119,9 +120,11 @@ pub(crate) enum Error {
         server: String,
     },
     /// The key cannot open the disk (D2).
-    #[error("disk {disk} cannot be {doing}: its key {key} is {}", trouble.as_str())]
+    #[error("{kind} {disk} cannot be {doing}: its key {key} is {}", trouble.as_str())]
     KeyUnusable {
-        /// The disk's name.
+        /// Disk, image or backup.
+        kind: Noun,
+        /// Its name.
         disk: String,
         /// `attached` or `created`.
         doing: &'static str,
@@ -139,6 +142,82 @@ pub(crate) enum Error {
         name: String,
         /// Who.
         source: ClaimError,
+    },
+    /// An image file that is not taken.
+    #[error("{}: {source}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: ImageError,
+    },
+    /// A source that is not in a state to be copied.
+    #[error("{kind} {name} is {} and cannot be copied", status.as_str())]
+    SourceStatus {
+        /// What it is.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// Its state.
+        status: DiskStatus,
+    },
+    /// Smaller than what it is to hold.
+    #[error("{name} would have {size} bytes, and what it is made from has {wanted}")]
+    TooSmall {
+        /// The name of what was to be made.
+        name: String,
+        /// The size that was asked for, bytes.
+        size: u64,
+        /// The size of the source, bytes.
+        wanted: u64,
+    },
+    /// A plain disk from an encrypted image (S1).
+    #[error("disk {name} cannot be plain: image {image} is encrypted, and so is every disk made from it")]
+    StaysEncrypted {
+        /// The disk.
+        name: String,
+        /// The image.
+        image: String,
+    },
+    /// What was written does not read back as it was.
+    #[error("{} does not read back as it was written, at byte {offset}", path.display())]
+    Unverified {
+        /// The view.
+        path: PathBuf,
+        /// The first byte that differs.
+        offset: u64,
+    },
+    /// There is no system disk to make an image from.
+    #[error("server {server} has no system disk")]
+    NoSystemDisk {
+        /// Its name.
+        server: String,
+    },
+    /// A data disk's description that cannot be one.
+    #[error("{spec:?} is no data disk")]
+    DataDisk {
+        /// The text.
+        spec: String,
+    },
+    /// A group uses the configuration.
+    #[error("configuration {config} is used by group {group}")]
+    ConfigInUse {
+        /// The configuration.
+        config: String,
+        /// The group.
+        group: String,
+    },
+    /// A number of servers that a group may not have.
+    #[error("group {group} has {smallest} to {largest} servers, not {desired}")]
+    OutOfBounds {
+        /// The group.
+        group: String,
+        /// What was asked for.
+        desired: u32,
+        /// At least.
+        smallest: u32,
+        /// At most.
+        largest: u32,
     },
     /// The key service.
     #[error(transparent)]
@@ -262,6 +341,37 @@ impl Error {
             }
             Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
             Self::KeyUnusable { key, trouble, .. } => (Exit::Refused, trouble.code(), trouble.remedy(key)),
+            Self::Image { source, .. } => return image_report(source),
+            Self::SourceStatus { kind, name, .. } => {
+                (Exit::Refused, "wrong-state", format!("ecsctl {kind} show {name}"))
+            }
+            Self::TooSmall { wanted, .. } => {
+                (Exit::Refused, "too-small", format!("--size {wanted}, or leave it out"))
+            }
+            Self::StaysEncrypted { image, .. } => (
+                Exit::Refused,
+                "stays-encrypted",
+                format!(
+                    "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
+                ),
+            ),
+            Self::Unverified { .. } => (
+                Exit::Failed,
+                "unverified",
+                "check the host's memory and storage; nothing was kept".to_owned(),
+            ),
+            Self::DataDisk { .. } => {
+                (Exit::Usage, "invalid-disk", "--data-disk size=5G,encrypted,key=db-key".to_owned())
+            }
+            Self::ConfigInUse { group, .. } => {
+                (Exit::Refused, "in-use", format!("ecsctl as-group delete {group}"))
+            }
+            Self::OutOfBounds { smallest, largest, .. } => {
+                (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))
+            }
+            Self::NoSystemDisk { server } => {
+                (Exit::Refused, "no-system-disk", format!("ecsctl server show {server}"))
+            }
             Self::Claim { source, .. } => match source {
                 ClaimError::Taken { .. } => {
                     (Exit::Refused, "busy", "try again when it has finished".to_owned())
@@ -325,6 +435,28 @@ fn status_hint(disk: &str, status: DiskStatus) -> String {
         }
         DiskStatus::Available | DiskStatus::Deleted | DiskStatus::Error => format!("ecsctl disk show {disk}"),
     }
+}
+
+fn image_report(error: &ImageError) -> Report {
+    let (exit, code, hint) = match error {
+        ImageError::Io(_) => (Exit::Failed, "io", "is it a file that you may read?"),
+        ImageError::OtherFormat { .. } => {
+            (Exit::Refused, "image-format", "name the format that it really has, or none")
+        }
+        ImageError::OtherFile { .. } => (
+            Exit::Refused,
+            "image-other-file",
+            "make one file of it first, where you trust it: qemu-img convert -O qcow2 OLD NEW",
+        ),
+        ImageError::Encrypted => (Exit::Refused, "image-encrypted", "decrypt it first: qemu-img convert"),
+        ImageError::Unsupported { .. } => {
+            (Exit::Refused, "image-unsupported", "convert it first: qemu-img convert -O qcow2 OLD NEW")
+        }
+        ImageError::Damaged { .. } | ImageError::TooLarge { .. } | ImageError::Overlap => {
+            (Exit::Damaged, "image-damaged", "fetch it again, and compare its checksum")
+        }
+    };
+    Report { exit, code, hint: hint.to_owned() }
 }
 
 fn key_report(error: &KeyError) -> Report {

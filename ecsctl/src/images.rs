@@ -7,6 +7,7 @@
 pub(crate) mod clusters;
 pub(crate) mod probe;
 pub(crate) mod qcow2;
+pub(crate) mod qcow2_writer;
 pub(crate) mod raw;
 #[cfg(test)]
 mod tests;
@@ -16,7 +17,8 @@ use std::io;
 use thiserror::Error;
 
 /// The formats that are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum ImageFormat {
     /// The plain contents, byte by byte.
     Raw,

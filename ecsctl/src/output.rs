@@ -1,5 +1,6 @@
 //! Results on stdout, as a table for people or as JSON for programs; errors on stderr, in the same two ways.
 
+pub(crate) mod progress;
 mod table;
 
 use std::io::{self, IsTerminal, Write};

@@ -56,7 +56,7 @@ pub(crate) trait VolumeTool {
     /// [`ToolError`], as every method here.
     fn create(&self, claim: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError>;
     /// Shows it at its mount point; returns who serves it. One that is served already stays as it is.
-    fn mount(&self, claim: &Claim, place: &Place) -> Result<Serving, ToolError>;
+    fn mount(&self, claim: &Claim, place: &Place, read_only: bool) -> Result<Serving, ToolError>;
     /// Who serves it at this moment.
     fn serving(&self, place: &Place) -> Option<Serving>;
     /// Whether a process that served it is still alive. Cheap.

@@ -8,24 +8,25 @@ use crate::{
     error::Error,
     model::{
         Noun,
-        disk::{Disk, DiskStatus, Serving},
+        disk::{Disk, DiskStatus, Role, Serving},
     },
 };
 
 const COLUMNS: &str = "id, name, status, size, encrypted, key_id, key_alias, server_id, serving_pid, \
-                       serving_started, reason, created_at";
+                       serving_started, reason, created_at, kind, role, source";
 
 /// Records a new disk.
 ///
 /// # Errors
 /// [`Error::Exists`] when the name is taken.
 pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> {
-    if find_name(connection, &disk.name)? {
-        return Err(Error::Exists { noun: Noun::Disk, name: disk.name.clone() });
+    let mut taken = connection.prepare_cached("SELECT 1 FROM volumes WHERE kind = ?1 AND name = ?2")?;
+    if taken.exists([disk.kind.as_str(), &disk.name])? {
+        return Err(Error::Exists { noun: disk.kind, name: disk.name.clone() });
     }
     connection.execute(
-        "INSERT INTO disks (id, name, status, size, encrypted, key_id, key_alias, created_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO volumes (id, name, status, size, encrypted, key_id, key_alias, created_at, kind, role, source)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
         params![
             disk.id.to_string(),
             disk.name,
@@ -36,14 +37,12 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
             disk.key_id,
             disk.key_alias,
             disk.created_at,
+            disk.kind.as_str(),
+            disk.role.as_str(),
+            disk.source,
         ],
     )?;
     Ok(())
-}
-
-fn find_name(connection: &Connection, name: &str) -> Result<bool, Error> {
-    let mut statement = connection.prepare_cached("SELECT 1 FROM disks WHERE name = ?1")?;
-    Ok(statement.exists([name])?)
 }
 
 /// Writes everything that changes in a disk's life.
@@ -52,7 +51,7 @@ fn find_name(connection: &Connection, name: &str) -> Result<bool, Error> {
 /// Those of the catalogue.
 pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> {
     connection.execute(
-        "UPDATE disks SET status = ?2, key_id = ?3, key_alias = ?4, server_id = ?5, serving_pid = ?6,
+        "UPDATE volumes SET status = ?2, key_id = ?3, key_alias = ?4, server_id = ?5, serving_pid = ?6,
                           serving_started = ?7, reason = ?8 WHERE id = ?1",
         params![
             disk.id.to_string(),
@@ -73,7 +72,7 @@ pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> 
 /// # Errors
 /// Those of the catalogue.
 pub(crate) fn remove(connection: &Connection, id: Uuid) -> Result<(), Error> {
-    connection.execute("DELETE FROM disks WHERE id = ?1", [id.to_string()])?;
+    connection.execute("DELETE FROM volumes WHERE id = ?1", [id.to_string()])?;
     Ok(())
 }
 
@@ -81,8 +80,8 @@ pub(crate) fn remove(connection: &Connection, id: Uuid) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`Error::NotFound`], [`Error::Ambiguous`].
-pub(crate) fn find(connection: &Connection, given: &str) -> Result<Uuid, Error> {
-    resolve(connection, "disks", Noun::Disk, given)
+pub(crate) fn find(connection: &Connection, kind: Noun, given: &str) -> Result<Uuid, Error> {
+    resolve(connection, kind, given)
 }
 
 /// A disk by its ID, if it exists still.
@@ -90,18 +89,19 @@ pub(crate) fn find(connection: &Connection, given: &str) -> Result<Uuid, Error> 
 /// # Errors
 /// Those of the catalogue.
 pub(crate) fn by_id(connection: &Connection, id: Uuid) -> Result<Option<Disk>, Error> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE id = ?1"))?;
+    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM volumes WHERE id = ?1"))?;
     let row = statement.query_row([id.to_string()], |row| Ok(disk(row))).optional()?;
     row.transpose()
 }
 
-/// Every disk, by name.
+/// Every volume of a kind, by name.
 ///
 /// # Errors
 /// Those of the catalogue.
-pub(crate) fn all(connection: &Connection) -> Result<Vec<Disk>, Error> {
-    let mut statement = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM disks ORDER BY name"))?;
-    let rows = statement.query_map([], |row| Ok(disk(row)))?;
+pub(crate) fn all(connection: &Connection, kind: Noun) -> Result<Vec<Disk>, Error> {
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {COLUMNS} FROM volumes WHERE kind = ?1 ORDER BY name"))?;
+    let rows = statement.query_map([kind.as_str()], |row| Ok(disk(row)))?;
     rows.map(|row| row?).collect()
 }
 
@@ -111,13 +111,14 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<Disk>, Error> {
 /// Those of the catalogue.
 pub(crate) fn of_server(connection: &Connection, server: Uuid) -> Result<Vec<Disk>, Error> {
     let mut statement = connection
-        .prepare_cached(&format!("SELECT {COLUMNS} FROM disks WHERE server_id = ?1 ORDER BY name"))?;
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM volumes WHERE server_id = ?1 ORDER BY name"))?;
     let rows = statement.query_map([server.to_string()], |row| Ok(disk(row)))?;
     rows.map(|row| row?).collect()
 }
 
 fn disk(row: &Row<'_>) -> Result<Disk, Error> {
     let status: String = row.get(2)?;
+    let (kind, role): (String, String) = (row.get(12)?, row.get(13)?);
     let size: i64 = row.get(3)?;
     let server: Option<String> = row.get(7)?;
     let (pid, started): (Option<u32>, Option<String>) = (row.get(8)?, row.get(9)?);
@@ -133,5 +134,8 @@ fn disk(row: &Row<'_>) -> Result<Disk, Error> {
         serving: pid.zip(started).map(|(pid, started)| Serving { pid, started }),
         reason: row.get(10)?,
         created_at: row.get(11)?,
+        kind: Noun::parse_volume(&kind).ok_or(CatalogError::Word { word: kind, what: "kind of volume" })?,
+        role: if role == Role::System.as_str() { Role::System } else { Role::Data },
+        source: row.get(14)?,
     })
 }

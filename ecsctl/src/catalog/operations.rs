@@ -69,9 +69,8 @@ pub(crate) fn pending(connection: &Connection, noun: Noun) -> Result<Vec<Uuid>, 
 
 fn bad(noun: Noun, text: &str) -> Error {
     let what = match noun {
-        Noun::Disk => "operation of a disk",
-        Noun::Key => "operation of a key",
         Noun::Server => "operation of a server",
+        _ => "operation of a volume",
     };
     CatalogError::Word { word: text.to_owned(), what }.into()
 }

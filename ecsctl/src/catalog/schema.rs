@@ -5,7 +5,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::catalog::CatalogError;
 
 /// Migration n brings version n to n + 1 (`user_version`).
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE servers (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE servers (
         id          TEXT PRIMARY KEY,
         name        TEXT NOT NULL UNIQUE,
         status      TEXT NOT NULL,
@@ -32,11 +33,64 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE servers (
         noun        TEXT NOT NULL,
         operation   TEXT NOT NULL,
         began_at    TEXT NOT NULL
-    ) STRICT;"];
+    ) STRICT;",
+    // Images and backups are volumes too, with names of their own; servers know their image; auto scaling.
+    "CREATE TABLE volumes (
+        id              TEXT PRIMARY KEY,
+        kind            TEXT NOT NULL,
+        name            TEXT NOT NULL,
+        status          TEXT NOT NULL,
+        size            INTEGER NOT NULL CHECK (size > 0 AND size % 4096 = 0),
+        encrypted       INTEGER NOT NULL CHECK (encrypted IN (0, 1)),
+        key_id          TEXT,
+        key_alias       TEXT,
+        server_id       TEXT REFERENCES servers (id),
+        role            TEXT NOT NULL,
+        source          TEXT,
+        serving_pid     INTEGER,
+        serving_started TEXT,
+        reason          TEXT,
+        created_at      TEXT NOT NULL,
+        UNIQUE (kind, name)
+    ) STRICT;
+    INSERT INTO volumes
+        SELECT id, 'disk', name, status, size, encrypted, key_id, key_alias, server_id, 'data', NULL,
+               serving_pid, serving_started, reason, created_at FROM disks;
+    DROP TABLE disks;
+    CREATE INDEX volumes_by_server ON volumes (server_id);
+    CREATE TABLE as_configs (
+        id          TEXT PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        template    TEXT NOT NULL,
+        created_at  TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE as_groups (
+        id          TEXT PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        config_id   TEXT NOT NULL REFERENCES as_configs (id),
+        desired     INTEGER NOT NULL,
+        smallest    INTEGER NOT NULL,
+        largest     INTEGER NOT NULL,
+        created_at  TEXT NOT NULL
+    ) STRICT;
+    CREATE TABLE as_events (
+        id          INTEGER PRIMARY KEY AUTOINCREMENT,
+        group_id    TEXT NOT NULL,
+        at          TEXT NOT NULL,
+        event       TEXT NOT NULL,
+        failed      INTEGER NOT NULL CHECK (failed IN (0, 1))
+    ) STRICT;
+    CREATE INDEX as_events_by_group ON as_events (group_id);
+    ALTER TABLE servers ADD COLUMN image TEXT;
+    ALTER TABLE servers ADD COLUMN group_id TEXT REFERENCES as_groups (id);",
+];
+
+#[cfg(test)]
+pub(super) const FIRST: &str = MIGRATIONS[0];
 
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 1;
-const _: () = assert!(MIGRATIONS.len() == 1, "VERSION counts the migrations");
+pub(super) const VERSION: i64 = 2;
+const _: () = assert!(MIGRATIONS.len() == 2, "VERSION counts the migrations");
 
 /// The version of a database; 0 is an empty one.
 pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-const COLUMNS: &str = "id, name, status, created_at";
+const COLUMNS: &str = "id, name, status, created_at, image, group_id";
 
 /// Records a new server.
 ///
@@ -24,8 +24,15 @@ pub(crate) fn insert(connection: &Connection, server: &Server) -> Result<(), Err
         return Err(Error::Exists { noun: Noun::Server, name: server.name.clone() });
     }
     connection.execute(
-        "INSERT INTO servers (id, name, status, created_at) VALUES (?1, ?2, ?3, ?4)",
-        params![server.id.to_string(), server.name, server.status.as_str(), server.created_at],
+        "INSERT INTO servers (id, name, status, created_at, image, group_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        params![
+            server.id.to_string(),
+            server.name,
+            server.status.as_str(),
+            server.created_at,
+            server.image,
+            server.group_id.map(|id| id.to_string()),
+        ],
     )?;
     Ok(())
 }
@@ -54,7 +61,7 @@ pub(crate) fn remove(connection: &Connection, id: Uuid) -> Result<(), Error> {
 /// # Errors
 /// [`Error::NotFound`], [`Error::Ambiguous`].
 pub(crate) fn find(connection: &Connection, given: &str) -> Result<Uuid, Error> {
-    resolve(connection, "servers", Noun::Server, given)
+    resolve(connection, Noun::Server, given)
 }
 
 /// A server by its ID, if it exists still.
@@ -79,11 +86,14 @@ pub(crate) fn all(connection: &Connection) -> Result<Vec<Server>, Error> {
 
 fn server(row: &Row<'_>) -> Result<Server, Error> {
     let status: String = row.get(2)?;
+    let group: Option<String> = row.get(5)?;
     Ok(Server {
         id: parse_id(&row.get::<_, String>(0)?)?,
         name: row.get(1)?,
         status: ServerStatus::parse(&status)
             .ok_or(CatalogError::Word { word: status, what: "server status" })?,
         created_at: row.get(3)?,
+        image: row.get(4)?,
+        group_id: group.map(|id| parse_id(&id)).transpose()?,
     })
 }

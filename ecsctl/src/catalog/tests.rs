@@ -1,11 +1,14 @@
 use std::{sync::Barrier, thread};
 
 use super::*;
-use crate::model::disk::{Disk, DiskStatus};
+use crate::model::disk::{Disk, DiskStatus, Role};
 
 fn disk(name: &str) -> Disk {
     Disk {
         id: uuid::Uuid::new_v4(),
+        kind: Noun::Disk,
+        role: Role::Data,
+        source: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,
         size: 4096,
@@ -82,8 +85,43 @@ fn names_ids_and_beginnings_of_ids_find_a_disk() {
     catalog.write(|tx| disks::insert(tx, &written)).unwrap();
     let id = written.id.to_string();
     for given in ["data1", &id, &id[..8]] {
-        assert_eq!(disks::find(catalog.read(), given).unwrap(), written.id);
+        assert_eq!(disks::find(catalog.read(), Noun::Disk, given).unwrap(), written.id);
     }
-    let missing = disks::find(catalog.read(), "dat1").unwrap_err();
+    let missing = disks::find(catalog.read(), Noun::Disk, "dat1").unwrap_err();
     assert!(matches!(missing, Error::NotFound { near: Some(near), .. } if near == "data1"));
+}
+
+#[test]
+fn a_catalogue_of_the_first_version_keeps_its_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let old = Connection::open(&path).unwrap();
+    old.execute_batch(schema::FIRST).unwrap();
+    old.execute_batch(
+        "INSERT INTO servers VALUES ('7d444840-9dc0-11d1-b245-5ffdce74fad2', 'web1', 'stopped', 't');
+         INSERT INTO disks VALUES ('67e55044-10b1-426f-9247-bb680e5fe0c8', 'd', 'in-use', 4096, 1, 'k', 'a',
+             '7d444840-9dc0-11d1-b245-5ffdce74fad2', 7, '1@boot', NULL, 't');
+         PRAGMA user_version = 1;",
+    )
+    .unwrap();
+    drop(old);
+    let catalog = Catalog::open(&path).unwrap();
+    let disk = &disks::all(catalog.read(), Noun::Disk).unwrap()[0];
+    assert_eq!(
+        (disk.name.as_str(), disk.status, disk.serving.as_ref().unwrap().pid),
+        ("d", DiskStatus::InUse, 7)
+    );
+    assert_eq!(servers::by_id(catalog.read(), disk.server_id.unwrap()).unwrap().unwrap().name, "web1");
+}
+
+#[test]
+fn a_disk_and_an_image_may_share_a_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();
+    let (disk, image) = (disk("same"), Disk { kind: Noun::Image, ..disk("same") });
+    catalog.write(|tx| disks::insert(tx, &disk).and_then(|()| disks::insert(tx, &image))).unwrap();
+    assert_eq!(disks::find(catalog.read(), Noun::Image, "same").unwrap(), image.id);
+    assert_eq!(disks::find(catalog.read(), Noun::Disk, "same").unwrap(), disk.id);
+    let crossed = disks::find(catalog.read(), Noun::Disk, &image.id.to_string());
+    assert!(matches!(crossed, Err(Error::NotFound { .. })));
 }

@@ -22,7 +22,7 @@ pub(crate) enum Server {
     Show(show::ShowServer),
     /// Bring back the disks of servers after a reboot or a crash
     Recover(recover::Recover),
-    /// Detach a server's disks and forget it; the disks stay
+    /// Detach a server's disks and forget it; its system disk goes with it, the others stay
     Delete(delete::Delete),
 }
 
@@ -40,13 +40,17 @@ pub(super) fn run(command: Server, app: &mut App, yes: bool) -> Result<(), Error
 
 /// A server as it is shown.
 #[derive(Debug)]
-struct Shown {
+pub(crate) struct Shown {
     server: server::Server,
     disks: Vec<String>,
 }
 
 impl App {
-    fn shown_server(&self, server: server::Server) -> Result<Shown, Error> {
+    /// Looks at a server.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub(crate) fn shown_server(&self, server: server::Server) -> Result<Shown, Error> {
         let disks = disks::of_server(self.catalog.read(), server.id)?;
         Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect() })
     }
@@ -59,6 +63,8 @@ impl Show for Shown {
             "name": self.server.name,
             "status": self.server.status.as_str(),
             "disks": self.disks,
+            "image": self.server.image,
+            "group": self.server.group_id,
             "created_at": self.server.created_at,
         })
     }

@@ -10,7 +10,7 @@ use crate::{
     catalog::{disks, servers},
     commands::stdout,
     error::Error,
-    model::{disk::DiskStatus, plan::Direction},
+    model::{Noun, disk::DiskStatus, plan::Direction},
     output::Format,
 };
 
@@ -27,7 +27,7 @@ impl Status {
         let troubled = app.settle_all()?;
         let mut by_status: BTreeMap<DiskStatus, usize> = BTreeMap::new();
         let mut ill = Vec::new();
-        for disk in disks::all(app.catalog.read())? {
+        for disk in disks::all(app.catalog.read(), Noun::Disk)? {
             let name = disk.name.clone();
             let shown = app.shown(disk)?;
             *by_status.entry(shown.status()).or_default() += 1;

@@ -12,18 +12,37 @@ use crate::{
     error::Error,
     model::{
         Noun,
-        disk::{Disk, DiskStatus},
+        disk::{Disk, DiskStatus, Role},
         plan::{Direction, Operation, Step},
         server::{Server, ServerStatus},
     },
 };
 
 /// A change of one server that takes more than one step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "kebab-case")]
 pub(crate) enum ServerOperation {
-    /// Detach its disks, then forget it.
-    Delete,
+    /// Make its disks and attach them, all or none (S1).
+    Create {
+        /// The disks that are its own.
+        disks: Vec<Uuid>,
+    },
+    /// Detach its disks, delete those that go with it, then forget it.
+    Delete {
+        /// The disks that go with it.
+        #[serde(default)]
+        own: Vec<Uuid>,
+    },
+}
+
+impl ServerOperation {
+    /// The verb in messages: "is being ...".
+    fn doing(&self) -> &'static str {
+        match self {
+            Self::Create { .. } => "created",
+            Self::Delete { .. } => "deleted",
+        }
+    }
 }
 
 /// How one disk came back (S3).
@@ -38,7 +57,8 @@ pub(crate) enum Recovery {
 }
 
 impl App {
-    /// Detaches every disk of a server and forgets it.
+    /// Detaches every disk of a server, deletes its system disk (and, in an auto scaling group, every disk that was
+    /// made with it), and forgets it.
     ///
     /// # Errors
     /// A disk that is busy: then nothing was done, or, if it became busy on the way, the server stays with the
@@ -47,52 +67,42 @@ impl App {
         let id = servers::find(self.catalog.read(), given)?;
         let _claim = self.claim(Noun::Server, id, given)?;
         let server = self.server(id, given)?;
+        let mut own = Vec::new();
         for disk in disks::of_server(self.catalog.read(), id)? {
             let holders = self.volumes.holders(&self.installation.place(disk.id));
             if !holders.is_empty() {
                 let source = Box::new(crate::volumes::ToolError::Busy { holders, message: String::new() });
                 return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
             }
+            if disk.role == Role::System || server.group_id.is_some() {
+                own.push(disk.id);
+            }
         }
-        let now = self.now.clone();
+        let (now, operation) = (self.now.clone(), ServerOperation::Delete { own });
         self.catalog.write(|tx| {
             servers::set_status(tx, id, ServerStatus::Deleting)?;
             operations::end(tx, id)?;
-            operations::begin(tx, Noun::Server, id, &ServerOperation::Delete, &now)
+            operations::begin(tx, Noun::Server, id, &operation, &now)
         })?;
-        self.finish_delete(&server)?;
+        self.carry_out(&server, &operation)?;
         Ok(server)
     }
 
-    fn finish_delete(&mut self, server: &Server) -> Result<(), Error> {
-        let undone = match self.detach_all(server) {
-            Ok(()) => {
-                let dir = self.installation.servers().join(&server.name);
-                let removed = io_at("remove", &dir, |dir| match fs::remove_dir(dir) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                    other => other,
-                });
-                match removed {
-                    Ok(()) => {
-                        self.catalog.write(|tx| {
-                            operations::end(tx, server.id)?;
-                            servers::remove(tx, server.id)
-                        })?;
-                        return Ok(());
-                    }
-                    Err(error) => error,
-                }
-            }
+    /// Removes a server with the disks that go with it; when that cannot be, the server stays.
+    pub(super) fn carry_out(&mut self, server: &Server, operation: &ServerOperation) -> Result<(), Error> {
+        let (ServerOperation::Create { disks: own } | ServerOperation::Delete { own }) = operation;
+        let failed = match self.remove_server(server, own) {
+            Ok(()) => return Ok(()),
             Err(error) => error,
         };
         self.catalog.write(|tx| {
             servers::set_status(tx, server.id, ServerStatus::Stopped)?;
             operations::end(tx, server.id)
         })?;
-        Err(undone)
+        Err(failed)
     }
 
-    fn detach_all(&mut self, server: &Server) -> Result<(), Error> {
+    fn remove_server(&mut self, server: &Server, own: &[Uuid]) -> Result<(), Error> {
         for disk in disks::of_server(self.catalog.read(), server.id)? {
             let mut claimed = self.claim_disk_id(disk.id, &disk.name)?;
             // Settling may have taken it off already.
@@ -100,22 +110,44 @@ impl App {
                 self.run(&mut claimed, &Operation::Detach)?;
             }
         }
-        Ok(())
+        for id in own {
+            let Some(disk) = disks::by_id(self.catalog.read(), *id)? else { continue };
+            match self.claim_disk_id(*id, &disk.name) {
+                Ok(mut claimed) => self.run(&mut claimed, &Operation::Delete { skip_erase: false })?,
+                // It was a creation cut short, and is undone.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let dir = self.installation.servers().join(&server.name);
+        io_at("remove", &dir, |dir| match fs::remove_dir(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        })?;
+        self.catalog.write(|tx| {
+            operations::end(tx, server.id)?;
+            servers::remove(tx, server.id)
+        })
     }
 
-    /// Finishes what a dead process began with a server.
+    /// Finishes or undoes what a dead process began with a server: both mean that it goes.
     pub(super) fn settle_server(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
         let _claim = self.claim(Noun::Server, id, name)?;
-        let Some(ServerOperation::Delete) = operations::of(self.catalog.read(), Noun::Server, id)? else {
+        let Some(operation) = operations::of::<ServerOperation>(self.catalog.read(), Noun::Server, id)?
+        else {
             return Ok(());
         };
         let server = self.server(id, name)?;
-        self.finish_delete(&server)?;
+        self.carry_out(&server, &operation)?;
+        let direction = match operation {
+            ServerOperation::Create { .. } => Direction::Undo,
+            ServerOperation::Delete { .. } => Direction::Finish,
+        };
         self.settled.push(Settled {
             name: server.name,
             noun: Noun::Server,
-            doing: "deleted",
-            direction: Direction::Finish,
+            doing: operation.doing(),
+            direction,
         });
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::{
     app::App,
     catalog::{disks, operations, servers},
     config::private_dir,
-    engine::{Claimed, Facts},
+    engine::{Claimed, Facts, export::drop_export},
     error::Error,
     model::{
         disk::DiskStatus,
@@ -36,7 +36,7 @@ impl App {
         };
         match step {
             Step::WriteVolume => {
-                let Operation::Create { key } = operation else { return Ok(()) };
+                let Operation::Create { key, .. } = operation else { return Ok(()) };
                 io_at("make", &self.installation.volumes(), private_dir)?;
                 let new =
                     NewVolume { file: &place.file, size: disk.size, key: key.as_deref(), uuid: disk.id };
@@ -53,9 +53,25 @@ impl App {
                 Ok(())
             }
             Step::Mount => {
-                facts.serving = Some(self.volumes.mount(claim, &place).map_err(volume)?);
+                facts.serving = Some(self.volumes.mount(claim, &place, false).map_err(volume)?);
                 Ok(())
             }
+            Step::MountReadOnly => self.volumes.mount(claim, &place, true).map(|_| ()).map_err(volume),
+            Step::Export => match operation {
+                Operation::Export { path, format } => {
+                    self.export_view(&disk.name, &place.view, path, *format)
+                }
+                _ => Ok(()),
+            },
+            Step::DropExport => match operation {
+                Operation::Export { path, .. } => drop_export(path),
+                _ => Ok(()),
+            },
+            Step::CopyIn => match operation {
+                Operation::Create { fill: Some(fill), .. } => self.copy_into(claimed, fill, &place, facts),
+                _ => Ok(()),
+            },
+            Step::ReleaseSource => self.release_source(claimed.disk.id, &claimed.claim, facts),
             Step::Publish => match self.stable_path_of(claimed)? {
                 Some(path) => publish(&path, claimed),
                 None => Ok(()),

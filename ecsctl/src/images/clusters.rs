@@ -103,7 +103,9 @@ impl<R: ReadAt, M: Map> Clustered<R, M> {
                 }
                 let whole = self.unpacked.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
                 let part = whole.get(within..within + into.len());
-                into.copy_from_slice(part.ok_or(ImageError::Damaged { what: "a compressed cluster is too short" })?);
+                into.copy_from_slice(
+                    part.ok_or(ImageError::Damaged { what: "a compressed cluster is too short" })?,
+                );
             }
         }
         Ok(())
@@ -124,7 +126,8 @@ impl<R: ReadAt, M: Map> Source for Clustered<R, M> {
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
         let size = self.map.cluster_size();
-        let within = usize::try_from(offset % size).map_err(|_| ImageError::Damaged { what: "its cluster size" })?;
+        let within =
+            usize::try_from(offset % size).map_err(|_| ImageError::Damaged { what: "its cluster size" })?;
         self.read_one(offset / size, within, into)
     }
 }
@@ -138,7 +141,8 @@ fn unpack(codec: Codec, packed: &[u8], size: usize) -> Result<Vec<u8>, ImageErro
             // The stream may end before the sector does; what counts is that the cluster is full.
             let mut state = miniz_oxide::inflate::core::DecompressorOxide::new();
             let flags = miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-            let (_, _, written) = miniz_oxide::inflate::core::decompress(&mut state, packed, &mut out, 0, flags);
+            let (_, _, written) =
+                miniz_oxide::inflate::core::decompress(&mut state, packed, &mut out, 0, flags);
             if written != size {
                 return Err(BAD);
             }

@@ -88,7 +88,9 @@ impl Qcow2Map {
         }
         let offset = be64(&header, 40)?;
         if offset.checked_add(length).is_none_or(|end| end > file.len()) {
-            return Err(ImageError::Damaged { what: "the first-level table lies beyond the end of the file" });
+            return Err(ImageError::Damaged {
+                what: "the first-level table lies beyond the end of the file",
+            });
         }
         let mut table = vec![0; usize::try_from(length).unwrap_or(0)];
         file.read_at(offset, &mut table)?;
@@ -110,7 +112,9 @@ impl Qcow2Map {
             Some((known, table)) if *known == slot => table,
             other => {
                 let length = 1_u64 << self.cluster_bits;
-                if offset % length != 0 || offset.checked_add(length).is_none_or(|end| end > file.len()) {
+                if !offset.is_multiple_of(length)
+                    || offset.checked_add(length).is_none_or(|end| end > file.len())
+                {
                     return Err(ImageError::Damaged { what: "a second-level table lies where none can be" });
                 }
                 self.l2_read = self.l2_read.saturating_add(length);
@@ -174,7 +178,7 @@ impl Map for Qcow2Map {
         if offset == 0 || (self.version == 3 && entry & ZERO != 0) {
             return Ok(Cluster::Zero);
         }
-        if offset % self.cluster_size() != 0 {
+        if !offset.is_multiple_of(self.cluster_size()) {
             return Err(ImageError::Damaged { what: "a cluster lies at an odd place" });
         }
         Ok(Cluster::At(offset))

@@ -25,7 +25,10 @@ impl OpenFile {
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let kind = file.metadata()?.file_type();
         if !kind.is_file() && !kind.is_block_device() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "it is neither a file nor a block device",
+            ));
         }
         let length = seek(&file, SeekFrom::End(0))?;
         Ok(Self { file, length })

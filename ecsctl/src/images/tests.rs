@@ -152,7 +152,10 @@ fn refusal(bytes: Vec<u8>) -> ImageError {
 #[test]
 fn i3_an_image_that_names_another_file_is_refused() {
     // Header fields: backing file offset at 8, encryption at 32, incompatible features at 72.
-    assert!(matches!(refusal(spoil(8, &512_u64.to_be_bytes())), ImageError::OtherFile { what: "backing file" }));
+    assert!(matches!(
+        refusal(spoil(8, &512_u64.to_be_bytes())),
+        ImageError::OtherFile { what: "backing file" }
+    ));
     let external = refusal(spoil(72, &4_u64.to_be_bytes()));
     assert!(matches!(external, ImageError::OtherFile { what: "external data file" }), "{external}");
 }
@@ -208,7 +211,10 @@ fn i3_a_file_whose_parts_are_used_again_and_again_is_refused() {
 #[test]
 fn i3_a_format_that_is_not_the_declared_one_is_refused() {
     let confused = open(small(), Some(ImageFormat::Raw)).err().unwrap();
-    assert!(matches!(confused, ImageError::OtherFormat { declared: ImageFormat::Raw, found: Some(ImageFormat::Qcow2) }));
+    assert!(matches!(
+        confused,
+        ImageError::OtherFormat { declared: ImageFormat::Raw, found: Some(ImageFormat::Qcow2) }
+    ));
     let confused = open(vec![0; 4096], Some(ImageFormat::Qcow2)).err().unwrap();
     assert!(matches!(confused, ImageError::OtherFormat { declared: ImageFormat::Qcow2, found: None }));
     let mut luks = b"LUKS\xba\xbe".to_vec();

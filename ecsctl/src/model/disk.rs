@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::model::Noun;
+
 /// The state of a disk, with the words that the cloud publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum DiskStatus {
@@ -44,6 +46,8 @@ pub(crate) enum DiskAction {
     Detach,
     /// Destroy it.
     Delete,
+    /// Read all of it.
+    Copy,
 }
 
 impl DiskAction {
@@ -53,6 +57,7 @@ impl DiskAction {
             Self::Attach => "attached",
             Self::Detach => "detached",
             Self::Delete => "deleted",
+            Self::Copy => "copied",
         }
     }
 }
@@ -94,7 +99,7 @@ impl DiskStatus {
     /// The state table: whether a disk in this state may be asked to do `action`. docs/semantics.md shows it.
     pub(crate) fn allows(self, action: DiskAction) -> bool {
         match action {
-            DiskAction::Attach => matches!(self, Self::Available),
+            DiskAction::Attach | DiskAction::Copy => matches!(self, Self::Available),
             DiskAction::Detach => matches!(self, Self::InUse),
             DiskAction::Delete => matches!(self, Self::Available | Self::Error | Self::ErrorDeleting),
         }
@@ -110,12 +115,38 @@ pub(crate) struct Serving {
     pub(crate) started: String,
 }
 
-/// A disk in the catalogue.
+/// What a disk is to its server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Role {
+    /// It was made with the server, from its image, and goes with it.
+    System,
+    /// It comes and goes by itself.
+    Data,
+}
+
+impl Role {
+    /// The word in JSON and the catalogue.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Data => "data",
+        }
+    }
+}
+
+/// A disk, image or backup in the catalogue: one volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Disk {
     /// Its ID, also the UUID of its volume.
     pub(crate) id: Uuid,
-    /// Its unique name.
+    /// Disk, image or backup.
+    pub(crate) kind: Noun,
+    /// What it is to its server.
+    pub(crate) role: Role,
+    /// What it was made from, for people.
+    pub(crate) source: Option<String>,
+    /// Its name, unique among its kind.
     pub(crate) name: String,
     /// The recorded state.
     pub(crate) status: DiskStatus,
@@ -135,6 +166,16 @@ pub(crate) struct Disk {
     pub(crate) reason: Option<String>,
     /// When it was made, RFC 3339.
     pub(crate) created_at: String,
+}
+
+impl Disk {
+    /// How it is protected, in words.
+    pub(crate) fn protection(&self) -> String {
+        match (&self.key_alias, &self.key_id) {
+            (Some(key), _) | (None, Some(key)) => format!("encrypted under {key}"),
+            (None, None) => "not encrypted".to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The alias of the key that encrypts disks for which no key was named (K3).
 pub(crate) const DEFAULT_DISK_KEY: &str = "evs/default";
 
+/// The same for images.
+pub(crate) const DEFAULT_IMAGE_KEY: &str = "ims/default";
+
 /// The state of a CMK (K4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

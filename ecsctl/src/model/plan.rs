@@ -2,8 +2,12 @@
 //! step may be repeated. A process that dies between any two steps therefore leaves an operation that the next
 //! command finishes or undoes.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::images::ImageFormat;
 
 /// A change of one disk that takes more than one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,8 +15,11 @@ use uuid::Uuid;
 pub(crate) enum Operation {
     /// Write a new volume.
     Create {
-        /// The CMK (ID or `evs/default`), or none for a plain disk.
+        /// The CMK (ID or `evs/default`), or none for a plain volume.
         key: Option<String>,
+        /// What it is filled with; without it, it is empty.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fill: Option<Fill>,
     },
     /// Show it to a server.
     Attach {
@@ -21,10 +28,37 @@ pub(crate) enum Operation {
     },
     /// Take it from its server.
     Detach,
+    /// Write it to a file of the user's, in the open.
+    Export {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: ImageFormat,
+    },
     /// Destroy it: its wrapped DEK, then its file (D7).
     Delete {
         /// Leave out the crypto-erase, because the header cannot be read any more.
         skip_erase: bool,
+    },
+}
+
+/// What a new volume is filled with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "from", rename_all = "kebab-case")]
+pub(crate) enum Fill {
+    /// An image file of the user's.
+    File {
+        /// Where it is.
+        path: PathBuf,
+        /// What the user says it is.
+        format: Option<ImageFormat>,
+    },
+    /// Another volume.
+    Volume {
+        /// Its ID.
+        id: Uuid,
+        /// Compare what was written with what was read.
+        verify: bool,
     },
 }
 
@@ -39,6 +73,16 @@ pub(crate) enum Step {
     MakeMountpoint,
     /// Unwrap and mount.
     Mount,
+    /// Copy what it is filled with into the view, and flush it.
+    CopyIn,
+    /// Unmount the volume that is copied from, if it was mounted for that.
+    ReleaseSource,
+    /// Unwrap and mount, to be read only.
+    MountReadOnly,
+    /// Write the view to the user's file.
+    Export,
+    /// Remove what was written of that file.
+    DropExport,
     /// Put the symlink at the stable path (S2).
     Publish,
     /// Remove that symlink.
@@ -78,8 +122,8 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    ClearDead, Erase, MakeMountpoint, Mount, Publish, RemoveMountpoint, Settle, Unlink, Unmount, Unpublish,
-    WriteVolume,
+    ClearDead, CopyIn, DropExport, Erase, Export, MakeMountpoint, Mount, MountReadOnly, Publish,
+    ReleaseSource, RemoveMountpoint, Settle, Unlink, Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -89,6 +133,7 @@ impl Operation {
             Self::Create { .. } => "created",
             Self::Attach { .. } => "attached",
             Self::Detach => "detached",
+            Self::Export { .. } => "exported",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -96,11 +141,30 @@ impl Operation {
     /// The steps that carry it out.
     pub(crate) fn steps(&self) -> &'static [Step] {
         match self {
-            Self::Create { .. } => &[WriteVolume, Settle(Outcome::Available)],
+            Self::Create { fill: None, .. } => &[WriteVolume, Settle(Outcome::Available)],
+            Self::Create { fill: Some(_), .. } => &[
+                WriteVolume,
+                MakeMountpoint,
+                Mount,
+                CopyIn,
+                ReleaseSource,
+                Unmount,
+                RemoveMountpoint,
+                Settle(Outcome::Available),
+            ],
             // The stable path comes last: who can see it can use it.
             Self::Attach { .. } => &[ClearDead, MakeMountpoint, Mount, Publish, Settle(Outcome::InUse)],
             // The view goes first: when it is busy nothing has changed yet.
             Self::Detach => &[Unmount, Unpublish, RemoveMountpoint, Settle(Outcome::Available)],
+            Self::Export { .. } => &[
+                ClearDead,
+                MakeMountpoint,
+                MountReadOnly,
+                Export,
+                Unmount,
+                RemoveMountpoint,
+                Settle(Outcome::Available),
+            ],
             Self::Delete { skip_erase: false } => &[Erase, Unlink, Settle(Outcome::Gone)],
             Self::Delete { skip_erase: true } => &[Unlink, Settle(Outcome::Gone)],
         }
@@ -109,8 +173,12 @@ impl Operation {
     /// The steps that undo it, from any point.
     pub(crate) fn undo_steps(&self) -> &'static [Step] {
         match self {
-            Self::Create { .. } => &[Unlink, Settle(Outcome::Gone)],
+            Self::Create { fill: None, .. } => &[Unlink, Settle(Outcome::Gone)],
+            Self::Create { fill: Some(_), .. } => {
+                &[ReleaseSource, Unmount, RemoveMountpoint, Unlink, Settle(Outcome::Gone)]
+            }
             Self::Attach { .. } => &[Unpublish, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
+            Self::Export { .. } => &[DropExport, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Detach => &[Settle(Outcome::InUse)],
             Self::Delete { .. } => &[Settle(Outcome::ErrorDeleting)],
         }
@@ -120,7 +188,7 @@ impl Operation {
     pub(crate) fn after_crash(&self, serving: bool) -> Direction {
         match self {
             // Nobody was told of the disk, so nobody misses it.
-            Self::Create { .. } => Direction::Undo,
+            Self::Create { .. } | Self::Export { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -136,7 +204,9 @@ impl Operation {
     /// What to do when one of its steps failed. None: leave it recorded, the next command tries again.
     pub(crate) fn after_failure(&self, serving: bool) -> Option<Direction> {
         match self {
-            Self::Create { .. } | Self::Attach { .. } | Self::Delete { .. } => Some(Direction::Undo),
+            Self::Create { .. } | Self::Attach { .. } | Self::Export { .. } | Self::Delete { .. } => {
+                Some(Direction::Undo)
+            }
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
         }
@@ -149,10 +219,13 @@ mod tests {
 
     fn every() -> Vec<Operation> {
         vec![
-            Operation::Create { key: Some("evs/default".into()) },
-            Operation::Create { key: None },
+            Operation::Create { key: Some("evs/default".into()), fill: None },
+            Operation::Create { key: None, fill: None },
+            Operation::Create { key: None, fill: Some(Fill::Volume { id: Uuid::nil(), verify: true }) },
+            Operation::Create { key: None, fill: Some(Fill::File { path: "/i".into(), format: None }) },
             Operation::Attach { server: Uuid::nil() },
             Operation::Detach,
+            Operation::Export { path: "/o".into(), format: ImageFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },
         ]
@@ -187,6 +260,10 @@ mod tests {
             let text = serde_json::to_string(&operation).unwrap();
             assert_eq!(serde_json::from_str::<Operation>(&text).unwrap(), operation);
         }
+        assert_eq!(
+            serde_json::from_str::<Operation>(r#"{"op":"create","key":null}"#).unwrap(),
+            Operation::Create { key: None, fill: None }
+        );
         let text = serde_json::to_string(&Operation::Delete { skip_erase: false }).unwrap();
         assert_eq!(text, r#"{"op":"delete","skip_erase":false}"#);
     }

@@ -40,6 +40,10 @@ pub(crate) struct Server {
     pub(crate) name: String,
     /// Its state.
     pub(crate) status: ServerStatus,
+    /// The ID of the image that its system disk was made from.
+    pub(crate) image: Option<String>,
+    /// The auto scaling group that made it.
+    pub(crate) group_id: Option<Uuid>,
     /// When it was made, RFC 3339.
     pub(crate) created_at: String,
 }

@@ -135,11 +135,11 @@ impl VolumeTool for Evsfs {
         Ok(Written { key_id: reply.key_id })
     }
 
-    fn mount(&self, claim: &Claim, place: &Place) -> Result<Serving, ToolError> {
+    fn mount(&self, claim: &Claim, place: &Place, read_only: bool) -> Result<Serving, ToolError> {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
-        let arguments = [
+        let mut arguments = vec![
             OsStr::new("mount"),
             place.file.as_os_str(),
             place.mountpoint.as_os_str(),
@@ -148,6 +148,9 @@ impl VolumeTool for Evsfs {
             OsStr::new("--log"),
             place.log.as_os_str(),
         ];
+        if read_only {
+            arguments.push(OsStr::new("--read-only"));
+        }
         let reply: MountReply = self.run(claim, &arguments)?;
         process::identify(reply.pid).ok_or_else(|| ToolError::Failed {
             class: Failure::Other,

@@ -43,7 +43,7 @@ pub(crate) struct Killed;
 struct World {
     mounted: BTreeMap<PathBuf, Serving>,
     dead: BTreeSet<u32>,
-    busy: Vec<Holder>,
+    busy: BTreeMap<PathBuf, Vec<Holder>>,
     next_pid: u32,
     trouble: Option<Trouble>,
     log: Vec<String>,
@@ -59,9 +59,11 @@ impl FakeVolumes {
         self.0.borrow_mut().trouble = trouble;
     }
 
-    /// Holds every view open, or lets go.
+    /// Holds every view open that there is at the moment, or lets go.
     pub(crate) fn hold(&self, holders: &[Holder]) {
-        self.0.borrow_mut().busy = holders.to_vec();
+        let mut world = self.0.borrow_mut();
+        let views: Vec<PathBuf> = world.mounted.keys().cloned().collect();
+        world.busy = views.into_iter().map(|view| (view, holders.to_vec())).collect();
     }
 
     /// Kills every serving process; their mounts stay behind, dead.
@@ -95,6 +97,11 @@ impl FakeVolumes {
     }
 }
 
+/// The contents of a volume, in the open.
+pub(crate) fn data_of(file: &Path) -> PathBuf {
+    file.with_extension("evs.data")
+}
+
 fn failed(message: &str) -> ToolError {
     ToolError::Failed { class: Failure::Refused, code: "fake".into(), message: message.into(), hint: None }
 }
@@ -106,6 +113,8 @@ impl VolumeTool for FakeVolumes {
             fs::write(new.file.with_extension("evs.partial"), "").unwrap();
             std::panic::resume_unwind(Box::new(Killed));
         }
+        let data = fs::File::create(data_of(new.file)).unwrap();
+        data.set_len(new.size).unwrap();
         fs::write(new.file, if new.key.is_some() { HEADER } else { "plain" }).unwrap();
         if self.hits(Trouble::FailCreate) {
             return Err(failed("no space"));
@@ -114,7 +123,7 @@ impl VolumeTool for FakeVolumes {
         Ok(Written { key_id: new.key.map(str::to_owned) })
     }
 
-    fn mount(&self, _: &Claim, place: &Place) -> Result<Serving, ToolError> {
+    fn mount(&self, _: &Claim, place: &Place, _: bool) -> Result<Serving, ToolError> {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
@@ -131,6 +140,7 @@ impl VolumeTool for FakeVolumes {
             world.mounted.insert(place.mountpoint.clone(), serving.clone());
             serving
         };
+        fs::hard_link(data_of(&place.file), &place.view).unwrap();
         fs::write(&place.control, "").unwrap();
         fs::write(&place.log, "").unwrap();
         self.note("mount");
@@ -150,8 +160,8 @@ impl VolumeTool for FakeVolumes {
         world.mounted.values().any(|s| s == serving) && !world.dead.contains(&serving.pid)
     }
 
-    fn holders(&self, _: &Place) -> Vec<Holder> {
-        self.0.borrow().busy.clone()
+    fn holders(&self, place: &Place) -> Vec<Holder> {
+        self.0.borrow().busy.get(&place.mountpoint).cloned().unwrap_or_default()
     }
 
     fn unmount(&self, _: &Claim, place: &Place) -> Result<(), ToolError> {
@@ -160,6 +170,7 @@ impl VolumeTool for FakeVolumes {
             return Err(ToolError::Busy { holders, message: "busy".into() });
         }
         if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {
+            fs::remove_file(&place.view).unwrap();
             self.note("unmount");
         }
         if self.hits(Trouble::DieInUnmount) {

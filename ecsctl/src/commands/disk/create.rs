@@ -1,78 +1,81 @@
 //! `ecsctl disk create`
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use uuid::Uuid;
 
 use crate::{
     app::App,
-    commands::stdout,
+    commands::{parse_name, parse_size, stdout},
+    engine::make::{Encryption, Request},
     error::Error,
-    model::{
-        Noun,
-        disk::{Disk, DiskStatus},
-        name::Name,
-        size::Size,
-    },
+    model::{Noun, disk::Role, plan::Fill, size},
 };
 
-/// Make a disk. Whether it is encrypted is decided now and never changes.
+/// Make a disk: empty, or from an image or a backup. Whether it is encrypted is decided now and never changes.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    group(ArgGroup::new("source").args(["image", "backup"])),
+    group(ArgGroup::new("has_size").required(true).multiple(true).args(["size", "image", "backup"])),
+    after_help = "\
 Examples:
   ecsctl disk create data1 --size 10G --encrypted --key db-key
   ecsctl disk create data2 --size 512M --encrypted          under evs/default
   ecsctl disk create scratch --size 1T                      not encrypted
+  ecsctl disk create root1 --image debian                   encrypted as the image is
+  ecsctl disk create data3 --backup monday --encrypted --key new-key
 
-A disk takes space only for what is written to it.")]
+A disk takes space only for what is written to it."
+)]
 pub(crate) struct Create {
     /// Its name: letters, digits, '.', '_' and '-'
     #[arg(allow_hyphen_values = true)]
     name: String,
-    /// Bytes, or with K, M, G or T (powers of 1024); a multiple of 4096, at most 64T
+    /// Bytes, or with K, M, G or T (powers of 1024); a multiple of 4096, at most 64T [default: as its source]
     #[arg(long, allow_hyphen_values = true)]
-    size: String,
-    /// Encrypt and authenticate every block with a data key of its own
+    size: Option<String>,
+    /// Encrypt and authenticate every block with a data key of its own [default: as its source, else not]
     #[arg(long)]
     encrypted: bool,
     /// The master key that wraps the data key: alias or ID [default: evs/default]
     #[arg(long, requires = "encrypted")]
     key: Option<String>,
+    /// Not encrypted, though its source is (from a backup only)
+    #[arg(long, conflicts_with = "encrypted")]
+    plain: bool,
+    /// Fill it from this image
+    #[arg(long)]
+    image: Option<String>,
+    /// Fill it from this backup
+    #[arg(long)]
+    backup: Option<String>,
 }
 
 impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let name: Name = self.name.parse().map_err(|source| Error::Name {
-            noun: Noun::Disk,
-            given: self.name.clone(),
-            source,
-        })?;
-        let size: Size =
-            self.size.parse().map_err(|source| Error::Size { given: self.size.clone(), source })?;
-        let (key, alias) = if self.encrypted {
-            let (key, alias) = app.key_for_new_disk(name.as_str(), self.key.as_deref())?;
-            (Some(key), alias)
-        } else {
-            (None, None)
+        let name = parse_name(Noun::Disk, &self.name)?;
+        let size = self.size.as_deref().map(parse_size).transpose()?;
+        let source = match (&self.image, &self.backup) {
+            (Some(image), _) => Some(app.settle_and_find(Noun::Image, image)?),
+            (None, Some(backup)) => Some(app.settle_and_find(Noun::Backup, backup)?),
+            (None, None) => None,
         };
-        let disk = Disk {
+        let prepared = app.prepare(&Request {
             id: Uuid::new_v4(),
+            kind: Noun::Disk,
             name: name.to_string(),
-            status: DiskStatus::Creating,
-            size: size.bytes(),
-            encrypted: self.encrypted,
-            key_id: None,
-            key_alias: alias,
-            server_id: None,
-            serving: None,
-            reason: None,
-            created_at: app.now.clone(),
-        };
-        let disk = app.create_disk(disk, key)?;
-        let protection = match (&disk.key_alias, &disk.key_id) {
-            (Some(key), _) | (None, Some(key)) => format!("encrypted under {key}"),
-            (None, None) => "not encrypted".to_owned(),
-        };
-        let sentence = format!("disk {} created: {size}, {protection} ({})", disk.name, disk.id);
+            role: Role::Data,
+            size,
+            encryption: Encryption::from_options(self.encrypted, self.key, self.plain),
+            fill: source.map(|source| Fill::Volume { id: source.id, verify: false }),
+        })?;
+        let disk = app.make(prepared)?;
+        let sentence = format!(
+            "disk {} created: {}, {} ({})",
+            disk.name,
+            size::human(disk.size),
+            disk.protection(),
+            disk.id
+        );
         app.out.done(&app.shown(disk)?, &sentence).map_err(stdout)
     }
 }

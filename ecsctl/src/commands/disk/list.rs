@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::disks, commands::stdout, error::Error};
+use crate::{app::App, catalog::disks, commands::stdout, error::Error, model::Noun};
 
 /// List disks by name.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ impl List {
         app.settle_all()?;
         let disks = match self.server {
             Some(server) => disks::of_server(app.catalog.read(), app.find_server(&server)?.id)?,
-            None => disks::all(app.catalog.read())?,
+            None => disks::all(app.catalog.read(), Noun::Disk)?,
         };
         let shown = disks.into_iter().map(|disk| app.shown(disk)).collect::<Result<Vec<_>, _>>()?;
         app.out.list(&shown).map_err(stdout)

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, commands::stdout, error::Error};
+use crate::{app::App, commands::stdout, error::Error, model::Noun};
 
 /// Show one disk. What a dead process left half-done on it is finished or undone first.
 #[derive(Debug, Args)]
@@ -17,7 +17,7 @@ pub(crate) struct ShowDisk {
 
 impl ShowDisk {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let disk = app.settle_and_find(&self.disk)?;
+        let disk = app.settle_and_find(Noun::Disk, &self.disk)?;
         app.out.one(&app.shown(disk)?).map_err(stdout)
     }
 }

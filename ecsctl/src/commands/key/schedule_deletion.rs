@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::disks, commands::stdout, error::Error, output::confirm};
+use crate::{app::App, catalog::disks, commands::stdout, error::Error, model::Noun, output::confirm};
 
 /// Have a key destroyed when its day comes. Every disk and image under it is then lost for good.
 #[derive(Debug, Args)]
@@ -21,15 +21,17 @@ pub(crate) struct ScheduleDeletion {
 impl ScheduleDeletion {
     pub(super) fn run(self, app: &App, yes: bool) -> Result<(), Error> {
         let key = app.find_key(&self.key)?;
-        let under = disks::all(app.catalog.read())?
-            .into_iter()
-            .filter(|disk| disk.key_id.as_deref() == Some(key.key_id.as_str()))
-            .count();
-        let lost = match under {
-            0 => String::new(),
-            1 => ", and a disk with it".to_owned(),
-            n => format!(", and {n} disks with it"),
-        };
+        let mut under = Vec::new();
+        for kind in Noun::VOLUMES {
+            let volumes = disks::all(app.catalog.read(), kind)?.into_iter();
+            let count =
+                volumes.filter(|volume| volume.key_id.as_deref() == Some(key.key_id.as_str())).count();
+            if count > 0 {
+                under.push(format!("{count} {kind}{}", if count == 1 { "" } else { "s" }));
+            }
+        }
+        let lost =
+            if under.is_empty() { String::new() } else { format!(", and with it {}", under.join(", ")) };
         confirm(yes, &format!("Key {} will be destroyed in {} days{lost}. Go on?", key.alias, self.days))?;
         app.keys.schedule_deletion(&key.key_id, self.days)?;
         let key = app.keys.describe(&key.key_id)?;

@@ -1,0 +1,52 @@
+//! `ecsctl as-group scale`
+
+use clap::Args;
+
+use crate::{
+    app::App,
+    catalog::scaling,
+    commands::{as_group::within, stdout},
+    error::Error,
+    output::confirm,
+};
+
+/// Change how many servers a group has, or go on with what was cut short. The youngest servers go first, with their
+/// disks.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecsctl as-group scale g1 --desired 5
+  ecsctl as-group scale g1 --desired 1 --yes")]
+pub(crate) struct Scale {
+    /// The group: name, ID, or beginning of the ID
+    group: String,
+    /// How many servers
+    #[arg(long)]
+    desired: u32,
+}
+
+impl Scale {
+    pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
+        app.settle_all()?;
+        let mut group = scaling::group(app.catalog.read(), &self.group)?;
+        group.desired = self.desired;
+        within(&group)?;
+        let present = scaling::members(app.catalog.read(), group.id)?.len();
+        let wanted = usize::try_from(group.desired).unwrap_or(usize::MAX);
+        if wanted < present {
+            let gone = present - wanted;
+            confirm(
+                yes,
+                &format!(
+                    "{gone} of {present} servers of {} and their disks will be destroyed. Go on?",
+                    group.name
+                ),
+            )?;
+        }
+        app.catalog.write(|tx| scaling::set_desired(tx, group.id, group.desired))?;
+        let config = app.config_of(&group)?;
+        let servers = app.scale(&group, &config)?;
+        let sentence = format!("as-group {} has {} servers", group.name, servers.len());
+        app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)
+    }
+}

@@ -1,0 +1,39 @@
+//! `ecsctl backup delete`
+
+use clap::Args;
+
+use crate::{
+    app::App,
+    commands::stdout,
+    error::Error,
+    model::{Noun, plan::Operation},
+    output::confirm,
+};
+
+/// Destroy a backup: its wrapped data key first, then its file.
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "rm",
+    after_help = "\
+Examples:
+  ecsctl backup delete first
+  ecsctl backup delete first --yes"
+)]
+pub(crate) struct Delete {
+    /// The backup: name, ID, or beginning of the ID
+    backup: String,
+    /// Delete the file even if its header is damaged, so that its wrapped key cannot be erased
+    #[arg(long)]
+    skip_erase: bool,
+}
+
+impl Delete {
+    pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
+        let mut claimed = app.claim_volume(Noun::Backup, &self.backup)?;
+        let name = claimed.disk.name.clone();
+        confirm(yes, &format!("Backup {name} and everything in it will be destroyed. Go on?"))?;
+        let shown = app.stored(claimed.disk.clone());
+        app.run(&mut claimed, &Operation::Delete { skip_erase: self.skip_erase })?;
+        app.out.done(&shown.deleted(), &format!("backup {name} deleted")).map_err(stdout)
+    }
+}

@@ -1,0 +1,52 @@
+//! `ecsctl image export`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    app::App,
+    commands::stdout,
+    error::Error,
+    images::ImageFormat,
+    model::{Noun, plan::Operation},
+    output::confirm,
+};
+
+/// Write an image to a file in the open, as qcow2 or raw. The file appears when it is whole.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecsctl image export debian /srv/debian.qcow2
+  ecsctl image export debian /srv/debian.raw --format raw --yes")]
+pub(crate) struct Export {
+    /// The image: name, ID, or beginning of the ID
+    image: String,
+    /// The file to write; must not exist
+    file: PathBuf,
+    /// Its format
+    #[arg(long, value_enum, default_value = "qcow2")]
+    format: ImageFormat,
+}
+
+impl Export {
+    pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
+        let path = std::path::absolute(&self.file).unwrap_or(self.file);
+        if path.exists() {
+            let source = std::io::ErrorKind::AlreadyExists.into();
+            return Err(Error::Io { doing: "write", path, source });
+        }
+        let mut claimed = app.claim_volume(Noun::Image, &self.image)?;
+        let name = claimed.disk.name.clone();
+        app.require_key(&claimed.disk, "exported")?;
+        if claimed.disk.encrypted {
+            confirm(
+                yes,
+                &format!("Everything in image {name} will lie in the open in {}. Go on?", path.display()),
+            )?;
+        }
+        app.run(&mut claimed, &Operation::Export { path: path.clone(), format: self.format })?;
+        let sentence = format!("image {name} exported to {} ({})", path.display(), self.format.as_str());
+        app.out.done(&app.stored(claimed.disk), &sentence).map_err(stdout)
+    }
+}

@@ -1,0 +1,23 @@
+//! `ecsctl image show`
+
+use clap::Args;
+
+use crate::{app::App, commands::stdout, error::Error, model::Noun};
+
+/// Show one image.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecsctl image show first
+  ecsctl image show first --json")]
+pub(crate) struct ShowImage {
+    /// Its name, its ID, or the beginning of its ID
+    image: String,
+}
+
+impl ShowImage {
+    pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+        let found = app.settle_and_find(Noun::Image, &self.image)?;
+        app.out.one(&app.stored(found)).map_err(stdout)
+    }
+}

@@ -1,0 +1,77 @@
+//! Writing an image to a file of the user's, in the open.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    app::App,
+    engine::copy::{Trouble, open_view, walk},
+    error::Error,
+    images::{ImageFormat, Source, qcow2_writer::Writer},
+    output::progress::Progress,
+};
+
+impl App {
+    /// Writes a view to `path`, which appears when it is whole and durable.
+    pub(super) fn export_view(
+        &self,
+        name: &str,
+        view: &Path,
+        path: &Path,
+        format: ImageFormat,
+    ) -> Result<(), Error> {
+        let partial = partial(path);
+        let failed = |source| Error::Io { doing: "write to", path: path.to_owned(), source };
+        // Nobody else reads it before its owner says so.
+        let create = || File::options().write(true).create_new(true).mode(0o600).open(&partial);
+        let file = create().map_err(failed)?;
+        let mut source = open_view(view)?;
+        let mut progress = Progress::new(self.out, "exporting", name, source.size());
+        let told = |trouble: Trouble| trouble.told(view, path);
+        match format {
+            ImageFormat::Raw => {
+                file.set_len(source.size()).map_err(failed)?;
+                walk(&mut source, &mut progress, |_, offset, data| {
+                    file.write_all_at(data, offset).map_err(Trouble::Target)
+                })
+                .map_err(told)?;
+                file.sync_all().map_err(failed)?;
+            }
+            ImageFormat::Qcow2 => {
+                let mut writer = Writer::new(file, source.size());
+                walk(&mut source, &mut progress, |_, offset, data| {
+                    writer.write(offset, data).map_err(Trouble::Target)
+                })
+                .map_err(told)?;
+                writer.finish().map_err(failed)?;
+            }
+        }
+        // A file that came there in the meantime is not overwritten.
+        fs::hard_link(&partial, path).map_err(failed)?;
+        drop_export(path)?;
+        match path.parent() {
+            Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes what an export that was cut short left.
+pub(super) fn drop_export(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(partial(path)) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(Error::Io { doing: "remove", path: partial(path), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn partial(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    path.with_file_name(name)
+}

@@ -1,0 +1,112 @@
+//! Scaling groups out and in (A1, A2).
+
+use uuid::Uuid;
+
+use crate::{
+    app::App,
+    catalog::{disks, scaling},
+    engine::{build::Blueprint, make::Encryption},
+    error::Error,
+    model::{
+        disk::Role,
+        scaling::{Config, DiskTemplate, Event, Group, Template, plan},
+        server::Server,
+        size::Size,
+    },
+};
+
+impl App {
+    /// What a server is made of, so that others can be made like it (A1).
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub(crate) fn template_of(&self, server: &Server) -> Result<Template, Error> {
+        let (mut system, mut data) = (None, Vec::new());
+        for disk in disks::of_server(self.catalog.read(), server.id)? {
+            let template = DiskTemplate {
+                size: disk.size,
+                encrypted: disk.encrypted,
+                key_id: disk.key_id,
+                key_alias: disk.key_alias,
+            };
+            match disk.role {
+                Role::System => system = Some(template),
+                Role::Data => data.push(template),
+            }
+        }
+        let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
+        Ok(Template { image, system, data })
+    }
+
+    /// Makes or removes servers until the group has as many as it wants. Each step is an event.
+    ///
+    /// # Errors
+    /// The first server that could not be made or removed; those before it stay, nothing of it does.
+    pub(crate) fn scale(&mut self, group: &Group, config: &Config) -> Result<Vec<String>, Error> {
+        let present = scaling::members(self.catalog.read(), group.id)?;
+        let plan = plan(&group.name, &present, group.desired);
+        for name in plan.inward {
+            let removed = self.delete_server(&name).map(|_| ());
+            self.tell(
+                group,
+                &format!("server {name} removed"),
+                &format!("server {name} not removed"),
+                removed,
+            )?;
+        }
+        for name in plan.out {
+            let blueprint = self.blueprint(name.clone(), group, &config.template);
+            let built = blueprint.and_then(|blueprint| self.build_server(&blueprint)).map(|_| ());
+            self.tell(
+                group,
+                &format!("server {name} created"),
+                &format!("server {name} not created"),
+                built,
+            )?;
+        }
+        scaling::members(self.catalog.read(), group.id)
+    }
+
+    fn tell(
+        &mut self,
+        group: &Group,
+        done: &str,
+        not_done: &str,
+        result: Result<(), Error>,
+    ) -> Result<(), Error> {
+        let (event, failed) = match &result {
+            Ok(()) => (done.to_owned(), false),
+            Err(error) => (format!("{not_done}: {error}"), true),
+        };
+        let event = Event { at: self.now.clone(), event, failed };
+        self.catalog.write(|tx| scaling::tell(tx, group.id, &event))?;
+        result
+    }
+
+    fn blueprint(&self, name: String, group: &Group, template: &Template) -> Result<Blueprint, Error> {
+        let size = |bytes: u64| {
+            Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
+        };
+        let image = match template.image {
+            Some(id) => Some(self.find_volume(crate::model::Noun::Image, &id.to_string())?),
+            None => None,
+        };
+        if let (Some(image), Some(system)) = (&image, &template.system)
+            && image.encrypted != system.encrypted
+        {
+            return Err(Error::StaysEncrypted { name: format!("{name}-system"), image: image.name.clone() });
+        }
+        let data = template
+            .data
+            .iter()
+            .map(|disk| {
+                let encryption =
+                    if disk.encrypted { Encryption::Under(disk.key_id.clone()) } else { Encryption::Plain };
+                Ok((size(disk.size)?, encryption))
+            })
+            .collect::<Result<_, Error>>()?;
+        let system_size =
+            template.system.as_ref().filter(|_| image.is_some()).map(|disk| size(disk.size)).transpose()?;
+        Ok(Blueprint { name, image, system_size, data, group_id: Some(group.id) })
+    }
+}

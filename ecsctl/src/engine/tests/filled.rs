@@ -1,0 +1,242 @@
+//! Volumes that are filled from others: backups, images, disks and servers from them (D5, I1, I2, S1).
+
+use super::*;
+use crate::{
+    engine::{
+        build::Blueprint,
+        make::{Encryption, Request},
+    },
+    images::ImageFormat,
+    model::{plan::Fill, size::Size},
+    volumes::fake::data_of,
+};
+
+impl World {
+    fn write(&self, disk: Uuid, contents: &[u8]) {
+        let data = data_of(&self.app().installation.place(disk).file);
+        let mut whole = fs::read(&data).unwrap();
+        whole[..contents.len()].copy_from_slice(contents);
+        fs::write(data, whole).unwrap();
+    }
+
+    fn read(&self, disk: Uuid) -> Vec<u8> {
+        fs::read(data_of(&self.app().installation.place(disk).file)).unwrap()
+    }
+
+    fn filled(&self, kind: Noun, name: &str, source: &Disk, encryption: Encryption) -> Result<Disk, Error> {
+        let mut app = self.app();
+        let prepared = app.prepare(&Request::from_volume(kind, name, source, encryption, true))?;
+        app.make(prepared)
+    }
+}
+
+#[test]
+fn d5_a_backup_is_an_independent_copy_and_a_disk_from_it_may_choose_its_encryption() {
+    let world = World::new();
+    let disk = world.disk("d");
+    world.write(disk.id, b"as it was");
+    let backup = world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap();
+    assert_eq!((backup.encrypted, &backup.key_id), (true, &disk.key_id));
+    world.write(disk.id, b"as it is now");
+    delete(&mut world.app(), "d").unwrap();
+    let other = world.keys.add("other");
+    for (name, encryption, key) in [
+        ("same", Encryption::Inherit, disk.key_id),
+        ("rekeyed", Encryption::Under(Some("other".into())), Some(other)),
+        ("open", Encryption::Plain, None),
+    ] {
+        let restored = world.filled(Noun::Disk, name, &backup, encryption).unwrap();
+        assert_eq!((restored.encrypted, restored.key_id), (key.is_some(), key));
+        assert!(world.read(restored.id).starts_with(b"as it was\0"), "{name}");
+    }
+    assert_eq!(world.volumes.mounted(), 0);
+}
+
+#[test]
+fn d5_an_attached_disk_is_copied_while_nobody_has_it_open() {
+    let world = World::new();
+    let server = world.server("web1");
+    let disk = world.attached("d", &server);
+    world.volumes.hold(&[Holder::Process { pid: 4711, program: "dd".to_owned() }]);
+    let refused = world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap_err();
+    assert!(refused.to_string().contains("dd (pid 4711)"), "{refused}");
+    assert_eq!(world.volume(Noun::Backup, "b"), None);
+    world.volumes.hold(&[]);
+    world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap();
+    world.assert_settled(disk.id, "still attached");
+}
+
+#[test]
+fn i1_killed_before_any_step_of_a_copy_leaves_neither_a_copy_nor_a_mount() {
+    for step in 0.. {
+        let world = World::new();
+        let disk = world.disk("d");
+        let whole = dies_before(&world, step, |app| {
+            let prepared =
+                app.prepare(&Request::from_volume(Noun::Image, "i", &disk, Encryption::Inherit, true))?;
+            app.make(prepared).map(|_| ())
+        });
+        assert!(world.app().settle_all().unwrap().is_empty());
+        world.assert_settled(disk.id, &format!("source, before step {step}"));
+        if whole {
+            assert!(step >= 8, "a copy has steps");
+            break;
+        }
+        assert_eq!(world.volume(Noun::Image, "i"), None, "before step {step}");
+        assert!(world.files(disk.id).iter().all(|file| file.contains("ID")), "{:?}", world.files(disk.id));
+    }
+}
+
+#[test]
+fn i1_an_external_image_is_imported_under_the_default_image_key() {
+    let world = World::new();
+    let file = world.dir.path().join("catalog.db-image.raw");
+    fs::write(&file, vec![5; 10_000]).unwrap();
+    let mut request =
+        Request::from_volume(Noun::Image, "i", &world.disk("unused"), Encryption::Under(None), false);
+    request.fill = Some(Fill::File { path: file.clone(), format: None });
+    let mut app = world.app();
+    let prepared = app.prepare(&request).unwrap();
+    let image = app.make(prepared).unwrap();
+    assert_eq!((image.size, image.key_alias.as_deref()), (12_288, Some("ims/default")));
+    let read = world.read(image.id);
+    assert!(read[..10_000].iter().all(|b| *b == 5) && read[10_000..].iter().all(|b| *b == 0));
+
+    // A file that is no image of the declared format makes nothing.
+    request.name = "j".into();
+    request.fill = Some(Fill::File { path: file, format: Some(ImageFormat::Qcow2) });
+    assert!(matches!(world.app().prepare(&request), Err(Error::Image { .. })));
+    assert_eq!(world.volume(Noun::Image, "j"), None);
+}
+
+#[test]
+fn i2_a_copy_may_have_another_key_and_the_image_keeps_its_own() {
+    let world = World::new();
+    let disk = world.disk("d");
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    let other = world.keys.add("other");
+    let copy = world.filled(Noun::Image, "j", &image, Encryption::Under(Some("other".into()))).unwrap();
+    assert_eq!(copy.key_id, Some(other));
+    assert_eq!(world.volume(Noun::Image, "i").unwrap().key_id, disk.key_id);
+}
+
+fn blueprint(name: &str, image: &Disk, data: Vec<(Size, Encryption)>) -> Blueprint {
+    Blueprint { name: name.into(), image: Some(image.clone()), system_size: None, data, group_id: None }
+}
+
+fn block() -> Size {
+    Size::from_bytes(4096).unwrap()
+}
+
+#[test]
+fn s1_a_server_from_an_encrypted_image_has_a_system_disk_under_its_key() {
+    let world = World::new();
+    let disk = world.disk("d");
+    world.write(disk.id, b"system");
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    world.keys.add("db-key");
+    let data = vec![(block(), Encryption::Under(Some("db-key".into()))), (block(), Encryption::Plain)];
+    world.app().build_server(&blueprint("web1", &image, data)).unwrap();
+    let system = world.row("web1-system").unwrap();
+    assert_eq!((system.encrypted, &system.key_id, system.role), (true, &image.key_id, Role::System));
+    assert!(world.read(system.id).starts_with(b"system"));
+    assert_eq!(world.row("web1-data1").unwrap().key_alias.as_deref(), Some("db-key"));
+    assert!(!world.row("web1-data2").unwrap().encrypted);
+    assert_eq!(world.volumes.mounted(), 3);
+
+    let refused = world.filled(Noun::Disk, "open", &image, Encryption::Plain);
+    assert!(matches!(refused, Err(Error::StaysEncrypted { .. })));
+
+    world.app().delete_server("web1").unwrap();
+    assert_eq!(world.row("web1-system"), None, "the system disk goes with its server");
+    assert_eq!(world.row("web1-data1").unwrap().status, DiskStatus::Available);
+}
+
+#[test]
+fn s1_if_any_key_cannot_be_used_nothing_is_created() {
+    let world = World::new();
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    let bad = world.keys.add("bad");
+    world.keys.set(&bad, KeyState::Disabled);
+    let data = vec![(block(), Encryption::Under(None)), (block(), Encryption::Under(Some("bad".into())))];
+    let refused = world.app().build_server(&blueprint("web1", &image, data)).unwrap_err();
+    assert!(matches!(&refused, Error::KeyUnusable { key, .. } if key == "bad"), "{refused}");
+    assert!(servers::all(world.app().catalog.read()).unwrap().is_empty());
+    assert_eq!(disks::all(world.app().catalog.read(), Noun::Disk).unwrap().len(), 1, "only the source");
+
+    // The engine's own failure half-way is undone too.
+    world.volumes.trouble(Some(Trouble::FailMount));
+    world.app().build_server(&blueprint("web1", &image, vec![(block(), Encryption::Plain)])).unwrap_err();
+    assert!(servers::all(world.app().catalog.read()).unwrap().is_empty());
+    assert_eq!(disks::all(world.app().catalog.read(), Noun::Disk).unwrap().len(), 1);
+    assert_eq!(world.volumes.mounted(), 0);
+}
+
+#[test]
+fn s1_killed_before_any_step_a_server_is_whole_or_not_there() {
+    let mut steps = 0;
+    for step in 0.. {
+        let world = World::new();
+        let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+        let whole = dies_before(&world, step, |app| {
+            app.build_server(&blueprint("web1", &image, vec![(block(), Encryption::Plain)])).map(|_| ())
+        });
+        let failed = world.app().settle_all().unwrap();
+        assert!(failed.is_empty(), "before step {step}: {failed:?}");
+        let rows = disks::all(world.app().catalog.read(), Noun::Disk).unwrap();
+        let servers = servers::all(world.app().catalog.read()).unwrap();
+        if whole {
+            assert_eq!((rows.len(), servers.len(), world.volumes.mounted()), (3, 1, 2));
+            break;
+        }
+        assert_eq!((rows.len(), servers.len(), world.volumes.mounted()), (1, 0, 0), "before step {step}");
+        steps += 1;
+    }
+    assert!(steps > 15, "only {steps} steps");
+}
+
+#[test]
+fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
+    for format in [ImageFormat::Raw, ImageFormat::Qcow2] {
+        for step in 0.. {
+            let world = World::new();
+            let disk = world.disk("d");
+            world.write(disk.id, b"in the open");
+            let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+            let outside = tempfile::tempdir().unwrap();
+            let path = outside.path().join("out");
+            let export = Operation::Export { path: path.clone(), format };
+            let whole = dies_before(&world, step, |app| {
+                let mut claimed = app.claim_volume(Noun::Image, "i")?;
+                app.run(&mut claimed, &export)
+            });
+            assert!(world.app().settle_all().unwrap().is_empty());
+            let left: Vec<_> =
+                fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(world.volumes.mounted(), 0);
+            assert_eq!(world.volume(Noun::Image, "i").unwrap().status, DiskStatus::Available);
+            if path.exists() {
+                assert_eq!(left, ["out"]);
+                let (_, mut source) = crate::images::probe::open(
+                    crate::images::raw::OpenFile::new(fs::File::open(&path).unwrap()).unwrap(),
+                    Some(format),
+                )
+                .unwrap();
+                let mut read = [0; 11];
+                source.read(0, &mut read).unwrap();
+                assert_eq!((&read, source.size()), (b"in the open", image.size));
+            } else {
+                assert!(left.is_empty(), "before step {step}: {left:?}");
+            }
+            if whole {
+                fs::write(&path, "precious").unwrap();
+                let mut app = world.app();
+                let mut claimed = app.claim_volume(Noun::Image, "i").unwrap();
+                app.run(&mut claimed, &export).unwrap_err();
+                assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+                assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+                break;
+            }
+        }
+    }
+}
