@@ -86,19 +86,13 @@ impl Kmsd {
         assert!(self.child.is_none(), "kmsd runs already");
         let log =
             File::options().create(true).append(true).open(&self.log).expect("kmsd's log can be opened");
-        // Its standard output is the descriptor for readiness: a pipe that ends with the process.
-        let plain = self.command();
-        let mut command = match runner {
-            [] => Command::new(plain.get_program()),
-            [first, rest @ ..] => {
-                let mut command = Command::new(first);
-                command.args(rest).arg(plain.get_program());
-                command
-            }
-        };
-        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        let mut child = command
-            .args(["serve", "--ready-fd", "1", "--home"])
+        // The shell makes its standard output, a pipe, descriptor 3, and becomes kmsd: the pipe ends with the process.
+        let mut child = self
+            .with_environment(Command::new("sh"))
+            .args(["-c", "exec \"$@\" 3>&1 >&2", "sh"])
+            .args(runner)
+            .arg(program("kmsd"))
+            .args(["serve", "--ready-fd", "3", "--home"])
             .arg(&self.home)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -160,7 +154,10 @@ impl Kmsd {
 
     /// kmsd with its environment, ready for a subcommand.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(program("kmsd"));
+        self.with_environment(Command::new(program("kmsd")))
+    }
+
+    fn with_environment(&self, mut command: Command) -> Command {
         command
             .env("SOFTHSM2_CONF", &self.softhsm)
             .env("KMSD_HOME", &self.home)

@@ -1,6 +1,7 @@
 //! Facts about processes, from /proc and pidfds.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -112,4 +113,34 @@ pub fn loops_under(dir: &Path) -> Vec<String> {
 
 fn id(pid: u32) -> Pid {
     i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id")
+}
+
+/// Does this text or key stand anywhere in the memory of a process? Needs root. None when the process is gone.
+pub fn memory_holds(pid: u32, needle: &[u8]) -> Option<bool> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    let hex = |text: &str| u64::from_str_radix(text, 16).ok();
+    let spans = maps.lines().filter_map(|line| {
+        let (span, rest) = line.split_once(' ')?;
+        let (start, end) = span.split_once('-')?;
+        rest.starts_with('r').then_some((hex(start)?, hex(end)?))
+    });
+    let mut page = vec![0; 1 << 20];
+    for (start, end) in spans {
+        let mut at = start;
+        while at < end {
+            let length = usize::try_from(end - at).map_or(page.len(), |left| left.min(page.len()));
+            // Guard pages and device memory cannot be read; the key is not there.
+            let Ok(read) = memory.read_at(&mut page[..length], at) else { break };
+            if page[..read].windows(needle.len()).any(|window| window == needle) {
+                return Some(true);
+            }
+            let overlap = if read == length && at + (length as u64) < end { needle.len() - 1 } else { 0 };
+            at += (read - overlap.min(read.saturating_sub(1))) as u64;
+            if read == 0 {
+                break;
+            }
+        }
+    }
+    Some(false)
 }

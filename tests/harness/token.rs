@@ -73,6 +73,19 @@ impl Token {
         command
     }
 
+    /// The master keys: AES keys with a value. SoftHSM makes an object and then writes its attributes, so one that is killed amid this
+    /// leaves an object without name and value; that is no key, and must not be mistaken for one.
+    #[track_caller]
+    pub fn master_keys(&self) -> Vec<SecretKey> {
+        let (keys, torn): (Vec<_>, Vec<_>) = self
+            .secret_keys()
+            .into_iter()
+            .filter(|key| key.kind.starts_with("AES"))
+            .partition(|key| key.kind.starts_with("AES length"));
+        assert!(torn.iter().all(|key| key.id.is_empty()), "a key with a name has no value: {torn:?}");
+        keys
+    }
+
     /// Every secret key in the token, as `pkcs11-tool` lists it.
     #[track_caller]
     pub fn secret_keys(&self) -> Vec<SecretKey> {

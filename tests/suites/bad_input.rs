@@ -78,24 +78,21 @@ fn names_that_cannot_be() {
         &long,
     ];
     for name in names {
-        for create in [
-            &["disk", "create", "--size", "16M", "--"][..],
-            &["server", "create", "--"],
-            &["key", "create", "--alias"],
+        let joined = format!("--alias={name}");
+        for arguments in [
+            &["disk", "create", "--size", "16M", "--", name][..],
+            &["server", "create", "--", name],
+            &["key", "create", &joined],
         ] {
-            let mut arguments = create.to_vec();
-            arguments.push(name);
-            if create[0] == "key" && name == "--" {
-                continue; // that is "no value"
+            // A key's alias may have slashes and begin with a hyphen, as in the cloud: evs/default has one.
+            if arguments[0] == "key" && matches!(name, "a/b" | "/" | "-d" | "--") {
+                continue;
             }
             let before = ecs.fingerprint();
-            let outcome = ecs.ecsctl_with(&arguments);
+            let outcome = ecs.ecsctl_with(arguments);
             assert!(outcome.code == 2, "{arguments:?}: {outcome}");
-            assert!(
-                !outcome.stderr.contains('\x1b') && !outcome.stderr.contains('\u{202e}'),
-                "raw control characters: {outcome}"
-            );
-            outcome.error(2).naming(&[if create[0] == "key" { "alias" } else { "name" }]);
+            assert!(!outcome.stderr.contains(['\x1b', '\u{202e}']), "raw control characters: {outcome}");
+            outcome.error(2).naming(&[if arguments[0] == "key" { "alias" } else { "name" }]);
             assert_eq!(ecs.fingerprint(), before);
         }
     }
@@ -307,10 +304,16 @@ fn kmsd_says_what_it_lacks() {
         ("--pin-file", &absent, &["absent"]),
         ("--pin-file", dir, &[]),
     ];
-    let before = tree::fingerprint(dir);
+    // SoftHSM notes each login in its own files.
+    let fingerprint = || {
+        let mut found = tree::fingerprint(dir);
+        found.retain(|line| !line.contains("/token/"));
+        found
+    };
+    let before = fingerprint();
     for (option, value, words) in rows {
         let outcome = ecs.kmsd().try_init(&[(option, value)]);
-        assert!((1..=5).contains(&outcome.code), "{outcome}");
+        assert!((1..=100).contains(&outcome.code), "neither success, nor a panic, nor a signal: {outcome}");
         for word in words {
             assert!(outcome.stderr.contains(word), "{word:?} is not named: {outcome}");
         }
@@ -319,7 +322,7 @@ fn kmsd_says_what_it_lacks() {
             "a PIN is shown: {outcome}"
         );
         assert!(!outcome.stderr.contains("panicked"), "{outcome}");
-        assert_eq!(tree::fingerprint(dir), before, "a refused init left something behind: {outcome}");
+        assert_eq!(fingerprint(), before, "a refused init left something behind: {outcome}");
     }
     ecs.kmsd().try_init(&[]).ok();
     // Once is enough: a second init would forget keys.

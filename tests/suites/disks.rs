@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use harness::{Installation, LoopDevice, process, run, tree};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MIB: usize = 1 << 20;
 
@@ -293,6 +293,57 @@ fn d4_the_serving_process_dumps_no_core_and_shows_its_memory_to_nobody() {
     );
     assert!(!peek(attached.pid), "the serving process can be looked into");
     other.kill().and_then(|()| other.wait()).expect("cat is ours");
+}
+
+/// D4: the DEK is in the memory of the one serving process while it serves, in kmsd's not even then, and in no file ever.
+#[test]
+fn d4_the_dek_is_in_one_process_while_attached_and_nowhere_after_detach() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let attached = ecs.attach("d", "web1");
+    write_and_sync(&attached.path, 0, b"something");
+    // The wrapped DEK from the header (docs/volume-format.md), opened the way evsfs does it.
+    let header = fs::read(file_of(&disk)).expect("the volume file can be read");
+    let length = usize::from(u16::from_le_bytes([header[134], header[135]]));
+    let reply = ecs.kms(
+        "decrypt-datakey",
+        &json!({
+            "cipher_text": hex(&header[136..136 + length]),
+            "encryption_context": {"evs:volume": disk["id"], "evs:kind": "disk"},
+        }),
+    );
+    let dek_hex = reply.ok()["data_key"].as_str().expect("a data key").to_owned();
+    let dek: Vec<u8> =
+        (0..64).step_by(2).map(|at| u8::from_str_radix(&dek_hex[at..at + 2], 16).expect("hex")).collect();
+
+    let kmsd = ecs.kmsd().pid().expect("kmsd runs");
+    assert_eq!(process::memory_holds(attached.pid, &dek), Some(true), "the scan finds it where it has to be");
+    assert_eq!(
+        process::memory_holds(attached.pid, dek_hex.as_bytes()),
+        Some(false),
+        "the reply with the DEK was kept"
+    );
+    assert_eq!(process::memory_holds(kmsd, &dek), Some(false), "kmsd keeps a DEK");
+    assert_eq!(
+        process::memory_holds(kmsd, dek_hex.as_bytes()),
+        Some(false),
+        "kmsd keeps a DEK in hexadecimal"
+    );
+    ecs.ecsctl("disk detach d").ok();
+    assert_eq!(process::memory_holds(attached.pid, &dek), None, "the process is gone");
+    assert_eq!(process::memory_holds(kmsd, &dek), Some(false));
+    for line in tree::fingerprint(ecs.dir()) {
+        let path = Path::new(line.split(' ').next().expect("a path"));
+        if path.is_file() {
+            let content = fs::read(path).expect("ours");
+            let found = content.windows(32).any(|window| window == dek) || tree::holds(path, &dek_hex);
+            assert!(!found, "the DEK stands in {}", path.display());
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// D4: a busy disk is not torn away from whoever uses it.

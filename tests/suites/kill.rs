@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -184,23 +184,41 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
 /// acknowledged holds after a restart; what it did not has happened whole or not at all; token and store agree.
 #[test]
 fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
+    sigkill_of_kmsd_before_each("fdatasync,fsync,rename,unlink,unlinkat", true);
+}
+
+/// The same amid the making of an object in the token: SoftHSM writes it anew for each of its attributes, each time from an empty file. A key
+/// whose object is not whole must not come to life. Only from when kmsd is ready: at each login SoftHSM writes its token object in
+/// the same way, and loses the token when it dies in the midst, which no program that uses it can help.
+#[test]
+fn k4_sigkill_of_kmsd_amid_the_making_of_an_object_leaves_no_half_key() {
+    sigkill_of_kmsd_before_each("ftruncate", false);
+}
+
+fn sigkill_of_kmsd_before_each(calls: &str, from_the_start: bool) {
     let mut ecs = Installation::new();
     ecs.kmsd_mut().stop();
     let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
     let mut kills = 0;
     for effect in 1.. {
         assert!(effect < 400, "kmsd never ends its work");
-        let fault =
-            format!("--inject=fdatasync,fsync,rename,unlink,unlinkat,ftruncate:signal=KILL:when={effect}");
-        let mut whole = false;
-        if ecs
-            .kmsd_mut()
-            .try_start_under(&["strace", "-f", "--quiet=all", "--output=/dev/null", &fault])
-            .is_ok()
-        {
-            whole = work(&ecs, effect, &mut acknowledged);
+        let fault = format!("--inject={calls}:signal=KILL:when={effect}");
+        let strace = ["strace", "-f", "--output=/dev/null", &fault];
+        let whole = if from_the_start {
+            let started = ecs.kmsd_mut().try_start_under(&strace).is_ok();
+            let whole = started && work(&ecs, effect, &mut acknowledged);
+            if started {
+                ecs.kmsd_mut().kill();
+            }
+            whole
+        } else {
+            ecs.kmsd_mut().start();
+            let mut tracer = attach(&strace, ecs.kmsd().pid().expect("kmsd runs"));
+            let whole = work(&ecs, effect, &mut acknowledged);
             ecs.kmsd_mut().kill();
-        }
+            tracer.wait().expect("strace is ours");
+            whole
+        };
         kills += u32::from(!whole);
         ecs.kmsd_mut().start();
         let page = ecs.kms("list-keys", &json!({"limit": "1000"})).ok();
@@ -213,15 +231,22 @@ fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
         for (key, state) in &acknowledged {
             let found = known
                 .get(key)
-                .unwrap_or_else(|| panic!("acknowledged key {key} is lost, before sync {effect}"));
+                .unwrap_or_else(|| panic!("acknowledged key {key} is lost, before call {effect}"));
             assert!(
                 state == "?" || found == state,
-                "key {key} is in state {found}, acknowledged was {state}, before sync {effect}"
+                "key {key} is {found}, acknowledged was {state}, before call {effect}"
             );
         }
-        let objects =
-            ecs.token().secret_keys().iter().filter(|key| key.usage.contains(&"encrypt".to_owned())).count();
-        assert_eq!(objects, known.len(), "token and store differ, before sync {effect}");
+        for (key, _) in known.iter().filter(|(key, state)| *state == "2" && !acknowledged.contains_key(*key))
+        {
+            let reply = ecs.kms("create-datakey", &json!({"key_id": key, "datakey_length": "256"}));
+            assert!(
+                reply.status == 200,
+                "key {key} is enabled and of no use, before call {effect}: {reply:?}"
+            );
+        }
+        let objects = ecs.token().master_keys().len();
+        assert_eq!(objects, known.len(), "token and store differ, before call {effect}");
         acknowledged = known;
         ecs.kmsd_mut().stop();
         if whole {
@@ -229,6 +254,20 @@ fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
         }
     }
     assert!(kills > 8, "only {kills} kills: strace did not do its work");
+}
+
+/// Attaches strace to a running process, and returns when it holds every thread.
+fn attach(strace: &[&str], pid: u32) -> Child {
+    let mut command = Command::new(strace[0]);
+    command.args(&strace[1..]).arg(format!("--attach={pid}")).stderr(Stdio::piped());
+    let mut tracer = command.spawn().expect("strace can be run");
+    let mut said = BufReader::new(tracer.stderr.take().expect("stderr is piped")).lines();
+    let attached =
+        said.by_ref().map_while(Result::ok).any(|line| line.contains(&format!("Process {pid} attached")));
+    assert!(attached, "strace could not attach to kmsd");
+    // It goes on talking; nobody listening must not stop it.
+    thread::spawn(move || said.for_each(drop));
+    tracer
 }
 
 /// A key through its states; each acknowledged state is recorded, and "?" while a change is under way. True when all was done.

@@ -224,9 +224,13 @@ class KeyService:
         module = run("bash", "-c", f". {repository}/softhsm-config/packages.sh; softhsm_module").strip()
         run(self.bin / "kmsd", "init", "--module", module, "--token-label", "bench", "--pin-file", dir / "token" / "pin",
             env=self.environment)
-        self.process = subprocess.Popen([str(self.bin / "kmsd"), "serve", "--ready-fd", "1"], env=self.environment,
-                                        stdout=subprocess.PIPE, stderr=open(dir / "kmsd.log", "wb"), text=True)
-        if self.process.stdout.readline().strip() != "ready":
+        ready, writer = os.pipe()
+        self.process = subprocess.Popen([str(self.bin / "kmsd"), "serve", "--ready-fd", str(writer)], env=self.environment,
+                                        pass_fds=[writer], stdout=subprocess.DEVNULL, stderr=open(dir / "kmsd.log", "wb"))
+        os.close(writer)
+        with os.fdopen(ready) as pipe:
+            line = pipe.readline().strip()
+        if line != "ready":
             raise RuntimeError("kmsd did not start: " + (dir / "kmsd.log").read_text())
 
     def stop(self):
