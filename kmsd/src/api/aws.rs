@@ -138,3 +138,6 @@ fn reply(status: StatusCode, body: &impl Serialize) -> Reply {
     reply.headers_mut().insert(CONTENT_TYPE, CONTENT);
     reply
 }
+
+#[cfg(test)]
+mod tests;

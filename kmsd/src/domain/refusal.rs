@@ -20,6 +20,9 @@ pub struct KeyName {
 
 impl std::fmt::Display for KeyName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.alias.is_generated() {
+            return self.id.fmt(f);
+        }
         write!(f, "{} ({})", self.alias, self.id)
     }
 }
