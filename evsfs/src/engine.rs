@@ -13,6 +13,7 @@
 
 mod alloc;
 mod cache;
+mod check;
 mod checkpoint;
 mod commit;
 mod core;
@@ -35,6 +36,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod trash;
+mod versions;
 mod volume;
 mod worker;
 mod write;

@@ -475,9 +475,24 @@ fn load_entries(store: &Store, level: u8, index: u64, entry: Entry) -> Result<En
     }
 }
 
-/// For tests and checks: a bitmap as it is now.
+/// For a check of the whole volume.
 impl Allocator {
-    #[allow(dead_code)] // for the check and for snapshots, which follow
+    /// The bitmaps in memory.
+    pub(super) fn loaded_bitmaps(&self) -> BlockMap<Arc<Bitmap>> {
+        self.inner.lock().loaded.iter().map(|(region, loaded)| (*region, Arc::clone(&loaded.bits))).collect()
+    }
+
+    /// Regions that the file reaches into.
+    pub(super) fn regions(&self) -> u64 {
+        self.inner.lock().regions
+    }
+
+    /// The bitmap of a region in which nothing was allocated.
+    pub(super) fn fresh(&self, region: u64) -> Bitmap {
+        Bitmap::fresh(region, self.ring_pages)
+    }
+
+    /// A bitmap as it is now.
     pub(super) fn bitmap(&self, store: &Store, region: u64) -> Result<Arc<Bitmap>, VolumeError> {
         let mut inner = self.inner.lock();
         Ok(Arc::clone(&self.load(&mut inner, store, region)?.bits))

@@ -103,7 +103,6 @@ impl Core {
     }
 
     /// Makes a structural change while nobody writes: what is dirty is merged beforehand, so that the pause is short.
-    #[allow(dead_code)] // for the check and for snapshots, which follow
     pub(super) fn exclusive(&self, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
         self.check_writable()?;
         self.settle()?;

@@ -5,13 +5,29 @@ use std::sync::Arc;
 use super::core::{Core, Root};
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::{Damage, VolumeError};
-use crate::format::layout::{FANOUT_BITS, map_entry, map_index};
+use crate::crypto::Tag;
+use crate::format::layout::{FANOUT_BITS, RING_START, map_entry, map_index};
 use crate::format::{Entry, Kind, MapPage, Tree};
 
 /// Mark of an entry in the map (its `aux`): the whole subtree was discarded and reads as a hole; it waits to be freed.
 pub(super) const DEAD: u16 = 1;
 /// Mark of an entry in the map: somewhere in the subtree there is a dead one.
 pub(super) const DEAD_BELOW: u16 = 2;
+
+/// The epoch of entries whose target is lost: no volume has so many. When a damaged page must be replaced because something under it was
+/// written, these stand for all that it held, so that those blocks keep failing and do not read as holes.
+const LOST_EPOCH: u32 = u32::MAX;
+
+/// An entry of a page of `level` whose target is lost.
+pub(super) fn lost(level: u8) -> Entry {
+    let make = if level == 0 { Entry::data } else { Entry::page };
+    make(RING_START, LOST_EPOCH, 0, Tag::default())
+}
+
+/// Whether an entry stands for something lost: it refers to no slot.
+pub(super) const fn is_lost(entry: &Entry) -> bool {
+    entry.epoch() == LOST_EPOCH
+}
 
 /// Blocks under a page of a level.
 pub(super) const fn span(level: u8) -> u64 {

@@ -8,8 +8,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::core::{Core, Root};
-use super::error::VolumeError;
-use super::map::{DEAD, DEAD_BELOW, span};
+use super::error::{Damage, VolumeError};
+use super::map::{DEAD, DEAD_BELOW, is_lost, lost, span};
 use super::pages::Work;
 use super::ranges::RangeSet;
 use crate::format::layout::FANOUT;
@@ -165,11 +165,10 @@ impl Merge<'_> {
             (shared, shared)
         };
         let before = match old.kind() {
-            Kind::Page => {
-                let page = self.core.page(place.level, place.index, &old, place.level > 0);
-                let damaged = |reason| self.core.damaged_page(place.level, place.blocks().start, reason);
-                Some(page.map_err(damaged)?)
-            }
+            Kind::Page => match self.core.page(place.level, place.index, &old, place.level > 0) {
+                Ok(page) => Some(page),
+                Err(reason) => return self.replace_damaged(place, items, reason),
+            },
             _ => None,
         };
         let mut page = before.as_ref().map_or_else(|| filled(old), |page| MapPage::clone(page));
@@ -190,6 +189,20 @@ impl Merge<'_> {
             self.children(place, &mut page, items, &pages, shared)?;
         }
         self.finish(place, old, before.as_deref(), &page, keep_page)
+    }
+
+    /// A damaged page must not keep the whole volume from being written. What it held stays lost, and its slots stay taken (a check tells);
+    /// what comes under it now is kept.
+    fn replace_damaged(&mut self, place: Place, items: &[u64], reason: Damage) -> Result<Entry, VolumeError> {
+        let error = self.core.damaged_page(place.level, place.blocks().start, reason);
+        tracing::error!(%error, "a damaged page is replaced: what was under it stays lost");
+        let mut page = filled(lost(place.level));
+        if place.level == 0 {
+            self.leaf(place, &mut page, false, items, &[], true);
+        } else {
+            self.children(place, &mut page, items, &[], true)?;
+        }
+        self.finish(place, Entry::ABSENT, None, &page, true)
     }
 
     /// Decides whether a page must be written, and frees the one that it replaces.
@@ -265,7 +278,7 @@ impl Merge<'_> {
         shared: bool,
         punch: bool,
     ) {
-        if old.is_data() && !shared && !held(pages, number, block, old.slot()) {
+        if old.is_data() && !is_lost(&old) && !shared && !held(pages, number, block, old.slot()) {
             self.work.free(old.slot());
             if punch {
                 self.work.punch(old.slot());

@@ -60,7 +60,6 @@ impl Tables {
     }
 
     /// Every slot that they take.
-    #[allow(dead_code)] // for the check and for snapshots, which follow
     pub(super) fn slots(&self) -> impl Iterator<Item = u64> + '_ {
         let directory = (!self.directory.is_absent()).then_some(&self.directory);
         directory.into_iter().chain(&self.epoch_pages).chain(&self.version_pages).map(Entry::slot)

@@ -5,6 +5,7 @@
 
 use super::core::{Core, Root};
 use super::error::VolumeError;
+use super::map::is_lost;
 use super::merge::{Place, Reference, child_references, held, reference_of, references};
 use super::pages::Work;
 use crate::format::layout::FANOUT;
@@ -47,7 +48,11 @@ impl Walk<'_> {
             let entry = page.entry(child);
             if place.level == 0 {
                 let block = blocks.start + u64::try_from(child).expect("below 128");
-                if entry.is_data() && block >= self.cursor && !held(&pages, child, block, entry.slot()) {
+                if entry.is_data()
+                    && !is_lost(&entry)
+                    && block >= self.cursor
+                    && !held(&pages, child, block, entry.slot())
+                {
                     self.work.free(entry.slot());
                 }
             } else if entry.kind() == Kind::Page {

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 
 use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
 
 use super::alloc::Allocator;
 use super::cache::{PAGE_COST, PageCache};
@@ -17,7 +18,7 @@ use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
 use super::recovery::{check_anchor, newest_superblock, replay};
-use super::report::Stats;
+use super::report::{BadBlock, CheckReport, SnapshotInfo, Stats};
 use super::store::{Counters, Store};
 use super::tables::Tables;
 use super::worker::{self, Signals};
@@ -169,6 +170,74 @@ impl Volume {
         self.core.next_hole(offset)
     }
 
+    /// Grows the volume while it is in use. What is new was never written. Snapshots keep their size.
+    ///
+    /// # Errors
+    /// [`VolumeError::WouldShrink`], [`VolumeError::BadSize`], or as [`Self::flush`].
+    pub fn extend(&self, size: u64) -> Result<(), VolumeError> {
+        self.core.extend(size)
+    }
+
+    /// Keeps the state of this moment, whatever the size, as a snapshot. `created` is in seconds since 1970. Asking again with the same id and
+    /// name gives the same snapshot.
+    ///
+    /// # Errors
+    /// If there are too many, the name does not fit, or as [`Self::flush`].
+    pub fn snapshot(&self, name: &str, id: Uuid, created: u64) -> Result<SnapshotInfo, VolumeError> {
+        self.core.snapshot(name, id, created)
+    }
+
+    /// All snapshots, the oldest first.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<SnapshotInfo> {
+        self.core.snapshots()
+    }
+
+    /// Deletes a snapshot. What only it held is freed in the background (or by [`Self::checkpoint`], piece by piece).
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`], or as [`Self::flush`].
+    pub fn delete_snapshot(&self, id: Uuid) -> Result<(), VolumeError> {
+        self.core.delete_snapshot(id)
+    }
+
+    /// Makes the volume what it was at a snapshot, which stays. Its size stays as well.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`], or as [`Self::flush`].
+    pub fn rollback(&self, id: Uuid) -> Result<(), VolumeError> {
+        self.core.rollback(id)
+    }
+
+    /// Reads from a snapshot as [`Self::read`] does from the volume.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`], or as [`Self::read`].
+    pub fn read_snapshot(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        self.core.read_snapshot(id, offset, buf)
+    }
+
+    /// Verifies everything: each block and page that is reachable, and the bitmaps. `progress` gets slots done and slots in all. It takes
+    /// 4 KiB of memory for each 128 MiB of the file.
+    ///
+    /// # Errors
+    /// Damage is not an error but in the report; if the host fails to write the checkpoint before it, that is.
+    pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, VolumeError> {
+        self.core.check(progress)
+    }
+
+    /// Gives every data block that verifies, with its offset, in order, and names those that do not.
+    ///
+    /// # Errors
+    /// If the base of a thin volume fails.
+    pub fn salvage(
+        &self,
+        good: &mut dyn FnMut(u64, &[u8]),
+        bad: &mut dyn FnMut(BadBlock),
+    ) -> Result<(), VolumeError> {
+        self.core.salvage(good, bad)
+    }
+
     /// The last durable state.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
@@ -240,7 +309,7 @@ impl Drop for Volume {
 }
 
 impl BaseImage for Volume {
-    fn identity(&self) -> (uuid::Uuid, Anchor) {
+    fn identity(&self) -> (Uuid, Anchor) {
         (self.core.store.uuid, self.anchor())
     }
     fn size(&self) -> u64 {

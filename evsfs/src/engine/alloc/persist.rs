@@ -200,7 +200,6 @@ const _: () = assert!(FANOUT == 128);
 /// For a check of the whole volume: the durable tree, read again from the file.
 impl Allocator {
     /// Reads every page of the durable tree that covers the file and counts those that are damaged.
-    #[allow(dead_code)] // for the check and for snapshots, which follow
     pub(in crate::engine) fn verify(&self, store: &Store) -> (u64, u64) {
         let (upper, regions) = {
             let inner = self.inner.lock();

@@ -32,6 +32,21 @@ impl Bitmap {
         bits
     }
 
+    /// Without any slot.
+    pub(in crate::engine) fn empty() -> Self {
+        Self(Box::new([0; WORDS]))
+    }
+
+    /// Takes over what `other` has.
+    pub(in crate::engine) fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(mine, theirs)| *mine |= theirs);
+    }
+
+    /// The slots that both have.
+    pub(in crate::engine) fn count_common(&self, other: &Self) -> u64 {
+        self.0.iter().zip(other.0.iter()).map(|(mine, theirs)| u64::from((mine & theirs).count_ones())).sum()
+    }
+
     pub(in crate::engine) fn decode(bytes: &Block) -> Self {
         let mut words = Box::new([0; WORDS]);
         for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
@@ -102,7 +117,6 @@ impl Bitmap {
     }
 
     /// The slots in use that `other` calls free.
-    #[allow(dead_code)] // for the check and for snapshots, which follow
     pub(in crate::engine) fn count_not_in(&self, other: &Self) -> u64 {
         self.0.iter().zip(other.0.iter()).map(|(mine, theirs)| u64::from((mine & !theirs).count_ones())).sum()
     }

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use uuid::Uuid;
+
 use super::{Rig, read};
 
 const SIZE: u64 = 6 << 20;
@@ -15,6 +17,10 @@ enum Op {
     Checkpoint,
     Crash,
     Close,
+    Snapshot,
+    Delete(usize),
+    Rollback(usize),
+    Extend(u64),
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -32,6 +38,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Checkpoint),
         1 => Just(Op::Crash),
         1 => Just(Op::Close),
+        1 => Just(Op::Snapshot),
+        1 => any::<usize>().prop_map(Op::Delete),
+        1 => any::<usize>().prop_map(Op::Rollback),
+        1 => (1..6u64).prop_map(Op::Extend),
     ]
 }
 
@@ -40,7 +50,7 @@ fn at(offset: u64, len: u64) -> std::ops::Range<usize> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     /// The process may die at any moment here, but the host keeps every write: so nothing that returned is lost after a flush, and a
     /// crash leaves the state of the last commit.
@@ -57,6 +67,8 @@ proptest! {
         let mut model = vec![0u8; usize::try_from(SIZE).unwrap()];
         let mut committed = vec![(0, model.clone())];
         let mut volume = Some(rig.open());
+        let mut snapshots: Vec<(Uuid, Vec<u8>)> = Vec::new();
+        let mut next_id = 1;
         for op in ops {
             let now = volume.as_ref().unwrap();
             match op {
@@ -74,6 +86,28 @@ proptest! {
                 }
                 Op::Flush => now.flush().unwrap(),
                 Op::Checkpoint => now.checkpoint().unwrap(),
+                Op::Snapshot => {
+                    let id = Uuid::from_u128(next_id);
+                    next_id += 1;
+                    now.snapshot("one", id, 5).unwrap();
+                    snapshots.push((id, model.clone()));
+                }
+                Op::Delete(which) if !snapshots.is_empty() => {
+                    let (id, _) = snapshots.remove(which % snapshots.len());
+                    now.delete_snapshot(id).unwrap();
+                }
+                Op::Rollback(which) if !snapshots.is_empty() => {
+                    let (id, kept) = &snapshots[which % snapshots.len()];
+                    now.rollback(*id).unwrap();
+                    model.fill(0);
+                    model[..kept.len()].copy_from_slice(kept);
+                }
+                Op::Extend(blocks) => {
+                    let size = u64::try_from(model.len()).unwrap() + blocks * 4096 * 97;
+                    now.extend(size).unwrap();
+                    model.resize(usize::try_from(size).unwrap(), 0);
+                }
+                Op::Delete(_) | Op::Rollback(_) => {}
                 Op::Crash => {
                     now.flush().unwrap();
                     drop(volume.take());
@@ -87,20 +121,42 @@ proptest! {
             committed.push((volume.as_ref().unwrap().anchor().commit, Vec::new()));
         }
         let now = volume.unwrap();
-        let all = read(&now, 0, usize::try_from(SIZE).unwrap());
+        let size = model.len();
+        let all = read(&now, 0, size);
         prop_assert!(all == model);
         prop_assert!(committed.windows(2).all(|pair| pair[0].0 <= pair[1].0));
         now.flush().unwrap();
         drop(now);
-        prop_assert!(read(&rig.open(), 0, usize::try_from(SIZE).unwrap()) == model);
-        rig.open().close().unwrap();
         let now = rig.open();
-        prop_assert!(read(&now, 0, usize::try_from(SIZE).unwrap()) == model);
+        prop_assert!(read(&now, 0, size) == model);
+        for (id, kept) in &snapshots {
+            let mut bytes = vec![1; kept.len()];
+            now.read_snapshot(*id, 0, &mut bytes).unwrap();
+            prop_assert!(bytes == *kept);
+        }
+        let report = now.check(&mut |_, _| {}).unwrap();
+        prop_assert!(report.is_sound(), "{:?}", report);
+        now.close().unwrap();
+        let now = rig.open();
+        prop_assert!(read(&now, 0, size) == model);
         // Where the model has data there must be data.
         for (block, bytes) in (0u64..).zip(model.chunks(4096)) {
             if bytes.iter().any(|byte| *byte != 0) {
                 prop_assert_eq!(now.next_data(block * 4096).unwrap(), Some(block * 4096));
             }
         }
+        // When all is deleted and discarded nothing but tables is left.
+        for (id, _) in &snapshots {
+            now.delete_snapshot(*id).unwrap();
+        }
+        now.discard(0, u64::try_from(size).unwrap()).unwrap();
+        now.checkpoint().unwrap();
+        for _ in 0..100 {
+            now.checkpoint().unwrap();
+        }
+        let report = now.check(&mut |_, _| {}).unwrap();
+        prop_assert!(report.is_sound(), "{:?}", report);
+        let least = 16 + ring + 4 * now.stats().file_slots.div_ceil(32_768);
+        prop_assert!(now.stats().used_slots < least + 8, "{:?}, {} are fixed", now.stats(), least);
     }
 }

@@ -1,0 +1,286 @@
+//! The whole volume walked: every reachable block and page verified, and the bitmaps held against what is reachable.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::alloc::Bitmap;
+use super::core::{Core, Root};
+use super::dirty::BlockMap;
+use super::error::{Damage, VolumeError};
+use super::map::{DEAD, PageDamage, is_lost, span};
+use super::merge::{Place, Reference, child_references, held, reference_of, references};
+use super::report::{BadBlock, CheckReport};
+use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS};
+use crate::format::{Entry, Kind, VersionState};
+
+/// How many bad places a report names.
+const NAMED: usize = 1000;
+
+/// Slots that something refers to.
+#[derive(Default)]
+struct Reached {
+    regions: BlockMap<Bitmap>,
+    twice: u64,
+}
+
+impl Reached {
+    fn mark(&mut self, slot: u64) {
+        let region = self.regions.entry(slot / REGION_SLOTS).or_insert_with(Bitmap::empty);
+        if region.is_set(slot % REGION_SLOTS) {
+            self.twice += 1;
+        }
+        region.set(slot % REGION_SLOTS);
+    }
+}
+
+struct Check<'a> {
+    core: &'a Core,
+    report: CheckReport,
+    reached: Reached,
+    progress: &'a mut dyn FnMut(u64, u64),
+    done: u64,
+    total: u64,
+    /// The tree that is walked: a snapshot, or the volume itself.
+    snapshot: Option<Uuid>,
+    /// Trash is only counted, and only from here on.
+    trash_from: Option<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Check<'_> {
+    fn bad(&mut self, block: u64, count: u64, page_level: Option<u8>, reason: Damage) {
+        self.report.bad_count += 1;
+        if self.report.bad.len() < NAMED {
+            self.report.bad.push(BadBlock { block, count, snapshot: self.snapshot, page_level, reason });
+        }
+    }
+
+    fn step(&mut self, slots: u64) {
+        self.done += slots;
+        (self.progress)(self.done.min(self.total), self.total);
+    }
+
+    fn page(&mut self, place: Place, entry: Entry, dead: bool, references: &[Reference]) {
+        let from = self.trash_from.unwrap_or(0);
+        if entry.kind() != Kind::Page || place.blocks().end <= from {
+            return;
+        }
+        let sharing = self.core.sharing(references, &entry, place.level, place.index);
+        if sharing.below {
+            return;
+        }
+        let dead = dead || entry.aux() == DEAD;
+        if !sharing.page && !is_lost(&entry) {
+            self.reached.mark(entry.slot());
+        }
+        let page = match self.core.page(place.level, place.index, &entry, false) {
+            Ok(page) => page,
+            Err(reason) => {
+                return self.bad(place.blocks().start, span(place.level), Some(place.level), reason);
+            }
+        };
+        self.report.pages += 1;
+        self.step(1);
+        let pages = self.core.reference_pages(references, place.level, place.index).unwrap_or_default();
+        if place.level > 0 {
+            for child in 0..FANOUT {
+                let references = child_references(&pages, place.index, child);
+                self.page(place.child(child), page.entry(child), dead, &references);
+            }
+            return;
+        }
+        let first = place.blocks().start;
+        let mut entries = [Entry::ABSENT; FANOUT];
+        for (number, block) in place.blocks().enumerate() {
+            let entry = page.entry(number);
+            if entry.is_data() && block >= from && !held(&pages, number, block, entry.slot()) {
+                if !is_lost(&entry) {
+                    self.reached.mark(entry.slot());
+                }
+                entries[number] = entry;
+            }
+        }
+        // What was discarded or deleted takes slots until it is freed, but nobody reads it.
+        if !dead && self.trash_from.is_none() {
+            self.data(first, &entries);
+        }
+    }
+
+    /// Verifies the data of consecutive blocks; slots in a row are read together.
+    fn data(&mut self, first: u64, entries: &[Entry]) {
+        let mut at = 0;
+        while at < entries.len() {
+            let block = first + u64::try_from(at).expect("below 128");
+            if !entries[at].is_data() {
+                at += 1;
+                continue;
+            }
+            let in_row =
+                |(place, entry): (u64, &Entry)| entry.is_data() && entry.slot() == entries[at].slot() + place;
+            let run = (0..).zip(&entries[at..]).take_while(|pair| in_row(*pair)).count();
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.resize(run * BLOCK, 0);
+            let read = self.core.store.read(&mut buffer, entries[at].slot());
+            for ((block, entry), bytes) in
+                (block..).zip(&entries[at..at + run]).zip(buffer.as_chunks_mut::<BLOCK>().0)
+            {
+                let verified = match read {
+                    Ok(()) => Ok(()),
+                    Err(_) => self.core.store.read(bytes.as_mut_slice(), entry.slot()),
+                };
+                match verified.and_then(|()| self.core.store.open_data(entry, block, bytes.as_mut_slice())) {
+                    Ok(()) => self.report.blocks += 1,
+                    Err(reason) => self.bad(block, 1, None, reason),
+                }
+            }
+            self.buffer = buffer;
+            at += run;
+            self.step(u64::try_from(run).expect("at most 128"));
+        }
+    }
+}
+
+impl Core {
+    /// Readers and writers go on meanwhile, but no checkpoint runs: who fills the dirty map waits.
+    pub(super) fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, VolumeError> {
+        if !self.read_only {
+            self.checkpoint()?;
+        }
+        let checkpointer = self.checkpointer.lock();
+        // One moment for all: bitmaps, dirty entries, and the slots that wait to be freed.
+        let (bits, dirty, waiting) = {
+            let _log = self.log.lock();
+            let _gate = self.gate.write();
+            let pending = self.pending.lock();
+            let waiting = [&pending.replaced[..], &pending.discarded[..], &self.deferred.lock()[..]].concat();
+            (self.alloc.loaded_bitmaps(), self.dirty.active().0, waiting)
+        };
+        let root = self.root();
+        let versions = self.versions.read().clone();
+        let (_, total) = self.alloc.totals();
+        let mut check = Check {
+            core: self,
+            report: CheckReport::default(),
+            reached: Reached::default(),
+            progress,
+            done: 0,
+            total,
+            snapshot: None,
+            trash_from: None,
+            buffer: Vec::new(),
+        };
+        checkpointer.tables.slots().chain(waiting).for_each(|slot| check.reached.mark(slot));
+        check.page(Place { level: root.height - 1, index: 0 }, root.entry, false, &[]);
+        for (number, version) in versions.iter().enumerate() {
+            // What an earlier tree shares was verified there.
+            let mut earlier = references(&versions[..number], None);
+            earlier.extend(reference_of(&root));
+            check.snapshot = (version.state == VersionState::Snapshot).then_some(version.id);
+            check.trash_from = (version.state == VersionState::Trash).then_some(version.cursor);
+            check.page(Place { level: version.height - 1, index: 0 }, version.root, false, &earlier);
+        }
+        (check.snapshot, check.trash_from) = (None, None);
+        for (block, entry) in dirty.into_iter().filter(|(_, entry)| entry.is_data()) {
+            check.reached.mark(entry.slot());
+            let bad = check.report.bad_count;
+            check.data(block, &[entry]);
+            // It may have been overwritten since.
+            if check.report.bad_count > bad && self.resolve_one(block).is_ok_and(|now| now != entry) {
+                check.report.bad_count = bad;
+                check.report.bad.truncate(usize::try_from(bad).unwrap_or(NAMED));
+            }
+        }
+        let Check { mut report, reached, .. } = check;
+        self.compare_bitmaps(&bits, &reached, &mut report);
+        drop(checkpointer);
+        Ok(report)
+    }
+
+    fn compare_bitmaps(&self, bits: &BlockMap<Arc<Bitmap>>, reached: &Reached, report: &mut CheckReport) {
+        report.shared_slots = reached.twice;
+        let (good, bad) = self.alloc.verify(&self.store);
+        report.pages += good;
+        report.bad_allocation_pages = bad;
+        for region in 0..self.alloc.regions() {
+            let stored = bits
+                .get(&region)
+                .map_or_else(|| self.alloc.bitmap(&self.store, region), |bits| Ok(Arc::clone(bits)));
+            // A damaged one is counted above.
+            let Ok(stored) = stored else { continue };
+            let mut expected = self.alloc.fresh(region);
+            if let Some(reached) = reached.regions.get(&region) {
+                report.shared_slots += expected.count_common(reached);
+                expected.add(reached);
+            }
+            report.leaked_slots += stored.count_not_in(&expected);
+            report.unaccounted_slots += expected.count_not_in(&stored);
+        }
+    }
+
+    /// Gives everything that verifies, block by block in order, holes left out, and names what does not.
+    pub(super) fn salvage(
+        &self,
+        good: &mut dyn FnMut(u64, &[u8]),
+        bad: &mut dyn FnMut(BadBlock),
+    ) -> Result<(), VolumeError> {
+        let root = self.root();
+        let mut bytes = Box::new([0; BLOCK]);
+        let mut block = 0;
+        while block < root.blocks {
+            let damaged = self.next_leaf(&root, &mut block)?;
+            let end = root.blocks.min((block | 127) + 1);
+            for block in block..end {
+                let page = |(level, reason): PageDamage| BadBlock {
+                    block,
+                    count: 1,
+                    snapshot: None,
+                    page_level: Some(level),
+                    reason,
+                };
+                // Blocks under a damaged page may still be in the log.
+                match self.read_or_damage(block, bytes.as_mut_slice())? {
+                    Ok(true) => good(block * super::BLOCK, bytes.as_slice()),
+                    Ok(false) => {}
+                    Err(reason) => bad(damaged.map_or(
+                        BadBlock { block, count: 1, snapshot: None, page_level: None, reason },
+                        page,
+                    )),
+                }
+            }
+            block = end;
+        }
+        Ok(())
+    }
+
+    /// Moves on to the next block that a leaf, the log or a damaged page is above.
+    fn next_leaf(&self, root: &Root, block: &mut u64) -> Result<Option<PageDamage>, VolumeError> {
+        loop {
+            match self.descend(root, *block) {
+                Ok(super::map::Leaf::Page(_)) => return Ok(None),
+                Err(damage) => return Ok(Some(damage)),
+                Ok(super::map::Leaf::Hole(_, span)) => {
+                    let end = (*block / span + 1) * span;
+                    let dirty = self.dirty.next_entry(*block).map_or(end, |dirty| dirty & !127);
+                    if dirty <= *block || end >= root.blocks {
+                        return Ok(None);
+                    }
+                    *block = end.min(dirty);
+                }
+            }
+        }
+    }
+
+    /// True if the block has data, which is in `bytes` then.
+    fn read_or_damage(&self, block: u64, bytes: &mut [u8]) -> Result<Result<bool, Damage>, VolumeError> {
+        let entry = match self.resolve_one(block) {
+            Ok(entry) => entry,
+            Err(VolumeError::DamagedPage { reason, .. }) => return Ok(Err(reason)),
+            Err(error) => return Err(error),
+        };
+        if !entry.is_data() {
+            return Ok(Ok(false));
+        }
+        Ok(self.read_entry(block, &entry, bytes)?.map(|()| true))
+    }
+}
