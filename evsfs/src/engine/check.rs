@@ -9,7 +9,7 @@ use super::core::{Core, Root};
 use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
 use super::map::{DEAD, PageDamage, is_lost, span};
-use super::merge::{Place, Reference, child_references, held, reference_of, references};
+use super::merge::{Place, Reference, child_references, held, reference_of, references, references_at};
 use super::report::{BadBlock, CheckReport};
 use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS};
 use crate::format::{Entry, Kind, VersionState};
@@ -178,7 +178,9 @@ impl Core {
             earlier.extend(reference_of(&root));
             check.snapshot = (version.state == VersionState::Snapshot).then_some(version.id);
             check.trash_from = (version.state == VersionState::Trash).then_some(version.cursor);
-            check.page(Place { level: version.height - 1, index: 0 }, version.root, false, &earlier);
+            let place = Place { level: version.height - 1, index: 0 };
+            let earlier = references_at(self, earlier, place.level).unwrap_or_default();
+            check.page(place, version.root, false, &earlier);
         }
         (check.snapshot, check.trash_from) = (None, None);
         for (block, entry) in dirty.into_iter().filter(|(_, entry)| entry.is_data()) {

@@ -45,6 +45,24 @@ pub(super) fn reference_of(root: &Root) -> Option<Reference> {
     (root.entry.kind() == Kind::Page).then(|| Reference { entry: root.entry, top: root.height - 1, from: 0 })
 }
 
+/// The references at the first page of a level, for a walk that begins there: a map that is higher has its page of that level under its
+/// first children. `None` if one on the way is damaged: what it refers to is not known then.
+pub(super) fn references_at(core: &Core, references: Vec<Reference>, level: u8) -> Option<Vec<Reference>> {
+    let mut found = Vec::with_capacity(references.len());
+    'references: for mut reference in references {
+        while reference.top > level {
+            let page = core.page(reference.top, 0, &reference.entry, true).ok()?;
+            let entry = page.entry(0);
+            if entry.kind() != Kind::Page {
+                continue 'references;
+            }
+            reference = Reference { entry, top: reference.top - 1, from: reference.from };
+        }
+        found.push(reference);
+    }
+    Some(found)
+}
+
 /// What versions say about a page of the map at one place.
 pub(super) struct Sharing {
     /// Some version has the very page: it must stay.

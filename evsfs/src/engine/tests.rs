@@ -2,6 +2,8 @@
 
 mod behaviour;
 mod model;
+mod stress;
+mod versions;
 
 use std::io;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 use super::{CreateParams, OpenError, OpenOptions, Volume};
 use crate::backing::Backing;
 use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
-use crate::format::{Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+use crate::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
 
 /// A file in memory that counts, and fails when told to.
 #[derive(Default)]
@@ -115,6 +117,17 @@ impl Rig {
         };
         Volume::create(&*rig.memory, &header(ring_pages), &CreateParams { size }, &keys(), &*rig.entropy)
             .unwrap();
+        rig
+    }
+
+    fn thin(size: u64, base: BaseReference) -> Self {
+        let rig = Self {
+            memory: Arc::default(),
+            entropy: Arc::new(SeededEntropy::new(8)),
+            options: OpenOptions { background: false, ..OpenOptions::default() },
+        };
+        let header = Header { base: Some(base), ..header(64) };
+        Volume::create(&*rig.memory, &header, &CreateParams { size }, &keys(), &*rig.entropy).unwrap();
         rig
     }
 

@@ -6,7 +6,7 @@
 use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::map::is_lost;
-use super::merge::{Place, Reference, child_references, held, reference_of, references};
+use super::merge::{Place, Reference, child_references, held, reference_of, references, references_at};
 use super::pages::Work;
 use crate::format::layout::FANOUT;
 use crate::format::{Entry, Kind, VersionRecord, VersionState};
@@ -89,8 +89,15 @@ impl Core {
             }
             let mut references = references(versions, Some(number));
             references.extend(reference_of(live));
-            let stopped = if version.root.kind() == Kind::Page {
-                let place = Place { level: version.height - 1, index: 0 };
+            let level = version.height - 1;
+            let references = references_at(self, references, level);
+            if references.is_none() {
+                tracing::error!(volume = %self.store.uuid, "a page is damaged: what a deleted snapshot held is not freed");
+            }
+            let stopped = if let Some(references) = references
+                && version.root.kind() == Kind::Page
+            {
+                let place = Place { level, index: 0 };
                 Walk { core: self, work, budget, cursor: version.cursor }.page(
                     place,
                     version.root,
