@@ -131,8 +131,8 @@ pub enum VolumeError {
         id: Uuid,
     },
     /// The name does not fit.
-    #[error("a snapshot's name has at most {most} bytes (this one {length}) and no control characters")]
-    BadName {
+    #[error("a snapshot's name has at most {most} bytes (this one has {length}) and no control characters")]
+    NameTooLong {
         /// Its length in bytes.
         length: usize,
         /// The limit.

@@ -55,7 +55,7 @@ impl Core {
 
     /// The same id and name again is no error: a caller that got no answer may ask once more.
     pub(super) fn snapshot(&self, name: &str, id: Uuid, created: u64) -> Result<SnapshotInfo, VolumeError> {
-        let bad_name = VolumeError::BadName { length: name.len(), most: Text::<64>::MAX };
+        let bad_name = VolumeError::NameTooLong { length: name.len(), most: Text::<64>::MAX };
         let name = Text::new(name).ok_or(bad_name)?;
         if let Some(have) = self.find_snapshot(id) {
             return if have.name == name { Ok(info(&have)) } else { Err(VolumeError::SnapshotExists { id }) };

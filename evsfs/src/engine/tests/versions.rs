@@ -163,7 +163,7 @@ fn f3_an_older_file_and_a_forked_one_are_refused() {
     rig.options.anchor = Some(anchor);
     drop(rig.open());
     // The old file.
-    *rig.memory.bytes.write() = old.clone();
+    *rig.memory.bytes.write() = old;
     assert!(matches!(rig.try_open(), Err(OpenError::RolledBack { found: 1, anchor: 2, .. })));
     // The old file, written to as often.
     rig.options.accept_rollback = true;
