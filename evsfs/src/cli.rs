@@ -30,6 +30,18 @@ pub enum Command {
     Create(Create),
     /// Show what a volume's header says
     Info(Info),
+    /// Verify everything in a detached volume; changes nothing
+    Check(Check),
+    /// Grow a disk, attached or not
+    Extend(Extend),
+    /// Take a snapshot, attached or not
+    Snapshot(Snapshot),
+    /// List the snapshots
+    Snapshots(Snapshots),
+    /// Delete a snapshot
+    SnapshotDelete(OfSnapshot),
+    /// Go back to a snapshot; nobody may have the disk open
+    Rollback(OfSnapshot),
     /// Copy all that verifies of a damaged volume into a raw file, and list the rest
     Salvage(Salvage),
     /// Destroy the data key in a detached volume, and with it the contents, for good
@@ -79,6 +91,54 @@ pub struct Info {
     /// Ask for the key, prove the header, and show the size as well
     #[arg(long)]
     pub unlock: bool,
+}
+
+/// `evsfs check`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The volume file
+    pub file: PathBuf,
+    /// Also if it is older than the newest state that the key service knows
+    #[arg(long)]
+    pub accept_rollback: bool,
+}
+
+/// `evsfs extend`
+#[derive(Debug, Args)]
+pub struct Extend {
+    /// The volume file
+    pub file: PathBuf,
+    /// The new size: bytes, or with K, M, G, T; a multiple of 4096 up to 64T
+    #[arg(long, allow_hyphen_values = true)]
+    pub size: DiskSize,
+}
+
+/// `evsfs snapshot`
+#[derive(Debug, Args)]
+pub struct Snapshot {
+    /// The volume file
+    pub file: PathBuf,
+    /// Name of the snapshot
+    pub name: String,
+    /// Its id; asked again with the same id and name it is the same snapshot
+    #[arg(long)]
+    pub id: Option<Uuid>,
+}
+
+/// `evsfs snapshots`
+#[derive(Debug, Args)]
+pub struct Snapshots {
+    /// The volume file
+    pub file: PathBuf,
+}
+
+/// `evsfs snapshot-delete`, `evsfs rollback`
+#[derive(Debug, Args)]
+pub struct OfSnapshot {
+    /// The volume file
+    pub file: PathBuf,
+    /// Id of the snapshot
+    pub id: Uuid,
 }
 
 /// `evsfs salvage`

@@ -1,9 +1,11 @@
 //! One module per command.
 
+mod check;
 mod create;
 mod erase;
 mod info;
 mod mount;
+mod operation;
 mod output;
 mod salvage;
 mod umount;
@@ -31,6 +33,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Umount(arguments) => umount::run(&arguments, output),
         Command::Create(arguments) => create::run(&arguments, output),
         Command::Info(arguments) => info::run(&arguments, output),
+        Command::Check(arguments) => check::run(&arguments, output),
+        Command::Extend(arguments) => operation::extend(&arguments, output),
+        Command::Snapshot(arguments) => operation::snapshot(&arguments, output),
+        Command::Snapshots(arguments) => operation::snapshots(&arguments, output),
+        Command::SnapshotDelete(arguments) => operation::delete(&arguments, output),
+        Command::Rollback(arguments) => operation::rollback(&arguments, output),
         Command::Salvage(arguments) => salvage::run(&arguments, output),
         Command::Erase(arguments) => erase::run(&arguments, output),
     };

@@ -28,7 +28,7 @@ pub fn errno(error: &DeviceError) -> Errno {
             VolumeError::WouldShrink { .. }
             | VolumeError::BadSize { .. }
             | VolumeError::Header(_)
-            | VolumeError::NameTooLong { .. } => Errno::EINVAL,
+            | VolumeError::BadName { .. } => Errno::EINVAL,
             VolumeError::NoSuchSnapshot { .. } => Errno::ENOENT,
             VolumeError::SnapshotExists { .. } => Errno::EEXIST,
         },

@@ -489,6 +489,8 @@ fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
             ("no_such_snapshot", Exit::Refused, "list the snapshots and choose one of them")
         }
         VolumeError::SnapshotExists { .. } => ("snapshot_exists", Exit::Refused, "choose another id"),
-        VolumeError::NameTooLong { .. } => ("name_too_long", Exit::Usage, "choose a shorter name"),
+        VolumeError::BadName { .. } => {
+            ("bad_name", Exit::Usage, "choose a shorter name without control characters")
+        }
     }
 }

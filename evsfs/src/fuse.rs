@@ -4,12 +4,12 @@
 //! Each serving thread reads into a buffer of its own, which the reply sends from without another copy.
 
 mod attributes;
+mod openings;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fuser::{
@@ -21,6 +21,7 @@ use fuser::{
 use tracing::{debug, error};
 
 use self::attributes::Attributes;
+pub use self::openings::{Closed, Openings};
 use crate::device::{BlockDevice, DeviceError};
 use crate::errno::{errno, is_fault};
 
@@ -54,22 +55,15 @@ pub struct DiskFs<D> {
     device: Arc<D>,
     attributes: Attributes,
     cached: bool,
-    closing: Arc<AtomicBool>,
+    openings: Arc<Openings>,
     name: String,
 }
 
 impl<D: BlockDevice> DiskFs<D> {
     /// Shows `device`; `name` is for the log. In `cached` mode the kernel keeps pages, so that files can be mapped.
-    /// While `closing` is set, nobody may open the disk.
     #[must_use]
-    pub fn new(
-        device: Arc<D>,
-        name: String,
-        cached: bool,
-        read_only: bool,
-        closing: Arc<AtomicBool>,
-    ) -> Self {
-        Self { device, attributes: Attributes::new(read_only, SystemTime::now()), cached, closing, name }
+    pub fn new(device: Arc<D>, name: String, cached: bool, read_only: bool, openings: Arc<Openings>) -> Self {
+        Self { device, attributes: Attributes::new(read_only, SystemTime::now()), cached, openings, name }
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
@@ -165,7 +159,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         if ino != DISK_INODE {
             return reply.error(Errno::EISDIR);
         }
-        if self.closing.load(Ordering::Acquire) {
+        if !self.openings.enter() {
             return reply.error(Errno::ESHUTDOWN);
         }
         let flags = if self.cached {
@@ -175,6 +169,20 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
             FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES | FopenFlags::FOPEN_NOFLUSH
         };
         reply.opened(FileHandle(0), flags);
+    }
+
+    fn release(
+        &self,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.openings.leave();
+        reply.ok();
     }
 
     fn read(

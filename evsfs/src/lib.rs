@@ -46,6 +46,7 @@ pub mod keys;
 pub mod lock;
 pub mod mount;
 pub mod open;
+pub mod operations;
 pub mod process;
 pub mod regular_file;
 pub mod serve;

@@ -121,6 +121,20 @@ impl Mounted {
         self.entry.point.join(DISK_NAME)
     }
 
+    /// Who uses it, as an error.
+    #[must_use]
+    pub fn busy(&self) -> MountError {
+        busy(&self.entry)
+    }
+
+    /// Makes the kernel drop what it has cached of the disk's contents.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn forget_contents(&self) -> io::Result<()> {
+        self.notifier.inval_inode(crate::fuse::DISK_INODE, 0, 0)
+    }
+
     /// Makes the kernel learn a new size at once: open files then see it too.
     ///
     /// # Errors

@@ -4,8 +4,6 @@
 mod descriptors;
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
@@ -83,23 +81,4 @@ pub fn resident_bytes() -> io::Result<u64> {
     let pages: Option<u64> = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     let pages = pages.ok_or(io::ErrorKind::InvalidData)?;
     Ok(pages * rustix::param::page_size() as u64)
-}
-
-/// A switch that is on while it is held.
-#[derive(Debug)]
-pub struct Raised(Arc<AtomicBool>);
-
-impl Raised {
-    /// Turns it on.
-    #[must_use]
-    pub fn raise(flag: &Arc<AtomicBool>) -> Self {
-        flag.store(true, Ordering::Release);
-        Self(Arc::clone(flag))
-    }
-}
-
-impl Drop for Raised {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Release);
-    }
 }

@@ -13,7 +13,6 @@ mod readiness;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,9 +24,9 @@ pub use self::readiness::{Readiness, Ready, await_ready};
 use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
-use crate::fuse::DiskFs;
+use crate::fuse::{DiskFs, Openings};
 use crate::mount::{self, MountError, Mounted, table};
-use crate::process::{Raised, Termination, resident_bytes};
+use crate::process::{Termination, resident_bytes};
 
 /// How often a device may do what is not urgent.
 const TICK: Duration = Duration::from_secs(10);
@@ -91,7 +90,7 @@ pub fn serve<D: Attachment>(
     ready: Readiness,
 ) -> Result<(), Failure> {
     let device = Arc::new(device);
-    let closing = Arc::new(AtomicBool::new(false));
+    let openings = Arc::new(Openings::default());
     let (device_id, inode) = settings.identity;
     let source = table::source(device_id, inode, uuid::Uuid::new_v4().as_u64_pair().0);
     let listeners = Listeners::bind(&source, settings.control.as_deref())?;
@@ -102,11 +101,11 @@ pub fn serve<D: Attachment>(
         settings.file.display().to_string(),
         settings.cached,
         settings.read_only,
-        Arc::clone(&closing),
+        Arc::clone(&openings),
     );
     let options = mount::Options { allow_other: settings.allow_other, read_only: settings.read_only, source };
     let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
-    let service = Service { device, mounted, closing, queue, started: Instant::now() };
+    let service = Service { device, mounted, openings, queue, started: Instant::now() };
 
     let started = start(&listeners, &events, termination, session)
         .map_err(|source| StartError::System { operation: "start a thread", source })
@@ -148,7 +147,7 @@ fn start<D: BlockDevice>(
 struct Service<D> {
     device: Arc<D>,
     mounted: Mounted,
-    closing: Arc<AtomicBool>,
+    openings: Arc<Openings>,
     queue: Receiver<Event>,
     started: Instant,
 }
@@ -198,6 +197,19 @@ impl<D: Attachment> Service<D> {
                 }
                 Ok(answer)
             }
+            // Whoever has it open would see other contents under his hands.
+            Request::Rollback { .. } => {
+                let closed = self.openings.close();
+                if closed.is_in_use() {
+                    return Err(self.mounted.busy().into());
+                }
+                let answer = self.device.operate(request)?;
+                self.mounted.forget_contents().map_err(|source| StartError::System {
+                    operation: "make the kernel forget the old contents",
+                    source,
+                })?;
+                Ok(answer)
+            }
             other => self.device.operate(other),
         }
     }
@@ -216,7 +228,7 @@ impl<D: Attachment> Service<D> {
 
     /// Flushes and unmounts. The inner result is that of the flush: a disk that cannot be written must come off all the same.
     fn unmount(&self) -> Result<Result<(), Failure>, MountError> {
-        let _closing = Raised::raise(&self.closing);
+        let _closed = self.openings.close();
         let flushed = self.device.flush().map_err(Failure::from);
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.

@@ -50,19 +50,16 @@ fn find(target: &Path) -> Result<MountEntry, Failure> {
         MountError::Missing { .. } => Failure::from(FileError::Missing { file: target.to_owned() }),
         other => other.into(),
     })?;
-    let mounts = table::read().map_err(system)?;
-    if let Some(entry) = mounts.iter().rfind(|entry| entry.point == resolved) {
+    if let Some(entry) = table::at(&resolved).map_err(system)? {
         return if entry.is_ours() {
-            Ok(entry.clone())
+            Ok(entry)
         } else {
             Err(MountError::NotMounted { point: resolved }.into())
         };
     }
     let metadata = fs::metadata(&resolved).map_err(system)?;
-    let source = table::source_of_file(metadata.dev(), metadata.ino());
-    mounts
-        .into_iter()
-        .rfind(|entry| entry.is_ours() && entry.source.to_string_lossy().starts_with(&source))
+    table::of_file(metadata.dev(), metadata.ino())
+        .map_err(system)?
         .ok_or_else(|| MountError::NotMounted { point: resolved }.into())
 }
 

@@ -5,9 +5,10 @@ use tracing::info;
 
 use super::{BlockDevice, DeviceError};
 use crate::anchors::AnchorKeeper;
-use crate::control::{ControlError, Request};
+use crate::control::Request;
 use crate::engine::{BLOCK, Volume};
 use crate::failure::Failure;
+use crate::operations;
 use crate::serve::Attachment;
 
 /// An open volume, and the one who tells the key service how far it has come.
@@ -96,7 +97,7 @@ impl Attachment for VolumeDevice {
     }
 
     fn operate(&self, request: &Request) -> Result<Value, Failure> {
-        Err(ControlError::Unsupported { operation: request.operation() }.into())
+        operations::operate(&self.volume, request)
     }
 
     fn tick(&self) {

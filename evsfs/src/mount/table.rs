@@ -49,6 +49,17 @@ pub fn at(point: &Path) -> io::Result<Option<MountEntry>> {
     Ok(read()?.into_iter().rfind(|entry| entry.point == point))
 }
 
+/// The mount of the file with that device and inode number, if this program serves it.
+///
+/// # Errors
+/// If /proc cannot be read.
+pub fn of_file(device: u64, inode: u64) -> io::Result<Option<MountEntry>> {
+    let source = source_of_file(device, inode);
+    let is_of_file =
+        |entry: &MountEntry| entry.is_ours() && entry.source.to_string_lossy().starts_with(&source);
+    Ok(read()?.into_iter().rfind(is_of_file))
+}
+
 /// The source text that marks a mount as one of this program, of the file with that device and inode.
 #[must_use]
 pub fn source(device: u64, inode: u64, own: u64) -> String {
@@ -56,8 +67,7 @@ pub fn source(device: u64, inode: u64, own: u64) -> String {
 }
 
 /// Beginning of [`source`] for any mount of that file.
-#[must_use]
-pub fn source_of_file(device: u64, inode: u64) -> String {
+fn source_of_file(device: u64, inode: u64) -> String {
     format!("{SOURCE_PREFIX}{device:x}:{inode:x}:")
 }
 

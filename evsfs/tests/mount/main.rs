@@ -9,6 +9,7 @@ mod disk;
 mod file_systems;
 mod lifecycle;
 mod mapped;
+mod operations;
 mod space;
 mod users;
 mod volumes;

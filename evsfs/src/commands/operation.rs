@@ -1,0 +1,88 @@
+//! `evsfs extend`, `snapshot`, `snapshots`, `snapshot-delete`, `rollback`: by the process that serves the volume, or, when it is
+//! not attached, here.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::output::Output;
+use crate::anchors::{AnchorKeeper, VolumeAnchors};
+use crate::cli;
+use crate::control::{self, Request};
+use crate::crypto::Suite;
+use crate::device::VolumeDevice;
+use crate::failure::{Failure, FileError, StartError};
+use crate::keys::KeyService;
+use crate::mount::table;
+use crate::open::{self, Access, LockedFile, Opened};
+use crate::regular_file;
+use crate::serve::Attachment;
+use crate::unlock::Expected;
+
+pub(super) fn extend(arguments: &cli::Extend, output: Output) -> Result<(), Failure> {
+    let value = perform(&arguments.file, &Request::Extend { size: arguments.size.0 })?;
+    output.result(&value, &format!("{} has {} bytes now", arguments.file.display(), arguments.size.0))
+}
+
+pub(super) fn snapshot(arguments: &cli::Snapshot, output: Output) -> Result<(), Failure> {
+    let request = Request::Snapshot { name: arguments.name.clone(), id: arguments.id };
+    let value = perform(&arguments.file, &request)?;
+    output.result(&value, &line(&value))
+}
+
+pub(super) fn snapshots(arguments: &cli::Snapshots, output: Output) -> Result<(), Failure> {
+    let value = perform(&arguments.file, &Request::Snapshots {})?;
+    let lines: Vec<String> = value["snapshots"].as_array().into_iter().flatten().map(line).collect();
+    output.result(&value, &lines.join("\n"))
+}
+
+pub(super) fn delete(arguments: &cli::OfSnapshot, output: Output) -> Result<(), Failure> {
+    let value = perform(&arguments.file, &Request::SnapshotDelete { id: arguments.id })?;
+    output.result(&value, &format!("snapshot {} is deleted", arguments.id))
+}
+
+pub(super) fn rollback(arguments: &cli::OfSnapshot, output: Output) -> Result<(), Failure> {
+    let value = perform(&arguments.file, &Request::Rollback { id: arguments.id })?;
+    output.result(&value, &format!("{} is as in snapshot {}", arguments.file.display(), arguments.id))
+}
+
+fn line(snapshot: &Value) -> String {
+    let field =
+        |name: &str| snapshot[name].as_str().map_or_else(|| snapshot[name].to_string(), str::to_owned);
+    format!("{}  {} bytes  {}", field("id"), field("size"), field("name"))
+}
+
+fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
+    let (device, inode) = regular_file::open(path, false)?.identity;
+    let mounted = table::of_file(device, inode).map_err(|source| FileError::System {
+        operation: "find the mount of",
+        file: path.to_owned(),
+        source,
+    })?;
+    if let Some(entry) = mounted {
+        return control::call(&entry.source.to_string_lossy(), request);
+    }
+    let file = LockedFile::open(path, false)?;
+    let access = Access {
+        expected: Expected::default(),
+        read_only: false,
+        accept_rollback: false,
+        memory: None,
+        background: false,
+    };
+    let Opened { volume, anchor } = open::open(&file, &KeyService::from_env(), &access)?;
+    let header = volume.header();
+    let anchors = match header.suite {
+        Suite::Plain => None,
+        Suite::Aes256Gcm => {
+            let store = VolumeAnchors { service: KeyService::impatient(), volume: header.uuid };
+            let keeper = AnchorKeeper::start(store, anchor)
+                .map_err(|source| StartError::System { operation: "start a thread", source })?;
+            Some(keeper)
+        }
+    };
+    let device = VolumeDevice::new(volume, anchors, false);
+    let result = device.operate(request);
+    device.close()?;
+    result
+}

@@ -1,0 +1,130 @@
+//! Growing, snapshots, rolling back and checking, of an attached disk and of a detached one.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::FileExt;
+
+use serde_json::Value;
+
+use crate::disk::{Disk, Kind, MIB, evsfs, read, refusal};
+
+/// `evsfs COMMAND FILE MORE... --json`
+fn on(disk: &Disk, command: &str, more: &[&str]) -> std::process::Output {
+    let file = disk.file();
+    let mut arguments = vec![OsStr::new(command), file.as_os_str()];
+    arguments.extend(more.iter().map(OsStr::new));
+    arguments.push(OsStr::new("--json"));
+    evsfs(&arguments)
+}
+
+#[track_caller]
+fn done(disk: &Disk, command: &str, more: &[&str]) -> Value {
+    let output = on(disk, command, more);
+    assert!(output.status.success(), "{command}: {output:?}\n{}", disk.log());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn d6_a_disk_grows_under_those_who_use_it() {
+    for options in [&[][..], &["--cached"]] {
+        let mut disk = Disk::with(Kind::Plain, 8 * MIB, options);
+        let view = disk.open();
+        view.write_all_at(b"old end", 8 * MIB - 7).unwrap();
+        assert_eq!(done(&disk, "extend", &["--size", "24M"])["size"], 24 * MIB);
+        assert_eq!(fs::metadata(disk.path()).unwrap().len(), 24 * MIB, "at once");
+        assert_eq!(view.metadata().unwrap().len(), 24 * MIB, "also for the one who has it open");
+        view.write_all_at(b"new end", 24 * MIB - 7).unwrap();
+        assert_eq!(read(&view, 8 * MIB - 7, 14), b"old end\0\0\0\0\0\0\0");
+        assert_eq!(read(&view, 24 * MIB - 7, 7), b"new end");
+        let (code, error) = refusal(&on(&disk, "extend", &["--size", "8M"]));
+        assert_eq!((code, error["code"].as_str()), (3, Some("would_shrink")));
+        drop(view);
+        disk.detach();
+        assert_eq!(done(&disk, "extend", &["--size", "32M"])["size"], 32 * MIB, "detached as well");
+        disk.attach();
+        assert_eq!(disk.open().metadata().unwrap().len(), 32 * MIB);
+        assert_eq!(read(&disk.open(), 24 * MIB - 7, 7), b"new end");
+    }
+}
+
+#[test]
+fn d5_snapshots_keep_what_was_and_can_be_gone_back_to() {
+    let mut disk = Disk::new(Kind::Plain, 16 * MIB);
+    disk.open().write_all_at(&[1; 1 << 20], 0).unwrap();
+    let first = done(&disk, "snapshot", &["first"]);
+    let id = first["id"].as_str().unwrap().to_owned();
+    assert_eq!((&first["name"], &first["size"]), (&"first".into(), &(16 * MIB).into()));
+    let again = done(&disk, "snapshot", &["first", "--id", &id]);
+    assert_eq!(again["id"], first["id"], "the same request gives the same snapshot");
+    disk.open().write_all_at(&[2; 1 << 20], 512 << 10).unwrap();
+
+    let held = disk.open();
+    let (code, error) = refusal(&on(&disk, "rollback", &[&id]));
+    assert_eq!((code, error["code"].as_str()), (3, Some("busy")), "not under the hands of a user");
+    assert_eq!(read(&held, 600 << 10, 10), [2; 10]);
+    drop(held);
+    done(&disk, "rollback", &[&id]);
+    let mut expected = vec![1; 1 << 20];
+    expected.resize(3 << 19, 0);
+    assert!(read(&disk.open(), 0, 3 << 19) == expected);
+
+    disk.open().write_all_at(&[3; 4096], 0).unwrap();
+    disk.detach();
+    let second = done(&disk, "snapshot", &["second"]);
+    let listed = done(&disk, "snapshots", &[]);
+    let names: Vec<_> = listed["snapshots"].as_array().unwrap().iter().map(|s| s["name"].clone()).collect();
+    assert_eq!(names, ["first", "second"]);
+    done(&disk, "rollback", &[&id]);
+    done(&disk, "snapshot-delete", &[second["id"].as_str().unwrap()]);
+    disk.attach();
+    assert!(read(&disk.open(), 0, 1 << 20) == expected[..1 << 20]);
+    let (code, error) = refusal(&on(&disk, "snapshot-delete", &[second["id"].as_str().unwrap()]));
+    assert_eq!((code, error["code"].as_str()), (3, Some("no_such_snapshot")));
+}
+
+#[test]
+fn a_rollback_leaves_nothing_of_the_old_contents_in_the_kernels_cache() {
+    let disk = Disk::with(Kind::Plain, 4 * MIB, &["--cached"]);
+    disk.open().write_all_at(b"then", 4096).unwrap();
+    let id = done(&disk, "snapshot", &["s"])["id"].as_str().unwrap().to_owned();
+    disk.open().write_all_at(b"now!", 4096).unwrap();
+    assert_eq!(read(&disk.open(), 4096, 4), b"now!");
+    done(&disk, "rollback", &[&id]);
+    assert_eq!(read(&disk.open(), 4096, 4), b"then");
+}
+
+#[test]
+fn a_raw_file_has_no_snapshots() {
+    let disk = Disk::new(Kind::Raw, MIB);
+    let (code, error) = refusal(&on(&disk, "snapshot", &["s"]));
+    assert_eq!((code, error["code"].as_str()), (3, Some("unsupported")));
+}
+
+#[test]
+fn check_finds_damage_and_changes_nothing() {
+    let mut disk = Disk::new(Kind::Plain, 16 * MIB);
+    for block in 0..64u64 {
+        disk.open().write_all_at(&[u8::try_from(block).unwrap() + 1; 4096], block * 4096).unwrap();
+    }
+    let (code, error) = refusal(&on(&disk, "check", &[]));
+    assert_eq!((code, error["code"].as_str()), (3, Some("already_attached")));
+    disk.detach();
+    let report = done(&disk, "check", &[]);
+    assert_eq!((&report["sound"], &report["blocks"]), (&true.into(), &64.into()));
+
+    let mut bytes = fs::read(disk.file()).unwrap();
+    let at = bytes.chunks(4096).position(|slot| slot == [11; 4096]).expect("block 10") * 4096;
+    bytes[at] ^= 0x80;
+    fs::write(disk.file(), &bytes).unwrap();
+    let output = on(&disk, "check", &[]);
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["bad_count"], &report["bad"][0]["block"]), (&1.into(), &10.into()));
+    assert!(fs::read(disk.file()).unwrap() == bytes, "a check changes nothing");
+    // The rest is as it was.
+    disk.attach();
+    assert_eq!(read(&disk.open(), 9 * 4096, 4096), [10; 4096]);
+    let damaged = disk.open().read_at(&mut [0; 4096], 10 * 4096).unwrap_err();
+    assert_eq!(damaged.raw_os_error(), Some(libc::EIO));
+    assert!(disk.log().contains("block 10"), "the log names the block: {}", disk.log());
+}
