@@ -28,7 +28,7 @@ pub fn errno(error: &DeviceError) -> Errno {
             VolumeError::WouldShrink { .. }
             | VolumeError::BadSize { .. }
             | VolumeError::Header(_)
-            | VolumeError::BadName { .. } => Errno::EINVAL,
+            | VolumeError::NameTooLong { .. } => Errno::EINVAL,
             VolumeError::NoSuchSnapshot { .. } => Errno::ENOENT,
             VolumeError::SnapshotExists { .. } => Errno::EEXIST,
         },

@@ -489,7 +489,7 @@ fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
             ("no_such_snapshot", Exit::Refused, "list the snapshots and choose one of them")
         }
         VolumeError::SnapshotExists { .. } => ("snapshot_exists", Exit::Refused, "choose another id"),
-        VolumeError::BadName { .. } => {
+        VolumeError::NameTooLong { .. } => {
             ("bad_name", Exit::Usage, "choose a shorter name without control characters")
         }
     }
