@@ -3,6 +3,7 @@
 use http_body_util::Full;
 use hyper::{Response, StatusCode, body::Bytes, header};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use crate::{
     domain::{Caller, Refusal},
@@ -37,8 +38,11 @@ pub(crate) fn refused_with(status: StatusCode, code: &str, message: String) -> R
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Reply {
-    let bytes = serde_json::to_vec(body).expect("the reply types serialise");
-    let mut reply = Response::new(Full::new(Bytes::from(bytes)));
+    // A reply may hold a data key: it is wiped once it is sent. No reply with a secret is longer than this, so the buffer does not
+    // grow and leave copies behind; and the connection sends it from here, without one of its own.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
+    serde_json::to_writer(&mut *bytes, body).expect("the reply types serialise");
+    let mut reply = Response::new(Full::new(Bytes::from_owner(bytes)));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     reply
