@@ -123,7 +123,7 @@ fn things_that_are_not_there_and_things_that_are_there_already() {
             (&["disk", "create", "d", "--size", "16M"], 3, &["d", "exists"]),
             (
                 &["disk", "create", "e", "--size", "16M", "--encrypted", "--key", "no-such-key"],
-                3,
+                6,
                 &["no-such-key"],
             ),
             (&["server", "create", "web1"], 3, &["web1", "exists"]),
@@ -231,15 +231,15 @@ fn a_volume_of_a_later_version_is_refused_by_its_version() {
     let info = ecs.evsfs(&["info".as_ref(), volume.as_os_str()]).json();
     let version = info["version"].as_u64().unwrap_or_else(|| panic!("no version in {info}"));
     let good = fs::read(&volume).expect("a file");
-    // The version is a little-endian 32-bit number after the 8-byte magic, in both copies of the header.
+    // The version is a little-endian 16-bit number after the 8-byte magic, in both copies of the header.
     let offset = 8;
-    let shown = u32::from_le_bytes(good[offset..offset + 4].try_into().expect("four bytes"));
+    let shown = u16::from_le_bytes(good[offset..offset + 2].try_into().expect("two bytes"));
     assert_eq!(u64::from(shown), version, "the version stands where docs/volume-format.md says");
     let magic = good[..8].to_vec();
     let mut changed = good.clone();
     for copy in (0..good.len() - 12).step_by(4096) {
         if good[copy..copy + 8] == magic {
-            changed[copy + offset..copy + offset + 4].copy_from_slice(&99_u32.to_le_bytes());
+            changed[copy + offset..copy + offset + 2].copy_from_slice(&99_u16.to_le_bytes());
         }
     }
     fs::write(&volume, &changed).expect("the file can be written");
