@@ -46,9 +46,21 @@ step() { step_number=$((step_number + 1)); printf '\n%s%d. %s%s\n' "$bold" $step
 # Prints a command as one would type it, and runs it.
 show() { echo "  \$ $*"; "$@" 2>&1 | sed 's/^/  /'; }
 
+# The process of this installation's kmsd, if it runs: told by its command line, because its file may have been replaced.
 kmsd_pid() {
     local pid
-    pid=$(cat "$dir/run/kmsd.pid" 2>/dev/null) && [ "$(readlink -f "/proc/$pid/exe" 2>/dev/null)" = "$dir/bin/kmsd" ] && echo "$pid"
+    pid=$(cat "$dir/run/kmsd.pid" 2>/dev/null) || return 1
+    tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$dir/bin/kmsd serve --home $KMSD_HOME " && echo "$pid"
+}
+
+stop_kmsd() {
+    local pid
+    if pid=$(kmsd_pid); then
+        echo "stopping kmsd (process $pid)"
+        kill -TERM "$pid"
+        tail --pid="$pid" -f /dev/null
+    fi
+    rm -f "$dir/run/kmsd.pid"
 }
 
 start_kmsd() {
@@ -77,7 +89,7 @@ release_mounts() {
 }
 
 stop() {
-    local name pid
+    local name
     release_mounts
     if [ -x "$dir/bin/ecsctl" ] && [ -d "$ECS_HOME" ]; then
         for name in $("$dir/bin/ecsctl" --json disk list | jq -r '.[] | select(.server != null) | .name'); do
@@ -85,12 +97,7 @@ stop() {
             "$dir/bin/ecsctl" disk detach "$name" >/dev/null
         done
     fi
-    if pid=$(kmsd_pid); then
-        echo "stopping kmsd (process $pid)"
-        kill -TERM "$pid"
-        tail --pid="$pid" -f /dev/null
-    fi
-    rm -f "$dir/run/kmsd.pid"
+    stop_kmsd
 }
 
 case $action in
@@ -131,9 +138,12 @@ umask 077
 mkdir -p "$dir"/{bin,run,log,mnt} && chmod 700 "$dir"
 touch "$marker"
 for program in kmsd evsfs ecsctl; do
+    built=${CARGO_TARGET_DIR:-$clone/target}/release/$program
+    cmp -s "$built" "$dir/bin/$program" && continue
     # By way of a new name: a program that runs cannot be overwritten, and keeps its old file.
-    install -m 755 "${CARGO_TARGET_DIR:-$clone/target}/release/$program" "$dir/bin/$program.new"
+    install -m 755 "$built" "$dir/bin/$program.new"
     mv -f "$dir/bin/$program.new" "$dir/bin/$program"
+    [ $program != kmsd ] || stop_kmsd
 done
 cat >"$dir/env" <<EOF
 # . $dir/env    to use this installation in a shell
@@ -241,6 +251,6 @@ cat <<EOF
 
 ${bold}It all runs in $dir${plain}
   use it:      . $dir/env; ecsctl --help
-  stop it:     $0 --dir $dir --stop
-  remove it:   $0 --dir $dir --remove
+  stop it:     $here/quickstart.sh --dir $dir --stop
+  remove it:   $here/quickstart.sh --dir $dir --remove
 EOF
