@@ -93,7 +93,12 @@ impl DaemonError {
                 | HsmError::Lacks { .. } => 78,
                 _ => 4,
             },
-            Self::Start(StartError::ForeignToken { .. })
+            Self::Start(
+                StartError::ForeignToken { .. }
+                | StartError::OlderStore { .. }
+                | StartError::AuditCutOff { .. }
+                | StartError::Store(StoreError::Tampered { .. } | StoreError::Damaged { .. }),
+            )
             | Self::Config(_)
             | Self::ReadyFd(_)
             | Self::HomeExposed { .. }

@@ -5,9 +5,14 @@
 
 pub mod access_key;
 pub mod anchor;
+#[cfg(feature = "daemon")]
+pub mod audit;
 pub mod context;
 pub mod envelope;
+mod hex_bytes;
 pub mod id;
+#[cfg(feature = "daemon")]
+pub mod integrity;
 pub mod key;
 pub mod operation;
 pub mod policy;

@@ -107,6 +107,25 @@ pub trait Session: Send {
     /// # Errors
     /// If the token cannot.
     fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError>;
+
+    /// Derives 32 bytes for a purpose, with a key of the token's own that only signs. `create` makes that key if the token
+    /// does not have it.
+    ///
+    /// # Errors
+    /// [`HsmError::NoIntegrityKey`] if the key is not there.
+    fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError>;
+
+    /// What was noted in the token last; after a crash in the midst of it, also what was noted before.
+    ///
+    /// # Errors
+    /// If the token cannot say.
+    fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError>;
+
+    /// Notes something in the token, in place of what was noted before.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn put_note(&mut self, note: &[u8]) -> Result<(), HsmError>;
 }
 
 /// What [`Session::seal`] gives.

@@ -23,6 +23,8 @@ mod secret;
 pub mod wire;
 
 #[cfg(feature = "daemon")]
+pub mod audit;
+#[cfg(feature = "daemon")]
 pub mod clock;
 #[cfg(feature = "daemon")]
 pub mod daemon;

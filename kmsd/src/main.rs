@@ -67,6 +67,9 @@ struct ServeArgs {
     /// Write the line "ready" to this inherited descriptor once requests are accepted
     #[arg(long, value_name = "N")]
     ready_fd: Option<RawFd>,
+    /// Take on a store that is older than the token knows, or an audit log without its end: after a restore. Audited
+    #[arg(long)]
+    accept_restored: bool,
 }
 
 #[derive(Subcommand)]
@@ -157,7 +160,7 @@ fn serve(args: ServeArgs) -> Result<(), DaemonError> {
     process::set_module_environment(&config.token.env);
     log_to_stderr();
     process::shield();
-    daemon::run(&home, &config, ready)
+    daemon::run(&home, &config, ready, args.accept_restored)
 }
 
 /// Logs go to stderr, to the journal under systemd; `KMSD_LOG` sets what is logged, such as `debug`.

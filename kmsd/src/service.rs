@@ -7,6 +7,7 @@
 
 mod access_keys;
 mod anchors;
+mod audit;
 mod data;
 mod datakeys;
 mod error;
@@ -27,12 +28,14 @@ pub use self::{
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     lifecycle::KeyView,
-    start::StartError,
+    start::{Parts, StartError},
 };
 use crate::{
+    audit::AuditLog,
     clock::Clock,
     domain::{
         KeyId,
+        integrity::TokenNote,
         key::Phase,
         state::KeyState,
         time::{TrustedClock, TrustedTime},
@@ -63,6 +66,7 @@ pub struct Service {
 
 struct Inner {
     writer: Writer,
+    audit: AuditLog,
     pool: Pool,
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
@@ -72,6 +76,8 @@ struct Inner {
     open_secrets: access_keys::OpenSecrets,
     /// Lets one caller at a time make a default key (K3).
     default_keys: tokio::sync::Mutex<()>,
+    /// What the token was told last.
+    noted: tokio::sync::Mutex<TokenNote>,
 }
 
 impl Service {

@@ -16,6 +16,7 @@ pub use self::{
 };
 use crate::{
     domain::{
+        integrity::IntegrityKey,
         registry::{Change, Registry},
         time::TrustedClock,
     },
@@ -24,30 +25,39 @@ use crate::{
 
 /// A durable place for records.
 pub trait Store: Send {
-    /// Everything in it.
+    /// The token that the store is bound to.
     ///
     /// # Errors
-    /// If it cannot be read, or something in it makes no sense.
+    /// If it cannot be read.
+    fn token(&mut self) -> Result<TokenIdentity, StoreError>;
+
+    /// Gives the key that the rows' MACs are made with. To be called once, before everything below.
+    fn unlock(&mut self, key: IntegrityKey);
+
+    /// Everything in it, checked.
+    ///
+    /// # Errors
+    /// If it cannot be read, or something in it makes no sense or was changed by somebody else.
     fn load(&mut self) -> Result<Contents, StoreError>;
 
-    /// Records all changes, or none of them. They are durable when this returns.
+    /// Records all changes, or none of them. They are durable when this returns. Gives the commit's number.
     ///
     /// # Errors
     /// If they are not.
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError>;
+    fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError>;
 
     /// Records where the trusted clock stands.
     ///
     /// # Errors
     /// If it is not durable.
-    fn put_clock(&mut self, clock: &TrustedClock) -> Result<(), StoreError>;
+    fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError>;
 }
 
 /// What [`Store::load`] gives.
 #[derive(Debug)]
 pub struct Contents {
-    /// The token that the store is bound to.
-    pub token: TokenIdentity,
+    /// Number of the newest commit.
+    pub epoch: u64,
     /// The trusted clock, as it was seen last.
     pub clock: Option<TrustedClock>,
     /// Keys and anchors.
@@ -88,6 +98,16 @@ pub enum StoreError {
     /// A record that makes no sense.
     #[error("the record of {what} {id} in the store is damaged: restore a backup (`kmsd restore`)")]
     Damaged {
+        /// What kind.
+        what: &'static str,
+        /// Which.
+        id: String,
+    },
+    /// A MAC does not fit.
+    #[error(
+        "{what} {id} in the store was changed by another program than kmsd: restore a backup (`kmsd restore`), and find out who did it"
+    )]
+    Tampered {
         /// What kind.
         what: &'static str,
         /// Which.

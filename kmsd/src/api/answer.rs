@@ -22,13 +22,12 @@ pub(crate) fn ok(body: &impl Serialize) -> Reply {
 
 /// An error in the published shape.
 pub(crate) fn error(caller: &Caller, error: &ServiceError) -> Reply {
-    let (status, code) = classify(error);
     let detail = ErrorDetail {
-        error_code: code.to_owned(),
+        error_code: error.code().to_owned(),
         error_msg: message(caller, error),
         error_hint: hint(error).map(str::to_owned),
     };
-    json(status, &ErrorBody { error: detail })
+    json(status(error), &ErrorBody { error: detail })
 }
 
 /// An error that no rule of the service's is behind.
@@ -48,15 +47,16 @@ fn json(status: StatusCode, body: &impl Serialize) -> Reply {
     reply
 }
 
-/// Status and published code.
-pub(crate) fn classify(error: &ServiceError) -> (StatusCode, &'static str) {
+/// The status of an error.
+pub(crate) const fn status(error: &ServiceError) -> StatusCode {
     match error {
-        ServiceError::Refused(refusal) => (refused(refusal), refusal.code()),
-        ServiceError::Hsm(error) if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0104"),
-        ServiceError::Hsm(_) | ServiceError::Random(_) => (StatusCode::INTERNAL_SERVER_ERROR, "KMS.0101"),
-        ServiceError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0102"),
-        ServiceError::Interrupted => (StatusCode::SERVICE_UNAVAILABLE, "KMS.0103"),
-        ServiceError::TimedOut { .. } => (StatusCode::GATEWAY_TIMEOUT, "KMS.0104"),
+        ServiceError::Refused(refusal) => refused(refusal),
+        ServiceError::Hsm(error) if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
+        ServiceError::Hsm(_) | ServiceError::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        ServiceError::Store(_) | ServiceError::Audit(_) | ServiceError::Interrupted => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        ServiceError::TimedOut { .. } => StatusCode::GATEWAY_TIMEOUT,
     }
 }
 
@@ -101,7 +101,9 @@ pub(super) fn message(caller: &Caller, error: &ServiceError) -> String {
     match error {
         ServiceError::Hsm(HsmError::Busy { .. }) => error.to_string(),
         ServiceError::Hsm(_) if !caller.is_admin => "the key service's token is not available".to_owned(),
-        ServiceError::Store(_) if !caller.is_admin => "the key service cannot record changes".to_owned(),
+        ServiceError::Store(_) | ServiceError::Audit(_) if !caller.is_admin => {
+            "the key service cannot record changes".to_owned()
+        }
         _ => error.to_string(),
     }
 }
@@ -114,7 +116,9 @@ fn hint(error: &ServiceError) -> Option<&'static str> {
             Some("look at the token and at kmsd's log; service resumes by itself when the token is back")
         }
         ServiceError::Hsm(_) => Some("look at kmsd's log"),
-        ServiceError::Store(_) => Some("look at kmsd's log, and whether the disk of its home is full"),
+        ServiceError::Store(_) | ServiceError::Audit(_) => {
+            Some("look at kmsd's log, and whether the disk of its home is full")
+        }
         ServiceError::Interrupted | ServiceError::TimedOut { .. } => {
             Some("look whether it was done before you try again")
         }

@@ -77,8 +77,8 @@ async fn answer(
     let call = Call { service, caller, names: Names::new(region) };
     match operation {
         "CreateKey" => print(&keys::create(&call, parse(body)?).await?),
-        "DescribeKey" => print(&keys::describe(&call, &parse(body)?)?),
-        "ListKeys" => print(&keys::list(&call, &parse(body)?)?),
+        "DescribeKey" => print(&keys::describe(&call, &parse(body)?).await?),
+        "ListKeys" => print(&keys::list(&call, &parse(body)?).await?),
         "EnableKey" => done(keys::enable(&call, &parse(body)?).await?),
         "DisableKey" => done(keys::disable(&call, &parse(body)?).await?),
         "ScheduleKeyDeletion" => print(&keys::schedule_deletion(&call, &parse(body)?).await?),

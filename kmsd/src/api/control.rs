@@ -11,10 +11,13 @@ use crate::{
     domain::{Caller, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
     service::{Service, ServiceError},
     wire::control::{
-        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, CreateAccessKeyRequest,
-        DeletedAccessKey, NewAccessKey,
+        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditVerdict,
+        CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey,
     },
 };
+
+/// Most audit records in one answer.
+const MAX_RECORDS: usize = 1000;
 
 /// Answers a path below `/kmsd/v1/`.
 pub(super) async fn answer(
@@ -42,7 +45,7 @@ pub(super) async fn answer(
             }))
         }
         (&Method::GET, ["access-keys"]) => {
-            let access_keys = service.list_access_keys(caller)?.into_iter().map(access_key).collect();
+            let access_keys = service.list_access_keys(caller).await?.into_iter().map(access_key).collect();
             Ok(answer::ok(&AccessKeyList { access_keys }))
         }
         (&Method::DELETE, ["access-keys", id]) => {
@@ -53,8 +56,17 @@ pub(super) async fn answer(
             service.delete_access_key(caller, &id).await?;
             Ok(answer::ok(&DeletedAccessKey { access_key_id: id.to_string() }))
         }
+        (&Method::GET, ["audit"]) => {
+            let records = service.audit_tail(caller, MAX_RECORDS).await?;
+            Ok(answer::ok(&AuditReply { records }))
+        }
+        (&Method::POST, ["audit", "verify"]) => {
+            let verdict = service.audit_verify(caller).await?;
+            let fault = verdict.fault.map(|fault| fault.to_string());
+            Ok(answer::ok(&AuditVerdict { intact: fault.is_none(), records: verdict.records, fault }))
+        }
         (&Method::GET, ["anchors", volume]) => {
-            let anchor = service.anchor(caller, uuid(volume)?)?;
+            let anchor = service.anchor(caller, uuid(volume)?).await?;
             Ok(answer::ok(&AnchorReply { anchor: anchor.map(print) }))
         }
         (&Method::POST, ["anchors", volume]) => {

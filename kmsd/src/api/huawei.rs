@@ -44,10 +44,10 @@ pub(super) async fn answer(
         }
         "describe-key" => {
             let request: KeyRequest = parse(body)?;
-            let view = service.describe_key(caller, &key(&request.key_id)?)?;
+            let view = service.describe_key(caller, &key(&request.key_id)?).await?;
             Ok(answer::ok(&DescribeKeyReply { key_info: details(&view) }))
         }
-        "list-keys" => Ok(answer::ok(&list(service, caller, &parse(body)?)?)),
+        "list-keys" => Ok(answer::ok(&list(service, caller, &parse(body)?).await?)),
         "create-datakey" => {
             let new = create_datakey(service, caller, body, Operation::CreateDatakey).await?;
             let NewDatakey { key, mut plaintext, wrapped } = new;
@@ -150,7 +150,7 @@ async fn decrypt_datakey(
     }))
 }
 
-fn list(
+async fn list(
     service: &Service,
     caller: &Caller,
     request: &ListKeysRequest,
@@ -171,7 +171,7 @@ fn list(
         .map(|n| u8::try_from(n).ok().and_then(KeyState::from_number))
         .map(|state| state.ok_or(Refusal::ParameterInvalid { name: "key_state", expected: "2, 3, 4 or 5" }))
         .transpose()?;
-    let all = service.list_keys(caller, state);
+    let all = service.list_keys(caller, state).await?;
     let page: Vec<KeyDetails> = all.iter().skip(from).take(limit).map(details).collect();
     let truncated = from.saturating_add(limit) < all.len();
     Ok(ListKeysReply {

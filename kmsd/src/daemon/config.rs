@@ -173,6 +173,8 @@ impl Config {
     pub const FILE: &'static str = "kmsd.toml";
     /// Name of the store in the home directory.
     pub const STORE: &'static str = "kmsd.db";
+    /// Name of the audit log's directory in the home directory.
+    pub const AUDIT: &'static str = "audit";
     /// Name of the mark of a refused PIN in the home directory.
     const PIN_MARK: &'static str = "pin-refused";
 

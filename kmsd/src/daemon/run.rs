@@ -20,12 +20,14 @@ use crate::{
         Pool, PoolSettings,
         pkcs11::{Pkcs11Settings, Pkcs11Token, Select},
     },
-    service::{Limits, Service},
+    service::{Limits, Parts, Service},
     store::{SqliteStore, Store},
 };
 
 /// How often due work is looked for.
 const TICK: Duration = Duration::from_secs(1);
+/// Ticks between two notes to the token.
+const NOTE_EVERY: u64 = 10;
 /// Ticks between two records of the clock.
 const CLOCK_EVERY: u64 = 600;
 
@@ -33,11 +35,16 @@ const CLOCK_EVERY: u64 = 600;
 ///
 /// # Errors
 /// If anything that is needed is missing; nothing is changed then.
-pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), DaemonError> {
+pub fn run(
+    home: &Path,
+    config: &Config,
+    ready: Option<ReadyFd>,
+    accept_restored: bool,
+) -> Result<(), DaemonError> {
     check_home(home)?;
     // The store first: its lock keeps a second daemon from the token.
     let mut store = SqliteStore::open(&home.join(Config::STORE))?;
-    let expected = store.load()?.token;
+    let expected = store.token()?;
     let token = Pkcs11Token::connect(Pkcs11Settings {
         module: config.token.module.clone(),
         select: Select::Label(config.token.label.clone()),
@@ -54,7 +61,9 @@ pub fn run(home: &Path, config: &Config, ready: Option<ReadyFd>) -> Result<(), D
     let limits = Limits { max_keys: config.limits.max_keys };
     let clock = Arc::new(SystemClock::new()?);
     runtime.block_on(async {
-        let service = Service::start(Box::new(store), pool, clock, limits).await?;
+        let store = Box::new(store);
+        let audit = home.join(Config::AUDIT);
+        let service = Service::start(Parts { store, audit, pool, clock, limits, accept_restored }).await?;
         serve(home, config, service, ready).await
     })?;
     // Ends the threads of store and pool: what was taken on is written, the token is logged out of.
@@ -120,6 +129,9 @@ async fn serve(
     if let Err(error) = service.save_clock().await {
         tracing::warn!(%error, "cannot record the clock");
     }
+    if let Err(error) = service.save_note().await {
+        tracing::warn!(%error, "the token cannot be told where store and audit log stand");
+    }
     Ok(())
 }
 
@@ -150,6 +162,11 @@ async fn work(service: Service, mut stopped: watch::Receiver<bool>) {
         service.tick().await;
         notify(&[NotifyState::Watchdog]);
         count += 1;
+        if count.is_multiple_of(NOTE_EVERY)
+            && let Err(error) = service.save_note().await
+        {
+            tracing::debug!(%error, "the token cannot be told yet");
+        }
         if count.is_multiple_of(CLOCK_EVERY)
             && let Err(error) = service.save_clock().await
         {

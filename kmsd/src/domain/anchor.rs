@@ -14,7 +14,7 @@ pub struct Anchor {
     /// Grows with every commit.
     pub generation: u64,
     /// What the volume's file must lead to.
-    #[serde(with = "hex_bytes")]
+    #[serde(with = "super::hex_bytes")]
     pub chain_mac: [u8; 32],
 }
 
@@ -93,21 +93,6 @@ fn next(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid, anchor: A
     match current {
         Some(record) => AnchorRecord { revision: record.revision + 1, anchor, ..record.clone() },
         None => AnchorRecord { volume, revision: 0, owner: caller.principal.clone(), anchor },
-    }
-}
-
-mod hex_bytes {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&hex::encode(bytes))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 32], D::Error> {
-        let digits = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(digits, &mut bytes).map_err(D::Error::custom)?;
-        Ok(bytes)
     }
 }
 

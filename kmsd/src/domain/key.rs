@@ -184,6 +184,12 @@ impl KeyRecord {
         })
     }
 
+    /// Its deletion is moved to a later day.
+    #[must_use]
+    pub fn put_off(&self, due: TrustedTime) -> Self {
+        self.changed(|next| next.deletion_due = Some(due))
+    }
+
     /// The token has none of it left.
     #[must_use]
     pub fn destroyed(&self) -> Self {

@@ -62,6 +62,18 @@ fn contract(token: &dyn Token) {
     assert!(matches!(session.seal(a, b"aad", b"text"), Err(HsmError::NoObject { .. })));
     assert_eq!(session.inventory().unwrap(), [b]);
 
+    assert!(matches!(session.derive(b"a", false), Err(HsmError::NoIntegrityKey)));
+    let derived = session.derive(b"a", true).unwrap();
+    assert!(
+        *session.derive(b"a", false).unwrap() == *derived && *session.derive(b"b", true).unwrap() != *derived
+    );
+    assert_eq!(session.notes().unwrap(), Vec::<Vec<u8>>::new());
+    for note in [b"one".to_vec(), vec![7; 500], b"two".to_vec()] {
+        session.put_note(&note).unwrap();
+        assert_eq!(session.notes().unwrap(), [note]);
+    }
+    assert_eq!(session.inventory().unwrap(), [b], "neither is taken for a master key");
+
     // A recovery costs sessions and handles, and no keys.
     let sealed = session.seal(b, b"aad", b"text").unwrap();
     let seen = token.generation();

@@ -58,6 +58,11 @@ pub enum HsmError {
         /// The object.
         object: ObjectId,
     },
+    /// The token does not have the key that guards store and audit log.
+    #[error(
+        "the token has no integrity key of kmsd: it was initialised anew, or it is another one. Restore the token from its backup"
+    )]
+    NoIntegrityKey,
     /// A ciphertext is not authentic.
     #[error("the ciphertext does not open")]
     DoesNotOpen,
@@ -144,6 +149,7 @@ impl HsmError {
             | Self::PinFile { .. }
             | Self::PinRefused { .. } => Recovery::Operator,
             Self::NoObject { .. }
+            | Self::NoIntegrityKey
             | Self::DoesNotOpen
             | Self::Lacks { .. }
             | Self::Failed { .. }

@@ -28,6 +28,8 @@ pub(crate) struct FakeToken {
 #[derive(Default)]
 struct Inner {
     objects: Mutex<HashMap<ObjectId, Vec<[u8; 32]>>>,
+    integrity: Mutex<bool>,
+    note: Mutex<Option<Vec<u8>>>,
     script: Mutex<Script>,
     generation: AtomicU64,
     calls: AtomicU64,
@@ -321,6 +323,31 @@ impl Session for FakeSession {
             let iv: &[u8; 12] = iv.try_into().map_err(|_| HsmError::DoesNotOpen)?;
             let plaintext = self.cipher(object)?.decrypt(iv.into(), Payload { msg: ciphertext, aad });
             plaintext.map(Zeroizing::new).map_err(|_| HsmError::DoesNotOpen)
+        })
+    }
+
+    fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError> {
+        use hmac::{Hmac, KeyInit, Mac};
+        self.call("derive", || {
+            let mut key = self.token.inner.integrity.lock();
+            if !*key && !create {
+                return Err(HsmError::NoIntegrityKey);
+            }
+            *key = true;
+            let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"fake").expect("any length");
+            mac.update(purpose);
+            Ok(Zeroizing::new(mac.finalize().into_bytes().into()))
+        })
+    }
+
+    fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError> {
+        self.call("notes", || Ok(self.token.inner.note.lock().clone().into_iter().collect()))
+    }
+
+    fn put_note(&mut self, note: &[u8]) -> Result<(), HsmError> {
+        self.call("put note", || {
+            *self.token.inner.note.lock() = Some(note.to_vec());
+            Ok(())
         })
     }
 

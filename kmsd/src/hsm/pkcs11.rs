@@ -153,6 +153,8 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
     for (mechanism, feature) in [
         (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN (it cannot make AES keys)"),
         (MechanismType::AES_GCM, "CKM_AES_GCM (it cannot wrap data keys)"),
+        (MechanismType::GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN (it cannot make HMAC keys)"),
+        (MechanismType::SHA256_HMAC, "CKM_SHA256_HMAC (it cannot guard store and audit log)"),
     ] {
         if !mechanisms.contains(&mechanism) {
             return Err(HsmError::Lacks { feature });

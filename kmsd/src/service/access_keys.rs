@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit::Trail};
 use crate::{
     domain::{
         Caller, Refusal,
@@ -53,17 +53,31 @@ impl Service {
         description: &str,
         is_admin: bool,
     ) -> Result<NewAccessKey, ServiceError> {
-        let spec = AccessKeySpec::new(caller, description, is_admin)?;
-        if self.inner.writer.registry().read().access_keys().count() >= MAX_ACCESS_KEYS {
-            return Err(Refusal::TooManyAccessKeys { limit: MAX_ACCESS_KEYS }.into());
-        }
-        let service = self.clone();
-        self.to_the_end(async move { service.make_access_key(spec).await }).await
+        let (service, caller, description) = (self.clone(), caller.clone(), description.to_owned());
+        self.to_the_end(async move {
+            let trail = Trail::new(&caller, "create-access-key");
+            match AccessKeySpec::new(&caller, &description, is_admin) {
+                Ok(spec) => {
+                    service.intend(&trail).await?;
+                    let made = service.make_access_key(spec).await;
+                    let trail = match &made {
+                        Ok(made) => trail.target(&made.record.id),
+                        Err(_) => trail,
+                    };
+                    service.record(trail, made).await
+                }
+                Err(refusal) => service.record(trail, Err(refusal.into())).await,
+            }
+        })
+        .await
     }
 
     async fn make_access_key(&self, spec: AccessKeySpec) -> Result<NewAccessKey, ServiceError> {
         // Held to the end, so that the first access keys do not get a sealing object each.
         let _turn = self.inner.open_secrets.sealing_object.lock().await;
+        if self.inner.writer.registry().read().access_keys().count() >= MAX_ACCESS_KEYS {
+            return Err(Refusal::TooManyAccessKeys { limit: MAX_ACCESS_KEYS }.into());
+        }
         let is_first = self.inner.writer.registry().read().access_keys().next().is_none();
         let mut random = [0; AccessKeyId::LEN];
         getrandom::fill(&mut random)?;
@@ -101,11 +115,14 @@ impl Service {
     ///
     /// # Errors
     /// Unless the caller is an administrator.
-    pub fn list_access_keys(&self, caller: &Caller) -> Result<Vec<AccessKeyRecord>, ServiceError> {
-        access_key::permit(caller, "listing access keys")?;
-        let mut found: Vec<_> = self.inner.writer.registry().read().access_keys().cloned().collect();
-        found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-        Ok(found)
+    pub async fn list_access_keys(&self, caller: &Caller) -> Result<Vec<AccessKeyRecord>, ServiceError> {
+        let permitted = access_key::permit(caller, "listing access keys");
+        let found = permitted.map(|_| {
+            let mut found: Vec<_> = self.inner.writer.registry().read().access_keys().cloned().collect();
+            found.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+            found
+        });
+        self.record(Trail::new(caller, "list-access-keys"), found.map_err(Into::into)).await
     }
 
     /// Deletes an access key: no request signed with it is let in any more.
@@ -113,7 +130,22 @@ impl Service {
     /// # Errors
     /// Unless the caller is an administrator and there is such a key; or if the store fails.
     pub async fn delete_access_key(&self, caller: &Caller, id: &AccessKeyId) -> Result<(), ServiceError> {
-        access_key::permit(caller, "deleting an access key")?;
+        let (service, caller, id) = (self.clone(), caller.clone(), id.clone());
+        self.to_the_end(async move {
+            let trail = Trail::new(&caller, "delete-access-key").target(&id);
+            let deleted = match access_key::permit(&caller, "deleting an access key") {
+                Ok(_) => {
+                    service.intend(&trail).await?;
+                    service.forget_access_key(&id).await
+                }
+                Err(refusal) => Err(refusal.into()),
+            };
+            service.record(trail, deleted).await
+        })
+        .await
+    }
+
+    async fn forget_access_key(&self, id: &AccessKeyId) -> Result<(), ServiceError> {
         if self.inner.writer.registry().read().access_key(id).is_none() {
             return Err(Refusal::NoSuchAccessKey { id: id.clone() }.into());
         }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit::Trail};
 use crate::{
     domain::{
         Caller,
@@ -20,11 +20,13 @@ impl Service {
     ///
     /// # Errors
     /// If it is another caller's.
-    pub fn anchor(&self, caller: &Caller, volume: Uuid) -> Result<Option<Anchor>, ServiceError> {
-        let registry = self.inner.writer.registry().read();
-        let current = registry.anchor(&volume);
-        anchor::permit(current, caller, volume)?;
-        Ok(current.map(|record| record.anchor))
+    pub async fn anchor(&self, caller: &Caller, volume: Uuid) -> Result<Option<Anchor>, ServiceError> {
+        let found = {
+            let registry = self.inner.writer.registry().read();
+            let current = registry.anchor(&volume);
+            anchor::permit(current, caller, volume).map(|()| current.map(|record| record.anchor))
+        };
+        self.record(Trail::new(caller, "anchor").target(&volume), found.map_err(Into::into)).await
     }
 
     /// Moves the volume's anchor forward.
@@ -37,6 +39,12 @@ impl Service {
         volume: Uuid,
         offered: Anchor,
     ) -> Result<Anchor, ServiceError> {
+        let trail = Trail::new(caller, "advance-anchor").target(&volume).note(offered.generation.to_string());
+        let advanced = self.advance(caller, volume, offered).await;
+        self.record(trail, advanced).await
+    }
+
+    async fn advance(&self, caller: &Caller, volume: Uuid, offered: Anchor) -> Result<Anchor, ServiceError> {
         for _ in 0..ATTEMPTS {
             let decision = {
                 let registry = self.inner.writer.registry().read();
@@ -63,16 +71,26 @@ impl Service {
         accepted: Anchor,
         reason: &str,
     ) -> Result<Anchor, ServiceError> {
+        let note = format!("generation {}: {reason}", accepted.generation);
+        let trail = Trail::new(caller, "accept-rollback").target(&volume).note(note);
+        self.intend(&trail).await?;
+        let set = self.set_back(caller, volume, accepted).await;
+        self.record(trail, set).await
+    }
+
+    async fn set_back(
+        &self,
+        caller: &Caller,
+        volume: Uuid,
+        accepted: Anchor,
+    ) -> Result<Anchor, ServiceError> {
         for _ in 0..ATTEMPTS {
             let next = {
                 let registry = self.inner.writer.registry().read();
                 anchor::accept_rollback(registry.anchor(&volume), caller, volume, accepted)?
             };
             match self.inner.writer.commit(Change::PutAnchor(next)).await {
-                Ok(()) => {
-                    tracing::warn!(%volume, generation = accepted.generation, principal = %caller.principal, reason, "rollback accepted");
-                    return Ok(accepted);
-                }
+                Ok(()) => return Ok(accepted),
                 Err(CommitError::Conflict(Conflict::Stale)) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -4,6 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Service, ServiceError,
+    audit::Trail,
     datakeys::{Target, envelope},
 };
 use crate::domain::{
@@ -39,10 +40,13 @@ impl Service {
         plaintext: Zeroizing<Vec<u8>>,
         context: &EncryptionContext,
     ) -> Result<(KeyId, Vec<u8>), ServiceError> {
-        if !DATA_BYTES.contains(&plaintext.len()) {
-            return Err(Refusal::ParameterInvalid { name: "plaintext", expected: "1 to 4096 bytes" }.into());
-        }
-        self.wrap(caller, key, plaintext, context, Purpose::Data, Operation::EncryptData).await
+        let mut trail = Trail::of(caller, Operation::EncryptData, key).context(context);
+        let wrapped = if DATA_BYTES.contains(&plaintext.len()) {
+            self.wrap(&mut trail, caller, key, plaintext, context, Purpose::Data).await
+        } else {
+            Err(Refusal::ParameterInvalid { name: "plaintext", expected: "1 to 4096 bytes" }.into())
+        };
+        self.record(trail, wrapped).await
     }
 
     /// Wraps a data key of the caller's.
@@ -56,24 +60,32 @@ impl Service {
         plaintext: Zeroizing<Vec<u8>>,
         context: &EncryptionContext,
     ) -> Result<(KeyId, Vec<u8>), ServiceError> {
-        if !super::datakeys::DATAKEY_BYTES.contains(&plaintext.len()) {
-            return Err(Refusal::DatakeyLength.into());
-        }
-        self.wrap(caller, key, plaintext, context, Purpose::DataKey, Operation::EncryptDatakey).await
+        let mut trail = Trail::of(caller, Operation::EncryptDatakey, key).context(context);
+        let wrapped = if super::datakeys::DATAKEY_BYTES.contains(&plaintext.len()) {
+            self.wrap(&mut trail, caller, key, plaintext, context, Purpose::DataKey).await
+        } else {
+            Err(Refusal::DatakeyLength.into())
+        };
+        self.record(trail, wrapped).await
     }
 
     async fn wrap(
         &self,
+        trail: &mut Trail,
         caller: &Caller,
         key: &KeyRef,
         plaintext: Zeroizing<Vec<u8>>,
         context: &EncryptionContext,
         purpose: Purpose,
-        operation: Operation,
     ) -> Result<(KeyId, Vec<u8>), ServiceError> {
         context.check().map_err(Refusal::from)?;
+        let operation = match purpose {
+            Purpose::DataKey => Operation::EncryptDatakey,
+            Purpose::Data | Purpose::AccessSecret => Operation::EncryptData,
+        };
         let permit = self.authorise_or_make(caller, key, operation).await?;
         let target = Target::current(&permit)?;
+        trail.key(target.object.key, Some(target.object.version));
         let header = target.header(Mechanism::AesGcm, purpose);
         let aad = header.authenticated(context);
         let sealed = self.inner.pool.call(move |session| session.seal(target.object, &aad, &plaintext)).await;
@@ -92,9 +104,8 @@ impl Service {
         ciphertext: &[u8],
         context: &EncryptionContext,
     ) -> Result<(KeyId, Zeroizing<Vec<u8>>), ServiceError> {
-        let envelope = Envelope::decode(ciphertext, Purpose::Data).map_err(Refusal::from)?;
-        let key = envelope.header.key;
-        Ok((key, self.open(caller, expected, envelope, context, Operation::DecryptData).await?))
+        let decoded = Envelope::decode(ciphertext, Purpose::Data).map_err(Refusal::from);
+        self.open_recorded(caller, expected, decoded, context).await
     }
 
     /// Opens whatever this service wrapped for a client, a data key or data, and says with which key.
@@ -108,13 +119,33 @@ impl Service {
         wrapped: &[u8],
         context: &EncryptionContext,
     ) -> Result<(KeyId, Zeroizing<Vec<u8>>), ServiceError> {
-        let envelope = decode_any(wrapped)?;
-        let operation = match envelope.header.purpose {
-            Purpose::DataKey => Operation::DecryptDatakey,
-            Purpose::Data | Purpose::AccessSecret => Operation::DecryptData,
+        self.open_recorded(caller, expected, decode_any(wrapped), context).await
+    }
+
+    async fn open_recorded(
+        &self,
+        caller: &Caller,
+        expected: Option<&KeyRef>,
+        decoded: Result<Envelope, Refusal>,
+        context: &EncryptionContext,
+    ) -> Result<(KeyId, Zeroizing<Vec<u8>>), ServiceError> {
+        let operation = match &decoded {
+            Ok(Envelope { header, .. }) if header.purpose == Purpose::DataKey => Operation::DecryptDatakey,
+            _ => Operation::DecryptData,
         };
-        let key = envelope.header.key;
-        Ok((key, self.open(caller, expected, envelope, context, operation).await?))
+        let mut trail = Trail::new(caller, operation.name()).context(context);
+        if let Some(expected) = expected {
+            trail = trail.target(expected);
+        }
+        let opened = match decoded {
+            Ok(envelope) => {
+                let key = envelope.header.key;
+                let opened = self.open(&mut trail, caller, expected, envelope, context, operation).await;
+                opened.map(|plaintext| (key, plaintext))
+            }
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.record(trail, opened).await
     }
 
     /// Wraps anew what this service wrapped, a data key or data, under the newest version of a key. Its plaintext never leaves the
@@ -129,13 +160,28 @@ impl Service {
         destination: &KeyRef,
         context: &EncryptionContext,
     ) -> Result<ReEncrypted, ServiceError> {
+        let mut trail = Trail::of(caller, Operation::ReEncryptTo, destination).context(context);
+        let wrapped = self.wrap_anew(&mut trail, caller, source, destination, context).await;
+        self.record(trail, wrapped).await
+    }
+
+    async fn wrap_anew(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        source: Source<'_>,
+        destination: &KeyRef,
+        context: &EncryptionContext,
+    ) -> Result<ReEncrypted, ServiceError> {
         source.context.check().map_err(Refusal::from)?;
         context.check().map_err(Refusal::from)?;
         let Envelope { header, iv, ciphertext } = decode_any(source.wrapped)?;
+        trail.add_note(format!("from {}/{}", header.key, header.version));
         let (from, opens) =
             self.permit_to_open(caller, source.expected, &header, Operation::ReEncryptFrom)?;
         let to = self.authorise_or_make(caller, destination, Operation::ReEncryptTo).await?;
         let seals = Target::current(&to)?;
+        trail.key(seals.object.key, Some(seals.object.version));
         let new_header = seals.header(Mechanism::AesGcm, header.purpose);
         let (old_aad, new_aad) = (header.authenticated(source.context), new_header.authenticated(context));
         let opened = self
@@ -158,16 +204,19 @@ impl Service {
     ///
     /// # Errors
     /// If the length is out of bounds, or the token fails.
-    pub async fn random(&self, len: usize) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
+    pub async fn random(&self, caller: &Caller, len: usize) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
+        let trail = Trail::new(caller, "gen-random");
         if !RANDOM_BYTES.contains(&len) {
-            return Err(Refusal::ParameterInvalid { name: "length", expected: "1 to 1024 bytes" }.into());
+            let refusal = Refusal::ParameterInvalid { name: "length", expected: "1 to 1024 bytes" };
+            return self.record(trail, Err(refusal.into())).await;
         }
         let drawn = self.inner.pool.call(move |session| {
             let mut out = Zeroizing::new(vec![0; len]);
             session.random(&mut out)?;
             Ok(out)
         });
-        Ok(drawn.await?)
+        let drawn = drawn.await.map_err(Into::into);
+        self.record(trail, drawn).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit::Trail};
 use crate::{
     domain::{
         Caller, EncryptionContext, KeyId, KeyRef, Operation, Permit, Refusal,
@@ -49,12 +49,25 @@ impl Service {
         request: DatakeyRequest,
         operation: Operation,
     ) -> Result<NewDatakey, ServiceError> {
+        let mut trail = Trail::of(caller, operation, &request.key).context(&request.context);
+        let made = self.make_datakey(&mut trail, caller, request, operation).await;
+        self.record(trail, made).await
+    }
+
+    async fn make_datakey(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        request: DatakeyRequest,
+        operation: Operation,
+    ) -> Result<NewDatakey, ServiceError> {
         request.context.check().map_err(Refusal::from)?;
         if !DATAKEY_BYTES.contains(&request.len) {
             return Err(Refusal::DatakeyLength.into());
         }
         let permit = self.authorise_or_make(caller, &request.key, operation).await?;
         let target = Target::current(&permit)?;
+        trail.key(target.object.key, Some(target.object.version));
         let header = target.header(Mechanism::AesGcm, Purpose::DataKey);
         let aad = header.authenticated(&request.context);
         let (plaintext, sealed) = self
@@ -83,12 +96,22 @@ impl Service {
         wrapped: &[u8],
         context: &EncryptionContext,
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
-        let envelope = Envelope::decode(wrapped, Purpose::DataKey).map_err(Refusal::from)?;
-        self.open(caller, expected, envelope, context, Operation::DecryptDatakey).await
+        let mut trail = Trail::new(caller, Operation::DecryptDatakey.name()).context(context);
+        if let Some(expected) = expected {
+            trail = trail.target(expected);
+        }
+        let opened = match Envelope::decode(wrapped, Purpose::DataKey) {
+            Ok(envelope) => {
+                self.open(&mut trail, caller, expected, envelope, context, Operation::DecryptDatakey).await
+            }
+            Err(fault) => Err(Refusal::from(fault).into()),
+        };
+        self.record(trail, opened).await
     }
 
     pub(super) async fn open(
         &self,
+        trail: &mut Trail,
         caller: &Caller,
         expected: Option<&KeyRef>,
         envelope: Envelope,
@@ -96,6 +119,7 @@ impl Service {
         operation: Operation,
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
         context.check().map_err(Refusal::from)?;
+        trail.key(envelope.header.key, Some(envelope.header.version));
         let (permit, target) = self.permit_to_open(caller, expected, &envelope.header, operation)?;
         let Envelope { header, iv, ciphertext } = envelope;
         let aad = header.authenticated(context);

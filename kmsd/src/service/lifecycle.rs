@@ -1,6 +1,6 @@
 //! Making keys, looking at them, and changing their state (K3, K4).
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit::Trail};
 use crate::{
     domain::{
         Alias, Caller, KeyId, KeyRef, Operation, Permit, Refusal,
@@ -25,6 +25,8 @@ pub struct KeyView {
 
 /// How often a decision is made anew when the record changes under it.
 const ATTEMPTS: usize = 16;
+/// Name of the operation that makes a key.
+const CREATE: &str = "create-key";
 
 impl Service {
     /// Makes a key (K1).
@@ -37,10 +39,16 @@ impl Service {
         alias: &str,
         description: &str,
     ) -> Result<KeyView, ServiceError> {
-        let spec = KeySpec::new(alias, description, caller.principal.clone())?;
-        let service = self.clone();
-        let key = self.to_the_end(async move { service.make(spec).await }).await?;
-        Ok(self.view(key))
+        let (service, caller) = (self.clone(), caller.clone());
+        let (alias, description) = (alias.to_owned(), description.to_owned());
+        self.to_the_end(async move {
+            let trail = Trail::new(&caller, CREATE).target(&alias);
+            match KeySpec::new(&alias, &description, caller.principal) {
+                Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
+                Err(refusal) => service.record(trail, Err(refusal.into())).await,
+            }
+        })
+        .await
     }
 
     /// Makes a key that has no name but one that the service makes up (K1).
@@ -54,33 +62,52 @@ impl Service {
     ) -> Result<KeyView, ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let spec = KeySpec::unnamed(random, description, caller.principal.clone())?;
-        let service = self.clone();
-        let key = self.to_the_end(async move { service.make(spec).await }).await?;
-        Ok(self.view(key))
+        let (service, caller, description) = (self.clone(), caller.clone(), description.to_owned());
+        self.to_the_end(async move {
+            let trail = Trail::new(&caller, CREATE);
+            match KeySpec::unnamed(random, &description, caller.principal) {
+                Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
+                Err(refusal) => service.record(trail, Err(refusal.into())).await,
+            }
+        })
+        .await
     }
 
     /// Describes a key.
     ///
     /// # Errors
     /// If there is none, or the caller is not told of it.
-    pub fn describe_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
-        let permit = self.authorise(caller, key, Operation::DescribeKey)?;
-        Ok(self.view(SharedKey::clone(permit.key())))
+    pub async fn describe_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        let mut trail = Trail::of(caller, Operation::DescribeKey, key);
+        let permit = self.authorise(caller, key, Operation::DescribeKey);
+        if let Ok(permit) = &permit {
+            trail.key(permit.key().id, None);
+        }
+        let view = permit.map(|permit| self.view(SharedKey::clone(permit.key())));
+        self.record(trail, view.map_err(Into::into)).await
     }
 
     /// Keys that the caller is told of, oldest first, in a state or in any.
-    #[must_use]
-    pub fn list_keys(&self, caller: &Caller, state: Option<KeyState>) -> Vec<KeyView> {
+    ///
+    /// # Errors
+    /// If it cannot be recorded.
+    pub async fn list_keys(
+        &self,
+        caller: &Caller,
+        state: Option<KeyState>,
+    ) -> Result<Vec<KeyView>, ServiceError> {
         let clock = self.observe_clock();
-        let registry = self.inner.writer.registry().read();
-        policy::visible(&registry, caller)
-            .filter(|key| state.is_none_or(|state| key.state == state))
-            .map(|key| KeyView {
-                key: SharedKey::clone(key),
-                deletion_date: key.deletion_due.map(|due| clock.wall_of(due)),
-            })
-            .collect()
+        let views = {
+            let registry = self.inner.writer.registry().read();
+            policy::visible(&registry, caller)
+                .filter(|key| state.is_none_or(|state| key.state == state))
+                .map(|key| KeyView {
+                    key: SharedKey::clone(key),
+                    deletion_date: key.deletion_due.map(|due| clock.wall_of(due)),
+                })
+                .collect()
+        };
+        self.record(Trail::new(caller, "list-keys"), Ok(views)).await
     }
 
     /// Enables a disabled key.
@@ -110,14 +137,12 @@ impl Service {
         days: &str,
     ) -> Result<KeyView, ServiceError> {
         let (service, days) = (self.clone(), days.to_owned());
-        let view = self
-            .change(caller, key, Operation::ScheduleDeletion, move |permit| {
-                key::scheduled(permit, &days, service.trusted_now())
-            })
-            .await?;
-        // The due date means nothing without the axis that it is on.
-        self.inner.writer.put_clock(self.observe_clock()).await?;
-        Ok(view)
+        // The due date means nothing without the axis that it is on, so that is recorded before it.
+        self.save_clock().await?;
+        self.change(caller, key, Operation::ScheduleDeletion, move |permit| {
+            key::scheduled(permit, &days, service.trusted_now())
+        })
+        .await
     }
 
     /// Takes that back.
@@ -148,7 +173,10 @@ impl Service {
                 Some(key) if key.phase == Phase::Creating => {
                     service.finish(KeyRecord::clone(&key)).await.map(drop)
                 }
-                _ => service.make(KeySpec::default_key(alias)).await.map(drop),
+                _ => {
+                    let trail = Trail::new(&Caller::SYSTEM, CREATE).target(&alias);
+                    service.make_recorded(trail, KeySpec::default_key(alias)).await.map(drop)
+                }
             }
         })
         .await
@@ -174,19 +202,54 @@ impl Service {
         caller: &Caller,
         key: &KeyRef,
         operation: Operation,
-        decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal>,
+        decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal> + Send + 'static,
     ) -> Result<KeyView, ServiceError> {
+        let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
+        self.to_the_end(async move {
+            let mut trail = Trail::of(&caller, operation, &key);
+            let changed = service.decide_and_commit(&mut trail, &caller, &key, operation, decide).await;
+            let view = changed.map(|key| service.view(key));
+            let view = service.record(trail, view).await;
+            service.note_soon();
+            view
+        })
+        .await
+    }
+
+    async fn decide_and_commit(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        key: &KeyRef,
+        operation: Operation,
+        decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal>,
+    ) -> Result<SharedKey, ServiceError> {
         let mut last = CommitError::Conflict(Conflict::Stale);
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             let permit = self.authorise(caller, key, operation)?;
+            trail.key(permit.key().id, None);
             let next = decide(&permit)?;
+            if attempt == 0 {
+                self.intend(trail).await?;
+            }
             match self.inner.writer.commit(Change::PutKey(next.clone())).await {
-                Ok(()) => return Ok(self.view(next.into())),
+                Ok(()) => return Ok(next.into()),
                 Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
                 Err(error) => return Err(error.into()),
             }
         }
         Err(last.into())
+    }
+
+    async fn make_recorded(&self, mut trail: Trail, spec: KeySpec) -> Result<SharedKey, ServiceError> {
+        self.intend(&trail).await?;
+        let made = self.make(spec).await;
+        if let Ok(key) = &made {
+            trail.key(key.id, key.current());
+        }
+        let made = self.record(trail, made).await;
+        self.note_soon();
+        made
     }
 
     async fn make(&self, spec: KeySpec) -> Result<SharedKey, ServiceError> {

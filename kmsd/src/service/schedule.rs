@@ -1,7 +1,8 @@
 //! What is done unasked: keys whose day has come are destroyed, and what failed half-way is cleared away (K4).
 
-use super::{Service, ServiceError};
+use super::{Service, ServiceError, audit::Trail};
 use crate::domain::{
+    Caller,
     key::{KeyRecord, Phase, SharedKey},
     reconcile::ObjectId,
     registry::Change,
@@ -42,6 +43,16 @@ impl Service {
 
     /// Destroys a key and every version of it: the record says so first, so that a crash is finished, not forgotten.
     pub(super) async fn destroy(&self, key: &KeyRecord) -> Result<(), ServiceError> {
+        let mut trail = Trail::new(&Caller::SYSTEM, "destroy-key").target(&key.alias);
+        trail.key(key.id, None);
+        self.intend(&trail).await?;
+        let destroyed = self.destroy_now(key).await;
+        let destroyed = self.record(trail, destroyed).await;
+        self.note_soon();
+        destroyed
+    }
+
+    async fn destroy_now(&self, key: &KeyRecord) -> Result<(), ServiceError> {
         let destroying = if key.phase == Phase::Destroying {
             key.clone()
         } else {

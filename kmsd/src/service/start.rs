@@ -1,13 +1,18 @@
 //! The start: compares the store with the token, finishes what a crash cut short, reports what does not fit.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{Inner, Limits, Service, ServiceError};
+use super::{Inner, Limits, Service, ServiceError, audit::Trail};
 use crate::{
+    audit::{AuditError, AuditLog},
     clock::Clock,
     domain::{
+        Caller,
+        audit::ChainKey,
+        integrity::{IntegrityKey, TokenNote},
+        key::DELETION_DAYS,
         reconcile::{Findings, ObjectId, reconcile},
         registry::Change,
         time::TrustedClock,
@@ -35,6 +40,29 @@ pub enum StartError {
         /// How many should be there.
         keys: usize,
     },
+    /// An older store than the one that was in use last.
+    #[error(
+        "the store is an older copy (its newest change is {found}, the token knows of {newest}): put the newer one back, or accept what was lost with `kmsd serve --accept-restored`, which is audited"
+    )]
+    OlderStore {
+        /// Number of its newest commit.
+        found: u64,
+        /// Number of the newest commit that the token was told of.
+        newest: u64,
+    },
+    /// The audit log's end is missing.
+    #[error(
+        "the audit log ends with record {found}, the token knows of {newest}: put the missing part back, or accept what was lost with `kmsd serve --accept-restored`, which is audited"
+    )]
+    AuditCutOff {
+        /// Number of its last record.
+        found: u64,
+        /// Number of the newest record that the token was told of.
+        newest: u64,
+    },
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// Finishing what was cut short failed.
     #[error("what an earlier run left unfinished cannot be finished: {0}")]
     Unfinished(#[source] ServiceError),
@@ -43,34 +71,91 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
+/// What a service is made of.
+pub struct Parts {
+    /// The store, not yet unlocked.
+    pub store: Box<dyn Store>,
+    /// The audit log's directory.
+    pub audit: PathBuf,
+    /// The token.
+    pub pool: Pool,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Bounds.
+    pub limits: Limits,
+    /// Whether an older store, or a log without its end, is taken on.
+    pub accept_restored: bool,
+}
+
+/// What the store's integrity key is derived for.
+const STORE_PURPOSE: &[u8] = b"kmsd store 1";
+
+/// The key that a file of the audit log begins with.
+pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<ChainKey, HsmError> {
+    let purpose = format!("kmsd audit 1 {number}").into_bytes();
+    let key = pool.call(move |session| session.derive(&purpose, false)).await?;
+    Ok(ChainKey::new(*key))
+}
+
+/// What the token remembers.
+async fn note(pool: &Pool) -> Result<TokenNote, StartError> {
+    let damaged = |_| StoreError::Damaged { what: "token", id: "note".to_owned() };
+    let mut newest = TokenNote::default();
+    for bytes in pool.call(|session| session.notes()).await? {
+        let note: TokenNote = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if (note.epoch, note.audit.seq) > (newest.epoch, newest.audit.seq) {
+            newest = note;
+        }
+    }
+    Ok(newest)
+}
+
 impl Service {
-    /// Opens the service on a store and a token.
+    /// Opens the service on a store, an audit log and a token.
     ///
     /// # Errors
-    /// If either cannot be used, or they do not belong together.
-    pub async fn start(
-        mut store: Box<dyn Store>,
-        pool: Pool,
-        clock: Arc<dyn Clock>,
-        limits: Limits,
-    ) -> Result<Self, StartError> {
-        let Contents { token, clock: stored, registry } = store.load()?;
+    /// If any of them cannot be used, or they do not belong together.
+    pub async fn start(parts: Parts) -> Result<Self, StartError> {
+        let Parts { mut store, audit, pool, clock, limits, accept_restored } = parts;
+        let token = store.token()?;
         let found = pool.identity();
         if token != found {
             return Err(HsmError::WrongToken { expected: token, found }.into());
         }
         let inventory = pool.call(|session| session.inventory()).await?;
+        let note = note(&pool).await?;
+        // A token that was told nothing yet has its integrity key made; one that was must have it.
+        let create = note == TokenNote::default();
+        let key = pool.call(move |session| session.derive(STORE_PURPOSE, create)).await?;
+        store.unlock(IntegrityKey::new(*key));
+        let Contents { epoch, clock: stored, registry } = store.load()?;
         let findings = reconcile(&registry, &inventory.into_iter().collect());
         if findings.is_foreign {
             return Err(StartError::ForeignToken { token, keys: findings.missing.len() });
         }
+        let mut losses = Vec::new();
+        if epoch < note.epoch {
+            losses.push(StartError::OlderStore { found: epoch, newest: note.epoch });
+        }
+        let opened = AuditLog::open(&audit)?;
+        if opened.head().seq < note.audit.seq {
+            losses.push(StartError::AuditCutOff { found: opened.head().seq, newest: note.audit.seq });
+        }
+        if !accept_restored && let Some(loss) = losses.pop() {
+            return Err(loss);
+        }
+        let chain_key = audit_key(&pool, opened.number()).await?;
+        let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock))?;
+
         let reading = clock.read();
         let trusted = match stored {
             Some(stored) => stored.observe(reading),
             None => TrustedClock::start(reading),
         };
+        let was_restored = !losses.is_empty();
         let inner = Inner {
-            writer: Writer::start(store, registry)?,
+            writer: Writer::start(store, Contents { epoch, clock: None, registry })?,
+            audit,
             pool,
             clock,
             trusted: Mutex::new(trusted),
@@ -78,11 +163,34 @@ impl Service {
             in_flight: Mutex::new(HashSet::new()),
             open_secrets: super::access_keys::OpenSecrets::default(),
             default_keys: tokio::sync::Mutex::new(()),
+            noted: tokio::sync::Mutex::new(note),
         };
         let service = Self { inner: Arc::new(inner) };
+        for loss in losses {
+            tracing::warn!(%loss, "accepted");
+            let record = Trail::new(&Caller::SYSTEM, "accept-restored").note(loss.to_string());
+            service.record(record, Ok(())).await.map_err(StartError::Unfinished)?;
+        }
+        if was_restored {
+            service.put_off_deletions().await.map_err(StartError::Unfinished)?;
+        }
         service.finish_all(findings).await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
+        service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)
+    }
+
+    /// A restored store may know a deletion that was cancelled since: nothing is destroyed by it for a week.
+    async fn put_off_deletions(&self) -> Result<(), ServiceError> {
+        let earliest = self.trusted_now().plus_days(*DELETION_DAYS.start());
+        let soon: Vec<_> = {
+            let registry = self.inner.writer.registry().read();
+            registry.keys().filter(|key| key.is_due(earliest)).cloned().collect()
+        };
+        for key in soon {
+            self.inner.writer.commit(Change::PutKey(key.put_off(earliest))).await?;
+        }
+        Ok(())
     }
 
     async fn finish_all(&self, findings: Findings) -> Result<(), ServiceError> {

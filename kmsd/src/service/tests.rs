@@ -1,5 +1,6 @@
 //! The service on fakes: rules, races, crashes.
 
+mod audit;
 mod crash;
 mod keys;
 mod token;
@@ -8,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::{DatakeyRequest, Limits, NewDatakey, Service, ServiceError, StartError};
+use super::{DatakeyRequest, Limits, NewDatakey, Parts, Service, ServiceError, StartError};
 use crate::{
     clock::manual::ManualClock,
     domain::{Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId},
@@ -24,21 +25,34 @@ struct World {
     token: FakeToken,
     store: MemoryStore,
     clock: Arc<ManualClock>,
+    audit: tempfile::TempDir,
 }
 
 impl World {
     fn new() -> Self {
         let token = FakeToken::new();
         let store = MemoryStore::new(token.identity());
-        Self { token, store, clock: Arc::new(ManualClock::new()) }
+        Self { token, store, clock: Arc::new(ManualClock::new()), audit: tempfile::tempdir().unwrap() }
     }
 
     async fn try_start(&self) -> Result<Service, StartError> {
+        self.start_with(false).await
+    }
+
+    async fn start_with(&self, accept_restored: bool) -> Result<Service, StartError> {
         let settings =
             PoolSettings { sessions: 2, probe_every: Duration::from_millis(2), ..PoolSettings::default() };
         let pool = Pool::start(Arc::new(self.token.clone()), settings).unwrap();
         let limits = Limits { max_keys: 100 };
-        Service::start(Box::new(self.store.clone()), pool, Arc::clone(&self.clock) as _, limits).await
+        Service::start(Parts {
+            store: Box::new(self.store.clone()),
+            audit: self.audit.path().join("audit"),
+            pool,
+            clock: Arc::clone(&self.clock) as _,
+            limits,
+            accept_restored,
+        })
+        .await
     }
 
     async fn start(&self) -> Service {
@@ -65,6 +79,21 @@ impl World {
         }
         assert_eq!(self.token.objects(), expected);
     }
+}
+
+/// A service on a token and a store; its audit log is nobody else's.
+pub(in crate::service) async fn on_fakes(token: &FakeToken, store: &MemoryStore) -> Service {
+    let audit = tempfile::tempdir().unwrap();
+    let parts = Parts {
+        store: Box::new(store.clone()),
+        audit: audit.path().to_owned(),
+        pool: Pool::start(Arc::new(token.clone()), PoolSettings::default()).unwrap(),
+        clock: Arc::new(ManualClock::new()),
+        limits: Limits::default(),
+        // The token may know of the audit log of a service before.
+        accept_restored: true,
+    };
+    Service::start(parts).await.unwrap()
 }
 
 fn uid(uid: u32) -> Caller {

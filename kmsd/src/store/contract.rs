@@ -2,11 +2,12 @@
 
 use uuid::Uuid;
 
-use super::{Store, StoreError, memory::MemoryStore, sqlite::SqliteStore};
+use super::{Contents, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore};
 use crate::{
     domain::{
-        KeyId, KeyRef, Principal,
+        KeyId, KeyRef, KeyState, Principal,
         anchor::{Anchor, AnchorRecord},
+        integrity::IntegrityKey,
         key::{KeyRecord, KeySpec},
         registry::{Change, Registry},
         time::{Reading, TrustedClock, WallTime},
@@ -36,26 +37,44 @@ fn keys(registry: &Registry) -> Vec<KeyRecord> {
     registry.keys().map(|key| KeyRecord::clone(key)).collect()
 }
 
+fn key() -> IntegrityKey {
+    IntegrityKey::new([9; 32])
+}
+
+fn open(path: &std::path::Path) -> SqliteStore {
+    let mut store = SqliteStore::open(path).unwrap();
+    store.unlock(key());
+    store.load().unwrap();
+    store
+}
+
+fn loaded(mut store: Box<dyn Store>) -> Box<dyn Store> {
+    store.load().unwrap();
+    store
+}
+
 /// `reopen` gives the store as another process would find it.
 fn contract(mut reopen: impl FnMut() -> Box<dyn Store>) {
+    assert_eq!(reopen().token().unwrap(), token());
     let contents = reopen().load().unwrap();
-    assert_eq!((contents.token, contents.clock), (token(), None));
+    assert_eq!((contents.epoch, contents.clock), (0, None));
     assert_eq!(keys(&contents.registry), []);
 
     // A group is recorded whole.
     let group = [Change::PutKey(record(1)), Change::PutKey(record(2)), Change::PutAnchor(anchor(0))];
-    reopen().commit(&group).unwrap();
-    reopen().commit(&[Change::PutKey(record(1).confirmed()), Change::PutAnchor(anchor(1))]).unwrap();
+    loaded(reopen()).commit(&group).unwrap();
+    loaded(reopen()).commit(&[Change::PutKey(record(1).confirmed()), Change::PutAnchor(anchor(1))]).unwrap();
     let registry = reopen().load().unwrap().registry;
     assert_eq!(keys(&registry), [record(1).confirmed(), record(2)]);
     assert_eq!(registry.anchor(&anchor(0).volume), Some(&anchor(1)));
 
-    reopen().commit(&[Change::ForgetKey(record(2).id)]).unwrap();
+    loaded(reopen()).commit(&[Change::ForgetKey(record(2).id)]).unwrap();
     let destroyed = record(1).confirmed().destroying().destroyed();
-    reopen().commit(&[Change::PutKey(record(1).confirmed().destroying())]).unwrap();
-    reopen().commit(&[Change::PutKey(destroyed.clone())]).unwrap();
+    loaded(reopen()).commit(&[Change::PutKey(record(1).confirmed().destroying())]).unwrap();
+    loaded(reopen()).commit(&[Change::PutKey(destroyed.clone())]).unwrap();
     let mut store = reopen();
-    let registry = store.load().unwrap().registry;
+    let Contents { epoch, registry, .. } = store.load().unwrap();
+    assert_eq!(epoch, 5, "each commit counts");
     assert_eq!(keys(&registry), std::slice::from_ref(&destroyed));
     assert!(registry.find(&KeyRef::Alias(destroyed.alias)).is_none());
     drop(store);
@@ -63,7 +82,7 @@ fn contract(mut reopen: impl FnMut() -> Box<dyn Store>) {
     let reading = Reading { wall: WallTime(5), since_boot: 6, boot_id: "b".into() };
     let clock = TrustedClock::start(reading);
     for _ in 0..2 {
-        reopen().put_clock(&clock).unwrap();
+        loaded(reopen()).put_clock(&clock).unwrap();
         assert_eq!(reopen().load().unwrap().clock, Some(clock.clone()));
     }
 }
@@ -79,7 +98,11 @@ fn sqlite_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kmsd.db");
     SqliteStore::create(&path, &token()).unwrap();
-    contract(|| Box::new(SqliteStore::open(&path).unwrap()));
+    contract(|| {
+        let mut store = SqliteStore::open(&path).unwrap();
+        store.unlock(key());
+        Box::new(store)
+    });
 }
 
 #[test]
@@ -87,7 +110,7 @@ fn sqlite_records_a_group_whole_or_not_at_all() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kmsd.db");
     SqliteStore::create(&path, &token()).unwrap();
-    let mut store = SqliteStore::open(&path).unwrap();
+    let mut store = open(&path);
     store.commit(&[Change::PutKey(record(1))]).unwrap();
     // The second change is of a revision that does not follow; the third takes a name that is taken.
     let stale = KeyRecord { revision: 7, ..record(1) };
@@ -108,23 +131,64 @@ fn a_store_has_one_daemon_at_a_time() {
     let store = SqliteStore::open(&path).unwrap();
     assert!(matches!(SqliteStore::open(&path).err(), Some(StoreError::InUse { .. })));
     drop(store);
-    SqliteStore::open(&path).unwrap();
+    open(&path);
 }
 
 #[test]
-fn a_newer_or_damaged_store_is_refused() {
+fn a_newer_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kmsd.db");
     SqliteStore::create(&path, &token()).unwrap();
-    let mut store = SqliteStore::open(&path).unwrap();
-    store.commit(&[Change::PutKey(record(1))]).unwrap();
-    drop(store);
-    let edit = |sql: &str| rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
-    edit("UPDATE keys SET record = replace(record, 'enabled', 'enable')");
-    let damaged = SqliteStore::open(&path).unwrap().load().err();
-    assert!(matches!(damaged, Some(StoreError::Damaged { what: "key", .. })), "{damaged:?}");
-    edit("PRAGMA user_version = 99");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 99").unwrap();
     assert!(matches!(SqliteStore::open(&path).err(), Some(StoreError::Newer { found: 99, .. })));
+}
+
+/// K4: editing the file cannot enable a disabled key: neither by changing its row, nor by putting an older row back, nor by
+/// removing rows, nor with the key of another token.
+#[test]
+fn k4_an_edited_store_is_refused() {
+    let edits = [
+        "UPDATE keys SET record = replace(record, '\"disabled\"', '\"enabled\"')",
+        // An older row of the key, with its own right MAC.
+        "UPDATE keys SET revision = o.revision, record = o.record, mac = o.mac FROM old.keys o WHERE o.key_id = keys.key_id",
+        "DELETE FROM keys",
+        "DELETE FROM anchors",
+        "DELETE FROM state",
+        "DELETE FROM keys; DELETE FROM anchors; UPDATE state SET clock = NULL, mac = NULL",
+        "UPDATE anchors SET record = o.record, mac = o.mac, revision = o.revision FROM old.anchors o",
+        "UPDATE state SET epoch = epoch + 1",
+        "UPDATE state SET clock = replace(clock, '5', '6')",
+        "UPDATE state SET clock = NULL, mac = NULL",
+    ];
+    for edit in edits {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("kmsd.db"), dir.path().join("old.db"));
+        SqliteStore::create(&path, &token()).unwrap();
+        let mut store = open(&path);
+        let reading = Reading { wall: WallTime(5), since_boot: 6, boot_id: "b".into() };
+        store.put_clock(&TrustedClock::start(reading)).unwrap();
+        store.commit(&[Change::PutKey(record(1)), Change::PutAnchor(anchor(0))]).unwrap();
+        store.backup(&old).unwrap();
+        let disabled = KeyRecord { state: KeyState::Disabled, revision: 1, ..record(1) };
+        store.commit(&[Change::PutKey(disabled), Change::PutAnchor(anchor(1))]).unwrap();
+        drop(store);
+        drop(open(&path));
+        let db = rusqlite::Connection::open(&path).unwrap();
+        db.execute("ATTACH ?1 AS old", [old.to_str().unwrap()]).unwrap();
+        db.execute_batch(edit).unwrap();
+        drop(db);
+        let mut store = SqliteStore::open(&path).unwrap();
+        store.unlock(key());
+        let refused = store.load().err();
+        assert!(matches!(refused, Some(StoreError::Tampered { .. })), "{edit}: {refused:?}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kmsd.db");
+    SqliteStore::create(&path, &token()).unwrap();
+    open(&path).commit(&[Change::PutKey(record(1))]).unwrap();
+    let mut store = SqliteStore::open(&path).unwrap();
+    store.unlock(IntegrityKey::new([8; 32]));
+    assert!(matches!(store.load().err(), Some(StoreError::Tampered { .. })));
 }
 
 #[test]
@@ -132,10 +196,10 @@ fn a_backup_is_a_whole_store_while_the_original_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let (path, copy) = (dir.path().join("kmsd.db"), dir.path().join("copy.db"));
     SqliteStore::create(&path, &token()).unwrap();
-    let mut store = SqliteStore::open(&path).unwrap();
+    let mut store = open(&path);
     store.commit(&[Change::PutKey(record(1))]).unwrap();
     store.backup(&copy).unwrap();
     store.commit(&[Change::PutKey(record(2))]).unwrap();
     assert!(matches!(store.backup(&copy).err(), Some(StoreError::Exists { .. })));
-    assert_eq!(keys(&SqliteStore::open(&copy).unwrap().load().unwrap().registry), [record(1)]);
+    assert_eq!(keys(&open(&copy).load().unwrap().registry), [record(1)]);
 }

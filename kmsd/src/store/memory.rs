@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{Contents, Store, StoreError};
 use crate::{
     domain::{
+        integrity::IntegrityKey,
         registry::{Change, Registry},
         time::TrustedClock,
     },
@@ -24,6 +25,7 @@ pub(crate) struct MemoryStore {
 
 struct Inner {
     token: TokenIdentity,
+    epoch: u64,
     clock: Option<TrustedClock>,
     /// Records as bytes, so that what is read is what was written.
     rows: BTreeMap<String, String>,
@@ -32,8 +34,28 @@ struct Inner {
 
 impl MemoryStore {
     pub(crate) fn new(token: TokenIdentity) -> Self {
-        let inner = Inner { token, clock: None, rows: BTreeMap::new(), power: Power::default() };
+        let inner = Inner { token, epoch: 0, clock: None, rows: BTreeMap::new(), power: Power::default() };
         Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// As if an older file had been put in the place of the store.
+    pub(crate) fn put_back(&self, older: &Self) {
+        let older = older.inner.lock();
+        let mut inner = self.inner.lock();
+        inner.rows.clone_from(&older.rows);
+        inner.epoch = older.epoch;
+        inner.clock.clone_from(&older.clock);
+    }
+
+    /// A copy that goes its own way.
+    pub(crate) fn copy(&self) -> Self {
+        let inner = self.inner.lock();
+        let copy = Self::new(inner.token.clone());
+        copy.inner.lock().rows.clone_from(&inner.rows);
+        copy.inner.lock().epoch = inner.epoch;
+        copy.inner.lock().clock.clone_from(&inner.clock);
+        drop(inner);
+        copy
     }
 
     /// Lets the store die with the process.
@@ -43,6 +65,12 @@ impl MemoryStore {
 }
 
 impl Store for MemoryStore {
+    fn token(&mut self) -> Result<TokenIdentity, StoreError> {
+        Ok(self.inner.lock().token.clone())
+    }
+
+    fn unlock(&mut self, _: IntegrityKey) {}
+
     fn load(&mut self) -> Result<Contents, StoreError> {
         let inner = self.inner.lock();
         let mut registry = Registry::default();
@@ -55,10 +83,10 @@ impl Store for MemoryStore {
                 Change::PutAnchor(serde_json::from_str(row).expect("what was written"))
             });
         }
-        Ok(Contents { token: inner.token.clone(), clock: inner.clock.clone(), registry })
+        Ok(Contents { epoch: inner.epoch, clock: inner.clock.clone(), registry })
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
         let mut inner = self.inner.lock();
         let spent = inner.power.spend();
         let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
@@ -87,11 +115,14 @@ impl Store for MemoryStore {
                 }
             }
         }
-        if spent == Spent::LastEffect { failed() } else { Ok(()) }
+        inner.epoch += 1;
+        if spent == Spent::LastEffect { failed() } else { Ok(inner.epoch) }
     }
 
-    fn put_clock(&mut self, clock: &TrustedClock) -> Result<(), StoreError> {
-        self.inner.lock().clock = Some(clock.clone());
-        Ok(())
+    fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
+        let mut inner = self.inner.lock();
+        inner.clock = Some(clock.clone());
+        inner.epoch += 1;
+        Ok(inner.epoch)
     }
 }

@@ -3,21 +3,25 @@
 //! A record is one JSON document, kept as the bytes that were written; names that must be unique stand in columns of
 //! their own. The file is locked for as long as it is open: two daemons on one store would each believe their memory.
 
+mod row;
+
 use std::{
     fs::{self, File},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 
+use self::row::{Row, number, to_json};
 use super::{Contents, Store, StoreError};
 use crate::{
     domain::{
         access_key::AccessKeyRecord,
         anchor::AnchorRecord,
-        key::{KeyRecord, Phase},
+        integrity::{IntegrityKey, RowMac, RowMacs, same},
+        key::KeyRecord,
         registry::{Change, Registry},
         time::TrustedClock,
     },
@@ -25,8 +29,7 @@ use crate::{
 };
 
 /// Steps from an empty file to the schema of this version; each is run once, in one transaction with its number.
-const MIGRATIONS: [&str; 2] = [
-    "CREATE TABLE meta (
+const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
          name  TEXT PRIMARY KEY,
          value TEXT NOT NULL
      ) STRICT, WITHOUT ROWID;
@@ -34,23 +37,35 @@ const MIGRATIONS: [&str; 2] = [
          key_id   TEXT PRIMARY KEY,
          revision INTEGER NOT NULL,
          alias    TEXT UNIQUE,          -- NULL once the key is destroyed: its name is free again
-         record   TEXT NOT NULL
+         record   TEXT NOT NULL,
+         mac      BLOB NOT NULL         -- over table, key_id and record
      ) STRICT, WITHOUT ROWID;
      CREATE TABLE anchors (
          volume   TEXT PRIMARY KEY,
          revision INTEGER NOT NULL,
-         record   TEXT NOT NULL
-     ) STRICT, WITHOUT ROWID;",
-    "CREATE TABLE access_keys (
+         record   TEXT NOT NULL,
+         mac      BLOB NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE access_keys (
          access_key_id TEXT PRIMARY KEY,
-         record        TEXT NOT NULL       -- the secret in it is sealed by the token
-     ) STRICT, WITHOUT ROWID;",
-];
+         record        TEXT NOT NULL,      -- the secret in it is sealed by the token
+         mac           BLOB NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE TABLE state (               -- one row once something was recorded
+         one   INTEGER PRIMARY KEY CHECK (one = 1),
+         epoch INTEGER NOT NULL,        -- number of the newest commit
+         clock TEXT,
+         mac   BLOB,                    -- of the clock
+         root  BLOB NOT NULL            -- over the epoch and every MAC
+     ) STRICT;"];
 
 /// The store in a file.
 pub struct SqliteStore {
     path: PathBuf,
     db: Connection,
+    key: Option<IntegrityKey>,
+    macs: RowMacs,
+    epoch: u64,
     /// Held for the life of the store.
     _lock: File,
 }
@@ -100,7 +115,7 @@ impl SqliteStore {
         let lock = lock(path)?;
         let mut db = connect(path)?;
         migrate(path, &mut db)?;
-        Ok(Self { path: path.to_owned(), db, _lock: lock })
+        Ok(Self { path: path.to_owned(), db, key: None, macs: RowMacs::new(), epoch: 0, _lock: lock })
     }
 
     /// Copies the store, as it stands, into a new file. Runs beside writers.
@@ -129,95 +144,150 @@ impl SqliteStore {
         &self.path
     }
 
-    fn meta(&self, name: &'static str) -> Result<Option<String>, StoreError> {
+    fn meta(&self, name: &'static str) -> Result<String, StoreError> {
         let query = "SELECT value FROM meta WHERE name = ?1";
-        Ok(self.db.query_row(query, [name], |row| row.get(0)).optional()?)
-    }
-}
-
-impl Store for SqliteStore {
-    fn load(&mut self) -> Result<Contents, StoreError> {
-        let damaged = |what, id: &str| StoreError::Damaged { what, id: id.to_owned() };
-        let token = TokenIdentity {
-            label: self.meta("token_label")?.ok_or_else(|| damaged("meta", "token_label"))?,
-            serial: self.meta("token_serial")?.ok_or_else(|| damaged("meta", "token_serial"))?,
-        };
-        let clock = match self.meta("clock")? {
-            Some(text) => Some(serde_json::from_str(&text).map_err(|_| damaged("meta", "clock"))?),
-            None => None,
-        };
-        let mut registry = Registry::default();
-        for (id, revision, text) in rows(&self.db, "SELECT key_id, revision, record FROM keys")? {
-            let key: KeyRecord = parse(&text).ok_or_else(|| damaged("key", &id))?;
-            if key.id.to_string() != id || i64::try_from(key.revision) != Ok(revision) {
-                return Err(damaged("key", &id));
-            }
-            registry.apply(Change::PutKey(key));
-        }
-        for (id, revision, text) in rows(&self.db, "SELECT volume, revision, record FROM anchors")? {
-            let anchor: AnchorRecord = parse(&text).ok_or_else(|| damaged("anchor", &id))?;
-            if anchor.volume.to_string() != id || i64::try_from(anchor.revision) != Ok(revision) {
-                return Err(damaged("anchor", &id));
-            }
-            registry.apply(Change::PutAnchor(anchor));
-        }
-        for (id, _, text) in rows(&self.db, "SELECT access_key_id, 0, record FROM access_keys")? {
-            let record: AccessKeyRecord = parse(&text).ok_or_else(|| damaged("access key", &id))?;
-            if record.id.as_str() != id {
-                return Err(damaged("access key", &id));
-            }
-            registry.apply(Change::PutAccessKey(record));
-        }
-        Ok(Contents { token, clock, registry })
+        let value = self.db.query_row(query, [name], |row| row.get(0)).optional()?;
+        value.ok_or_else(|| StoreError::Damaged { what: "meta", id: name.to_owned() })
     }
 
-    fn commit(&mut self, changes: &[Change]) -> Result<(), StoreError> {
+    fn key(&self) -> &IntegrityKey {
+        self.key.as_ref().expect("the service unlocks the store before it uses it")
+    }
+
+    /// Reads a table, checks each row's MAC and takes it into the root.
+    fn checked<T: DeserializeOwned>(
+        &self,
+        table: &'static str,
+        query: &str,
+        macs: &mut RowMacs,
+    ) -> Result<Vec<(String, i64, T)>, StoreError> {
+        let mut statement = self.db.prepare(query)?;
+        let mut rows = statement.query([])?;
+        let mut out = Vec::new();
+        while let Some(row) = rows.next()? {
+            let (id, revision, text): (String, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+            let mac = self.key().row(table, &id, text.as_bytes());
+            if !row.get::<_, Option<Vec<u8>>>(3)?.is_some_and(|found| same(&mac, &found)) {
+                return Err(StoreError::Tampered { what: table, id });
+            }
+            let record = serde_json::from_str(&text)
+                .map_err(|_| StoreError::Damaged { what: table, id: id.clone() })?;
+            macs.insert((table, id.clone()), mac);
+            out.push((id, revision, record));
+        }
+        Ok(out)
+    }
+
+    /// Writes rows and the root over all of them in one transaction.
+    fn record(&mut self, rows: &[Row<'_>]) -> Result<u64, StoreError> {
+        let epoch = self.epoch + 1;
+        let mut before = Vec::new();
+        for row in rows {
+            let name = (row.table(), row.name());
+            let old = match row.json() {
+                Some(json) => {
+                    let mac = self.key().row(name.0, &name.1, json.as_bytes());
+                    self.macs.insert(name.clone(), mac)
+                }
+                None => self.macs.remove(&name),
+            };
+            before.push((name, old));
+        }
+        let root = self.key().root(epoch, &self.macs);
+        let written = self.transact(rows, epoch, &root);
+        match written {
+            Ok(()) => self.epoch = epoch,
+            Err(_) => {
+                for (name, old) in before.into_iter().rev() {
+                    match old {
+                        Some(mac) => self.macs.insert(name, mac),
+                        None => self.macs.remove(&name),
+                    };
+                }
+            }
+        }
+        written.map(|()| epoch)
+    }
+
+    fn transact(&mut self, rows: &[Row<'_>], epoch: u64, root: &RowMac) -> Result<(), StoreError> {
         let transaction = self.db.transaction()?;
-        changes.iter().try_for_each(|change| write(&transaction, change))?;
+        rows.iter().try_for_each(|row| row.write(&transaction, &self.macs))?;
+        transaction
+            .prepare_cached(
+                "INSERT INTO state (one, epoch, root) VALUES (1, ?1, ?2)
+                 ON CONFLICT (one) DO UPDATE SET epoch = ?1, root = ?2",
+            )?
+            .execute(params![number(epoch), root.as_slice()])?;
         // One fsync of the write-ahead log for the whole group; dropping the transaction instead undoes it.
         transaction.commit()?;
         Ok(())
     }
-
-    fn put_clock(&mut self, clock: &TrustedClock) -> Result<(), StoreError> {
-        let text = to_json(clock);
-        self.db.execute(
-            "INSERT INTO meta (name, value) VALUES ('clock', ?1) ON CONFLICT (name) DO UPDATE SET value = ?1",
-            [text],
-        )?;
-        Ok(())
-    }
 }
 
-fn write(transaction: &Transaction<'_>, change: &Change) -> Result<(), StoreError> {
-    let written = match change {
-        Change::PutKey(key) => {
-            let alias = (key.phase != Phase::Destroyed).then(|| key.alias.as_str());
-            transaction
-                .prepare_cached(
-                    "INSERT INTO keys (key_id, revision, alias, record) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT (key_id) DO UPDATE SET revision = ?2, alias = ?3, record = ?4 WHERE revision = ?2 - 1",
-                )?
-                .execute(params![key.id.to_string(), number(key.revision), alias, to_json(key)])?
+impl Store for SqliteStore {
+    fn token(&mut self) -> Result<TokenIdentity, StoreError> {
+        Ok(TokenIdentity { label: self.meta("token_label")?, serial: self.meta("token_serial")? })
+    }
+
+    fn unlock(&mut self, key: IntegrityKey) {
+        self.key = Some(key);
+    }
+
+    fn load(&mut self) -> Result<Contents, StoreError> {
+        let damaged = |what, id: &str| StoreError::Damaged { what, id: id.to_owned() };
+        let mut macs = RowMacs::new();
+        let mut registry = Registry::default();
+        let query = "SELECT key_id, revision, record, mac FROM keys";
+        for (id, revision, key) in self.checked::<KeyRecord>("keys", query, &mut macs)? {
+            if key.id.to_string() != id || i64::try_from(key.revision) != Ok(revision) {
+                return Err(damaged("keys", &id));
+            }
+            registry.apply(Change::PutKey(key));
         }
-        Change::ForgetKey(id) => {
-            transaction.prepare_cached("DELETE FROM keys WHERE key_id = ?1")?.execute([id.to_string()])?
+        let query = "SELECT volume, revision, record, mac FROM anchors";
+        for (id, revision, anchor) in self.checked::<AnchorRecord>("anchors", query, &mut macs)? {
+            if anchor.volume.to_string() != id || i64::try_from(anchor.revision) != Ok(revision) {
+                return Err(damaged("anchors", &id));
+            }
+            registry.apply(Change::PutAnchor(anchor));
         }
-        Change::PutAnchor(anchor) => transaction
-            .prepare_cached(
-                "INSERT INTO anchors (volume, revision, record) VALUES (?1, ?2, ?3)
-                 ON CONFLICT (volume) DO UPDATE SET revision = ?2, record = ?3 WHERE revision = ?2 - 1",
-            )?
-            .execute(params![anchor.volume.to_string(), number(anchor.revision), to_json(anchor)])?,
-        Change::PutAccessKey(record) => transaction
-            .prepare_cached("INSERT INTO access_keys (access_key_id, record) VALUES (?1, ?2)")?
-            .execute(params![record.id.as_str(), to_json(record)])?,
-        Change::ForgetAccessKey(id) => transaction
-            .prepare_cached("DELETE FROM access_keys WHERE access_key_id = ?1")?
-            .execute([id.as_str()])?,
-    };
-    // The writer has checked against memory; a row that differs was changed by somebody else.
-    if written == 1 { Ok(()) } else { Err(StoreError::Conflict) }
+        let query = "SELECT access_key_id, 0, record, mac FROM access_keys";
+        for (id, _, record) in self.checked::<AccessKeyRecord>("access_keys", query, &mut macs)? {
+            if record.id.as_str() != id {
+                return Err(damaged("access_keys", &id));
+            }
+            registry.apply(Change::PutAccessKey(record));
+        }
+        let query = "SELECT 'clock', 0, clock, mac FROM state WHERE clock IS NOT NULL";
+        let clock = self.checked::<TrustedClock>("clock", query, &mut macs)?.pop().map(|(_, _, clock)| clock);
+
+        let query = "SELECT epoch, root FROM state";
+        let state = self.db.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+        let epoch = match state {
+            None if macs.is_empty() => 0,
+            None => return Err(StoreError::Tampered { what: "state", id: "root".to_owned() }),
+            Some((epoch, root)) => {
+                let (epoch, root): (i64, Vec<u8>) = (epoch, root);
+                let epoch = u64::try_from(epoch).map_err(|_| damaged("state", "epoch"))?;
+                // A row that was put back or removed has a right MAC of its own; the root shows it.
+                if !same(&self.key().root(epoch, &macs), &root) {
+                    return Err(StoreError::Tampered { what: "state", id: "root".to_owned() });
+                }
+                epoch
+            }
+        };
+        (self.macs, self.epoch) = (macs, epoch);
+        Ok(Contents { epoch, clock, registry })
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
+        let rows: Vec<_> = changes.iter().map(Row::new).collect();
+        self.record(&rows)
+    }
+
+    fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
+        self.record(&[Row::Clock(to_json(clock))])
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -267,24 +337,6 @@ fn side_file(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-fn rows(db: &Connection, query: &str) -> Result<Vec<(String, i64, String)>, StoreError> {
-    let mut statement = db.prepare(query)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-fn parse<T: DeserializeOwned>(text: &str) -> Option<T> {
-    serde_json::from_str(text).ok()
-}
-
-fn to_json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("records serialise")
-}
-
-fn number(revision: u64) -> i64 {
-    i64::try_from(revision).expect("fewer than 2^63 changes")
 }
 
 /// Whether others than the owner may read a path.

@@ -1,12 +1,18 @@
 //! The one thread that writes. Changes that wait together are committed together, so that many callers share one sync.
 
-use std::{sync::Arc, thread::JoinHandle};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
-use super::{Store, StoreError};
+use super::{Contents, Store, StoreError};
 use crate::domain::{
     registry::{Change, Conflict, Registry},
     time::TrustedClock,
@@ -40,28 +46,36 @@ enum Request {
 pub struct Writer {
     requests: Option<Sender<Request>>,
     registry: Arc<RwLock<Registry>>,
+    epoch: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    /// Starts the thread. The registry is what the store holds.
+    /// Starts the thread. The contents are what the store holds.
     ///
     /// # Errors
     /// If the system has no more threads.
-    pub fn start(store: Box<dyn Store>, registry: Registry) -> std::io::Result<Self> {
-        let registry = Arc::new(RwLock::new(registry));
+    pub fn start(store: Box<dyn Store>, contents: Contents) -> std::io::Result<Self> {
+        let registry = Arc::new(RwLock::new(contents.registry));
+        let epoch = Arc::new(AtomicU64::new(contents.epoch));
         let (requests, queue) = bounded(QUEUE);
-        let shared = Arc::clone(&registry);
+        let (shared, number) = (Arc::clone(&registry), Arc::clone(&epoch));
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || run(store, &queue, &shared))?;
-        Ok(Self { requests: Some(requests), registry, thread: Some(thread) })
+            .spawn(move || run(store, &queue, &shared, &number))?;
+        Ok(Self { requests: Some(requests), registry, epoch, thread: Some(thread) })
     }
 
     /// Keys and anchors as they stand: what is durable, never more.
     #[must_use]
     pub fn registry(&self) -> &RwLock<Registry> {
         &self.registry
+    }
+
+    /// Number of the newest durable commit.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     /// Records a change. When this returns, it is durable and seen by everyone.
@@ -102,13 +116,13 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<Registry>) {
+fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<Registry>, epoch: &AtomicU64) {
     let mut waiting: Option<Request> = None;
     while let Some(first) = waiting.take().or_else(|| queue.recv().ok()) {
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
-                let _ = reply.send(done);
+                let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;
             }
             Request::Change(change, reply) => (change, reply),
@@ -133,7 +147,8 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
             continue;
         }
         match store.commit(&changes) {
-            Ok(()) => {
+            Ok(number) => {
+                epoch.store(number, Ordering::Release);
                 // Durable first, then seen, then answered: no caller learns of a change that a crash could undo.
                 let mut registry = registry.write();
                 changes.into_iter().for_each(|change| registry.apply(change));
@@ -144,7 +159,10 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
                 tracing::error!(%error, "the store cannot record changes");
                 // Whether a failed commit is on disk only the store can say.
                 match store.load() {
-                    Ok(contents) => *registry.write() = contents.registry,
+                    Ok(contents) => {
+                        epoch.store(contents.epoch, Ordering::Release);
+                        *registry.write() = contents.registry;
+                    }
                     Err(error) => tracing::error!(%error, "the store cannot be read either"),
                 }
                 let error = Arc::new(error);

@@ -124,3 +124,23 @@ pub struct AcceptRollbackRequest {
     #[serde(default)]
     pub reason: String,
 }
+
+/// Answer of `GET /kmsd/v1/audit`: the latest records, oldest first.
+#[cfg(feature = "daemon")]
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct AuditReply {
+    /// The records, as they stand in the log.
+    pub(crate) records: Vec<crate::domain::audit::Record>,
+}
+
+/// Answer of `POST /kmsd/v1/audit/verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditVerdict {
+    /// Whether every record is as it was written, and none is missing.
+    pub intact: bool,
+    /// Records that are as they were written.
+    pub records: u64,
+    /// The first thing that is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
+}

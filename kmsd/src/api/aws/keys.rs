@@ -141,14 +141,14 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 
-pub(super) fn describe(call: &Call<'_>, request: &OneKey) -> Result<KeyReply, Fault> {
-    let view = call.service.describe_key(call.caller, &key_ref(&request.key_id)?)?;
+pub(super) async fn describe(call: &Call<'_>, request: &OneKey) -> Result<KeyReply, Fault> {
+    let view = call.service.describe_key(call.caller, &key_ref(&request.key_id)?).await?;
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 
-pub(super) fn list(call: &Call<'_>, request: &ListKeys) -> Result<ListKeysReply, Fault> {
+pub(super) async fn list(call: &Call<'_>, request: &ListKeys) -> Result<ListKeysReply, Fault> {
     let limit = page(request.limit, DEFAULT_PAGE, MAX_PAGE)?;
-    let all = call.service.list_keys(call.caller, None);
+    let all = call.service.list_keys(call.caller, None).await?;
     let (page, next_marker) =
         paginate(&all, request.marker.as_deref(), limit, |view| view.key.id.to_string())?;
     let keys = page

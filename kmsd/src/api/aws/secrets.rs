@@ -245,7 +245,7 @@ pub(super) async fn generate_random(call: &Call<'_>, request: GenerateRandom) ->
     }
     let len = request.number_of_bytes.filter(|len| (1..=1024).contains(len));
     let len = len.ok_or(Fault::Validation { name: "NumberOfBytes", expected: "1 to 1024" })?;
-    Ok(RandomReply { plaintext: SecretBlob(call.service.random(len).await?) })
+    Ok(RandomReply { plaintext: SecretBlob(call.service.random(call.caller, len).await?) })
 }
 
 fn only_algorithm(given: Option<&str>) -> Result<(), Fault> {

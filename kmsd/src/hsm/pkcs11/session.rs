@@ -182,6 +182,56 @@ impl Session for Pkcs11Session {
         }
     }
 
+    fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError> {
+        self.with(|session| {
+            let found = session.find_objects(&template::integrity_key_search()).map_err(classify)?;
+            let key = match found.first() {
+                Some(key) => *key,
+                None if create => session
+                    .generate_key(&CkMechanism::GenericSecretKeyGen, &template::integrity_key())
+                    .map_err(classify)?,
+                None => return Err(HsmError::NoIntegrityKey),
+            };
+            let mac =
+                session.sign(&CkMechanism::Sha256Hmac, key, purpose).map(Zeroizing::new).map_err(classify)?;
+            let mac: &[u8; 32] = mac
+                .as_slice()
+                .try_into()
+                .map_err(|_| HsmError::Lacks { feature: "HMAC-SHA-256 of 32 bytes" })?;
+            Ok(Zeroizing::new(*mac))
+        })
+    }
+
+    fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError> {
+        self.with(|session| {
+            let mut notes = Vec::new();
+            for object in session.find_objects(&template::note_search()).map_err(classify)? {
+                let attributes = session.get_attributes(object, &[AttributeType::Value]).map_err(classify)?;
+                notes.extend(attributes.into_iter().find_map(|attribute| match attribute {
+                    Attribute::Value(value) => Some(value),
+                    _ => None,
+                }));
+            }
+            Ok(notes)
+        })
+    }
+
+    fn put_note(&mut self, note: &[u8]) -> Result<(), HsmError> {
+        self.with(|session| {
+            // A value cannot be changed in place everywhere (SoftHSM refuses): the new note first, then the old one goes.
+            let old = session.find_objects(&template::note_search()).map_err(classify)?;
+            session.create_object(&template::note(note)).map_err(classify)?;
+            for object in old {
+                match session.destroy_object(object) {
+                    Ok(()) => {}
+                    Err(error) if is_stale_handle(&error) => {}
+                    Err(error) => return Err(classify(error)),
+                }
+            }
+            Ok(())
+        })
+    }
+
     fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError> {
         self.with(|session| session.generate_random_slice(out).map_err(classify))
     }

@@ -72,6 +72,58 @@ pub(super) fn all_keys() -> [Attribute; 2] {
     [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)]
 }
 
+/// The key that guards store and audit log: it signs, and does nothing else.
+pub(super) fn integrity_key() -> Vec<Attribute> {
+    let mut template = integrity_key_search().to_vec();
+    template.extend([
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::ValueLen(32.into()),
+        Attribute::Label(b"kmsd integrity".to_vec()),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Verify(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Modifiable(false),
+    ]);
+    template
+}
+
+/// Finds it.
+pub(super) fn integrity_key_search() -> [Attribute; 3] {
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::Token(true),
+        Attribute::Id(b"kmsd integrity 1".to_vec()),
+    ]
+}
+
+/// A data object that only a logged-in session sees.
+pub(super) fn note(value: &[u8]) -> Vec<Attribute> {
+    let mut template = note_search().to_vec();
+    template.extend([
+        Attribute::Private(true),
+        Attribute::Modifiable(false),
+        Attribute::Value(value.to_vec()),
+    ]);
+    template
+}
+
+/// Finds it.
+pub(super) fn note_search() -> [Attribute; 4] {
+    [
+        Attribute::Class(ObjectClass::DATA),
+        Attribute::Token(true),
+        Attribute::Application(b"kmsd".to_vec()),
+        Attribute::Label(b"kmsd state".to_vec()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,19 +1,10 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::{
-    clock::manual::ManualClock,
     domain::{Principal, reconcile::ObjectId},
-    hsm::{Pool, PoolSettings, Token, fake::FakeToken},
-    service::Limits,
+    hsm::{Token, fake::FakeToken},
+    service::tests::on_fakes,
     store::{Store, memory::MemoryStore},
 };
-
-async fn service(token: &FakeToken, store: &MemoryStore) -> Service {
-    let pool = Pool::start(Arc::new(token.clone()), PoolSettings::default()).unwrap();
-    let clock = Arc::new(ManualClock::new());
-    Service::start(Box::new(store.clone()), pool, clock, Limits::default()).await.unwrap()
-}
 
 fn parts() -> (FakeToken, MemoryStore) {
     let token = FakeToken::new();
@@ -28,13 +19,13 @@ fn user() -> Caller {
 #[tokio::test]
 async fn a_secret_is_shown_once_and_opened_again_after_a_restart() {
     let (token, store) = parts();
-    let first = service(&token, &store).await;
+    let first = on_fakes(&token, &store).await;
     let made = first.create_access_key(&Caller::SYSTEM, "ci", true).await.unwrap();
     let known = first.credential(&made.record.id).await.unwrap().unwrap();
     assert_eq!(known.secret.expose(), made.secret.expose());
     drop(first);
 
-    let second = service(&token, &store).await;
+    let second = on_fakes(&token, &store).await;
     let known = second.credential(&made.record.id).await.unwrap().unwrap();
     assert_eq!(known.secret.expose(), made.secret.expose());
     assert!(known.is_admin);
@@ -44,14 +35,14 @@ async fn a_secret_is_shown_once_and_opened_again_after_a_restart() {
 #[tokio::test]
 async fn the_store_alone_does_not_give_secrets_away() {
     let (token, store) = parts();
-    let made = service(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
+    let made = on_fakes(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
     let stored = format!("{:?}", store.clone().load().unwrap().registry);
     assert!(stored.contains(made.record.id.as_str()));
     assert!(!stored.contains(made.secret.expose()) && !stored.contains(&hex::encode(made.secret.expose())));
 
     // With another token it does not open, and the error names the access key.
     let other = FakeToken::new();
-    let elsewhere = service(&other, &store).await;
+    let elsewhere = on_fakes(&other, &store).await;
     let refused = elsewhere.credential(&made.record.id).await.err().unwrap();
     assert!(matches!(refused, ServiceError::Refused(Refusal::AccessKeyDamaged { .. })), "{refused}");
 }
@@ -59,17 +50,17 @@ async fn the_store_alone_does_not_give_secrets_away() {
 #[tokio::test]
 async fn a_record_that_was_made_an_administrator_in_the_store_is_useless() {
     let (token, mut store) = parts();
-    let made = service(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
+    let made = on_fakes(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
     let forged = AccessKeyRecord { is_admin: true, ..made.record.clone() };
     store.commit(&[Change::ForgetAccessKey(forged.id.clone()), Change::PutAccessKey(forged)]).unwrap();
-    let refused = service(&token, &store).await.credential(&made.record.id).await.err().unwrap();
+    let refused = on_fakes(&token, &store).await.credential(&made.record.id).await.err().unwrap();
     assert!(matches!(refused, ServiceError::Refused(Refusal::AccessKeyDamaged { .. })), "{refused}");
 }
 
 #[tokio::test]
 async fn a_deleted_access_key_is_none_at_once() {
     let (token, store) = parts();
-    let service = service(&token, &store).await;
+    let service = on_fakes(&token, &store).await;
     let made = service.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
     let id = &made.record.id;
     assert!(service.credential(id).await.unwrap().is_some());
@@ -83,23 +74,23 @@ async fn a_deleted_access_key_is_none_at_once() {
 #[tokio::test]
 async fn only_administrators_make_see_and_delete_them() {
     let (token, store) = parts();
-    let service = service(&token, &store).await;
+    let service = on_fakes(&token, &store).await;
     let made = service.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
     let errors = [
         service.create_access_key(&user(), "", false).await.err().unwrap(),
-        service.list_access_keys(&user()).err().unwrap(),
+        service.list_access_keys(&user()).await.err().unwrap(),
         service.delete_access_key(&user(), &made.record.id).await.err().unwrap(),
     ];
     for error in errors {
         assert!(matches!(error, ServiceError::Refused(Refusal::NotAdministrator { .. })), "{error}");
     }
-    assert_eq!(service.list_access_keys(&Caller::SYSTEM).unwrap(), [made.record]);
+    assert_eq!(service.list_access_keys(&Caller::SYSTEM).await.unwrap(), [made.record]);
 }
 
 #[tokio::test]
 async fn there_is_one_sealing_object_however_many_are_first_and_no_orphan_is_reported() {
     let (token, store) = parts();
-    let service = service(&token, &store).await;
+    let service = on_fakes(&token, &store).await;
     let made: Vec<_> = (0..50)
         .map(|_| {
             let service = service.clone();

@@ -1,19 +1,15 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::{
-    clock::manual::ManualClock,
     domain::Principal,
-    hsm::{Pool, PoolSettings, Token, fake::FakeToken},
-    service::{DatakeyRequest, Limits},
+    hsm::{Token, fake::FakeToken},
+    service::{DatakeyRequest, tests::on_fakes},
     store::memory::MemoryStore,
 };
 
 async fn service() -> Service {
     let token = FakeToken::new();
     let store = MemoryStore::new(token.identity());
-    let pool = Pool::start(Arc::new(token), PoolSettings::default()).unwrap();
-    Service::start(Box::new(store), pool, Arc::new(ManualClock::new()), Limits::default()).await.unwrap()
+    on_fakes(&token, &store).await
 }
 
 fn owner() -> Caller {
@@ -116,7 +112,11 @@ async fn lengths_are_bounded() {
         assert_eq!(sealed.is_ok(), fits, "{len}");
     }
     for (len, fits) in [(0, false), (1, true), (1024, true), (1025, false)] {
-        assert_eq!(service.random(len).await.map(|drawn| drawn.len()).ok(), fits.then_some(len), "{len}");
+        assert_eq!(
+            service.random(&owner(), len).await.map(|drawn| drawn.len()).ok(),
+            fits.then_some(len),
+            "{len}"
+        );
     }
-    assert_ne!(*service.random(32).await.unwrap(), *service.random(32).await.unwrap());
+    assert_ne!(*service.random(&owner(), 32).await.unwrap(), *service.random(&owner(), 32).await.unwrap());
 }

@@ -19,7 +19,7 @@ async fn k2_a_data_key_is_bound_to_key_and_context() {
     let other = "b".parse().unwrap();
     let result = service.decrypt_datakey(&uid(1), Some(&other), &new.wrapped, &context("x")).await;
     assert!(matches!(refusal(result), Refusal::OtherKey { .. }));
-    let b = service.describe_key(&uid(1), &other).unwrap().key.id;
+    let b = service.describe_key(&uid(1), &other).await.unwrap().key.id;
     let mut forged = new.wrapped.clone();
     forged[5..21].copy_from_slice(b.as_bytes());
     assert!(matches!(refusal(open(&service, &uid(1), &forged, "x").await), Refusal::DoesNotOpen { .. }));
@@ -75,7 +75,7 @@ async fn k3_a_default_key_cannot_be_managed() {
     let service = world.start().await;
     datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
     let key = "alias/evs/default".parse().unwrap();
-    assert!(service.describe_key(&uid(2), &key).unwrap().key.is_default);
+    assert!(service.describe_key(&uid(2), &key).await.unwrap().key.is_default);
     for caller in [uid(1), admin()] {
         for result in [
             service.disable_key(&caller, &key).await,
@@ -141,7 +141,7 @@ async fn k4_the_day_comes() {
     assert!(world.token.objects().is_empty());
     world.check_consistent(&service);
     assert!(matches!(refusal(open(&service, &owner, &new.wrapped, "x").await), Refusal::Destroyed { .. }));
-    assert!(service.list_keys(&owner, None).is_empty());
+    assert!(service.list_keys(&owner, None).await.unwrap().is_empty());
     service.create_key(&owner, "a", "").await.unwrap();
     assert!(matches!(refusal(open(&service, &owner, &new.wrapped, "x").await), Refusal::Destroyed { .. }));
 }
@@ -179,15 +179,15 @@ async fn k7_a_key_of_another_user_does_not_exist() {
     let unknown = |key: &str| Refusal::NoSuchKey { key: key.to_owned() };
     for name in ["a".to_owned(), id.to_string()] {
         let key = name.parse().unwrap();
-        assert_eq!(refusal(service.describe_key(&uid(2), &key)), unknown(&name));
+        assert_eq!(refusal(service.describe_key(&uid(2), &key).await), unknown(&name));
         assert_eq!(refusal(service.disable_key(&uid(2), &key).await), unknown(&name));
         assert_eq!(refusal(datakey(&service, &uid(2), &name, "x").await), unknown(&name));
     }
     assert_eq!(refusal(open(&service, &uid(2), &new.wrapped, "x").await), unknown(&id.to_string()));
-    assert!(service.list_keys(&uid(2), None).is_empty());
+    assert!(service.list_keys(&uid(2), None).await.unwrap().is_empty());
     // The same words as for a key that is not there.
-    assert_eq!(refusal(service.describe_key(&uid(2), &"b".parse().unwrap())), unknown("b"));
-    assert_eq!(service.list_keys(&admin(), None).len(), 1);
+    assert_eq!(refusal(service.describe_key(&uid(2), &"b".parse().unwrap()).await), unknown("b"));
+    assert_eq!(service.list_keys(&admin(), None).await.unwrap().len(), 1);
     open(&service, &admin(), &new.wrapped, "x").await.unwrap();
 }
 

@@ -95,7 +95,7 @@ async fn a_token_with_none_of_the_keys_is_not_served() {
         }
     }
     assert_eq!((missing, usable), (1, 1));
-    assert_eq!(service.list_keys(&uid(1), None).len(), 2, "no record is given up");
+    assert_eq!(service.list_keys(&uid(1), None).await.unwrap().len(), 2, "no record is given up");
     drop(service);
     world.token.lose(objects[1]);
     assert!(matches!(world.try_start().await.err(), Some(StartError::ForeignToken { keys: 2, .. })));

@@ -1,0 +1,331 @@
+//! Writing.
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::reader;
+use crate::{
+    clock::Clock,
+    domain::{
+        Principal,
+        audit::{Chain, ChainKey, Event, Head, START, Stage, Stamp},
+    },
+};
+
+/// A file that has grown beyond this is followed by another one.
+const SEGMENT: u64 = 64 << 20;
+/// Most records in one sync.
+const GROUP: usize = 1024;
+/// Records that may wait.
+const QUEUE: usize = 8192;
+
+/// Why a record is not durable.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file system refuses.
+    #[error("the audit log {path} cannot be written ({kind}): operations are refused until it can", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        kind: std::io::ErrorKind,
+    },
+    /// A sync failed before: what is on disk is not known.
+    #[error("the audit log failed to sync; operations are refused until kmsd is restarted")]
+    Broken,
+    /// A name that is none of the log's.
+    #[error("the audit log {path} is damaged: {what}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The log is closed.
+    #[error("the service is shutting down")]
+    Stopped,
+}
+
+type Waiting = (Event, oneshot::Sender<Result<(), AuditError>>);
+
+/// The log. The thread ends when it is dropped.
+pub struct AuditLog {
+    records: Option<Sender<Waiting>>,
+    head: Arc<Mutex<Head>>,
+    directory: PathBuf,
+    #[cfg(test)]
+    fault: Arc<std::sync::atomic::AtomicU8>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A log whose next file's number is known, so that its key can be derived.
+pub struct Opened {
+    directory: PathBuf,
+    next: u64,
+    head: Head,
+    cut: u64,
+}
+
+impl Opened {
+    /// Opens the log in a directory, which is made if it is not there.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn open(directory: &Path) -> Result<Self, AuditError> {
+        let io = |e: std::io::Error| AuditError::Io { path: directory.to_owned(), kind: e.kind() };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
+        let segments = reader::segments(directory)?;
+        let mut head = Head::default();
+        let mut cut = 0;
+        // The last file may be empty, if the service died before its first record.
+        for segment in segments.iter().rev() {
+            let end = reader::end(&segment.path)?;
+            cut += end.torn;
+            if end.torn > 0 {
+                // Never acknowledged: the sync that would have covered it did not return.
+                let file = fs::OpenOptions::new().write(true).open(&segment.path).map_err(io)?;
+                file.set_len(end.whole).and_then(|()| file.sync_all()).map_err(io)?;
+            }
+            if let Some(found) = end.head {
+                head = found;
+                break;
+            }
+        }
+        let next = segments.last().map_or(1, |segment| segment.number + 1);
+        Ok(Self { directory: directory.to_owned(), next, head, cut })
+    }
+
+    /// Number of the file that the next start writes: its key is derived from it.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.next
+    }
+
+    /// Where the log ends.
+    #[must_use]
+    pub const fn head(&self) -> Head {
+        self.head
+    }
+}
+
+impl AuditLog {
+    /// Opens a log for writing, first half.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn open(directory: &Path) -> Result<Opened, AuditError> {
+        Opened::open(directory)
+    }
+
+    /// Starts writing a new file, with its key. Its first record says so.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn start(opened: Opened, key: ChainKey, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
+        let Opened { directory, next, head, cut } = opened;
+        let mut writer = SegmentWriter::create(&directory, next, Chain::new(head, key), clock)?;
+        let note = (cut > 0).then(|| format!("{cut} bytes of an unfinished record were cut off"));
+        let event = Event {
+            principal: Principal::System,
+            operation: START.to_owned(),
+            stage: Stage::Done,
+            outcome: Some("ok".to_owned()),
+            target: None,
+            key: None,
+            version: None,
+            context: None,
+            note,
+        };
+        writer.write([event].iter())?;
+        let head = Arc::new(Mutex::new(writer.chain.head()));
+        let (records, queue) = bounded(QUEUE);
+        #[cfg(test)]
+        let fault = Arc::clone(&writer.fault);
+        let shared = Arc::clone(&head);
+        let thread = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || run(writer, &queue, &shared))
+            .map_err(|e| AuditError::Io { path: directory.clone(), kind: e.kind() })?;
+        Ok(Self {
+            records: Some(records),
+            head,
+            directory,
+            #[cfg(test)]
+            fault,
+            thread: Some(thread),
+        })
+    }
+
+    /// Records an event. When this returns, it is durable.
+    ///
+    /// # Errors
+    /// If it is not: then the operation must not be done, or its result not be given out.
+    pub async fn append(&self, event: Event) -> Result<(), AuditError> {
+        let (reply, answer) = oneshot::channel();
+        let records = self.records.as_ref().ok_or(AuditError::Stopped)?;
+        // The queue is longer than the connections are many, so it never fills.
+        records.try_send((event, reply)).map_err(|_| AuditError::Stopped)?;
+        answer.await.map_err(|_| AuditError::Stopped)?
+    }
+
+    /// Where the log ends: what is durable.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        *self.head.lock()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fill_disk_for_test(&self, is_full: bool) {
+        self.fault.store(if is_full { FULL } else { 0 }, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_for_test(&self) {
+        self.fault.store(BROKEN, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        self.records = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic has been reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>) {
+    while let Ok(first) = queue.recv() {
+        let mut group = vec![first];
+        group.extend(queue.try_iter().take(GROUP - 1));
+        let written = writer.write(group.iter().map(|(event, _)| event));
+        if let Err(error) = &written {
+            tracing::error!(%error, "the audit log cannot be written");
+        }
+        *head.lock() = writer.chain.head();
+        group.into_iter().for_each(|(_, reply)| drop(reply.send(written.clone())));
+    }
+}
+
+struct SegmentWriter {
+    directory: PathBuf,
+    number: u64,
+    path: PathBuf,
+    file: File,
+    len: u64,
+    chain: Chain,
+    clock: Arc<dyn Clock>,
+    is_broken: bool,
+    #[cfg(test)]
+    fault: Arc<std::sync::atomic::AtomicU8>,
+}
+
+/// Writes put down half, then fail.
+#[cfg(test)]
+const FULL: u8 = 1;
+/// Syncs fail.
+#[cfg(test)]
+const BROKEN: u8 = 2;
+
+impl SegmentWriter {
+    fn create(
+        directory: &Path,
+        number: u64,
+        chain: Chain,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, AuditError> {
+        let path = reader::segment_path(directory, number);
+        let file = new_file(directory, &path)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            number,
+            path,
+            file,
+            len: 0,
+            chain,
+            clock,
+            is_broken: false,
+            #[cfg(test)]
+            fault: Arc::default(),
+        })
+    }
+
+    /// Writes records and syncs them, or leaves the log as it was.
+    fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
+        if self.is_broken {
+            return Err(AuditError::Broken);
+        }
+        if self.len >= SEGMENT {
+            let path = reader::segment_path(&self.directory, self.number + 1);
+            self.file = new_file(&self.directory, &path)?;
+            (self.number, self.path, self.len) = (self.number + 1, path, 0);
+        }
+        let reading = self.clock.read();
+        let stamp = Stamp { time: reading.wall, up: reading.since_boot, boot: reading.boot_id };
+        // On a copy, so that records that could not be written leave no gap in the numbers.
+        let mut chain = self.chain.fork();
+        let mut lines = Vec::new();
+        events.for_each(|event| lines.extend(chain.append(stamp.clone(), event.clone())));
+        if let Err(e) = self.put(&lines) {
+            // A part of the lines may be there: take it back, or never write again.
+            let undone = self.file.set_len(self.len).and_then(|()| self.seek_end());
+            self.is_broken = undone.is_err();
+            return Err(AuditError::Io { path: self.path.clone(), kind: e.kind() });
+        }
+        if let Err(e) = self.sync() {
+            // The kernel may have dropped the pages and call them clean: nothing after this can be trusted.
+            self.is_broken = true;
+            return Err(AuditError::Io { path: self.path.clone(), kind: e.kind() });
+        }
+        self.len += u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        self.chain = chain;
+        Ok(())
+    }
+
+    fn put(&mut self, lines: &[u8]) -> std::io::Result<()> {
+        #[cfg(test)]
+        if self.fault.load(std::sync::atomic::Ordering::SeqCst) == FULL {
+            self.file.write_all(&lines[..lines.len() / 2])?;
+            return Err(std::io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_all(lines)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        #[cfg(test)]
+        if self.fault.load(std::sync::atomic::Ordering::SeqCst) == BROKEN {
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        self.file.sync_data()
+    }
+
+    fn seek_end(&mut self) -> std::io::Result<()> {
+        use std::io::{Seek, SeekFrom};
+        self.file.seek(SeekFrom::Start(self.len)).map(drop)
+    }
+}
+
+/// A file that is there after a crash: its directory entry is synced too.
+fn new_file(directory: &Path, path: &Path) -> Result<File, AuditError> {
+    let io = |e: std::io::Error| AuditError::Io { path: path.to_owned(), kind: e.kind() };
+    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
+    File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
+    Ok(file)
+}

@@ -1,0 +1,162 @@
+//! What is recorded of each operation, and when (K8).
+
+use sha2::{Digest, Sha256};
+
+use super::{Service, ServiceError, start::audit_key};
+use crate::{
+    audit::{self, Entry, Verdict},
+    domain::{
+        Caller, EncryptionContext, KeyId, KeyVersion, Operation, Refusal,
+        audit::{Event, Stage},
+        integrity::TokenNote,
+    },
+};
+
+/// Longest text that is taken from a request, in characters.
+const MAX_TEXT: usize = 300;
+
+/// A record in the making: it fills up as more becomes known.
+#[derive(Clone)]
+pub(super) struct Trail {
+    event: Event,
+}
+
+impl Trail {
+    pub(super) fn new(caller: &Caller, operation: &str) -> Self {
+        Self {
+            event: Event {
+                principal: caller.principal.clone(),
+                operation: operation.to_owned(),
+                stage: Stage::Done,
+                outcome: None,
+                target: None,
+                key: None,
+                version: None,
+                context: None,
+                note: None,
+            },
+        }
+    }
+
+    pub(super) fn of(caller: &Caller, operation: Operation, target: &impl ToString) -> Self {
+        Self::new(caller, operation.name()).target(target)
+    }
+
+    pub(super) fn target(mut self, target: &impl ToString) -> Self {
+        self.event.target = Some(target.to_string().chars().take(MAX_TEXT).collect());
+        self
+    }
+
+    pub(super) fn context(mut self, context: &EncryptionContext) -> Self {
+        if !context.is_empty() {
+            self.event.context = Some(hex::encode(Sha256::digest(context.canonical())));
+        }
+        self
+    }
+
+    pub(super) fn note(mut self, note: impl Into<String>) -> Self {
+        let note: String = note.into();
+        self.event.note = Some(note.chars().take(MAX_TEXT).collect());
+        self
+    }
+
+    pub(super) fn add_note(&mut self, note: String) {
+        self.event.note = Some(note);
+    }
+
+    pub(super) fn key(&mut self, key: KeyId, version: Option<KeyVersion>) {
+        self.event.key = Some(key);
+        self.event.version = version;
+    }
+}
+
+impl Service {
+    /// Records what came of an operation. The result is given back only when that is durable.
+    pub(super) async fn record<T>(
+        &self,
+        trail: Trail,
+        result: Result<T, ServiceError>,
+    ) -> Result<T, ServiceError> {
+        let outcome = match &result {
+            Ok(_) => "ok".to_owned(),
+            Err(error) => error.code().to_owned(),
+        };
+        let event = Event { stage: Stage::Done, outcome: Some(outcome), ..trail.event };
+        self.inner.audit.append(event).await?;
+        result
+    }
+
+    /// Records that something is about to be done. It is done only when that is durable.
+    pub(super) async fn intend(&self, trail: &Trail) -> Result<(), ServiceError> {
+        let event = Event { stage: Stage::Intent, ..trail.event.clone() };
+        Ok(self.inner.audit.append(event).await?)
+    }
+
+    /// The latest records, oldest first.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    pub async fn audit_tail(&self, caller: &Caller, most: usize) -> Result<Vec<Entry>, ServiceError> {
+        administrator(caller, "reading the audit log")?;
+        let directory = self.inner.audit.directory().to_owned();
+        blocking(move || audit::tail(&directory, most)).await
+    }
+
+    /// Checks the whole audit log, up to its present end.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator, or if the log or the token does not answer.
+    pub async fn audit_verify(&self, caller: &Caller) -> Result<Verdict, ServiceError> {
+        administrator(caller, "checking the audit log")?;
+        let directory = self.inner.audit.directory().to_owned();
+        let (anchor, pool) = (self.inner.audit.head(), self.inner.pool.clone());
+        let runtime = tokio::runtime::Handle::current();
+        blocking(move || {
+            audit::verify::<ServiceError>(&directory, anchor, |number| {
+                Ok(runtime.block_on(audit_key(&pool, number))?)
+            })
+        })
+        .await
+    }
+
+    /// Has the token told, without waiting for it: an older copy of the store shall be known as such soon.
+    pub(super) fn note_soon(&self) {
+        let service = self.clone();
+        tokio::spawn(async move {
+            if let Err(error) = service.save_note().await {
+                tracing::debug!(%error, "the token cannot be told yet");
+            }
+        });
+    }
+
+    /// Tells the token where store and audit log stand, if that is news to it.
+    ///
+    /// # Errors
+    /// If the token is away.
+    pub async fn save_note(&self) -> Result<(), ServiceError> {
+        let mut noted = self.inner.noted.lock().await;
+        let note = TokenNote { epoch: self.inner.writer.epoch(), audit: self.inner.audit.head() };
+        if *noted == note {
+            return Ok(());
+        }
+        let bytes = serde_json::to_vec(&note).expect("notes serialise");
+        self.inner.pool.call(move |session| session.put_note(&bytes)).await?;
+        *noted = note;
+        Ok(())
+    }
+}
+
+pub(super) fn administrator(caller: &Caller, action: &'static str) -> Result<(), Refusal> {
+    if caller.is_admin { Ok(()) } else { Err(Refusal::NotAdministrator { action }) }
+}
+
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, ServiceError>
+where
+    T: Send + 'static,
+    E: Into<ServiceError> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done.map_err(Into::into),
+        Err(_) => Err(ServiceError::Interrupted),
+    }
+}
