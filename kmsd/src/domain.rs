@@ -21,6 +21,7 @@ pub mod reconcile;
 pub mod refusal;
 pub mod registry;
 pub mod state;
+pub mod tags;
 pub mod time;
 
 pub use context::EncryptionContext;

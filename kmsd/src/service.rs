@@ -9,6 +9,7 @@ mod access_keys;
 mod anchors;
 mod audit;
 mod data;
+mod details;
 mod datakeys;
 mod error;
 mod lifecycle;
@@ -16,7 +17,7 @@ mod schedule;
 mod start;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{collections::HashSet, sync::Arc};
 

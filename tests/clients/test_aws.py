@@ -113,6 +113,32 @@ class TestKeys:
         assert code(kms.sign, KeyId=key_id, Message=b"x", SigningAlgorithm="ECDSA_SHA_256") == "UnknownOperationException"
 
 
+class TestDetails:
+    def test_description(self, kms, key_id):
+        kms.update_key_description(KeyId=key_id, Description="orders")
+        assert kms.describe_key(KeyId=key_id)["KeyMetadata"]["Description"] == "orders"
+
+    def test_tags(self, kms):
+        key = kms.create_key(Tags=[{"TagKey": "team", "TagValue": "a"}])["KeyMetadata"]["KeyId"]
+        kms.tag_resource(KeyId=key, Tags=[{"TagKey": "env", "TagValue": "prod"}, {"TagKey": "team", "TagValue": "b"}])
+        assert kms.list_resource_tags(KeyId=key)["Tags"] == [
+            {"TagKey": "env", "TagValue": "prod"}, {"TagKey": "team", "TagValue": "b"}]
+        first = kms.list_resource_tags(KeyId=key, Limit=1)
+        assert first["Truncated"]
+        rest = kms.list_resource_tags(KeyId=key, Limit=1, Marker=first["NextMarker"])
+        assert [tag["TagKey"] for tag in rest["Tags"]] == ["team"] and not rest["Truncated"]
+        kms.untag_resource(KeyId=key, TagKeys=["env", "absent"])
+        assert [tag["TagKey"] for tag in kms.list_resource_tags(KeyId=key)["Tags"]] == ["team"]
+
+    def test_tags_that_are_refused(self, kms, key_id):
+        before = len(kms.list_keys(Limit=1000)["Keys"])
+        assert code(kms.create_key, Tags=[{"TagKey": "a\n", "TagValue": ""}]) == "TagException"
+        assert len(kms.list_keys(Limit=1000)["Keys"]) == before
+        many = [{"TagKey": str(number), "TagValue": ""} for number in range(51)]
+        assert code(kms.tag_resource, KeyId=key_id, Tags=many) == "LimitExceededException"
+        assert kms.list_resource_tags(KeyId=key_id)["Tags"] == []
+
+
 class TestUse:
     CONTEXT = {"tenant": "a", "purpose": "backup"}
 
@@ -199,6 +225,10 @@ STATES = [
     ("disable_key", {}, None, "KMSInvalidStateException"),
     ("schedule_key_deletion", {}, None, "KMSInvalidStateException"),
     ("cancel_key_deletion", {}, "KMSInvalidStateException", None),
+    ("update_key_description", {"Description": "x"}, None, "KMSInvalidStateException"),
+    ("tag_resource", {"Tags": [{"TagKey": "a", "TagValue": "b"}]}, None, "KMSInvalidStateException"),
+    ("untag_resource", {"TagKeys": ["a"]}, None, "KMSInvalidStateException"),
+    ("list_resource_tags", {}, None, None),
 ]
 
 

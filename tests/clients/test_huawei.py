@@ -138,6 +138,61 @@ class TestKeys:
         assert code(huawei, "create_pin", 404) == "KMS.0201"
 
 
+class TestDetails:
+    def test_description(self, huawei, key):
+        changed = call(huawei, "update_key_description", key_id=key, key_description="orders").key_info
+        assert (changed.key_id, changed.key_description) == (key, "orders")
+        assert call(huawei, "list_key_detail", key_id=key).key_info.key_description == "orders"
+        assert code(huawei, "update_key_description", key_id=key, key_description="x" * 256) == "KMS.1103"
+
+    def test_tags(self, huawei, key):
+        tag = sdk.TagItem
+        add = sdk.CreateKmsTagRequest(key, sdk.CreateKmsTagRequestBody(tag=tag("team", "a")))
+        huawei.create_kms_tag(add)
+        batch = [tag("env", "prod"), tag("a b/c", "ü"), tag("team", "b")]
+        huawei.batch_create_kms_tags(
+            sdk.BatchCreateKmsTagsRequest(key, sdk.BatchCreateKmsTagsRequestBody(tags=batch, action="create")))
+        shown = huawei.show_kms_tags(sdk.ShowKmsTagsRequest(key))
+        assert {each.key: each.value for each in shown.tags} == {"team": "b", "env": "prod", "a b/c": "ü"}
+        assert shown.exist_tags_num == 3
+        huawei.delete_tag(sdk.DeleteTagRequest(key, "env"))
+        huawei.batch_create_kms_tags(
+            sdk.BatchCreateKmsTagsRequest(key, sdk.BatchCreateKmsTagsRequestBody(tags=[tag("a b/c")], action="delete")))
+        assert [each.key for each in huawei.show_kms_tags(sdk.ShowKmsTagsRequest(key)).tags] == ["team"]
+
+    def test_tags_that_are_refused(self, huawei, key):
+        for name, value in (("", "x"), ("x" * 129, ""), ("a", "x" * 257)):
+            with pytest.raises(ClientRequestException) as refused:
+                huawei.create_kms_tag(sdk.CreateKmsTagRequest(
+                    key, sdk.CreateKmsTagRequestBody(tag=sdk.TagItem(name, value))))
+            assert refused.value.error_code == "KMS.0308"
+        assert huawei.show_kms_tags(sdk.ShowKmsTagsRequest(key)).tags == []
+
+    def test_questions_about_all_keys(self, kmsd):
+        client = kmsd.huawei(kmsd.access_key("asker"))
+        assert client.show_user_instances(sdk.ShowUserInstancesRequest()).instance_num == 0
+        made = {}
+        for env in ("prod", "test", "prod"):
+            key = call(client, "create_key", key_alias=fresh()).key_info.key_id
+            client.create_kms_tag(sdk.CreateKmsTagRequest(
+                key, sdk.CreateKmsTagRequestBody(tag=sdk.TagItem("env", env))))
+            made.setdefault(env, []).append(key)
+        assert client.show_user_instances(sdk.ShowUserInstancesRequest()).instance_num == 3
+        tags = client.list_kms_tags(sdk.ListKmsTagsRequest()).tags
+        assert [(each.key, each.values) for each in tags] == [("env", ["prod", "test"])]
+
+        def find(**body):
+            return client.list_kms_by_tags(sdk.ListKmsByTagsRequest(
+                "resource_instances", sdk.ListKmsByTagsRequestBody(**body)))
+
+        found = find(action="filter", tags=[sdk.Tag("env", ["prod"])])
+        assert found.total_count == 2 and [each.resource_id for each in found.resources] == made["prod"]
+        assert find(action="filter", tags=[sdk.Tag("env", ["prod"])], limit="1", offset="1").resources[0].resource_id \
+            == made["prod"][1]
+        assert find(action="count", tags=[sdk.Tag("env", ["test", "prod"])]).total_count == 3
+        assert find(action="count", tags=[sdk.Tag("none", [])]).total_count == 0
+
+
 class TestDatakeys:
     @pytest.mark.parametrize("options,length", [({}, 32), ({"key_spec": "AES_128"}, 16), ({"datakey_length": "512"}, 64),
                                                 ({"datakey_length": "8192"}, 1024), ({"datakey_length": "8"}, 1)])

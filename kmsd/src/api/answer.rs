@@ -89,6 +89,8 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::ParameterMissing { .. }
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
+        | Refusal::TagInvalid
+        | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::BodyInvalid { .. }

@@ -20,7 +20,7 @@ use axum::http::header;
 use jiff::Timestamp;
 
 use crate::domain::access_key::{AccessKeyId, AccessSecret};
-pub(crate) use request::RequestParts;
+pub(crate) use request::{RequestParts, decode};
 
 /// What a request says about who signed it. Not to be believed before [`Claim::verify`].
 #[derive(Debug)]

@@ -7,6 +7,7 @@ mod error;
 mod keys;
 mod names;
 mod secrets;
+mod tags;
 
 use http_body_util::Full;
 use hyper::{
@@ -83,6 +84,10 @@ async fn answer(
         "DisableKey" => done(keys::disable(&call, &parse(body)?).await?),
         "ScheduleKeyDeletion" => print(&keys::schedule_deletion(&call, &parse(body)?).await?),
         "CancelKeyDeletion" => print(&keys::cancel_deletion(&call, &parse(body)?).await?),
+        "UpdateKeyDescription" => done(tags::describe(&call, parse(body)?).await?),
+        "TagResource" => done(tags::tag(&call, parse(body)?).await?),
+        "UntagResource" => done(tags::untag(&call, parse(body)?).await?),
+        "ListResourceTags" => print(&tags::list(&call, parse(body)?).await?),
         "GenerateDataKey" => print(&secrets::generate_data_key(&call, parse(body)?).await?),
         "GenerateDataKeyWithoutPlaintext" => {
             print(&secrets::generate_data_key_without_plaintext(&call, parse(body)?).await?)

@@ -1,6 +1,7 @@
 //! The public key API (`/v1.0/{project_id}/kms/<verb>`): parse, call, print.
 
 mod data;
+pub(super) mod tags;
 
 use super::{
     answer::{self, Reply},
@@ -86,6 +87,7 @@ pub(super) async fn answer(
             let view = service.cancel_deletion(caller, &key(&request.key_id)?).await?;
             Ok(answer::ok(&state(&view)))
         }
+        "update-key-description" => tags::describe(service, caller, body).await,
         _ => data::answer(service, caller, verb, body).await,
     }
 }

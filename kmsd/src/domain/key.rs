@@ -11,6 +11,7 @@ use super::{
     principal::Principal,
     refusal::{KeyName, Refusal},
     state::{KeyState, Origin},
+    tags::Tags,
     time::{TrustedTime, WallTime},
 };
 
@@ -66,6 +67,9 @@ pub struct KeyRecord {
     pub deletion_due: Option<TrustedTime>,
     /// Its material, oldest first. Never empty while it lives, unless it waits for an import.
     pub versions: Vec<VersionRecord>,
+    /// What people sort it by.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
 }
 
 /// What a new key is made from, already checked.
@@ -79,6 +83,8 @@ pub struct KeySpec {
     pub owner: Principal,
     /// Whether the system makes it.
     pub is_default: bool,
+    /// What people sort it by.
+    pub tags: Tags,
 }
 
 /// Fewest and most days between scheduling a deletion and the deletion.
@@ -96,11 +102,17 @@ impl KeySpec {
         if alias.is_reserved() {
             return Err(Refusal::AliasReserved { alias });
         }
-        let len = description.chars().count();
-        if len > MAX_DESCRIPTION {
-            return Err(Refusal::DescriptionTooLong { len, max: MAX_DESCRIPTION });
-        }
-        Ok(Self { alias, description: description.to_owned(), owner, is_default: false })
+        check_description(description)?;
+        Ok(Self { alias, description: description.to_owned(), owner, is_default: false, tags: Tags::default() })
+    }
+
+    /// With tags from the start.
+    ///
+    /// # Errors
+    /// If one of them is not a tag, or there are too many.
+    pub fn with_tags(mut self, tags: &[(String, String)]) -> Result<Self, Refusal> {
+        self.tags = self.tags.with(tags)?;
+        Ok(self)
     }
 
     /// A key that its caller gives no name: it gets one that nobody would choose.
@@ -114,7 +126,7 @@ impl KeySpec {
     /// A default key (K3).
     #[must_use]
     pub fn default_key(alias: Alias) -> Self {
-        Self { alias, description: "Default key".to_owned(), owner: Principal::System, is_default: true }
+        Self { alias, description: "Default key".to_owned(), owner: Principal::System, is_default: true, tags: Tags::default() }
     }
 }
 
@@ -139,6 +151,7 @@ impl KeyRecord {
                 phase: Phase::Creating,
                 created_at: now,
             }],
+            tags: spec.tags,
         }
     }
 
@@ -255,6 +268,31 @@ pub fn cancelled(permit: &Permit) -> KeyRecord {
         next.state = if waits { KeyState::PendingImport } else { KeyState::Disabled };
         next.deletion_due = None;
     })
+}
+
+/// See [`enabled`].
+///
+/// # Errors
+/// If the description is too long.
+pub fn described(permit: &Permit, description: &str) -> Result<KeyRecord, Refusal> {
+    debug_assert_eq!(permit.operation(), Operation::UpdateKey);
+    check_description(description)?;
+    Ok(permit.key().changed(|next| description.clone_into(&mut next.description)))
+}
+
+/// See [`enabled`].
+#[must_use]
+pub fn tagged(permit: &Permit, tags: Tags) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::TagKey);
+    permit.key().changed(|next| next.tags = tags)
+}
+
+fn check_description(description: &str) -> Result<(), Refusal> {
+    let len = description.chars().count();
+    if len > MAX_DESCRIPTION {
+        return Err(Refusal::DescriptionTooLong { len, max: MAX_DESCRIPTION });
+    }
+    Ok(())
 }
 
 /// A record that many may read at once.

@@ -165,6 +165,15 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// A tag's name or value.
+    #[error("a tag has a name of 1 to 128 characters and a value of up to 256, without control characters")]
+    TagInvalid,
+    /// As many tags as a key may have.
+    #[error("a key has at most {limit} tags")]
+    TooManyTags {
+        /// The bound.
+        limit: usize,
+    },
     /// There is none with this id.
     #[error("there is no access key {id}")]
     NoSuchAccessKey {
@@ -279,6 +288,8 @@ impl Refusal {
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
             Self::TooManyKeys { .. } => "KMS.1105",
+            Self::TagInvalid => "KMS.0308",
+            Self::TooManyTags { .. } => "KMS.0312",
             Self::NoSuchAccessKey { .. } => "KMSD.0002",
             Self::AccessKeyDamaged { .. } => "KMSD.0003",
             Self::TooManyAccessKeys { .. } => "KMSD.0004",

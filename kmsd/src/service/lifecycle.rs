@@ -59,13 +59,15 @@ impl Service {
         &self,
         caller: &Caller,
         description: &str,
+        tags: &[(String, String)],
     ) -> Result<KeyView, ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let (service, caller, description) = (self.clone(), caller.clone(), description.to_owned());
+        let spec = KeySpec::unnamed(random, description, caller.principal.clone()).and_then(|spec| spec.with_tags(tags));
+        let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let trail = Trail::new(&caller, CREATE);
-            match KeySpec::unnamed(random, &description, caller.principal) {
+            match spec {
                 Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
                 Err(refusal) => service.record(trail, Err(refusal.into())).await,
             }
@@ -197,7 +199,7 @@ impl Service {
     }
 
     /// Decides on the record as it stands, records the decision, and decides again if it stood no longer.
-    async fn change(
+    pub(super) async fn change(
         &self,
         caller: &Caller,
         key: &KeyRef,

@@ -82,7 +82,7 @@ impl World {
 }
 
 /// A service on a token and a store; its audit log is nobody else's.
-pub(in crate::service) async fn on_fakes(token: &FakeToken, store: &MemoryStore) -> Service {
+pub(crate) async fn on_fakes(token: &FakeToken, store: &MemoryStore) -> Service {
     let audit = tempfile::tempdir().unwrap();
     let parts = Parts {
         store: Box::new(store.clone()),

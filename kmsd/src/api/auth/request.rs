@@ -133,7 +133,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
 }
 
 /// Undoes percent-encoding; what is not an escape stays as it is.
-pub(super) fn decode(text: &str) -> Vec<u8> {
+pub(crate) fn decode(text: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {

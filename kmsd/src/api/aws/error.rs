@@ -131,7 +131,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
             "InvalidCiphertextException"
         }
         Refusal::OtherKey { .. } => "IncorrectKeyException",
-        Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => "LimitExceededException",
+        Refusal::TagInvalid => "TagException",
+        Refusal::TooManyTags { .. } | Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => "LimitExceededException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",
         Refusal::NoSuchVerb => "UnknownOperationException",

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Call, Fault,
     names::{ACCOUNT, key_ref},
+    tags::{Tag, pairs},
 };
 use crate::{
     domain::{KeyState, Refusal, operation::StateFault, state::Origin, time::WallTime},
@@ -33,6 +34,8 @@ pub(super) struct CreateKey {
     xks_key_id: Option<String>,
     #[serde(default)]
     multi_region: bool,
+    #[serde(default)]
+    tags: Vec<Tag>,
 }
 
 /// Any operation on one key.
@@ -137,7 +140,7 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     if let Some((_, what)) = unsupported.into_iter().find(|(asked, _)| *asked) {
         return Err(Fault::Unsupported { what });
     }
-    let view = call.service.create_unnamed_key(call.caller, &request.description).await?;
+    let view = call.service.create_unnamed_key(call.caller, &request.description, &pairs(request.tags)).await?;
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 

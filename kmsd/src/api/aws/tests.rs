@@ -1,10 +1,7 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::{
-    clock::manual::ManualClock,
-    hsm::{Pool, PoolSettings, Token, fake::FakeToken},
-    service::Limits,
+    hsm::{Token, fake::FakeToken},
+    service::tests::on_fakes,
     store::memory::MemoryStore,
 };
 
@@ -26,9 +23,7 @@ async fn the_page_names_what_is_answered() {
 
     let token = FakeToken::new();
     let store = MemoryStore::new(token.identity());
-    let pool = Pool::start(Arc::new(token), PoolSettings::default()).unwrap();
-    let clock = Arc::new(ManualClock::new());
-    let service = Service::start(Box::new(store), pool, clock, Limits::default()).await.unwrap();
+    let service = on_fakes(&token, &store).await;
     for name in documented {
         let outcome = answer(&service, &Caller::SYSTEM, "r", &format!("TrentService.{name}"), b"[1]").await;
         assert!(matches!(outcome, Err(Fault::Serialization { .. })), "{name}");

@@ -117,7 +117,7 @@ pub(super) async fn answer(
         "decrypt-data" => decrypt_data(service, caller, parse(body)?).await,
         "encrypt-datakey" => encrypt_datakey(service, caller, parse(body)?).await,
         "re-encrypt" => re_encrypt(service, caller, parse(body)?).await,
-        "gen-random" => gen_random(service, &parse(body)?).await,
+        "gen-random" => gen_random(service, caller, &parse(body)?).await,
         _ => Err(Refusal::NoSuchVerb.into()),
     }
 }
@@ -218,7 +218,7 @@ async fn re_encrypt(service: &Service, caller: &Caller, request: ReEncrypt) -> R
     }))
 }
 
-async fn gen_random(service: &Service, request: &GenRandom) -> Result<Reply, ServiceError> {
+async fn gen_random(service: &Service, caller: &Caller, request: &GenRandom) -> Result<Reply, ServiceError> {
     let bits = match request.random_data_length.as_deref() {
         None => Some(RANDOM_BITS),
         Some(text) => text.trim().parse().ok().filter(|bits: &usize| bits.is_multiple_of(8)),
@@ -227,6 +227,6 @@ async fn gen_random(service: &Service, request: &GenRandom) -> Result<Reply, Ser
         name: "random_data_length",
         expected: "8 to 8192 bits, a multiple of 8",
     })?;
-    let mut drawn = service.random(bits / 8).await?;
+    let mut drawn = service.random(caller, bits / 8).await?;
     Ok(answer::ok(&RandomReply { random_data: SecretHex::new(std::mem::take(&mut *drawn)) }))
 }
