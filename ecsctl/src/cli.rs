@@ -24,8 +24,8 @@ Examples:
   After a reboot of the host:
     ecsctl server recover --all
 
-Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, a state or a key, or not found,
-4 kmsd or its token cannot be reached, 5 a volume or an image is damaged.";
+Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, a state or a key, 4 kmsd or its token
+cannot be reached, 5 a volume or an image is damaged, 6 nothing is called that.";
 
 /// Keys, disks and servers with the semantics of a cloud, on this machine.
 ///
@@ -101,4 +101,86 @@ pub(crate) enum Command {
     Status(commands::status::Status),
     /// Print a completion script for a shell
     Completions(commands::completions::Completions),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// Every command without subcommands, with the words that lead to it.
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name());
+        if command.get_subcommands().next().is_none() {
+            found.push((path, command.clone()));
+        } else {
+            command.get_subcommands().for_each(|sub| leaves(sub, &path, found));
+        }
+    }
+
+    /// The command lines among the examples: up to a remark (two spaces), a pipe, or what the shell would add.
+    fn examples(help: &str) -> Vec<Vec<String>> {
+        let lines = help.lines().filter_map(|line| Some(&line[line.find("ecsctl ")?..]));
+        lines
+            .map(|line| {
+                let end = ["  ", " | ", " > ", " && ", ")"].iter().filter_map(|stop| line.find(stop)).min();
+                let words = line[..end.unwrap_or(line.len())].replace('"', "");
+                // A quoted description is one word.
+                match words.split_once('\'') {
+                    Some((before, quoted)) => {
+                        let quoted = quoted.trim_end_matches('\'').to_owned();
+                        before.split_whitespace().map(str::to_owned).chain([quoted]).collect()
+                    }
+                    None => words.split_whitespace().map(str::to_owned).collect(),
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_teaches_by_examples_that_parse() {
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        assert!(found.len() > 35, "{}", found.len());
+        let mut tried = 0;
+        for (path, command) in found {
+            let help =
+                command.get_after_help().unwrap_or_else(|| panic!("{path} has no examples")).to_string();
+            let own = path.trim_start();
+            let lines = examples(&help);
+            assert!(
+                lines.iter().any(|line| line.join(" ").starts_with(own)),
+                "{path} shows no example of itself"
+            );
+            for line in lines {
+                tried += 1;
+                if let Err(error) = Cli::try_parse_from(&line) {
+                    panic!("{path}: {line:?}: {error}");
+                }
+            }
+        }
+        for line in examples(EXAMPLES) {
+            Cli::try_parse_from(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        }
+        assert!(tried > 60, "{tried}");
+    }
+
+    #[test]
+    fn both_ways_of_asking_for_json_work_before_and_after_the_verb() {
+        for line in [
+            "ecsctl --json disk list",
+            "ecsctl disk list --json",
+            "ecsctl -o json disk list",
+            "ecsctl disk list -o json",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.global.format(), Format::Json, "{line}");
+        }
+    }
 }

@@ -276,12 +276,14 @@ pub(crate) enum Exit {
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// Refused: by a rule, a state or a key, or because nothing is called that.
+    /// Refused by a rule, a state or a key.
     Refused = 3,
     /// kmsd or its token cannot be reached.
     Unreachable = 4,
-    /// A volume file is damaged.
+    /// A volume or image file is damaged.
     Damaged = 5,
+    /// Nothing is called that.
+    NotFound = 6,
 }
 
 /// How an error is told.
@@ -323,7 +325,7 @@ impl Error {
                     Some(near) => format!("did you mean {near}?"),
                     None => format!("ecsctl {noun} list"),
                 };
-                (Exit::Refused, "not-found", hint)
+                (Exit::NotFound, "not-found", hint)
             }
             Self::Ambiguous { .. } => {
                 (Exit::Refused, "ambiguous", "give more of the ID, or the name".to_owned())
@@ -461,7 +463,7 @@ fn image_report(error: &ImageError) -> Report {
 
 fn key_report(error: &KeyError) -> Report {
     let (exit, code, hint) = match error {
-        KeyError::NotFound { .. } => (Exit::Refused, "not-found", "ecsctl key list".to_owned()),
+        KeyError::NotFound { .. } => (Exit::NotFound, "not-found", "ecsctl key list".to_owned()),
         KeyError::Refused { hint, .. } => {
             (Exit::Refused, "key-refused", hint.clone().unwrap_or_else(|| "ecsctl key list".to_owned()))
         }

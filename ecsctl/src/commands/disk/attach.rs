@@ -25,6 +25,8 @@ pub(crate) struct Attach {
 impl Attach {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let server = app.find_server(&self.server)?;
+        // A copy that was cut short may still have the disk open for reading.
+        app.settle_all()?;
         let mut claimed = app.claim_disk(&self.disk)?;
         let here = claimed.disk.server_id == Some(server.id);
         let up = claimed.disk.serving.as_ref().is_some_and(|serving| app.volumes.alive(serving));
