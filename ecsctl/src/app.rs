@@ -85,6 +85,11 @@ impl App {
     /// # Errors
     /// [`Error::KeyUnusable`], which names the key, its state and the remedy; or that kmsd does not answer.
     pub(crate) fn require_key(&self, disk: &Disk, doing: &'static str) -> Result<(), Error> {
+        // A thin disk needs the key of its image too.
+        if let Some(image) = disk.base.map(|id| disks::by_id(self.catalog.read(), id)).transpose()?.flatten()
+        {
+            self.require_key(&image, "read")?;
+        }
         let Some(key_id) = disk.key_id.as_deref().filter(|_| disk.encrypted) else { return Ok(()) };
         match self.keys.describe(key_id) {
             Ok(key) => {

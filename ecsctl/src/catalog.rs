@@ -6,6 +6,7 @@ pub(crate) mod operations;
 pub(crate) mod scaling;
 mod schema;
 pub(crate) mod servers;
+pub(crate) mod snapshots;
 
 use std::{
     fs::File,
@@ -126,6 +127,7 @@ fn resolve(connection: &Connection, noun: Noun, given: &str) -> Result<uuid::Uui
         Noun::Server => ("servers", None),
         Noun::AsConfig => ("as_configs", None),
         Noun::AsGroup => ("as_groups", None),
+        Noun::Snapshot => ("snapshots", None),
         Noun::Disk | Noun::Image | Noun::Backup | Noun::Key => ("volumes", Some(noun.as_str())),
     };
     // A table without kinds takes any.

@@ -85,6 +85,9 @@ pub(crate) enum Command {
     /// Servers: what disks are attached to
     #[command(subcommand)]
     Server(commands::server::Server),
+    /// Snapshots: states of disks, kept at once and whatever their size
+    #[command(subcommand)]
+    Snapshot(commands::snapshot::Snapshot),
     /// Images: what the system disks of servers are made from
     #[command(subcommand)]
     Image(commands::image::Image),

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod server;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 
 use crate::{
@@ -26,6 +27,7 @@ pub(crate) fn run(command: Command, app: &mut App, yes: bool) -> Result<(), Erro
         Command::Key(command) => key::run(command, app, yes),
         Command::Disk(command) => disk::run(command, app, yes),
         Command::Server(command) => server::run(command, app, yes),
+        Command::Snapshot(command) => snapshot::run(command, app, yes),
         Command::Image(command) => image::run(command, app, yes),
         Command::Backup(command) => backup::run(command, app, yes),
         Command::AsConfig(command) => as_config::run(command, app, yes),

@@ -126,6 +126,7 @@ impl Installation {
         let mountpoint = self.home.join("mnt").join(disk.to_string());
         Place {
             file: self.volumes().join(format!("{disk}.evs")),
+            uuid: disk,
             view: mountpoint.join("disk"),
             mountpoint,
             control: self.home.join("run").join(format!("{disk}.sock")),

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::{disks, operations, servers as rows},
+    catalog::{disks, operations, servers as rows, snapshots},
     claim::Claim,
     error::Error,
     model::{
@@ -143,6 +143,27 @@ impl App {
         }
     }
 
+    /// The same as [`App::require_key`] for work that an attached disk's own process does with the key it has.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn require_key_if_detached(&self, disk: &Disk, doing: &'static str) -> Result<(), Error> {
+        if disk.server_id.is_some() { Ok(()) } else { self.require_key(disk, doing) }
+    }
+
+    /// Verifies every block of a volume, and returns the engine's report.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn check(&self, claimed: &Claimed) -> Result<serde_json::Value, Error> {
+        let file = self.installation.place(claimed.disk.id).file;
+        self.volumes.check(&claimed.claim, &file).map_err(|source| Error::Volume {
+            disk: claimed.disk.name.clone(),
+            doing: "checked",
+            source: Box::new(source),
+        })
+    }
+
     /// Takes the claim on anything.
     pub(crate) fn claim(&self, noun: Noun, id: Uuid, name: &str) -> Result<Claim, Error> {
         Claim::take(&self.installation.locks(), id, self.installation.patience)
@@ -224,6 +245,19 @@ impl App {
             match operation {
                 Operation::Create { .. } => {}
                 Operation::Export { .. } => demand(&disk, DiskAction::Copy)?,
+                Operation::Snapshot { name, .. } => {
+                    demand(&disk, DiskAction::Change)?;
+                    snapshots::refuse_taken(tx, name)?;
+                }
+                Operation::DeleteSnapshot { .. } | Operation::RollBack { .. } => {
+                    demand(&disk, DiskAction::Change)?
+                }
+                Operation::Extend { size } => {
+                    demand(&disk, DiskAction::Change)?;
+                    if *size <= disk.size {
+                        return Err(Error::Shrink { disk: disk.name, size: disk.size, asked: *size });
+                    }
+                }
                 Operation::Attach { server } => {
                     if let Some(present) = disk.server_id {
                         return Err(Error::AlreadyAttached {
@@ -258,6 +292,7 @@ impl App {
                         });
                     }
                     demand(&disk, DiskAction::Delete)?;
+                    refuse_dependants(tx, &disk)?;
                     disk.status = DiskStatus::Deleting;
                 }
             }
@@ -282,6 +317,15 @@ impl App {
         let operation = Operation::Create { key, fill };
         let now = self.now.clone();
         self.catalog.write(|tx| {
+            if let Some(base) = disk.base {
+                // In the transaction that records the dependant, so that the image cannot go in between.
+                let image = disks::by_id(tx, base)?.filter(|image| image.status == DiskStatus::Available);
+                image.ok_or_else(|| Error::NotFound {
+                    noun: Noun::Image,
+                    given: base.to_string(),
+                    near: None,
+                })?;
+            }
             disks::insert(tx, &disk)?;
             operations::begin(tx, disk.kind, disk.id, &operation, &now)
         })?;
@@ -318,6 +362,18 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Refuses to delete what others need: an image with thin disks (I4), a disk with snapshots (D7).
+fn refuse_dependants(connection: &rusqlite::Connection, disk: &Disk) -> Result<(), Error> {
+    let thin = disks::over(connection, disk.id)?;
+    let snapshots = snapshots::all(connection, Some(disk.id))?;
+    let mut dependants: Vec<String> = thin.iter().map(|name| format!("disk {name}")).collect();
+    dependants.extend(snapshots.iter().map(|snapshot| format!("snapshot {}", snapshot.name)));
+    if dependants.is_empty() {
+        return Ok(());
+    }
+    Err(Error::HasDependants { kind: disk.kind, name: disk.name.clone(), dependants })
 }
 
 fn demand(disk: &Disk, action: DiskAction) -> Result<(), Error> {

@@ -199,6 +199,36 @@ pub(crate) enum Error {
         /// The text.
         spec: String,
     },
+    /// A disk only grows (D6).
+    #[error("disk {disk} has {size} bytes and cannot have {asked}: a disk only grows")]
+    Shrink {
+        /// Its name.
+        disk: String,
+        /// Its size, bytes.
+        size: u64,
+        /// What was asked for, bytes.
+        asked: u64,
+    },
+    /// Others need it (D7, I4).
+    #[error("{kind} {name} is needed by {}", dependants.join(", "))]
+    HasDependants {
+        /// What it is.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// Who needs it: noun and name.
+        dependants: Vec<String>,
+    },
+    /// A volume that does not verify.
+    #[error("disk {disk} is damaged: {bad} of its blocks do not verify")]
+    Unsound {
+        /// Its name.
+        disk: String,
+        /// How many.
+        bad: u64,
+        /// The engine's report.
+        report: serde_json::Value,
+    },
     /// A group uses the configuration.
     #[error("configuration {config} is used by group {group}")]
     ConfigInUse {
@@ -302,6 +332,7 @@ impl Error {
     pub(crate) fn details(&self) -> Option<(&'static str, serde_json::Value)> {
         match self {
             Self::NotRecovered { disks, .. } => Some(("disks", disks.clone())),
+            Self::Unsound { report, .. } => Some(("report", report.clone())),
             Self::Volume { source, .. } => match &**source {
                 ToolError::Busy { holders, .. } => Some(("holders", serde_json::json!(holders))),
                 _ => None,
@@ -371,6 +402,17 @@ impl Error {
             Self::OutOfBounds { smallest, largest, .. } => {
                 (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))
             }
+            Self::Shrink { size, .. } => (Exit::Refused, "shrink", format!("--size above {size}")),
+            Self::HasDependants { dependants, .. } => {
+                let first =
+                    dependants.first().and_then(|first| first.split_once(' ')).unwrap_or(("disk", "NAME"));
+                (Exit::Refused, "has-dependants", format!("ecsctl {} delete {}", first.0, first.1))
+            }
+            Self::Unsound { .. } => (
+                Exit::Damaged,
+                "volume-damaged",
+                "restore a backup, or save what verifies: evsfs salvage".to_owned(),
+            ),
             Self::NoSystemDisk { server } => {
                 (Exit::Refused, "no-system-disk", format!("ecsctl server show {server}"))
             }

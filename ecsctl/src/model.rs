@@ -7,6 +7,7 @@ pub(crate) mod plan;
 pub(crate) mod scaling;
 pub(crate) mod server;
 pub(crate) mod size;
+pub(crate) mod snapshot;
 pub(crate) mod suggest;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub(crate) enum Noun {
     Image,
     /// A full copy of a disk.
     Backup,
+    /// A state of a disk, kept in its volume.
+    Snapshot,
     /// What servers of a group are made from.
     AsConfig,
     /// Servers that are made and removed by number.
@@ -43,6 +46,7 @@ impl Noun {
             Self::Server => "server",
             Self::Image => "image",
             Self::Backup => "backup",
+            Self::Snapshot => "snapshot",
             Self::AsConfig => "as-config",
             Self::AsGroup => "as-group",
         }

@@ -18,6 +18,8 @@ use crate::{claim::Claim, model::disk::Serving, volumes::holders::Holder};
 pub(crate) struct Place {
     /// The volume file.
     pub(crate) file: PathBuf,
+    /// The volume that must be in it.
+    pub(crate) uuid: Uuid,
     /// The directory that the view is mounted on.
     pub(crate) mountpoint: PathBuf,
     /// The plain raw view, when mounted.
@@ -39,6 +41,19 @@ pub(crate) struct NewVolume<'a> {
     pub(crate) key: Option<&'a str>,
     /// Its UUID.
     pub(crate) uuid: Uuid,
+    /// What it is for: it is part of the context that its DEK is bound to.
+    pub(crate) image: bool,
+    /// The image that it is thin over.
+    pub(crate) base: Option<&'a Path>,
+}
+
+/// How a volume is mounted. A file that was exchanged for another volume, or for a plain one, is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mounting {
+    /// Refuse writes.
+    pub(crate) read_only: bool,
+    /// The catalogue says that it is encrypted.
+    pub(crate) encrypted: bool,
 }
 
 /// What the engine says of a volume that it wrote.
@@ -56,7 +71,7 @@ pub(crate) trait VolumeTool {
     /// [`ToolError`], as every method here.
     fn create(&self, claim: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError>;
     /// Shows it at its mount point; returns who serves it. One that is served already stays as it is.
-    fn mount(&self, claim: &Claim, place: &Place, read_only: bool) -> Result<Serving, ToolError>;
+    fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError>;
     /// Who serves it at this moment.
     fn serving(&self, place: &Place) -> Option<Serving>;
     /// Whether a process that served it is still alive. Cheap.
@@ -65,6 +80,16 @@ pub(crate) trait VolumeTool {
     fn holders(&self, place: &Place) -> Vec<Holder>;
     /// Flushes and unmounts it, and clears a mount whose process has died. One that is not mounted is fine.
     fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError>;
+    /// Takes a snapshot, of an attached or a detached volume. The same ID and name again is the same snapshot.
+    fn snapshot(&self, claim: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError>;
+    /// Deletes a snapshot. One that is gone is fine.
+    fn delete_snapshot(&self, claim: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError>;
+    /// Takes the volume back to a snapshot, wholly or not at all.
+    fn roll_back(&self, claim: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError>;
+    /// Grows the volume to `size` bytes. One that has that size is fine.
+    fn extend(&self, claim: &Claim, file: &Path, size: u64) -> Result<(), ToolError>;
+    /// Verifies everything in a detached volume, and returns the engine's report.
+    fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError>;
     /// Overwrites the wrapped DEK in the file. A file that is gone is fine.
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError>;
 }

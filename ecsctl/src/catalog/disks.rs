@@ -13,7 +13,7 @@ use crate::{
 };
 
 const COLUMNS: &str = "id, name, status, size, encrypted, key_id, key_alias, server_id, serving_pid, \
-                       serving_started, reason, created_at, kind, role, source";
+                       serving_started, reason, created_at, kind, role, source, base_id";
 
 /// Records a new disk.
 ///
@@ -25,8 +25,9 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
         return Err(Error::Exists { noun: disk.kind, name: disk.name.clone() });
     }
     connection.execute(
-        "INSERT INTO volumes (id, name, status, size, encrypted, key_id, key_alias, created_at, kind, role, source)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        "INSERT INTO volumes (id, name, status, size, encrypted, key_id, key_alias, created_at, kind, role, source,
+                              base_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
         params![
             disk.id.to_string(),
             disk.name,
@@ -40,6 +41,7 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
             disk.kind.as_str(),
             disk.role.as_str(),
             disk.source,
+            disk.base.map(|id| id.to_string()),
         ],
     )?;
     Ok(())
@@ -52,7 +54,7 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
 pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> {
     connection.execute(
         "UPDATE volumes SET status = ?2, key_id = ?3, key_alias = ?4, server_id = ?5, serving_pid = ?6,
-                          serving_started = ?7, reason = ?8 WHERE id = ?1",
+                          serving_started = ?7, reason = ?8, size = ?9 WHERE id = ?1",
         params![
             disk.id.to_string(),
             disk.status.as_str(),
@@ -62,9 +64,22 @@ pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> 
             disk.serving.as_ref().map(|s| s.pid),
             disk.serving.as_ref().map(|s| &s.started),
             disk.reason,
+            i64::try_from(disk.size)
+                .map_err(|_| CatalogError::Word { word: disk.size.to_string(), what: "size" })?,
         ],
     )?;
     Ok(())
+}
+
+/// The names of the disks that are thin over an image.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn over(connection: &Connection, image: Uuid) -> Result<Vec<String>, Error> {
+    let mut statement =
+        connection.prepare_cached("SELECT name FROM volumes WHERE base_id = ?1 ORDER BY name")?;
+    let rows = statement.query_map([image.to_string()], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// Forgets a disk.
@@ -119,6 +134,7 @@ pub(crate) fn of_server(connection: &Connection, server: Uuid) -> Result<Vec<Dis
 fn disk(row: &Row<'_>) -> Result<Disk, Error> {
     let status: String = row.get(2)?;
     let (kind, role): (String, String) = (row.get(12)?, row.get(13)?);
+    let base: Option<String> = row.get(15)?;
     let size: i64 = row.get(3)?;
     let server: Option<String> = row.get(7)?;
     let (pid, started): (Option<u32>, Option<String>) = (row.get(8)?, row.get(9)?);
@@ -137,5 +153,6 @@ fn disk(row: &Row<'_>) -> Result<Disk, Error> {
         kind: Noun::parse_volume(&kind).ok_or(CatalogError::Word { word: kind, what: "kind of volume" })?,
         role: if role == Role::System.as_str() { Role::System } else { Role::Data },
         source: row.get(14)?,
+        base: base.map(|id| parse_id(&id)).transpose()?,
     })
 }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::catalog::CatalogError;
 
 /// Migration n brings version n to n + 1 (`user_version`).
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE servers (
         id          TEXT PRIMARY KEY,
         name        TEXT NOT NULL UNIQUE,
@@ -83,14 +83,25 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX as_events_by_group ON as_events (group_id);
     ALTER TABLE servers ADD COLUMN image TEXT;
     ALTER TABLE servers ADD COLUMN group_id TEXT REFERENCES as_groups (id);",
+    // Snapshots, and disks that are thin over an image.
+    "CREATE TABLE snapshots (
+        id          TEXT PRIMARY KEY,
+        name        TEXT NOT NULL UNIQUE,
+        disk_id     TEXT NOT NULL REFERENCES volumes (id),
+        size        INTEGER NOT NULL,
+        created_at  TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX snapshots_by_disk ON snapshots (disk_id);
+    ALTER TABLE volumes ADD COLUMN base_id TEXT REFERENCES volumes (id);
+    CREATE INDEX volumes_by_base ON volumes (base_id);",
 ];
 
 #[cfg(test)]
 pub(super) const FIRST: &str = MIGRATIONS[0];
 
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 2;
-const _: () = assert!(MIGRATIONS.len() == 2, "VERSION counts the migrations");
+pub(super) const VERSION: i64 = 3;
+const _: () = assert!(MIGRATIONS.len() == 3, "VERSION counts the migrations");
 
 /// The version of a database; 0 is an empty one.
 pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

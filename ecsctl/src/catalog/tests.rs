@@ -9,6 +9,7 @@ fn disk(name: &str) -> Disk {
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
+        base: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,
         size: 4096,

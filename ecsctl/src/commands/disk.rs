@@ -1,9 +1,11 @@
 //! `ecsctl disk`
 
 mod attach;
+mod check;
 mod create;
 mod delete;
 mod detach;
+mod extend;
 mod list;
 mod show;
 
@@ -37,6 +39,10 @@ pub(crate) enum Disk {
     Attach(attach::Attach),
     /// Take a disk from its server and erase its data key from memory
     Detach(detach::Detach),
+    /// Grow a disk, attached or not
+    Extend(extend::Extend),
+    /// Verify every block of a detached disk
+    Check(check::Check),
     /// Destroy a disk: its wrapped data key, then its file
     Delete(delete::Delete),
 }
@@ -50,6 +56,8 @@ pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> 
         Disk::Show(verb) => verb.run(app),
         Disk::Attach(verb) => verb.run(app),
         Disk::Detach(verb) => verb.run(app),
+        Disk::Extend(verb) => verb.run(app),
+        Disk::Check(verb) => verb.run(app),
         Disk::Delete(verb) => verb.run(app, yes),
     }
 }
@@ -136,6 +144,9 @@ impl Show for Shown {
             "path": self.path,
             "file": self.file,
             "pid": self.pid,
+            "role": self.disk.role.as_str(),
+            "source": self.disk.source,
+            "image_id": self.disk.base,
             "created_at": self.disk.created_at,
         })
     }

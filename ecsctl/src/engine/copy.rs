@@ -22,7 +22,7 @@ use crate::{
     },
     model::plan::Fill,
     output::progress::Progress,
-    volumes::{Place, ToolError},
+    volumes::{Mounting, Place, ToolError},
 };
 
 /// How much is read and written at once.
@@ -85,11 +85,13 @@ impl App {
         } else {
             let place = self.source_place(new.disk.id, &own);
             io_at("make", &place.mountpoint, private_dir)?;
-            self.volumes.mount(new.claim(), &place, true).map_err(|error| Error::Volume {
-                disk: source.disk.name.clone(),
-                doing: "copied",
-                source: Box::new(error),
-            })?;
+            self.volumes
+                .mount(new.claim(), &place, Mounting { read_only: true, encrypted: source.disk.encrypted })
+                .map_err(|error| Error::Volume {
+                    disk: source.disk.name.clone(),
+                    doing: "copied",
+                    source: Box::new(error),
+                })?;
             place.view
         };
         facts.source = Some(source);
@@ -128,6 +130,7 @@ impl App {
         let mountpoint = own.mountpoint.with_extension("source");
         Place {
             file: source.file.clone(),
+            uuid: source.uuid,
             view: mountpoint.join("disk"),
             mountpoint,
             control: own.control.with_extension("source.sock"),

@@ -135,11 +135,16 @@ impl App {
                 .map_err(|source| Error::Size { given: wanted.to_string(), source })?,
         };
         let (key, key_alias) = self.key_of(request, source.as_ref())?;
+        // A disk from an image is thin over it (I4); everything else is a full copy.
+        let base = source.as_ref().filter(|source| request.kind == Noun::Disk && source.kind == Noun::Image);
+        let base = base.map(|image| image.id);
+        let fill = if base.is_some() { None } else { request.fill.clone() };
         let disk = Disk {
             id: request.id,
             kind: request.kind,
             role: request.role,
             source: from,
+            base,
             name: request.name.clone(),
             status: DiskStatus::Creating,
             size: size.bytes(),
@@ -151,7 +156,7 @@ impl App {
             reason: None,
             created_at: self.now.clone(),
         };
-        Ok(Prepared { disk, key, fill: request.fill.clone() })
+        Ok(Prepared { disk, key, fill })
     }
 
     fn key_of(

@@ -8,15 +8,17 @@ use std::{
 
 use crate::{
     app::App,
-    catalog::{disks, operations, servers},
+    catalog::{disks, operations, servers, snapshots},
     config::private_dir,
     engine::{Claimed, Facts, export::drop_export},
     error::Error,
     model::{
+        Noun,
         disk::DiskStatus,
         plan::{Operation, Outcome, Step},
+        snapshot::Snapshot,
     },
-    volumes::{NewVolume, ToolError},
+    volumes::{Failure, Mounting, NewVolume, Place, ToolError},
 };
 
 impl App {
@@ -38,8 +40,15 @@ impl App {
             Step::WriteVolume => {
                 let Operation::Create { key, .. } = operation else { return Ok(()) };
                 io_at("make", &self.installation.volumes(), private_dir)?;
-                let new =
-                    NewVolume { file: &place.file, size: disk.size, key: key.as_deref(), uuid: disk.id };
+                let base = disk.base.map(|image| self.installation.place(image).file);
+                let new = NewVolume {
+                    file: &place.file,
+                    size: disk.size,
+                    key: key.as_deref(),
+                    uuid: disk.id,
+                    image: disk.kind == Noun::Image,
+                    base: base.as_deref(),
+                };
                 facts.written = Some(self.volumes.create(claim, &new).map_err(volume)?);
                 // The file is durable by evsfs's word; its name is made so here.
                 sync_dir(&self.installation.volumes())
@@ -53,10 +62,18 @@ impl App {
                 Ok(())
             }
             Step::Mount => {
-                facts.serving = Some(self.volumes.mount(claim, &place, false).map_err(volume)?);
+                facts.serving = Some(
+                    self.volumes
+                        .mount(claim, &place, Mounting { read_only: false, encrypted: disk.encrypted })
+                        .map_err(volume)?,
+                );
                 Ok(())
             }
-            Step::MountReadOnly => self.volumes.mount(claim, &place, true).map(|_| ()).map_err(volume),
+            Step::MountReadOnly => self
+                .volumes
+                .mount(claim, &place, Mounting { read_only: true, encrypted: disk.encrypted })
+                .map(|_| ())
+                .map_err(volume),
             Step::Export => match operation {
                 Operation::Export { path, format } => {
                     self.export_view(&disk.name, &place.view, path, *format)
@@ -86,6 +103,29 @@ impl App {
                 // Not recursive: what is still mounted or not empty must stay.
                 io_at("remove", &place.mountpoint, |path| gone_is_fine(fs::remove_dir(path)))
             }
+            Step::TakeSnapshot => match operation {
+                Operation::Snapshot { id, name } => {
+                    self.volumes.snapshot(claim, &place.file, name, *id).map_err(volume)
+                }
+                _ => Ok(()),
+            },
+            Step::DropSnapshot => match operation {
+                Operation::Snapshot { id, .. } | Operation::DeleteSnapshot { id } => {
+                    self.volumes.delete_snapshot(claim, &place.file, *id).map_err(volume)
+                }
+                _ => Ok(()),
+            },
+            Step::RollBack => match operation {
+                Operation::RollBack { id } => self
+                    .volumes
+                    .roll_back(claim, &place.file, *id)
+                    .map_err(|error| volume(self.name_holders(error, &place))),
+                _ => Ok(()),
+            },
+            Step::Grow => match operation {
+                Operation::Extend { size } => self.volumes.extend(claim, &place.file, *size).map_err(volume),
+                _ => Ok(()),
+            },
             Step::Erase if disk.encrypted => self.volumes.erase(claim, &place.file).map_err(volume),
             Step::Erase => Ok(()),
             Step::Unlink => {
@@ -96,11 +136,27 @@ impl App {
                 }
                 sync_dir(&self.installation.volumes())
             }
-            Step::Settle(outcome) => self.settle(claimed, outcome, facts),
+            Step::Settle(outcome) => self.settle(claimed, operation, outcome, facts),
         }
     }
 
-    fn settle(&mut self, claimed: &mut Claimed, outcome: Outcome, facts: &mut Facts) -> Result<(), Error> {
+    /// Who holds a view that the engine says is busy.
+    fn name_holders(&self, error: ToolError, place: &Place) -> ToolError {
+        match error {
+            ToolError::Failed { class: Failure::Refused, code, message, .. } if code == "busy" => {
+                ToolError::Busy { holders: self.volumes.holders(place), message }
+            }
+            other => other,
+        }
+    }
+
+    fn settle(
+        &mut self,
+        claimed: &mut Claimed,
+        operation: &Operation,
+        outcome: Outcome,
+        facts: &mut Facts,
+    ) -> Result<(), Error> {
         let disk = &mut claimed.disk;
         match outcome {
             Outcome::Available => {
@@ -117,10 +173,28 @@ impl App {
                 }
             }
             Outcome::ErrorDeleting => disk.status = DiskStatus::ErrorDeleting,
-            Outcome::Gone => {}
+            Outcome::Gone | Outcome::Kept => {}
+            Outcome::Applied => {
+                if let Operation::Extend { size } = operation {
+                    disk.size = *size;
+                }
+            }
         }
-        let disk = &claimed.disk;
+        let (disk, now) = (&claimed.disk, self.now.clone());
         self.catalog.write(|tx| {
+            match operation {
+                Operation::Snapshot { id, name } if outcome == Outcome::Applied => {
+                    let (id, name) = (*id, name.clone());
+                    snapshots::insert(
+                        tx,
+                        &Snapshot { id, name, disk_id: disk.id, size: disk.size, created_at: now },
+                    )?;
+                }
+                Operation::DeleteSnapshot { id } if outcome == Outcome::Applied => {
+                    snapshots::remove(tx, *id)?
+                }
+                _ => {}
+            }
             if outcome == Outcome::Gone {
                 disks::remove(tx, disk.id)?;
             } else {

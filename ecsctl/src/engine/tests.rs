@@ -1,5 +1,6 @@
 //! The engine on a fake key service and a fake volume engine.
 
+mod changed;
 mod crash;
 mod filled;
 mod rules;
@@ -172,6 +173,7 @@ fn create(app: &mut App, name: &str, key: Option<String>) -> Result<Disk, Error>
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
+        base: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,
         size: 4096,

@@ -48,6 +48,8 @@ pub(crate) enum DiskAction {
     Delete,
     /// Read all of it.
     Copy,
+    /// Take or delete a snapshot, go back to one, grow.
+    Change,
 }
 
 impl DiskAction {
@@ -58,6 +60,7 @@ impl DiskAction {
             Self::Detach => "detached",
             Self::Delete => "deleted",
             Self::Copy => "copied",
+            Self::Change => "changed",
         }
     }
 }
@@ -101,6 +104,7 @@ impl DiskStatus {
         match action {
             DiskAction::Attach | DiskAction::Copy => matches!(self, Self::Available),
             DiskAction::Detach => matches!(self, Self::InUse),
+            DiskAction::Change => matches!(self, Self::Available | Self::InUse),
             DiskAction::Delete => matches!(self, Self::Available | Self::Error | Self::ErrorDeleting),
         }
     }
@@ -144,6 +148,8 @@ pub(crate) struct Disk {
     pub(crate) kind: Noun,
     /// What it is to its server.
     pub(crate) role: Role,
+    /// The image that it is thin over: what it does not hold itself is read from there.
+    pub(crate) base: Option<Uuid>,
     /// What it was made from, for people.
     pub(crate) source: Option<String>,
     /// Its name, unique among its kind.

@@ -28,6 +28,28 @@ pub(crate) enum Operation {
     },
     /// Take it from its server.
     Detach,
+    /// Take a snapshot of it.
+    Snapshot {
+        /// The snapshot.
+        id: Uuid,
+        /// Its name.
+        name: String,
+    },
+    /// Delete a snapshot of it.
+    DeleteSnapshot {
+        /// The snapshot.
+        id: Uuid,
+    },
+    /// Take it back to a snapshot.
+    RollBack {
+        /// The snapshot.
+        id: Uuid,
+    },
+    /// Grow it.
+    Extend {
+        /// The new size, bytes.
+        size: u64,
+    },
     /// Write it to a file of the user's, in the open.
     Export {
         /// The file.
@@ -83,6 +105,14 @@ pub(crate) enum Step {
     Export,
     /// Remove what was written of that file.
     DropExport,
+    /// Take the snapshot.
+    TakeSnapshot,
+    /// Delete the snapshot.
+    DropSnapshot,
+    /// Go back to the snapshot.
+    RollBack,
+    /// Grow the volume.
+    Grow,
     /// Put the symlink at the stable path (S2).
     Publish,
     /// Remove that symlink.
@@ -110,6 +140,10 @@ pub(crate) enum Outcome {
     Gone,
     /// The disk can only be deleted again.
     ErrorDeleting,
+    /// The disk is where it was, changed as the operation says.
+    Applied,
+    /// The disk is as it was.
+    Kept,
 }
 
 /// Which way to leave an operation that was cut short or has failed.
@@ -122,8 +156,9 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    ClearDead, CopyIn, DropExport, Erase, Export, MakeMountpoint, Mount, MountReadOnly, Publish,
-    ReleaseSource, RemoveMountpoint, Settle, Unlink, Unmount, Unpublish, WriteVolume,
+    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
+    Publish, ReleaseSource, RemoveMountpoint, RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish,
+    WriteVolume,
 };
 
 impl Operation {
@@ -134,6 +169,10 @@ impl Operation {
             Self::Attach { .. } => "attached",
             Self::Detach => "detached",
             Self::Export { .. } => "exported",
+            Self::Snapshot { .. } => "given a snapshot",
+            Self::DeleteSnapshot { .. } => "freed of a snapshot",
+            Self::RollBack { .. } => "rolled back",
+            Self::Extend { .. } => "extended",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -156,6 +195,10 @@ impl Operation {
             Self::Attach { .. } => &[ClearDead, MakeMountpoint, Mount, Publish, Settle(Outcome::InUse)],
             // The view goes first: when it is busy nothing has changed yet.
             Self::Detach => &[Unmount, Unpublish, RemoveMountpoint, Settle(Outcome::Available)],
+            Self::Snapshot { .. } => &[TakeSnapshot, Settle(Outcome::Applied)],
+            Self::DeleteSnapshot { .. } => &[DropSnapshot, Settle(Outcome::Applied)],
+            Self::RollBack { .. } => &[RollBack, Settle(Outcome::Kept)],
+            Self::Extend { .. } => &[Grow, Settle(Outcome::Applied)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
@@ -180,6 +223,10 @@ impl Operation {
             Self::Attach { .. } => &[Unpublish, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Export { .. } => &[DropExport, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Detach => &[Settle(Outcome::InUse)],
+            Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
+            Self::DeleteSnapshot { .. } | Self::RollBack { .. } | Self::Extend { .. } => {
+                &[Settle(Outcome::Kept)]
+            }
             Self::Delete { .. } => &[Settle(Outcome::ErrorDeleting)],
         }
     }
@@ -188,7 +235,9 @@ impl Operation {
     pub(crate) fn after_crash(&self, serving: bool) -> Direction {
         match self {
             // Nobody was told of the disk, so nobody misses it.
-            Self::Create { .. } | Self::Export { .. } => Direction::Undo,
+            Self::Create { .. } | Self::Export { .. } | Self::Snapshot { .. } => Direction::Undo,
+            // The engine goes back wholly or not at all. Doing it again would take away what was written since.
+            Self::RollBack { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -197,16 +246,23 @@ impl Operation {
                     Direction::Undo
                 }
             }
-            Self::Detach | Self::Delete { .. } => Direction::Finish,
+            Self::Detach | Self::Delete { .. } | Self::DeleteSnapshot { .. } | Self::Extend { .. } => {
+                Direction::Finish
+            }
         }
     }
 
     /// What to do when one of its steps failed. None: leave it recorded, the next command tries again.
     pub(crate) fn after_failure(&self, serving: bool) -> Option<Direction> {
         match self {
-            Self::Create { .. } | Self::Attach { .. } | Self::Export { .. } | Self::Delete { .. } => {
-                Some(Direction::Undo)
-            }
+            Self::Create { .. }
+            | Self::Attach { .. }
+            | Self::Export { .. }
+            | Self::Delete { .. }
+            | Self::Snapshot { .. }
+            | Self::DeleteSnapshot { .. }
+            | Self::RollBack { .. }
+            | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
         }
@@ -225,6 +281,10 @@ mod tests {
             Operation::Create { key: None, fill: Some(Fill::File { path: "/i".into(), format: None }) },
             Operation::Attach { server: Uuid::nil() },
             Operation::Detach,
+            Operation::Snapshot { id: Uuid::nil(), name: "s".into() },
+            Operation::DeleteSnapshot { id: Uuid::nil() },
+            Operation::RollBack { id: Uuid::nil() },
+            Operation::Extend { size: 8192 },
             Operation::Export { path: "/o".into(), format: ImageFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },

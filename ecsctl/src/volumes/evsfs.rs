@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
+use uuid::Uuid;
 
 use crate::{
     claim::Claim,
@@ -60,10 +61,19 @@ impl Evsfs {
         let (status, stdout, stderr) = self
             .spawn(claim, arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        self.interpret(status, &stdout, &stderr)
+    }
+
+    fn interpret<T: DeserializeOwned>(
+        &self,
+        status: ExitStatus,
+        stdout: &str,
+        stderr: &str,
+    ) -> Result<T, ToolError> {
         let contract = || ToolError::Contract {
             program: self.program.clone(),
             status,
-            said: tail(if stderr.trim().is_empty() { &stdout } else { &stderr }),
+            said: tail(if stderr.trim().is_empty() { stdout } else { stderr }),
         };
         if status.success() {
             // Several commands say nothing when all is well.
@@ -74,7 +84,7 @@ impl Evsfs {
             .lines()
             .rev()
             .find_map(|line| serde_json::from_str::<ErrorReply>(line).ok())
-            .or_else(|| serde_json::from_str(&stderr).ok())
+            .or_else(|| serde_json::from_str(stderr).ok())
             .ok_or_else(contract)?;
         let class = match status.code() {
             Some(1 | 2) => Failure::Other,
@@ -131,11 +141,17 @@ impl VolumeTool for Evsfs {
             Some(key) => arguments.extend(["--key", key].map(OsStr::new)),
             None => arguments.push(OsStr::new("--plain")),
         }
+        if new.image {
+            arguments.extend(["--kind", "image"].map(OsStr::new));
+        }
+        if let Some(base) = new.base {
+            arguments.extend([OsStr::new("--base"), base.as_os_str()]);
+        }
         let reply: CreateReply = self.run(claim, &arguments)?;
         Ok(Written { key_id: reply.key_id })
     }
 
-    fn mount(&self, claim: &Claim, place: &Place, read_only: bool) -> Result<Serving, ToolError> {
+    fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError> {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
@@ -148,7 +164,12 @@ impl VolumeTool for Evsfs {
             OsStr::new("--log"),
             place.log.as_os_str(),
         ];
-        if read_only {
+        let uuid = place.uuid.to_string();
+        arguments.extend(["--expect-uuid", &uuid].map(OsStr::new));
+        if how.encrypted {
+            arguments.push(OsStr::new("--expect-encrypted"));
+        }
+        if how.read_only {
             arguments.push(OsStr::new("--read-only"));
         }
         let reply: MountReply = self.run(claim, &arguments)?;
@@ -196,6 +217,43 @@ impl VolumeTool for Evsfs {
             }
         }
         if process::is_mounted(&place.mountpoint) { clear(&place.mountpoint) } else { Ok(()) }
+    }
+
+    fn snapshot(&self, claim: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
+        let id = id.to_string();
+        let arguments = ["snapshot".as_ref(), file.as_os_str(), name.as_ref(), "--id".as_ref(), id.as_ref()];
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn delete_snapshot(&self, claim: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        let id = id.to_string();
+        match self.run::<Empty>(claim, &["snapshot-delete".as_ref(), file.as_os_str(), id.as_ref()]) {
+            Err(ToolError::Failed { code, .. }) if code == "no_such_snapshot" => Ok(()),
+            other => other.map(|Empty {}| ()),
+        }
+    }
+
+    fn roll_back(&self, claim: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        let id = id.to_string();
+        self.run::<Empty>(claim, &["rollback".as_ref(), file.as_os_str(), id.as_ref()]).map(|Empty {}| ())
+    }
+
+    fn extend(&self, claim: &Claim, file: &Path, size: u64) -> Result<(), ToolError> {
+        let size = size.to_string();
+        let arguments = ["extend".as_ref(), file.as_os_str(), "--size".as_ref(), size.as_ref()];
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
+        let arguments = ["check".as_ref(), file.as_os_str()];
+        let (status, stdout, stderr) = self
+            .spawn(claim, &arguments)
+            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        // A damaged volume is reported on stdout although the command fails.
+        match serde_json::from_str(&stdout) {
+            Ok(report) if matches!(status.code(), Some(0 | 5)) => Ok(report),
+            _ => self.interpret(status, &stdout, &stderr),
+        }
     }
 
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError> {

@@ -9,10 +9,12 @@ use std::{
     rc::Rc,
 };
 
+use uuid::Uuid;
+
 use crate::{
     claim::Claim,
     model::disk::Serving,
-    volumes::{Failure, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder},
+    volumes::{Failure, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder},
 };
 
 /// What a volume file holds until its key is erased.
@@ -27,6 +29,8 @@ pub(crate) enum Trouble {
     DieInMount,
     /// The process dies after the unmount.
     DieInUnmount,
+    /// The process dies after the snapshot, before it is recorded.
+    DieInSnapshot,
     /// Writing the file fails half-way.
     FailCreate,
     /// Mounting is refused.
@@ -102,6 +106,11 @@ pub(crate) fn data_of(file: &Path) -> PathBuf {
     file.with_extension("evs.data")
 }
 
+/// Where a snapshot's contents are kept.
+pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
+    file.with_extension(format!("evs.snapshot-{id}"))
+}
+
 fn failed(message: &str) -> ToolError {
     ToolError::Failed { class: Failure::Refused, code: "fake".into(), message: message.into(), hint: None }
 }
@@ -114,6 +123,9 @@ impl VolumeTool for FakeVolumes {
             std::panic::resume_unwind(Box::new(Killed));
         }
         let data = fs::File::create(data_of(new.file)).unwrap();
+        if let Some(base) = new.base {
+            fs::copy(data_of(base), data_of(new.file)).unwrap();
+        }
         data.set_len(new.size).unwrap();
         fs::write(new.file, if new.key.is_some() { HEADER } else { "plain" }).unwrap();
         if self.hits(Trouble::FailCreate) {
@@ -123,11 +135,14 @@ impl VolumeTool for FakeVolumes {
         Ok(Written { key_id: new.key.map(str::to_owned) })
     }
 
-    fn mount(&self, _: &Claim, place: &Place, _: bool) -> Result<Serving, ToolError> {
+    fn mount(&self, _: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError> {
         if let Some(serving) = self.serving(place) {
             return Ok(serving);
         }
         assert!(!self.0.borrow().mounted.contains_key(&place.mountpoint), "a dead mount was cleared");
+        assert!(place.file.display().to_string().contains(&place.uuid.to_string()));
+        let encrypted = fs::read_to_string(&place.file).unwrap() == HEADER;
+        assert!(!how.encrypted || encrypted, "evsfs refuses a plain volume");
         assert!(place.mountpoint.is_dir(), "the mount point is a directory");
         assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
         if self.hits(Trouble::FailMount) {
@@ -177,6 +192,37 @@ impl VolumeTool for FakeVolumes {
             std::panic::resume_unwind(Box::new(Killed));
         }
         Ok(())
+    }
+
+    fn snapshot(&self, _: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
+        fs::copy(data_of(file), snapshot_of(file, id)).unwrap();
+        self.note(&format!("snapshot {name}"));
+        if self.hits(Trouble::DieInSnapshot) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(())
+    }
+
+    fn delete_snapshot(&self, _: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        // One that is gone is fine.
+        let _ = fs::remove_file(snapshot_of(file, id));
+        Ok(())
+    }
+
+    fn roll_back(&self, _: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        fs::copy(snapshot_of(file, id), data_of(file)).unwrap();
+        self.note("rollback");
+        Ok(())
+    }
+
+    fn extend(&self, _: &Claim, file: &Path, size: u64) -> Result<(), ToolError> {
+        fs::File::options().write(true).open(data_of(file)).unwrap().set_len(size).unwrap();
+        self.note("extend");
+        Ok(())
+    }
+
+    fn check(&self, _: &Claim, _: &Path) -> Result<serde_json::Value, ToolError> {
+        Ok(serde_json::json!({ "sound": true, "bad_count": 0 }))
     }
 
     fn erase(&self, _: &Claim, file: &Path) -> Result<(), ToolError> {

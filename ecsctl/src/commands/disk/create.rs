@@ -21,7 +21,7 @@ Examples:
   ecsctl disk create data1 --size 10G --encrypted --key db-key
   ecsctl disk create data2 --size 512M --encrypted          under evs/default
   ecsctl disk create scratch --size 1T                      not encrypted
-  ecsctl disk create root1 --image debian                   encrypted as the image is
+  ecsctl disk create root1 --image debian                   thin over the image, encrypted as it is
   ecsctl disk create data3 --backup monday --encrypted --key new-key
 
 A disk takes space only for what is written to it."
@@ -42,7 +42,7 @@ pub(crate) struct Create {
     /// Not encrypted, though its source is (from a backup only)
     #[arg(long, conflicts_with = "encrypted")]
     plain: bool,
-    /// Fill it from this image
+    /// Make it thin over this image: in well under a second at any size
     #[arg(long)]
     image: Option<String>,
     /// Fill it from this backup

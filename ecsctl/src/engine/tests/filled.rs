@@ -140,6 +140,7 @@ fn s1_a_server_from_an_encrypted_image_has_a_system_disk_under_its_key() {
     let system = world.row("web1-system").unwrap();
     assert_eq!((system.encrypted, &system.key_id, system.role), (true, &image.key_id, Role::System));
     assert!(world.read(system.id).starts_with(b"system"));
+    assert_eq!(system.base, Some(image.id));
     assert_eq!(world.row("web1-data1").unwrap().key_alias.as_deref(), Some("db-key"));
     assert!(!world.row("web1-data2").unwrap().encrypted);
     assert_eq!(world.volumes.mounted(), 3);
@@ -239,4 +240,44 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
             }
         }
     }
+}
+
+#[test]
+fn i4_an_image_with_thin_disks_is_not_deleted_and_a_thin_disk_needs_its_key_too() {
+    let world = World::new();
+    let server = world.server("web1");
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    world.keys.add("other");
+    let thin = world.filled(Noun::Disk, "t", &image, Encryption::Under(Some("other".into()))).unwrap();
+    let delete_image = |world: &World| {
+        let mut app = world.app();
+        let mut claimed = app.claim_volume(Noun::Image, "i")?;
+        app.run(&mut claimed, &Operation::Delete { skip_erase: false })
+    };
+    let refused = delete_image(&world).unwrap_err();
+    assert!(
+        matches!(&refused, Error::HasDependants { dependants, .. } if dependants == &["disk t"]),
+        "{refused}"
+    );
+    assert_eq!(refused.report().hint, "ecsctl disk delete t");
+
+    let key = image.key_id.clone().unwrap();
+    world.keys.set(&key, KeyState::Disabled);
+    let refused = attach(&mut world.app(), "t", &server).unwrap_err();
+    assert!(refused.to_string().contains("image i"), "{refused}");
+    world.keys.set(&key, KeyState::Enabled);
+    attach(&mut world.app(), "t", &server).unwrap();
+    detach(&mut world.app(), "t").unwrap();
+    delete(&mut world.app(), "t").unwrap();
+    delete_image(&world).unwrap();
+    assert_eq!(world.volume(Noun::Disk, &thin.name), None);
+}
+
+#[test]
+fn i4_a_thin_disk_is_made_without_copying() {
+    let world = World::new();
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    let log = world.volumes.log().len();
+    world.filled(Noun::Disk, "t", &image, Encryption::Inherit).unwrap();
+    assert_eq!(world.volumes.log()[log..], ["create"], "nothing is mounted for it");
 }
