@@ -148,6 +148,12 @@ impl SimBacking {
         self.0.lock().drop_clean_cache(&mut Dice::new(seed));
     }
 
+    /// Whether the process has died by plan.
+    pub fn is_dead(&self) -> bool {
+        let disk = self.0.lock();
+        disk.fault.is_some_and(|plan| plan.fault == Fault::Death && disk.calls.total() > plan.call)
+    }
+
     /// Whether a read has failed by plan, or will.
     pub fn reads_fail(&self) -> bool {
         let disk = self.0.lock();
@@ -183,7 +189,7 @@ impl Disk {
             return None;
         }
         // A fault that does not last is for one call only, the first that it can befall.
-        if !plan.lasting {
+        if !plan.lasting && plan.fault != Fault::Death {
             self.fault = None;
         }
         self.faults_met += 1;
@@ -341,7 +347,9 @@ impl Backing for SimBacking {
         let number = disk.calls.syncs;
         disk.calls.syncs += 1;
         if let Some(fault) = fault {
-            disk.give_up_pending();
+            if fault == Fault::Sync {
+                disk.give_up_pending();
+            }
             return Err(fault.error());
         }
         let ignored = match disk.ignored {

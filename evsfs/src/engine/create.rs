@@ -74,7 +74,15 @@ pub(super) fn create(
 pub(super) fn write_header(backing: &dyn Backing, encoded: &Block) -> std::io::Result<()> {
     let [first, second] = HEADER_SLOTS;
     backing.write_at(encoded, second * BLOCK_BYTES)?;
-    backing.sync()?;
+    barrier(backing)?;
     backing.write_at(encoded, first * BLOCK_BYTES)?;
+    barrier(backing)
+}
+
+/// The simulation asks who wants it, to leave out each in turn.
+#[cfg_attr(feature = "sim", track_caller)]
+fn barrier(backing: &dyn Backing) -> std::io::Result<()> {
+    #[cfg(feature = "sim")]
+    crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
     backing.sync()
 }

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use evsfs::backing::sim::{Bound, CrashPoint, FaultPlan, IgnoredSyncs, Image, SimBacking, Survivors};
+use evsfs::backing::sim::{Bound, CrashPoint, Fault, FaultPlan, IgnoredSyncs, Image, SimBacking, Survivors};
 
 use crate::oracle::{History, State, View, to_usize};
 use crate::subject::Subject;
@@ -105,12 +105,21 @@ pub(crate) struct Explorer<'a, S: Subject> {
     pub depth: Depth,
     pub ignored: IgnoredSyncs,
     pub tally: Tally,
+    /// Each workload is also run with the process dying at one call in so many; 0 for never.
+    pub deaths_every: usize,
+    /// Counts opens, if each is to have randomness of its own. Else the same states are opened with the same, so that what is found
+    /// can be found again, and states that workloads share are opened once.
+    pub opens: Option<AtomicU64>,
     subject: PhantomData<fn() -> S>,
 }
 
 impl<'a, S: Subject> Explorer<'a, S> {
     pub(crate) fn new(setup: &'a S::Setup, depth: Depth) -> Self {
-        Self { setup, depth, ignored: IgnoredSyncs::None, tally: Tally::default(), subject: PhantomData }
+        Self { setup, depth, ignored: IgnoredSyncs::None, tally: Tally::default(), deaths_every: 0, opens: None, subject: PhantomData }
+    }
+
+    fn seed(&self, otherwise: u64) -> u64 {
+        self.opens.as_ref().map_or(otherwise, |opens| 1_000 + opens.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Makes a store, carries out `ops` and closes it.
@@ -149,21 +158,28 @@ impl<'a, S: Subject> Explorer<'a, S> {
 
     /// Runs one workload and all its crashes.
     pub(crate) fn run(&self, start: &Start, ops: &[Op]) -> Result<(), Box<Violation>> {
-        self.run_with(start, ops, None).map(|_| ())
+        let (_, calls) = self.run_with(start, ops, None)?;
+        if self.deaths_every > 0 {
+            let offset = calls % u64::try_from(self.deaths_every).unwrap();
+            for call in (offset..calls).step_by(self.deaths_every) {
+                self.run_with(start, ops, Some(FaultPlan { call, fault: Fault::Death, lasting: true }))?;
+            }
+        }
+        Ok(())
     }
 
-    /// The same with a fault; tells whether that fault was met.
+    /// The same with a fault; tells whether that fault was met, and how many calls there were.
     pub(crate) fn run_with(
         &self,
         start: &Start,
         ops: &[Op],
         fault: Option<FaultPlan>,
-    ) -> Result<bool, Box<Violation>> {
+    ) -> Result<(bool, u64), Box<Violation>> {
         self.tally.workloads.fetch_add(1, Ordering::Relaxed);
         self.explore(start, ops, &Run { seed: 3, bound: self.depth.bound, again: true, fault })
     }
 
-    fn explore(&self, start: &Start, ops: &[Op], run: &Run) -> Result<bool, Box<Violation>> {
+    fn explore(&self, start: &Start, ops: &[Op], run: &Run) -> Result<(bool, u64), Box<Violation>> {
         let file = SimBacking::from_image(start.image.clone());
         file.ignore_syncs(self.ignored);
         file.plan_fault(run.fault);
@@ -184,7 +200,9 @@ impl<'a, S: Subject> Explorer<'a, S> {
                 past.finish()
             }))
             .collect();
-        for point in points {
+        // Before its fault a run is like the one without.
+        let first = run.fault.map_or(0, |plan| plan.call);
+        for point in points.into_iter().filter(|point| point.call() >= first) {
             self.crash(&point, &history, &pasts, &interesting, &run.bound, run.again).map_err(
                 |mut found| {
                     found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
@@ -192,7 +210,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
                 },
             )?;
         }
-        Ok(file.faults_met() > 0)
+        Ok((file.faults_met() > 0, file.calls().total()))
     }
 
     /// Does all of `ops`, and notes in `history` what came of it. An error is a promise that was not kept.
@@ -203,7 +221,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
         history: &mut History,
         seed: u64,
     ) -> Result<(), String> {
-        let open = |seed| S::open(self.setup, file, seed);
+        let open = |seed| S::open(self.setup, file, self.seed(seed));
         let mut subject = match open(seed) {
             Ok(subject) => subject,
             Err(_) if file.faults_met() > 0 => return Ok(()),
@@ -224,15 +242,24 @@ impl<'a, S: Subject> Explorer<'a, S> {
                     };
                     subject = match open(seed) {
                         Ok(subject) => subject,
-                        Err(_) if file.faults_met() > 0 => return Ok(()),
+                        Err(_) if file.faults_met() > 0 && !file.is_dead() => return Ok(()),
+                        Err(_) if file.is_dead() => {
+                            file.plan_fault(None);
+                            open(seed + 40).map_err(|e| format!("does not open after the process died: {e}"))?
+                        }
                         Err(e) => return Err(format!("does not open again: {e} (closing: {closed:?})")),
                     };
                     closed
                 }
                 op => subject.apply(op),
             };
+            let died = file.is_dead();
+            if died {
+                file.plan_fault(None);
+                subject = open(seed + 50).map_err(|e| format!("does not open after the process died: {e}"))?;
+            }
             match outcome {
-                Ok(()) if *op != Op::Kill => {
+                Ok(()) if *op != Op::Kill && !died => {
                     history.succeed();
                     file.mark(History::mark(before + 1, false));
                     tolerate(file, sees_everything(&subject, history))?;
@@ -240,13 +267,16 @@ impl<'a, S: Subject> Explorer<'a, S> {
                 Err(e) if file.faults_met() == 0 => {
                     return Err(format!("{op:?} failed without a fault: {e}"));
                 }
-                Err(_) if op.is_divisible() => {
+                Err(_) if op.is_divisible() && !died => {
                     history.fail();
                     file.mark(History::mark(before + 1, false));
                     tolerate(file, sees_everything(&subject, history))?;
                 }
                 // The process died, or the whole operation may have happened or not: what is there now is what counts.
-                _ => {
+                outcome => {
+                    if outcome.is_ok() {
+                        history.succeed();
+                    }
                     let after = history.begin(&Op::Kill);
                     match view(&subject, 0..to_usize(subject.size() / BLOCK)) {
                         Ok(view) => history.know(History::mark(after, false), &view)?,
@@ -310,8 +340,8 @@ impl<'a, S: Subject> Explorer<'a, S> {
         };
         let file = SimBacking::from_image(image.clone());
         let subject =
-            S::open(self.setup, &file, sum).map_err(|e| fail(format!("does not open after a crash: {e}")))?;
-        if S::OPEN_WRITES_NOTHING && (file.calls().changes() != 0 || file.calls().syncs != 0) {
+            S::open(self.setup, &file, self.seed(sum)).map_err(|e| fail(format!("does not open after a crash: {e}")))?;
+        if S::OPEN_WRITES_NOTHING && file.calls().changes() != 0 {
             return Err(fail(format!("opening changed the file: {:?}", file.calls())));
         }
         let full = sum.is_multiple_of(self.depth.full_every);
@@ -389,7 +419,7 @@ pub(crate) fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>)
         subject.read(offset, &mut bytes).map_err(|e| format!("block {block} {UNREADABLE}: {e}"))?;
         seen.push((block, bytes));
     }
-    Ok(View { size: subject.size(), snapshots: subject.snapshots(), blocks: seen })
+    Ok(View { size: subject.size(), snapshots: subject.snapshots(), key: subject.key(), blocks: seen })
 }
 
 /// An open store shows every operation that has ended.

@@ -2,15 +2,16 @@
 
 use evsfs::backing::sim::{Bound, Fault, FaultPlan};
 
+use crate::engine::{Engine, EngineSetup};
 use crate::explore::{Depth, Explorer, Start};
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::subject::Subject;
-use crate::workload::{BLOCK, Op, PLAIN_KINDS, Sense, random};
+use crate::workload::{ALL_KINDS, BLOCK, Op, PLAIN_KINDS, Sense, random};
 
 pub(crate) const DEPTH: Depth = Depth {
-    bound: Bound { exhaustive: 64, random: 16, torn: 4 },
-    full_every: 16,
-    again_every: 512,
+    bound: Bound { exhaustive: 12, random: 4, torn: 1 },
+    full_every: 32,
+    again_every: 1024,
     again_bound: Bound { exhaustive: 16, random: 4, torn: 1 },
 };
 
@@ -26,8 +27,8 @@ pub(crate) fn fail_everywhere<S: Subject>(
             for call in 0.. {
                 let plan = FaultPlan { call, fault, lasting };
                 match explorer.run_with(start, ops, Some(plan)) {
-                    Ok(true) => met += 1,
-                    Ok(false) => break,
+                    Ok((true, _)) => met += 1,
+                    Ok((false, _)) => break,
                     Err(violation) => return Err(violation.to_string()),
                 }
             }
@@ -56,4 +57,18 @@ fn a_store_that_gives_up_after_a_fault_passes_and_one_that_goes_on_is_found() {
         let found = naive(flaw).expect_err("it passed");
         println!("{flaw:?}: {}", found.lines().next().unwrap());
     }
+}
+
+#[test]
+fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
+    let setup = EngineSetup::small(64);
+    let explorer = Explorer::<Engine>::new(&setup, DEPTH);
+    let start = explorer.start(64 * BLOCK, &[Op::Write { offset: 0, len: 6 * BLOCK, stamp: 1 }]).unwrap();
+    let mut met = 0;
+    for seed in 0..3 * crate::crash::scale() {
+        let ops = random(ALL_KINDS, 14, 12, &Sense::new(64 * BLOCK), seed);
+        met += fail_everywhere(&explorer, &start, &ops).unwrap();
+    }
+    println!("{met} faults, {}", explorer.tally);
+    assert!(met > 1_000);
 }

@@ -10,11 +10,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // a test that tells how much it tried
 
+mod concurrent;
+mod crash;
+mod engine;
 mod explore;
 mod faults;
 mod model;
 mod mutation;
 mod naive;
+mod nonce;
 mod oracle;
 mod proof_of_the_proof;
 mod subject;

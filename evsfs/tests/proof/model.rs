@@ -4,11 +4,12 @@ use evsfs::backing::sim::{Bound, Dice, SimBacking};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
+use crate::engine::{Engine, EngineSetup};
 use crate::explore::view;
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::oracle::{History, State, bytes, to_usize};
 use crate::subject::Subject;
-use crate::workload::{BLOCK, Kind, Op, PLAIN_KINDS, Sense};
+use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, PLAIN_KINDS, Sense};
 
 /// One step; the numbers are made to fit when it is taken.
 #[derive(Clone, Debug)]
@@ -190,4 +191,18 @@ fn stores_that_are_wrong_leave_the_model() {
         let found = naive(flaw).expect_err("it passed");
         println!("{flaw:?}: {found}");
     }
+}
+
+const REGRESSIONS: &str = "tests/proof/model.regressions";
+
+#[test]
+fn the_engine_follows_the_model_with_a_tiny_log() {
+    let setup = EngineSetup::small(150);
+    try_all::<Engine>(&setup, 150 * BLOCK, 24, ALL_KINDS, 120, 250, Some(REGRESSIONS)).unwrap();
+}
+
+#[test]
+fn the_engine_follows_the_model_over_a_wide_map() {
+    let setup = EngineSetup { ring_pages: 32, dirty_limit: 64, ..EngineSetup::small(3_000) };
+    try_all::<Engine>(&setup, 3_000 * BLOCK, 3_000, ALL_KINDS, 60, 60, Some(REGRESSIONS)).unwrap();
 }

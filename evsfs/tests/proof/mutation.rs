@@ -1,11 +1,12 @@
 //! Each protection is taken out in turn; the crash suite must notice every time.
 
-use evsfs::backing::sim::{IgnoredSyncs, SimBacking, SyncSite};
+use evsfs::backing::sim::{Bound, IgnoredSyncs, SimBacking, SyncSite};
 
+use crate::engine::{Engine, EngineSetup};
 use crate::explore::{Depth, Explorer, Start};
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::subject::Subject;
-use crate::workload::{BLOCK, Op, PLAIN_KINDS, Sense, random};
+use crate::workload::{ALL_KINDS, BLOCK, Op, PLAIN_KINDS, TINY_GROUPS, Sense, random};
 
 /// All places in the source that ask for syncs when the workloads run.
 pub(crate) fn sync_sites<S: Subject>(
@@ -47,8 +48,17 @@ pub(crate) fn without<S: Subject>(
 ) -> Option<String> {
     let mut explorer = Explorer::<S>::new(setup, depth);
     explorer.ignored = IgnoredSyncs::Site(site);
+    explorer.deaths_every = 7;
     explorer.run_all(start, workloads).err().map(|violation| violation.to_string())
 }
+
+/// Many workloads and few states of each: what is missing shows soon.
+const DEPTH: Depth = Depth {
+    bound: Bound { exhaustive: 64, random: 24, torn: 2 },
+    full_every: 16,
+    again_every: 16,
+    again_bound: Bound { exhaustive: 32, random: 8, torn: 0 },
+};
 
 #[test]
 fn each_sync_of_the_naive_store_is_missed() {
@@ -64,4 +74,34 @@ fn each_sync_of_the_naive_store_is_missed() {
         let found = found.unwrap_or_else(|| panic!("nobody misses the sync at {site:?}"));
         println!("{site:?}: {}", found.lines().next().unwrap());
     }
+}
+
+#[test]
+fn f4_each_sync_of_the_engine_is_missed() {
+    // Either of two syncs makes durable what a killed process left: that of the file's opening, and that before the first write.
+    let small = EngineSetup { opens_with_sync: false, ..EngineSetup::small(64) };
+    let sense = Sense::new(64 * BLOCK);
+    let many: Vec<_> = (0..60).map(|seed| random(ALL_KINDS, 24, 12, &sense, seed)).collect();
+    // Many tiny groups of few blocks: the log is compacted.
+    let compacting = EngineSetup { ring_pages: 32, dirty_limit: 40, ..small.clone() };
+    let tiny: Vec<_> = (0..12).map(|seed| random(TINY_GROUPS, 80, 12, &sense, seed)).collect();
+    let mut unmissed = Vec::new();
+    let mut places = std::collections::BTreeSet::new();
+    for (setup, workloads) in [(small, many), (compacting, tiny)] {
+        let before = [Op::Write { offset: 0, len: 6 * BLOCK, stamp: 1 }];
+        let start = Explorer::<Engine>::new(&setup, DEPTH).start(64 * BLOCK, &before).unwrap();
+        for site in sync_sites::<Engine>(&setup, &start, &workloads).unwrap() {
+            if !places.insert(site) {
+                continue;
+            }
+            let found = without::<Engine>(&setup, DEPTH, &start, &workloads, site);
+            let text = found.as_deref().and_then(|found| found.lines().next()).unwrap_or("NOBODY MISSES IT");
+            println!("{}:{}: {text}", site.file, site.line);
+            if found.is_none() {
+                unmissed.push(site);
+            }
+        }
+    }
+    assert!(unmissed.is_empty(), "left out and not missed: {unmissed:?}");
+    assert!(places.len() >= 7, "{places:?}");
 }

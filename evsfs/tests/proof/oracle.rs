@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub blocks: Vec<Content>,
     /// Names and what they keep, in order of their making.
     pub snapshots: Vec<(String, Vec<Content>)>,
+    /// Which wrapped key the header holds.
+    pub key: u8,
     /// Blocks whose last change failed: other contents that they may have.
     pub doubtful: BTreeMap<usize, Vec<Content>>,
 }
@@ -73,7 +75,8 @@ impl State {
                 self.snapshots.retain(|(other, _)| *other != name);
             }
             Op::Extend(size) => self.blocks.resize(to_usize(size / BLOCK), None),
-            Op::Flush | Op::Checkpoint | Op::Rekey(_) | Op::Reopen | Op::Kill => {}
+            Op::Rekey(key) => self.key = *key,
+            Op::Flush | Op::Checkpoint | Op::Reopen | Op::Kill => {}
         }
     }
 
@@ -122,6 +125,7 @@ impl State {
 pub(crate) struct View {
     pub size: u64,
     pub snapshots: Vec<String>,
+    pub key: u8,
     /// Numbers and contents of the blocks that were read.
     pub blocks: Vec<(usize, Vec<u8>)>,
 }
@@ -134,12 +138,14 @@ pub(crate) struct History {
     ops: Vec<Op>,
     /// For each state: the oldest state that may still come back.
     floors: Vec<usize>,
+    /// The same for the header, which is durable by itself.
+    key_floors: Vec<usize>,
 }
 
 impl History {
     /// From a state that cannot be lost any more.
     pub(crate) fn from(state: State) -> Self {
-        Self { states: vec![state], ops: Vec::new(), floors: vec![0] }
+        Self { states: vec![state], ops: Vec::new(), floors: vec![0], key_floors: vec![0] }
     }
 
     /// An operation begins; returns how many there were before.
@@ -149,6 +155,7 @@ impl History {
         self.ops.push(op.clone());
         self.states.push(state);
         self.floors.push(*self.floors.last().unwrap());
+        self.key_floors.push(*self.key_floors.last().unwrap());
         self.ops.len() - 1
     }
 
@@ -157,6 +164,9 @@ impl History {
         let last = self.states.len() - 1;
         if self.ops.last().is_some_and(Op::is_durable) {
             self.floors[last] = last;
+        }
+        if let Some(Op::Rekey(_)) = self.ops.last() {
+            self.key_floors[last] = last;
         }
     }
 
@@ -178,7 +188,7 @@ impl History {
     /// The state after `cut` operations with the contents that were seen (all blocks, in order).
     pub(crate) fn state_as_seen(&self, cut: usize, view: &View) -> State {
         let blocks = view.blocks.iter().map(|(_, bytes)| content(bytes)).collect();
-        State { blocks, doubtful: BTreeMap::new(), ..self.states[cut].clone() }
+        State { blocks, key: view.key, doubtful: BTreeMap::new(), ..self.states[cut].clone() }
     }
 
     /// The newest state is the one seen, which must be one that may be seen at that mark.
@@ -204,6 +214,9 @@ impl History {
         let under_way = mark % 2 == 1;
         let floor = self.floors[done];
         let newest = done + usize::from(under_way);
+        if !self.states[self.key_floors[done]..=newest].iter().any(|state| state.key == view.key) {
+            return Err(format!("the header holds key {}, from before the last re-key", view.key));
+        }
         for cut in (floor..=newest).rev() {
             // A commit may fall into the middle of the next operation, if that has a middle.
             let next = (cut < newest && self.ops[cut].is_divisible()).then(|| &self.states[cut + 1]);

@@ -33,6 +33,11 @@ pub(crate) trait Subject: Sized {
     /// Names of the snapshots, in order of their making.
     fn snapshots(&self) -> Vec<String>;
 
+    /// Which wrapped key the header holds, 0 in the beginning.
+    fn key(&self) -> u8 {
+        0
+    }
+
     /// Verifies everything there is.
     fn check(&self) -> Result<(), Failure>;
 

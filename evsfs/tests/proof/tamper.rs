@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use evsfs::backing::sim::{Image, PAGE, SimBacking};
 
+use crate::engine::{Engine, EngineSetup};
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::oracle::{State, to_usize};
 use crate::subject::Subject;
@@ -317,4 +318,69 @@ fn a_store_without_authentication_is_found_out() {
     for kind in ["Flip", "Swap", "Copy", "Replay", "Rollback", "Zero"] {
         assert!(found.iter().any(|(tampering, _)| tampering.starts_with(kind)), "no {kind} was found");
     }
+}
+
+/// A volume with a snapshot, holes, overwritten blocks and groups in its log, whose anchor is up to date.
+fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
+    let file = SimBacking::new();
+    Engine::create(setup, &file, 1).unwrap();
+    let mut engine = Engine::open(setup, &file, 2).unwrap();
+    let mut state = State::new(blocks * BLOCK);
+    let mut older = vec![file.image()];
+    let write = |block: u64, count: u64, stamp| Op::Write { offset: block * BLOCK, len: count * BLOCK, stamp };
+    for op in [
+        write(0, 8, 1),
+        write(135, 2, 2),
+        Op::Flush,
+        Op::Checkpoint,
+        write(1, 2, 3),
+        Op::Discard { offset: 4 * BLOCK, len: BLOCK },
+        write(2, 1, 4),
+        Op::Checkpoint,
+        write(3, 1, 5),
+        Op::Flush,
+        write(3, 1, 6),
+        Op::Write { offset: 136 * BLOCK + 100, len: 1000, stamp: 7 },
+        Op::Flush,
+    ] {
+        engine.apply(&op).unwrap();
+        state.apply(&op);
+        if op.is_durable() {
+            older.push(file.image());
+        }
+    }
+    older.pop();
+    let anchored = EngineSetup { anchor: Some(engine.0.anchor()), ..setup.clone() };
+    drop(engine);
+    (Exhibit { image: file.image(), state, older, foreign: Vec::new() }, anchored)
+}
+
+/// Slots that hold data: those whose loss makes exactly one block unreadable.
+fn data_slots(setup: &EngineSetup, exhibit: &Exhibit) -> Vec<u64> {
+    let blocks = exhibit.state.blocks.len();
+    let refused = |slot: u64| {
+        let image = Tampering::Zero { slot, count: 1 }.apply(exhibit);
+        let engine = Engine::open(setup, &SimBacking::from_image(image), 9).ok()?;
+        let mut seen = vec![0; PAGE];
+        Some((0..blocks).filter(|&b| engine.read(b as u64 * BLOCK, &mut seen).is_err()).count())
+    };
+    (24..exhibit.image.pages()).filter(|&slot| refused(slot) == Some(1)).collect()
+}
+
+#[test]
+fn f2_f3_f13_no_tampering_gives_wrong_data() {
+    let blocks = 140;
+    let (mut exhibit, setup) = exhibit(&EngineSetup::small(blocks), blocks);
+    let (other, _) = self::exhibit(&EngineSetup { number: 2, ..EngineSetup::small(blocks) }, blocks);
+    exhibit.foreign.push(other.image);
+    // Every byte of what is not data: all that lies before the first block, and the pages that are told apart by not being data.
+    let data: Vec<u64> = data_slots(&setup, &exhibit);
+    let written = |slot: &u64| exhibit.image.page(*slot).is_some_and(|page| page.bytes().iter().any(|&b| b != 0));
+    let dense: Vec<u64> = (0..exhibit.image.pages()).filter(written).filter(|slot| !data.contains(slot)).collect();
+    let all = everything(&exhibit, &dense, 64);
+    println!("{} slots byte by byte, {} of data in part", dense.len(), data.len());
+    let verdicts = judge_all::<Engine>(&setup, &exhibit, &all).unwrap();
+    println!("{verdicts}");
+    assert!(verdicts.total() >= 100_000);
+    assert!(verdicts.slowest() < Duration::from_secs(2), "{:?}", verdicts.slowest());
 }

@@ -34,9 +34,9 @@ pub(crate) enum Op {
 }
 
 impl Op {
-    /// Whether success means that it, and all before it, survives.
+    /// Whether success means that it, and all before it, survives. (A re-key survives by itself.)
     pub(crate) fn is_durable(&self) -> bool {
-        !matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Kill)
+        !matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Rekey(_) | Self::Kill)
     }
 
     /// Whether a crash may leave some of its blocks done and others not.
@@ -103,12 +103,20 @@ pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::Discard,
     Kind::Flush,
     Kind::Checkpoint,
-    Kind::Snapshot,
-    Kind::Rollback,
-    Kind::DeleteSnapshot,
-    Kind::Extend,
     Kind::Rekey,
     Kind::Reopen,
+    Kind::Kill,
+];
+
+/// Single blocks, flushed one by one: the log fills while little is dirty.
+pub(crate) const TINY_GROUPS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Overwrite,
+    Kind::Overwrite,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Flush,
     Kind::Kill,
 ];
 

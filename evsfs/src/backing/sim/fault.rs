@@ -13,12 +13,15 @@ pub enum Fault {
     NoSpace,
     /// A write stores its first sectors only, then fails with `ENOSPC`.
     ShortWrite,
+    /// The process dies: this call and all later ones fail and do nothing, until the plan is withdrawn. The machine goes on, so what was
+    /// written stays in the cache, not durable.
+    Death,
     /// A sync fails; what it should have made durable reads as written, but no later sync will make it durable.
     Sync,
 }
 
 impl Fault {
-    /// All kinds.
+    /// All ways in which the file can fail.
     pub const ALL: [Self; 4] = [Self::Io, Self::NoSpace, Self::ShortWrite, Self::Sync];
 
     /// Whether this fault can befall such a call.
@@ -28,12 +31,13 @@ impl Fault {
             Self::NoSpace => matches!(call, Call::Write | Call::SetLen),
             Self::ShortWrite => call == Call::Write,
             Self::Sync => call == Call::Sync,
+            Self::Death => true,
         }
     }
 
     pub(super) fn error(self) -> io::Error {
         let errno = match self {
-            Self::Io | Self::Sync => libc::EIO,
+            Self::Io | Self::Sync | Self::Death => libc::EIO,
             Self::NoSpace | Self::ShortWrite => libc::ENOSPC,
         };
         io::Error::from_raw_os_error(errno)
