@@ -20,6 +20,15 @@ const SHARDS: usize = 64;
 /// log2 of the blocks that always share a shard.
 pub(super) const CHUNK_BITS: u32 = 8;
 
+/// How many dirty entries fit in so many bytes, in the worst case: both layers full. A hash table has a power of two of places and grows
+/// when seven eighths are taken, so a limit at seven tenths of such a number costs least; the rest is for shards that get more than others.
+pub(super) fn entries_within(bytes: u64) -> u64 {
+    const PLACE: u64 = 41;
+    let shards = 64;
+    let places = (bytes / (2 * shards * PLACE)).clamp(64, 16_384);
+    shards * (1 << places.ilog2()) * 7 / 10
+}
+
 /// A multiplicative hash: block numbers are the volume's own, and two cores must do hundreds of thousands of look-ups a second.
 #[derive(Default)]
 pub(super) struct BlockHasher(u64);
@@ -322,7 +331,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_takes_at_most_about_64_bytes() {
+    fn f6_an_entry_takes_at_most_about_64_bytes() {
         assert_eq!(size_of::<(u64, Entry)>(), 40);
+        assert_eq!(
+            [64 << 20, 192 << 20, 1 << 40].map(|memory| entries_within(memory * 9 / 20)),
+            [183_500, 734_003, 734_003]
+        );
     }
 }

@@ -53,8 +53,8 @@ pub trait BaseImage: Send + Sync {
 /// How to open a volume.
 #[derive(Clone)]
 pub struct OpenOptions {
-    /// Bytes of memory that dirty entries, cached pages and bitmaps may take together (F6). Buffers of the caller and of the
-    /// kernel are not counted.
+    /// Bytes of memory that the process should not exceed (F6). The engine takes less than three quarters of it for dirty entries, cached
+    /// pages and bitmaps.
     pub memory: u64,
     /// Whether a committer and a checkpointer thread run. Without them everything happens on the calling thread, in an order that
     /// depends on nothing else, and nothing is committed but by `Volume::flush` and when a limit is reached.
@@ -76,7 +76,7 @@ pub struct OpenOptions {
 impl Default for OpenOptions {
     fn default() -> Self {
         Self {
-            memory: 128 << 20,
+            memory: 192 << 20,
             background: true,
             read_only: false,
             anchor: None,

@@ -1,6 +1,7 @@
 //! The engine on a backing in memory. Crashes of the power kind are simulated elsewhere (`evsfs/tests`).
 
 mod behaviour;
+mod cost;
 mod model;
 mod stress;
 mod versions;

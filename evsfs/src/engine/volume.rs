@@ -13,7 +13,7 @@ use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
 use super::create::{create, write_header};
-use super::dirty::DirtyMap;
+use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
@@ -27,11 +27,8 @@ use crate::crypto::{Entropy, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState};
 
-/// Dirty entries at most, whatever the memory.
-const DIRTY_MOST: u64 = 768 << 10;
+/// Fewest dirty entries before a checkpoint, whatever the size of the volume.
 const DIRTY_LEAST: u64 = 4096;
-/// What a dirty entry costs in the table: 41 bytes, which is at worst three sevenths full... and twice, active and frozen.
-const DIRTY_COST: u64 = 2 * 72;
 /// Writers that may be between admission and insertion at once, for which the log keeps room.
 const WRITERS: u64 = 16;
 
@@ -348,10 +345,9 @@ fn check_base(header: &Header, base: Option<&Arc<dyn BaseImage>>) -> Result<(), 
 
 fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Limits {
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
-    // Under half of the memory for dirty entries, a quarter for pages of the map, the rest for what a checkpoint needs.
-    let by_memory = options.memory * 9 / 20 / DIRTY_COST;
+    let by_memory = entries_within(options.memory * 9 / 20);
     let by_size = (superblock.blocks / 16).max(DIRTY_LEAST);
-    let dirty = options.dirty_limit.unwrap_or_else(|| number(DIRTY_MOST.min(by_size).min(by_memory)));
+    let dirty = options.dirty_limit.unwrap_or_else(|| number(by_size.min(by_memory)));
     let records = u64::try_from(LOG_PAGE_RECORDS).expect("125");
     let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
@@ -382,10 +378,12 @@ fn assemble(
         file_slots,
         superblock.used_slots,
         header.ring_pages,
+        // Bitmaps take a sixteenth of the memory, pages of the map a fifth, dirty entries under half; the rest is for what a checkpoint
+        // needs while it runs, for buffers, and for the program.
         number(options.memory / 16 / 4096),
     );
     alloc.recover(&store, &Core::recovered_slots(&dirty));
-    let cache = PageCache::new(number(options.memory / 4) / PAGE_COST);
+    let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
     let signals = Signals::default();
