@@ -147,4 +147,16 @@ impl dyn Session + '_ {
     pub fn ensure(&mut self, object: ObjectId) -> Result<(), HsmError> {
         if self.exists(object)? { Ok(()) } else { self.generate(object) }
     }
+
+    /// Whether a key is whole: a token that died while it made one may show it without its value.
+    ///
+    /// # Errors
+    /// If the token is away, so that nothing is known.
+    pub fn works(&mut self, object: ObjectId) -> Result<bool, HsmError> {
+        match self.seal(object, b"kmsd trial", b"trial") {
+            Ok(_) => Ok(true),
+            Err(HsmError::Failed { .. } | HsmError::Lacks { .. } | HsmError::NoObject { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
 }

@@ -174,7 +174,7 @@ impl Service {
         if was_restored {
             service.put_off_deletions().await.map_err(StartError::Unfinished)?;
         }
-        service.finish_all(findings).await.map_err(StartError::Unfinished)?;
+        service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
         service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)
@@ -193,9 +193,29 @@ impl Service {
         Ok(())
     }
 
-    async fn finish_all(&self, findings: Findings) -> Result<(), ServiceError> {
+    async fn finish_all(&self, findings: Findings, was_restored: bool) -> Result<(), ServiceError> {
         let commit = async |change| -> Result<(), CommitError> { self.inner.writer.commit(change).await };
         for key in findings.confirm {
+            // What was being made is the newest version. A token that died amid it may show half of it; nobody was told of it.
+            if let Some(version) = key.current() {
+                let object = ObjectId { key: key.id, version };
+                if !self.inner.pool.call(move |session| session.works(object)).await? {
+                    if was_restored {
+                        // This store is older than the token: it does not know what has become of the key since.
+                        tracing::error!(key = %key.id, %version, "was being made and does not work; it is left alone");
+                        continue;
+                    }
+                    tracing::warn!(key = %key.id, %version, "given up: the token has half of what was being made");
+                    self.inner.pool.call(move |session| session.destroy(object)).await?;
+                    commit(if key.versions.len() == 1 {
+                        Change::ForgetKey(key.id)
+                    } else {
+                        Change::PutKey(key.changed(|next| next.versions.retain(|v| v.version != version)))
+                    })
+                    .await?;
+                    continue;
+                }
+            }
             tracing::info!(key = %key.id, alias = %key.alias, "confirmed: the token has what was being made");
             commit(Change::PutKey(key)).await?;
         }
