@@ -85,7 +85,8 @@ fn check(setup: &EngineSetup, cut: &Cut, log: &Log, seed: u64) -> usize {
     let written: Vec<Written> =
         log.written.lock().unwrap().iter().copied().filter(|write| write.began <= cut.after).collect();
     let flushed = log.flushed.lock().unwrap();
-    let durable = flushed.iter().filter(|flush| flush.1 <= cut.before).map(|flush| flush.0).max().unwrap_or(0);
+    let durable =
+        flushed.iter().filter(|flush| flush.1 <= cut.before).map(|flush| flush.0).max().unwrap_or(0);
     drop(flushed);
     let states = cut.point.states(&Bound { exhaustive: 64, random: 12, torn: 4 }, seed);
     for (number, survivors) in states.iter().enumerate() {

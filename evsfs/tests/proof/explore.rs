@@ -115,7 +115,15 @@ pub(crate) struct Explorer<'a, S: Subject> {
 
 impl<'a, S: Subject> Explorer<'a, S> {
     pub(crate) fn new(setup: &'a S::Setup, depth: Depth) -> Self {
-        Self { setup, depth, ignored: IgnoredSyncs::None, tally: Tally::default(), deaths_every: 0, opens: None, subject: PhantomData }
+        Self {
+            setup,
+            depth,
+            ignored: IgnoredSyncs::None,
+            tally: Tally::default(),
+            deaths_every: 0,
+            opens: None,
+            subject: PhantomData,
+        }
     }
 
     fn seed(&self, otherwise: u64) -> u64 {
@@ -245,7 +253,8 @@ impl<'a, S: Subject> Explorer<'a, S> {
                         Err(_) if file.faults_met() > 0 && !file.is_dead() => return Ok(()),
                         Err(_) if file.is_dead() => {
                             file.plan_fault(None);
-                            open(seed + 40).map_err(|e| format!("does not open after the process died: {e}"))?
+                            open(seed + 40)
+                                .map_err(|e| format!("does not open after the process died: {e}"))?
                         }
                         Err(e) => return Err(format!("does not open again: {e} (closing: {closed:?})")),
                     };
@@ -256,7 +265,8 @@ impl<'a, S: Subject> Explorer<'a, S> {
             let died = file.is_dead();
             if died {
                 file.plan_fault(None);
-                subject = open(seed + 50).map_err(|e| format!("does not open after the process died: {e}"))?;
+                subject =
+                    open(seed + 50).map_err(|e| format!("does not open after the process died: {e}"))?;
             }
             match outcome {
                 Ok(()) if *op != Op::Kill && !died => {
@@ -339,8 +349,8 @@ impl<'a, S: Subject> Explorer<'a, S> {
             Box::new(Violation { workload, call: 0, survivors: None, reason })
         };
         let file = SimBacking::from_image(image.clone());
-        let subject =
-            S::open(self.setup, &file, self.seed(sum)).map_err(|e| fail(format!("does not open after a crash: {e}")))?;
+        let subject = S::open(self.setup, &file, self.seed(sum))
+            .map_err(|e| fail(format!("does not open after a crash: {e}")))?;
         if S::OPEN_WRITES_NOTHING && file.calls().changes() != 0 {
             return Err(fail(format!("opening changed the file: {:?}", file.calls())));
         }

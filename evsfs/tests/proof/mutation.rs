@@ -6,7 +6,7 @@ use crate::engine::{Engine, EngineSetup};
 use crate::explore::{Depth, Explorer, Start};
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::subject::Subject;
-use crate::workload::{ALL_KINDS, BLOCK, Op, PLAIN_KINDS, TINY_GROUPS, Sense, random};
+use crate::workload::{ALL_KINDS, BLOCK, Op, PLAIN_KINDS, Sense, TINY_GROUPS, random};
 
 /// All places in the source that ask for syncs when the workloads run.
 pub(crate) fn sync_sites<S: Subject>(

@@ -54,7 +54,9 @@ fn two_copies(randomness: Randomness) -> u64 {
         let copy = SimBacking::from_image(file.image());
         let mut engine = Engine::open(&setup, &copy, seed).unwrap();
         for stamp in 0..6 {
-            engine.apply(&Op::Write { offset: stamp * BLOCK, len: BLOCK, stamp: seed * 100 + stamp }).unwrap();
+            engine
+                .apply(&Op::Write { offset: stamp * BLOCK, len: BLOCK, stamp: seed * 100 + stamp })
+                .unwrap();
             engine.apply(&Op::Flush).unwrap();
         }
         engine.apply(&Op::Checkpoint).unwrap();

@@ -327,7 +327,8 @@ fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
     let mut engine = Engine::open(setup, &file, 2).unwrap();
     let mut state = State::new(blocks * BLOCK);
     let mut older = vec![file.image()];
-    let write = |block: u64, count: u64, stamp| Op::Write { offset: block * BLOCK, len: count * BLOCK, stamp };
+    let write =
+        |block: u64, count: u64, stamp| Op::Write { offset: block * BLOCK, len: count * BLOCK, stamp };
     for op in [
         write(0, 8, 1),
         write(135, 2, 2),
@@ -375,8 +376,10 @@ fn f2_f3_f13_no_tampering_gives_wrong_data() {
     exhibit.foreign.push(other.image);
     // Every byte of what is not data: all that lies before the first block, and the pages that are told apart by not being data.
     let data: Vec<u64> = data_slots(&setup, &exhibit);
-    let written = |slot: &u64| exhibit.image.page(*slot).is_some_and(|page| page.bytes().iter().any(|&b| b != 0));
-    let dense: Vec<u64> = (0..exhibit.image.pages()).filter(written).filter(|slot| !data.contains(slot)).collect();
+    let written =
+        |slot: &u64| exhibit.image.page(*slot).is_some_and(|page| page.bytes().iter().any(|&b| b != 0));
+    let dense: Vec<u64> =
+        (0..exhibit.image.pages()).filter(written).filter(|slot| !data.contains(slot)).collect();
     let all = everything(&exhibit, &dense, 64);
     println!("{} slots byte by byte, {} of data in part", dense.len(), data.len());
     let verdicts = judge_all::<Engine>(&setup, &exhibit, &all).unwrap();

@@ -31,7 +31,9 @@ pub(crate) async fn dispatch(
             ["v1.0", _project, "kms", verb] if *method == Method::POST => {
                 huawei::answer(service, caller, verb, &body).await
             }
-            ["v1.0", _project, "kms", rest @ ..] => huawei::tags::answer(service, caller, method, rest, &body).await,
+            ["v1.0", _project, "kms", rest @ ..] => {
+                huawei::tags::answer(service, caller, method, rest, &body).await
+            }
             ["kmsd", "v1", rest @ ..] => control::answer(service, caller, method, rest, &body).await,
             _ => Err(Refusal::NoSuchVerb.into()),
         }

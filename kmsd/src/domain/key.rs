@@ -103,7 +103,13 @@ impl KeySpec {
             return Err(Refusal::AliasReserved { alias });
         }
         check_description(description)?;
-        Ok(Self { alias, description: description.to_owned(), owner, is_default: false, tags: Tags::default() })
+        Ok(Self {
+            alias,
+            description: description.to_owned(),
+            owner,
+            is_default: false,
+            tags: Tags::default(),
+        })
     }
 
     /// With tags from the start.
@@ -126,7 +132,13 @@ impl KeySpec {
     /// A default key (K3).
     #[must_use]
     pub fn default_key(alias: Alias) -> Self {
-        Self { alias, description: "Default key".to_owned(), owner: Principal::System, is_default: true, tags: Tags::default() }
+        Self {
+            alias,
+            description: "Default key".to_owned(),
+            owner: Principal::System,
+            is_default: true,
+            tags: Tags::default(),
+        }
     }
 }
 

@@ -85,7 +85,9 @@ mod tests {
     #[test]
     fn names_values_and_their_number_are_bounded() {
         let none = Tags::default();
-        for (name, value) in [("", "x"), ("a\n", "x"), ("a", "\0"), (&*"x".repeat(129), ""), ("a", &*"x".repeat(257))] {
+        for (name, value) in
+            [("", "x"), ("a\n", "x"), ("a", "\0"), (&*"x".repeat(129), ""), ("a", &*"x".repeat(257))]
+        {
             assert_eq!(none.with(&[tag(name, value)]), Err(Refusal::TagInvalid), "{name:?}");
         }
         assert!(none.with(&[tag(&"ü".repeat(128), &"ü".repeat(256))]).is_ok());

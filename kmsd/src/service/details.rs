@@ -18,7 +18,8 @@ impl Service {
         description: &str,
     ) -> Result<KeyView, ServiceError> {
         let description = description.to_owned();
-        self.change(caller, key, Operation::UpdateKey, move |permit| key::described(permit, &description)).await
+        self.change(caller, key, Operation::UpdateKey, move |permit| key::described(permit, &description))
+            .await
     }
 
     /// Adds tags to a key; a tag that is there gets the new value.
@@ -50,9 +51,6 @@ impl Service {
     }
 }
 
-fn tags_with(
-    permit: &Permit,
-    tags: &[(String, String)],
-) -> Result<KeyRecord, Refusal> {
+fn tags_with(permit: &Permit, tags: &[(String, String)]) -> Result<KeyRecord, Refusal> {
     Ok(key::tagged(permit, permit.key().tags.with(tags)?))
 }

@@ -63,7 +63,8 @@ impl Service {
     ) -> Result<KeyView, ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let spec = KeySpec::unnamed(random, description, caller.principal.clone()).and_then(|spec| spec.with_tags(tags));
+        let spec = KeySpec::unnamed(random, description, caller.principal.clone())
+            .and_then(|spec| spec.with_tags(tags));
         let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let trail = Trail::new(&caller, CREATE);

@@ -132,7 +132,9 @@ const fn refused(refusal: &Refusal) -> &'static str {
         }
         Refusal::OtherKey { .. } => "IncorrectKeyException",
         Refusal::TagInvalid => "TagException",
-        Refusal::TooManyTags { .. } | Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => "LimitExceededException",
+        Refusal::TooManyTags { .. } | Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => {
+            "LimitExceededException"
+        }
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",
         Refusal::NoSuchVerb => "UnknownOperationException",

@@ -140,7 +140,8 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     if let Some((_, what)) = unsupported.into_iter().find(|(asked, _)| *asked) {
         return Err(Fault::Unsupported { what });
     }
-    let view = call.service.create_unnamed_key(call.caller, &request.description, &pairs(request.tags)).await?;
+    let view =
+        call.service.create_unnamed_key(call.caller, &request.description, &pairs(request.tags)).await?;
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 

@@ -110,10 +110,8 @@ struct Instances {
 pub(super) async fn describe(service: &Service, caller: &Caller, body: &[u8]) -> Result<Reply, ServiceError> {
     let Description { key_id, key_description } = parse(body)?;
     let view = service.update_description(caller, &key(&key_id)?, &key_description).await?;
-    let key_info = DescribedKey {
-        key_id: view.key.id.to_string(),
-        key_description: view.key.description.clone(),
-    };
+    let key_info =
+        DescribedKey { key_id: view.key.id.to_string(), key_description: view.key.description.clone() };
     Ok(answer::ok(&DescriptionReply { key_info }))
 }
 
@@ -141,7 +139,9 @@ pub(in crate::api) async fn answer(
         }
         (&Method::GET, ["user-instances"]) => {
             let all = service.list_keys(caller, None).await?;
-            Ok(answer::ok(&Instances { instance_num: all.iter().filter(|view| !view.key.is_default).count() }))
+            Ok(answer::ok(&Instances {
+                instance_num: all.iter().filter(|view| !view.key.is_default).count(),
+            }))
         }
         (&Method::POST, ["resource_instances", "action"]) => {
             let question = parse(body)?;
