@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
         process,
     },

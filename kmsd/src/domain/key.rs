@@ -234,7 +234,8 @@ impl KeyRecord {
             && self.deletion_due.is_some_and(|due| now >= due)
     }
 
-    pub(super) fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
+    /// The next revision of the record.
+    pub(crate) fn changed(&self, change: impl FnOnce(&mut Self)) -> Self {
         let mut next = self.clone();
         change(&mut next);
         next.revision += 1;
