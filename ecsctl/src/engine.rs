@@ -250,7 +250,7 @@ impl App {
                     snapshots::refuse_taken(tx, name)?;
                 }
                 Operation::DeleteSnapshot { .. } | Operation::RollBack { .. } => {
-                    demand(&disk, DiskAction::Change)?
+                    demand(&disk, DiskAction::Change)?;
                 }
                 Operation::Extend { size } => {
                     demand(&disk, DiskAction::Change)?;

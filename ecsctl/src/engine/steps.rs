@@ -191,7 +191,7 @@ impl App {
                     )?;
                 }
                 Operation::DeleteSnapshot { id } if outcome == Outcome::Applied => {
-                    snapshots::remove(tx, *id)?
+                    snapshots::remove(tx, *id)?;
                 }
                 _ => {}
             }

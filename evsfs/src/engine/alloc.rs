@@ -407,11 +407,13 @@ struct Bounds {
 /// any, if much of the region is free; then the space behind the end of the file.
 fn search(region: &mut Region, most: u64, bounds: &Bounds) -> Option<(u64, u64)> {
     let wanted = most.min(64);
-    if region.no_run > wanted {
+    // What a search found says nothing about slots by which the file has grown since.
+    if region.no_run > wanted || region.no_run_before < bounds.file_end {
         if let Some(found) = run_of(region, wanted, most, bounds) {
             return Some(found);
         }
         region.no_run = wanted;
+        region.no_run_before = bounds.file_end;
     }
     let free = bounds.file_end.saturating_sub(region.used);
     if (free >= bounds.file_end / 8 || !bounds.grow)

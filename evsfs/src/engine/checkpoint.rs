@@ -361,27 +361,33 @@ impl Core {
         }
         // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages.
         let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
-        let pending = self.limits.log_reserve;
         let worth = dense <= log.ring_pages / 4 && dense + wanted <= log.ring_pages;
-        if checkpointer.cut.is_none() && worth && dense + pending <= log.free() {
-            return self.compact(&mut checkpointer, log);
+        if checkpointer.cut.is_none() && worth && self.compact(&mut checkpointer, log)? {
+            return Ok(());
         }
-        drop(log);
         self.checkpoint_locked(&mut checkpointer)
     }
 
-    /// Log compaction: the dirty entries once more, densely, as one group, and a superblock that lets the log begin with it.
+    /// Log compaction: the dirty entries once more, densely, as one group, and a superblock that lets the log begin with it. Whether
+    /// there was room for both the group that is pending and the dense one; if not, nothing has happened.
     fn compact(
         &self,
         checkpointer: &mut Checkpointer,
         mut log: parking_lot::MutexGuard<'_, Log>,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<bool, VolumeError> {
         let (group, mut entries, holes) = {
             let _gate = self.gate.write();
+            // Counted behind the gate, where nobody adds to them.
+            let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
+            let pending = pages_for(self.pending.lock().len());
+            if pending + dense > log.free() {
+                return Ok(false);
+            }
             let (entries, holes) = self.dirty.active();
             (self.take_pending(), entries, holes)
         };
-        entries.sort_unstable_by_key(|(block, _)| *block);
+        // Records of one page share their epoch: sorted by block alone, the entries of an attach and of the one before would alternate.
+        entries.sort_unstable_by_key(|(block, entry)| (entry.epoch(), *block));
         // First the group that was pending: then the data of every entry is durable, and recovery need not look at it again.
         self.commit_group(&mut log, group)?;
         let (before, head) = (log.state, log.next);
@@ -389,8 +395,11 @@ impl Core {
         let blocks = entries.into_iter().map(|(block, entry): (u64, Entry)| Change::Block(block, entry));
         let changes: Vec<Change> = holes.chain(blocks).collect();
         if !changes.is_empty() {
-            let appended = log.append(&self.store, &changes, self.hole, true);
-            log.state = appended.map_err(|error| self.poison(error))?;
+            log.state = match log.append(&self.store, &changes, self.hole, true) {
+                // More epochs than were reckoned with; nothing of the dense group was written.
+                Err(VolumeError::NoSpace) => return Ok(false),
+                appended => appended.map_err(|error| self.poison(error))?,
+            };
             // The new group must be durable before a superblock lets go of the old ones.
             self.store.sync().map_err(|error| self.poison(error))?;
         }
@@ -411,6 +420,6 @@ impl Core {
         checkpointer.superblock = superblock;
         log.head = head;
         count(&self.store.counters.compactions, 1);
-        Ok(())
+        Ok(true)
     }
 }

@@ -152,7 +152,12 @@ impl Subject for Engine {
             Op::Discard { offset, len } => volume.discard(*offset, *len),
             Op::Flush => volume.flush(),
             Op::Checkpoint => volume.checkpoint(),
-            Op::Snapshot(_) | Op::Rollback(_) | Op::DeleteSnapshot(_) | Op::Extend(_) => unreachable!(),
+            Op::Snapshot(number) => {
+                volume.snapshot(&Op::snapshot_name(*number), snapshot_id(*number), 1_700_000_001).map(|_| ())
+            }
+            Op::Rollback(number) => volume.rollback(snapshot_id(*number)),
+            Op::DeleteSnapshot(number) => volume.delete_snapshot(snapshot_id(*number)),
+            Op::Extend(size) => volume.extend(*size),
             Op::Rekey(version) => {
                 let header = Header { wrapped_dek: wrapped(*version), ..volume.header() };
                 volume.rewrite_header(&header)
@@ -171,7 +176,13 @@ impl Subject for Engine {
     }
 
     fn snapshots(&self) -> Vec<String> {
-        Vec::new()
+        self.0.snapshots().into_iter().map(|snapshot| snapshot.name).collect()
+    }
+
+    fn read_snapshot(&self, name: &str, offset: u64, buf: &mut [u8]) -> Result<(), Failure> {
+        let known = self.0.snapshots().into_iter().find(|snapshot| snapshot.name == name);
+        let id = known.ok_or_else(|| format!("no {name}"))?.id;
+        self.0.read_snapshot(id, offset, buf).map_err(|e| e.to_string())
     }
 
     fn key(&self) -> u8 {
@@ -179,7 +190,8 @@ impl Subject for Engine {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        Ok(())
+        let report = self.0.check(&mut |_, _| {}).map_err(|e| e.to_string())?;
+        if report.is_sound() { Ok(()) } else { Err(format!("{report:?}")) }
     }
 
     fn close(self) -> Result<(), Failure> {

@@ -137,6 +137,8 @@ pub(super) struct Region {
     pub(super) hint: u64,
     /// No free run as long as this was found since slots were last freed.
     pub(super) no_run: u64,
+    /// The end of the file, within the region, when that was found.
+    pub(super) no_run_before: u64,
     /// When it was last used, by the allocator's own count.
     pub(super) touched: u64,
 }
@@ -152,6 +154,7 @@ impl Region {
             dirty,
             hint: 0,
             no_run: u64::MAX,
+            no_run_before: 0,
             touched: 0,
         }
     }

@@ -42,6 +42,7 @@ struct TagsAction {
 #[derive(Serialize)]
 struct KeyTags {
     tags: Vec<Tag>,
+    #[serde(rename = "existTagsNum")]
     exist_tags_num: usize,
 }
 
