@@ -55,7 +55,8 @@ install_tools() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
-    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny || return 1
+    cargo fetch --locked     # of every platform: the dependency policy looks at all of them, offline
 }
 
 # The database of advisories is fetched from the network. Without it nothing is known, and that is said, not passed over.

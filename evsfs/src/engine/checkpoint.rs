@@ -362,8 +362,12 @@ impl Core {
         // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages.
         let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
         let worth = dense <= log.ring_pages / 4 && dense + wanted <= log.ring_pages;
-        if checkpointer.cut.is_none() && worth && self.compact(&mut checkpointer, log)? {
-            return Ok(());
+        if checkpointer.cut.is_none() && worth {
+            if self.compact(&mut checkpointer, log)? {
+                return Ok(());
+            }
+        } else {
+            drop(log);
         }
         self.checkpoint_locked(&mut checkpointer)
     }
