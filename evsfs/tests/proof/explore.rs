@@ -288,7 +288,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
                         history.succeed();
                     }
                     let after = history.begin(&Op::Kill);
-                    match full_view(&subject) {
+                    match view(&subject, 0..to_usize(subject.size() / BLOCK)) {
                         Ok(view) => history.know(History::mark(after, false), &view)?,
                         Err(e) => return tolerate(file, Err(e)),
                     }
@@ -359,7 +359,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
         let view = if full || crash_again {
             self.tally.checked.fetch_add(1, Ordering::Relaxed);
             subject.check().map_err(|e| fail(format!("check after recovery: {e}")))?;
-            full_view(&subject)
+            view(&subject, 0..to_usize(subject.size() / BLOCK))
         } else {
             let most = to_usize(subject.size() / BLOCK);
             view(&subject, interesting.iter().copied().filter(|&block| block < most))
@@ -429,29 +429,7 @@ pub(crate) fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>)
         subject.read(offset, &mut bytes).map_err(|e| format!("block {block} {UNREADABLE}: {e}"))?;
         seen.push((block, bytes));
     }
-    Ok(View {
-        size: subject.size(),
-        snapshots: subject.snapshots(),
-        key: subject.key(),
-        kept: Vec::new(),
-        blocks: seen,
-    })
-}
-
-/// Everything that an open store shows: all blocks, and the first ones of all snapshots.
-pub(crate) fn full_view<S: Subject>(subject: &S) -> Result<View, String> {
-    let mut view = view(subject, 0..to_usize(subject.size() / BLOCK))?;
-    for (number, name) in view.snapshots.iter().enumerate() {
-        for block in 0..view.blocks.len().min(16) {
-            let mut bytes = vec![0; 4096];
-            let offset = u64::try_from(block).unwrap() * BLOCK;
-            subject
-                .read_snapshot(name, offset, &mut bytes)
-                .map_err(|e| format!("block {block} of {name} {UNREADABLE}: {e}"))?;
-            view.kept.push((number, block, bytes));
-        }
-    }
-    Ok(view)
+    Ok(View { size: subject.size(), snapshots: subject.snapshots(), key: subject.key(), blocks: seen })
 }
 
 /// An open store shows every operation that has ended.

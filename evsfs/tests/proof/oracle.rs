@@ -126,8 +126,6 @@ pub(crate) struct View {
     pub size: u64,
     pub snapshots: Vec<String>,
     pub key: u8,
-    /// Blocks of snapshots that were read: number of the snapshot in the list, block, content.
-    pub kept: Vec<(usize, usize, Vec<u8>)>,
     /// Numbers and contents of the blocks that were read.
     pub blocks: Vec<(usize, Vec<u8>)>,
 }
@@ -233,12 +231,6 @@ impl History {
         let state = &self.states[cut];
         state.size() == view.size
             && state.names() == view.snapshots
-            && view.kept.iter().all(|(number, block, seen)| {
-                state.snapshots[*number]
-                    .1
-                    .get(*block)
-                    .is_some_and(|content| bytes(content) == seen.as_slice())
-            })
             && view.blocks.iter().all(|(block, seen)| {
                 state.allows(*block, seen) || next.is_some_and(|next| next.allows(*block, seen))
             })

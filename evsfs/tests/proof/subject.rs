@@ -33,11 +33,6 @@ pub(crate) trait Subject: Sized {
     /// Names of the snapshots, in order of their making.
     fn snapshots(&self) -> Vec<String>;
 
-    /// Reads exactly `buf.len()` bytes of a snapshot.
-    fn read_snapshot(&self, name: &str, _offset: u64, _buf: &mut [u8]) -> Result<(), Failure> {
-        Err(format!("it keeps no snapshots, and so not {name}"))
-    }
-
     /// Which wrapped key the header holds, 0 in the beginning.
     fn key(&self) -> u8 {
         0

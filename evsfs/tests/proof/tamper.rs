@@ -335,7 +335,6 @@ fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
         Op::Flush,
         Op::Checkpoint,
         write(1, 2, 3),
-        Op::Snapshot(1),
         Op::Discard { offset: 4 * BLOCK, len: BLOCK },
         write(2, 1, 4),
         Op::Checkpoint,
