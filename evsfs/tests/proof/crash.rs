@@ -100,7 +100,7 @@ fn f4_long_random_workloads() {
     let sense = Sense::new(BLOCKS * BLOCK);
     // A log that wraps all the time, larger groups, a log that is seldom full, one that is compacted.
     for (kinds, dirty_limit, ring_pages, seeds) in
-        [(COMMON, 12, 8, 36), (COMMON, 40, 8, 24), (COMMON, 100, 64, 16), (TINY_GROUPS, 40, 32, 16)]
+        [(COMMON, 12, 8, 36), (COMMON, 40, 8, 24), (COMMON, 100, 64, 16), (TINY_GROUPS, 400, 32, 16)]
     {
         let setup = EngineSetup { dirty_limit, ring_pages, ..EngineSetup::small(BLOCKS) };
         let explorer = Explorer::<Engine>::new(&setup, depth());

@@ -37,12 +37,12 @@ pub(crate) fn fail_everywhere<S: Subject>(
     Ok(met)
 }
 
-fn naive(flaw: Flaw) -> Result<u64, String> {
+fn naive(flaw: Flaw, seeds: u64) -> Result<u64, String> {
     let setup = NaiveSetup { blocks: 16, flaw };
     let explorer = Explorer::<Naive>::new(&setup, DEPTH);
     let start = explorer.start(16 * BLOCK, &[Op::Write { offset: 0, len: 3 * BLOCK, stamp: 1 }])?;
     let mut met = 0;
-    for seed in 0..2 {
+    for seed in 0..seeds {
         let ops = random(PLAIN_KINDS, 10, 8, &Sense::new(16 * BLOCK), seed);
         met += fail_everywhere(&explorer, &start, &ops)?;
     }
@@ -52,9 +52,10 @@ fn naive(flaw: Flaw) -> Result<u64, String> {
 
 #[test]
 fn a_store_that_gives_up_after_a_fault_passes_and_one_that_goes_on_is_found() {
-    assert!(naive(Flaw::None).unwrap() > 100);
+    assert!(naive(Flaw::None, 2).unwrap() > 100);
     for flaw in [Flaw::RetriedSync, Flaw::TrustedCache] {
-        let found = naive(flaw).expect_err("it passed");
+        // Not every history meets the flaw; one of these does.
+        let found = naive(flaw, 16).expect_err("it passed");
         println!("{flaw:?}: {}", found.lines().next().unwrap());
     }
 }

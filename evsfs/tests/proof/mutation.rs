@@ -83,7 +83,7 @@ fn f4_each_sync_of_the_engine_is_missed() {
     let sense = Sense::new(64 * BLOCK);
     let many: Vec<_> = (0..60).map(|seed| random(ALL_KINDS, 24, 12, &sense, seed)).collect();
     // Many tiny groups of few blocks: the log is compacted.
-    let compacting = EngineSetup { ring_pages: 32, dirty_limit: 40, ..small };
+    let compacting = EngineSetup { ring_pages: 32, dirty_limit: 400, ..small };
     let tiny: Vec<_> = (0..12).map(|seed| random(TINY_GROUPS, 80, 12, &sense, seed)).collect();
     let mut unmissed = Vec::new();
     let mut places = std::collections::BTreeSet::new();

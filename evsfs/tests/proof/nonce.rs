@@ -28,7 +28,7 @@ fn f1_no_pair_repeats_over_all_branches_of_all_crashes() {
     let present = witness.attend();
     let sense = Sense::new(BLOCKS * BLOCK);
     let mut workloads = exhaustive(ALL_KINDS, 2, &sense);
-    workloads.extend((0..8).map(|seed| random(ALL_KINDS, 30, 40, &sense, seed)));
+    workloads.extend((0..40).map(|seed| random(ALL_KINDS, 30, 40, &sense, seed)));
     let start = explorer.start(BLOCKS * BLOCK, &[Op::Write { offset: 0, len: 3 * BLOCK, stamp: 1 }]).unwrap();
     for ops in &workloads {
         explorer.run(&start, ops).unwrap_or_else(|violation| panic!("{violation}"));
