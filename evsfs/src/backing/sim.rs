@@ -82,6 +82,7 @@ struct Disk {
     reads_failed: bool,
     ignored: IgnoredSyncs,
     sites: BTreeMap<SyncSite, u64>,
+    most_calls: Option<u64>,
 }
 
 /// Contents of one page since the last sync, oldest first.
@@ -165,6 +166,11 @@ impl SimBacking {
         self.0.lock().ignored = ignored;
     }
 
+    /// Panics at the call after so many: whoever makes them goes round in circles.
+    pub fn limit_calls(&self, most: u64) {
+        self.0.lock().most_calls = Some(most);
+    }
+
     /// The places in the source that asked for syncs, and how often.
     pub fn sync_sites(&self) -> Vec<(SyncSite, u64)> {
         self.0.lock().sites.iter().map(|(&site, &count)| (site, count)).collect()
@@ -184,6 +190,8 @@ impl Disk {
 
     /// The fault that befalls this call, if one does. Called before the call is counted.
     fn meet(&mut self, call: Call) -> Option<Fault> {
+        let calls = self.calls.total();
+        assert!(self.most_calls.is_none_or(|most| calls < most), "it does not end: {:?}", self.calls);
         let plan = self.fault?;
         if self.calls.total() < plan.call || !plan.fault.befalls(call) {
             return None;

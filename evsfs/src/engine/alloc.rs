@@ -4,12 +4,13 @@
 //! dropped again (F6). In memory a slot is taken at once; in the file only a checkpoint says so, in the other of the two places
 //! of each page. A slot that a checkpoint frees stays taken until its superblock is durable: [`Allocator::commit`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use super::dirty::BlockMap;
-use super::error::VolumeError;
+use super::error::{Damage, VolumeError};
 use super::store::{Store, host_error};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START};
 use crate::format::{Entry, Tree};
@@ -59,6 +60,9 @@ struct Inner {
     middle: BlockMap<Entries>,
     /// Durable entries of the highest pages, as in the superblock.
     upper: Vec<Entry>,
+    /// Pages of the durable tree, by level and index, that do not verify. What is free under them is not known, so nothing of it is
+    /// handed out until the volume is opened again, and nobody looks for it there once more.
+    damaged: BTreeMap<(u8, u64), Damage>,
     /// Where slots are taken from.
     cursor: u64,
     /// Whether a checkpoint runs: then changes keep the bits of its cut.
@@ -75,6 +79,37 @@ impl Inner {
     /// Slots from here on are behind the end of the file, or as good as.
     fn limit(&self) -> u64 {
         self.full.unwrap_or(self.file_slots)
+    }
+
+    /// Reads a page of the durable tree, unless it is known to be damaged. Damage here costs space, never data.
+    fn unless_damaged<T>(
+        &mut self,
+        store: &Store,
+        level: u8,
+        index: u64,
+        entry: Entry,
+        read: impl FnOnce() -> Result<T, Damage>,
+    ) -> Result<T, VolumeError> {
+        let known = self.damaged.get(&(level, index)).copied();
+        let found = known.map_or_else(read, Err);
+        found.map_err(|reason| {
+            if known.is_none() {
+                tracing::error!(volume = %store.uuid, level, index, slot = entry.slot(), %reason, "a page of the allocation tree is damaged");
+                self.damaged.insert((level, index), reason);
+            }
+            VolumeError::DamagedTable { volume: store.uuid, slot: entry.slot(), reason }
+        })
+    }
+
+    /// The entries of an upper page of the durable tree.
+    fn entries(
+        &mut self,
+        store: &Store,
+        level: u8,
+        index: u64,
+        entry: Entry,
+    ) -> Result<Entries, VolumeError> {
+        self.unless_damaged(store, level, index, entry, || load_entries(store, level, index, entry))
     }
 }
 
@@ -97,6 +132,7 @@ impl Allocator {
             lower: BlockMap::default(),
             middle: BlockMap::default(),
             upper,
+            damaged: BTreeMap::new(),
             cursor: regions - 1,
             cut: false,
             used,
@@ -192,6 +228,7 @@ impl Allocator {
     /// Another region to take slots from: one with much free space, else a new one, else any with free space.
     fn next_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
         let start = inner.cursor;
+        let mut why = VolumeError::NoSpace;
         for worth in [WORTH_FREE, 1] {
             let mut region = start + 1;
             for _ in 0..inner.regions {
@@ -215,18 +252,21 @@ impl Allocator {
                 match self.new_region(inner, store) {
                     Ok(region) => return Ok(region),
                     Err(VolumeError::NoSpace) => inner.full = Some(inner.file_slots),
+                    Err(error @ VolumeError::DamagedTable { .. }) => why = error,
                     Err(error) => return Err(error),
                 }
             }
         }
-        Err(VolumeError::NoSpace)
+        Err(why)
     }
 
     /// Lets the file reach into the next region. Its head is written at once: there the allocation tree of every checkpoint goes, which
     /// must not fail for want of space later.
+    ///
+    /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow.
     fn new_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
-        let _ = self;
         let region = inner.regions;
+        self.durable(inner, store, region)?;
         grow_to(inner, store, region * REGION_SLOTS + REGION_HEAD)?;
         store.write(&[0; REGION_HEAD_BYTES], region * REGION_SLOTS)?;
         Ok(region)
@@ -246,6 +286,7 @@ impl Allocator {
     fn free_in(&self, inner: &mut Inner, store: &Store, region: u64) -> u64 {
         let free = match inner.loaded.get(&region) {
             Some(loaded) => loaded.free(),
+            None if inner.damaged.contains_key(&(0, region)) => 0,
             None => match self.durable(inner, store, region) {
                 Ok(entry) if !entry.is_absent() => REGION_SLOTS - u64::from(entry.aux()),
                 Ok(_) => REGION_SLOTS - u64::from(Bitmap::fresh(region, self.ring_pages).used()),
@@ -266,11 +307,11 @@ impl Allocator {
             let top = group / FAN;
             if !inner.middle.contains_key(&top) {
                 let entry = usize::try_from(top).ok().and_then(|top| inner.upper.get(top).copied());
-                let entries = load_entries(store, 2, top, entry.unwrap_or_default())?;
+                let entries = inner.entries(store, 2, top, entry.unwrap_or_default())?;
                 inner.middle.insert(top, entries);
             }
             let entry = inner.middle[&top][usize::try_from(group % FAN).expect("below 128")];
-            let entries = load_entries(store, 1, group, entry)?;
+            let entries = inner.entries(store, 1, group, entry)?;
             inner.lower.insert(group, entries);
         }
         Ok(inner.lower[&group][usize::try_from(region % FAN).expect("below 128")])
@@ -300,14 +341,9 @@ impl Allocator {
         if entry.is_absent() {
             return Ok(Bitmap::fresh(region, self.ring_pages));
         }
-        match store.open_page(Tree::Allocation, 0, region, &entry) {
-            Ok(page) => Ok(Bitmap::decode(&page)),
-            Err(reason) => {
-                // Its free slots are not known, so none of them is handed out: damage here costs space, never data.
-                tracing::error!(volume = %store.uuid, region, slot = entry.slot(), %reason, "allocation bitmap is damaged");
-                Err(VolumeError::DamagedTable { volume: store.uuid, slot: entry.slot(), reason })
-            }
-        }
+        inner.unless_damaged(store, 0, region, entry, || {
+            store.open_page(Tree::Allocation, 0, region, &entry).map(|page| Bitmap::decode(&page))
+        })
     }
 
     /// Drops bitmaps that are as in the file, those first that were not used for longest.
@@ -467,14 +503,11 @@ fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError
     Ok(())
 }
 
-fn load_entries(store: &Store, level: u8, index: u64, entry: Entry) -> Result<Entries, VolumeError> {
+fn load_entries(store: &Store, level: u8, index: u64, entry: Entry) -> Result<Entries, Damage> {
     if entry.is_absent() {
         return Ok(Box::new([Entry::ABSENT; FANOUT]));
     }
-    match store.open_map_page(Tree::Allocation, level, index, &entry) {
-        Ok(page) => Ok(Box::new(*page.entries())),
-        Err(reason) => Err(VolumeError::DamagedTable { volume: store.uuid, slot: entry.slot(), reason }),
-    }
+    Ok(Box::new(*store.open_map_page(Tree::Allocation, level, index, &entry)?.entries()))
 }
 
 /// For a check of the whole volume.

@@ -2,7 +2,7 @@
 //! and 4).
 
 use super::alloc::Prepared;
-use super::commit::{Change, Log, pages_for};
+use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::merge::{Merge, Place, references};
@@ -12,7 +12,7 @@ use super::tables::Tables;
 use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
 use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
-use crate::format::{Anchor, Entry, LogHead, Superblock, VersionRecord, VersionState};
+use crate::format::{Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, VersionRecord, VersionState};
 
 /// Pages of trash that one checkpoint frees at most (128 blocks each).
 const TRASH_BUDGET: usize = 4096;
@@ -360,10 +360,10 @@ impl Core {
             return Ok(());
         }
         // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages.
-        let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
-        let worth = dense <= log.ring_pages / 4 && dense + wanted <= log.ring_pages;
-        if checkpointer.cut.is_none() && worth {
-            if self.compact(&mut checkpointer, log)? {
+        let most = (log.ring_pages / 4).min(log.ring_pages.saturating_sub(wanted));
+        let at_least = (self.dirty.active_len() + self.dirty.active_ranges()).div_ceil(LOG_PAGE_RECORDS);
+        if checkpointer.cut.is_none() && u64::try_from(at_least).is_ok_and(|pages| pages <= most) {
+            if self.compact(&mut checkpointer, log, most)? {
                 return Ok(());
             }
         } else {
@@ -373,21 +373,25 @@ impl Core {
     }
 
     /// Log compaction: the dirty entries once more, densely, as one group, and a superblock that lets the log begin with it. Whether
-    /// there was room for both the group that is pending and the dense one; if not, nothing has happened.
+    /// the dense group takes at most `most` pages, and there was room for both the pending group and it; if not, nothing has happened.
     fn compact(
         &self,
         checkpointer: &mut Checkpointer,
         mut log: parking_lot::MutexGuard<'_, Log>,
+        most: u64,
     ) -> Result<bool, VolumeError> {
         let (group, mut entries, holes) = {
             let _gate = self.gate.write();
             // Counted behind the gate, where nobody adds to them.
-            let dense = pages_for(self.dirty.active_len() + self.dirty.active_ranges());
-            let pending = pages_for(self.pending.lock().len());
-            if pending + dense > log.free() {
+            let (entries, holes) = self.dirty.active();
+            let dense = dense_pages(&entries, holes.len());
+            let pending = {
+                let pending = self.pending.lock();
+                if pending.len() == 0 { 0 } else { pages_for(pending.len()) }
+            };
+            if dense > most || pending + dense > log.free() {
                 return Ok(false);
             }
-            let (entries, holes) = self.dirty.active();
             (self.take_pending(), entries, holes)
         };
         // Records of one page share their epoch: sorted by block alone, the entries of an attach and of the one before would alternate.
@@ -399,11 +403,8 @@ impl Core {
         let blocks = entries.into_iter().map(|(block, entry): (u64, Entry)| Change::Block(block, entry));
         let changes: Vec<Change> = holes.chain(blocks).collect();
         if !changes.is_empty() {
-            log.state = match log.append(&self.store, &changes, self.hole, true) {
-                // More epochs than were reckoned with; nothing of the dense group was written.
-                Err(VolumeError::NoSpace) => return Ok(false),
-                appended => appended.map_err(|error| self.poison(error))?,
-            };
+            log.state =
+                log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
             // The new group must be durable before a superblock lets go of the old ones.
             self.store.sync().map_err(|error| self.poison(error))?;
         }

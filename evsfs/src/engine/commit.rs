@@ -1,5 +1,6 @@
 //! Groups: what a flush makes durable (docs/volume-format.md, "Writing, in order", 2).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::core::Core;
@@ -134,6 +135,17 @@ impl Log {
 /// Pages that a group of so many changes takes at most; the two spare ones are for a change of epochs in its midst.
 pub(super) fn pages_for(changes: usize) -> u64 {
     u64::try_from(changes.div_ceil(LOG_PAGE_RECORDS) + 2).unwrap_or(u64::MAX)
+}
+
+/// Pages that these entries, sorted by epoch, and so many holes take at most: each epoch begins a page of its own.
+pub(super) fn dense_pages(entries: &[(u64, Entry)], holes: usize) -> u64 {
+    let mut by_epoch: BTreeMap<u32, usize> = BTreeMap::new();
+    for (_, entry) in entries {
+        *by_epoch.entry(if entry.is_data() { entry.epoch() } else { 0 }).or_default() += 1;
+    }
+    *by_epoch.entry(0).or_default() += holes;
+    let pages = by_epoch.values().map(|records| records.div_ceil(LOG_PAGE_RECORDS)).sum::<usize>();
+    u64::try_from(pages).unwrap_or(u64::MAX)
 }
 
 /// Records by page. Those of one page are of one epoch; holes have none and go with any.
