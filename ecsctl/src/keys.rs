@@ -32,6 +32,10 @@ pub(crate) trait KeyService {
     fn enable(&self, key_id: &str) -> Result<(), KeyError>;
     /// Enabled to disabled.
     fn disable(&self, key_id: &str) -> Result<(), KeyError>;
+    /// Makes a newer version.
+    fn rotate(&self, key_id: &str) -> Result<(), KeyError>;
+    /// Has it rotated every so many days, or no longer.
+    fn rotate_every(&self, key_id: &str, days: Option<u16>) -> Result<(), KeyError>;
     /// To pending deletion, destroyed after `days` days.
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError>;
     /// Pending deletion to disabled.

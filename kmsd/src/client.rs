@@ -16,6 +16,7 @@
 //! requests then go one after another. It does not survive a `fork`: make a new one in the child.
 
 mod error;
+mod rotation;
 mod transport;
 mod types;
 
@@ -34,6 +35,7 @@ use zeroize::Zeroizing;
 use self::transport::{Replay, Reply, Transport};
 pub use self::{
     error::{ClientError, ProtocolFault},
+    rotation::Rotation,
     transport::Timeouts,
     types::{Anchor, KeyInfo, NewDek, NewKey, NewWrappedDek},
 };

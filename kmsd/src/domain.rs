@@ -20,6 +20,7 @@ pub mod principal;
 pub mod reconcile;
 pub mod refusal;
 pub mod registry;
+pub mod rotation;
 pub mod state;
 pub mod tags;
 pub mod time;

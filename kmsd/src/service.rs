@@ -13,13 +13,17 @@ mod datakeys;
 mod details;
 mod error;
 mod lifecycle;
+mod rotation;
 mod schedule;
 mod start;
 
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -72,8 +76,10 @@ struct Inner {
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
     limits: Limits,
-    /// Keys whose making is under way in this process. A record in creation that is not among them has failed.
+    /// Keys that are being made or rotated in this process. What is in creation and not of one of these has failed.
     in_flight: Mutex<HashSet<KeyId>>,
+    /// Keys whose rotation by interval failed, and when it is tried again.
+    rotate_again: Mutex<HashMap<KeyId, TrustedTime>>,
     open_secrets: access_keys::OpenSecrets,
     /// Lets one caller at a time make a default key (K3).
     default_keys: tokio::sync::Mutex<()>,

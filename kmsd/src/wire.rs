@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod huawei;
+pub mod rotation;
 
 use serde::{Deserialize, Serialize};
 

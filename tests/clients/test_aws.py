@@ -113,6 +113,59 @@ class TestKeys:
         assert code(kms.sign, KeyId=key_id, Message=b"x", SigningAlgorithm="ECDSA_SHA_256") == "UnknownOperationException"
 
 
+class TestRotation:
+    """K5"""
+
+    def test_on_demand(self, kms, key_id):
+        sealed = [kms.encrypt(KeyId=key_id, Plaintext=b"0")["CiphertextBlob"]]
+        for number in (1, 2):
+            arn = kms.describe_key(KeyId=key_id)["KeyMetadata"]["Arn"]
+            assert kms.rotate_key_on_demand(KeyId=key_id)["KeyId"] == arn
+            sealed.append(kms.encrypt(KeyId=key_id, Plaintext=str(number).encode())["CiphertextBlob"])
+        for number, blob in enumerate(sealed):
+            assert kms.decrypt(CiphertextBlob=blob)["Plaintext"] == str(number).encode()
+        listed = kms.list_key_rotations(KeyId=key_id)
+        assert [each["RotationType"] for each in listed["Rotations"]] == ["ON_DEMAND"] * 2
+        assert listed["Rotations"][0]["RotationDate"] >= listed["Rotations"][1]["RotationDate"]
+        first = kms.list_key_rotations(KeyId=key_id, Limit=1)
+        assert first["Truncated"] and len(first["Rotations"]) == 1
+        rest = kms.list_key_rotations(KeyId=key_id, Limit=1, Marker=first["NextMarker"])
+        assert not rest["Truncated"] and rest["Rotations"] == listed["Rotations"][1:]
+        assert code(kms.list_key_rotations, KeyId=key_id, Marker="none") == "InvalidMarkerException"
+        assert code(kms.list_key_rotations, KeyId=key_id,
+                    IncludeKeyMaterial="ALL_KEY_MATERIAL") == "UnsupportedOperationException"
+
+    def test_on_demand_is_bounded(self, kms, key_id):
+        for _ in range(25):
+            kms.rotate_key_on_demand(KeyId=key_id)
+        assert code(kms.rotate_key_on_demand, KeyId=key_id) == "LimitExceededException"
+
+    def test_by_interval(self, kms, key_id):
+        assert not kms.get_key_rotation_status(KeyId=key_id)["KeyRotationEnabled"]
+        kms.disable_key_rotation(KeyId=key_id)
+        for days, shown in [(None, 365), (90, 90), (None, 90), (2560, 2560)]:
+            kms.enable_key_rotation(KeyId=key_id, **({"RotationPeriodInDays": days} if days else {}))
+            status = kms.get_key_rotation_status(KeyId=key_id)
+            assert status["KeyRotationEnabled"] and status["RotationPeriodInDays"] == shown
+            due = status["NextRotationDate"] - datetime.datetime.now(datetime.timezone.utc)
+            assert abs(due - datetime.timedelta(days=shown)) < datetime.timedelta(minutes=1)
+        kms.disable_key_rotation(KeyId=key_id)
+        status = kms.get_key_rotation_status(KeyId=key_id)
+        assert not status["KeyRotationEnabled"] and "NextRotationDate" not in status
+
+    def test_default_keys_are_not_rotated(self, kms):
+        """K3"""
+        arn = kms.generate_data_key(KeyId="alias/evs/default", KeySpec="AES_256")["KeyId"]
+        assert code(kms.rotate_key_on_demand, KeyId=arn) == "AccessDeniedException"
+        assert code(kms.enable_key_rotation, KeyId=arn) == "AccessDeniedException"
+        assert not kms.get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"]
+
+    @pytest.mark.parametrize("days", [0, 89, 2561])
+    def test_a_period_out_of_bounds(self, kmsd, key_id, days):
+        kms = kmsd.boto(parameter_validation=False)
+        assert code(kms.enable_key_rotation, KeyId=key_id, RotationPeriodInDays=days) == "ValidationException"
+
+
 class TestDetails:
     def test_description(self, kms, key_id):
         kms.update_key_description(KeyId=key_id, Description="orders")
@@ -229,6 +282,11 @@ STATES = [
     ("tag_resource", {"Tags": [{"TagKey": "a", "TagValue": "b"}]}, None, "KMSInvalidStateException"),
     ("untag_resource", {"TagKeys": ["a"]}, None, "KMSInvalidStateException"),
     ("list_resource_tags", {}, None, None),
+    ("enable_key_rotation", {}, "DisabledException", "KMSInvalidStateException"),
+    ("disable_key_rotation", {}, "DisabledException", "KMSInvalidStateException"),
+    ("get_key_rotation_status", {}, None, None),
+    ("rotate_key_on_demand", {}, "DisabledException", "KMSInvalidStateException"),
+    ("list_key_rotations", {}, None, None),
 ]
 
 

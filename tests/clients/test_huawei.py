@@ -138,6 +138,54 @@ class TestKeys:
         assert code(huawei, "create_pin", 404) == "KMS.0201"
 
 
+class TestRotation:
+    """K5"""
+
+    def test_on_demand(self, huawei, key):
+        made = [call(huawei, "create_datakey", key_id=key)]
+        for _ in range(2):
+            assert call(huawei, "rotate_on_demand", key_id=key).key_id == key
+            made.append(call(huawei, "create_datakey", key_id=key))
+        for each in made:
+            assert call(huawei, "decrypt_datakey", cipher_text=each.cipher_text).data_key == each.plain_text
+        status = call(huawei, "show_key_rotation_status", key_id=key)
+        assert (status.key_rotation_enabled, status.number_of_rotations) == (False, 2)
+        assert abs(int(status.last_rotation_time) / 1000 - time.time()) < 60
+
+    def test_by_interval(self, huawei, key):
+        status = call(huawei, "show_key_rotation_status", key_id=key)
+        assert (status.key_rotation_enabled, status.rotation_interval, status.number_of_rotations) == (False, 365, 0)
+        assert status.last_rotation_time == ""
+        assert code(huawei, "disable_key_rotation", key_id=key) == "KMS.0313"
+        assert code(huawei, "update_key_rotation_interval", key_id=key, rotation_interval=30) == "KMS.0313"
+        call(huawei, "enable_key_rotation", key_id=key)
+        assert code(huawei, "enable_key_rotation", key_id=key) == "KMS.2901"
+        assert call(huawei, "list_key_detail", key_id=key).key_info.key_rotation_enabled == "true"
+        for days in (30, 365):
+            call(huawei, "update_key_rotation_interval", key_id=key, rotation_interval=days)
+            status = call(huawei, "show_key_rotation_status", key_id=key)
+            assert (status.key_rotation_enabled, status.rotation_interval) == (True, days)
+        for days in (0, 29, 366):
+            assert code(huawei, "update_key_rotation_interval", key_id=key, rotation_interval=days) == "KMS.3001"
+        call(huawei, "disable_key_rotation", key_id=key)
+        assert not call(huawei, "show_key_rotation_status", key_id=key).key_rotation_enabled
+
+    @pytest.mark.parametrize("method", ["enable_key_rotation", "disable_key_rotation", "rotate_on_demand"])
+    def test_a_key_out_of_service_is_not_rotated(self, huawei, key, method):
+        """K4"""
+        call(huawei, "disable_key", key_id=key)
+        assert code(huawei, method, key_id=key) == "KMS.0209"
+        call(huawei, "delete_key", key_id=key, pending_days="7")
+        assert code(huawei, method, key_id=key) == "KMS.0210"
+        assert call(huawei, "show_key_rotation_status", key_id=key).number_of_rotations == 0
+
+    def test_default_keys_are_not_rotated(self, huawei):
+        """K3"""
+        key = call(huawei, "create_datakey", key_id="evs/default").key_id
+        for method in ("enable_key_rotation", "rotate_on_demand"):
+            assert code(huawei, method, key_id=key) == "KMS.0211"
+
+
 class TestDetails:
     def test_description(self, huawei, key):
         changed = call(huawei, "update_key_description", key_id=key, key_description="orders").key_info

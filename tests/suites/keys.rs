@@ -311,6 +311,101 @@ fn k4_states_survive_sigkill_of_kmsd() {
     assert_eq!(states, ["2", "3", "4", "2"]);
 }
 
+/// K5 with a disk: rotated, the newest version wraps and what older ones wrapped still opens, also after SIGKILL and for a disk that was
+/// made before.
+#[test]
+fn k5_rotation_keeps_every_older_version() {
+    let mut ecs = Installation::new();
+    let key = create_key(&ecs, "k");
+    ecs.create_disk("d", "--size 16M --encrypted --key k");
+    let context = json!({"evs:volume": "one"});
+    let mut made = Vec::new();
+    for version in 1..=3 {
+        let new = create_datakey(&ecs, &key, &context).ok();
+        // Byte 21 to 24 of a wrapped form: the version.
+        assert_eq!(text(&new, "cipher_text")[42..50], format!("{version:08x}"));
+        made.push(new);
+        let shown = ecs.ecsctl("key rotate k").json();
+        assert_eq!(shown["versions"], version + 1, "{shown}");
+    }
+    assert_eq!(ecs.token().master_keys().len(), 4);
+    ecs.kmsd_mut().kill();
+    ecs.kmsd_mut().start();
+    for new in &made {
+        let opened = decrypt_datakey(&ecs, &key, &text(new, "cipher_text"), &context).ok();
+        assert_eq!(text(&opened, "data_key"), text(new, "plain_text"));
+    }
+    ecs.ecsctl("server create s").ok();
+    ecs.ecsctl("disk attach d s").ok();
+    ecs.ecsctl("disk detach d").ok();
+
+    let every = ecs.ecsctl("key rotate k --every 30").json();
+    assert_eq!((&every["rotation"], &every["versions"]), (&json!(true), &json!(4)), "{every}");
+    ecs.ecsctl("key rotate k --every 29").error(3).naming(&["30", "2560"]);
+    assert_eq!(ecs.ecsctl("key rotate k --never").json()["rotation"], json!(false));
+    ecs.ecsctl("key rotate evs/default").error(6);
+    ecs.create_disk("e", "--size 16M --encrypted");
+    ecs.ecsctl("key rotate evs/default").error(3).naming(&["evs/default", "default"]);
+}
+
+/// K5: kmsd is killed amid rotations, several times. Each acknowledged version is there, in the store and once in the token, and nothing else.
+#[test]
+fn k5_sigkill_amid_rotation_leaves_a_legal_state() {
+    let mut ecs = Installation::new();
+    let context = json!({"evs:volume": "one"});
+    let keys: Vec<String> = (0..4).map(|number| create_key(&ecs, &format!("k{number}"))).collect();
+    let wrapped: Vec<Value> = keys.iter().map(|key| create_datakey(&ecs, key, &context).ok()).collect();
+    let rotations = |ecs: &Installation, key: &str| {
+        ecs.kms("get-key-rotation-status", &json!({"key_id": key})).ok()["number_of_rotations"]
+            .as_u64()
+            .expect("a number")
+    };
+    for round in 0..4_usize {
+        let done = AtomicUsize::new(0);
+        let pid = ecs.kmsd().pid().expect("kmsd runs");
+        let before: Vec<u64> = keys.iter().map(|key| rotations(&ecs, key)).collect();
+        let acknowledged: Vec<u64> = thread::scope(|scope| {
+            let clients: Vec<_> = keys
+                .iter()
+                .map(|key| {
+                    let (ecs, done) = (&ecs, &done);
+                    scope.spawn(move || {
+                        for count in 0..6 {
+                            let Ok(reply) = ecs.try_kms("rotate-on-demand", &json!({"key_id": key})) else {
+                                return count;
+                            };
+                            reply.ok();
+                            if done.fetch_add(1, Ordering::SeqCst) == 3 + 2 * round {
+                                harness::process::send(pid, rustix::process::Signal::KILL);
+                            }
+                        }
+                        6
+                    })
+                })
+                .collect();
+            clients.into_iter().map(|client| client.join().expect("a client ends well")).collect()
+        });
+        ecs.kmsd_mut().kill(); // reaps it
+        ecs.kmsd_mut().start();
+        let mut versions = 0;
+        for ((key, acknowledged), before) in keys.iter().zip(acknowledged).zip(before) {
+            let now = rotations(&ecs, key);
+            assert!(
+                (before + acknowledged..=before + acknowledged + 1).contains(&now),
+                "{before} rotations, {acknowledged} acknowledged, now {now}"
+            );
+            versions += now + 1;
+            create_datakey(&ecs, key, &context).ok();
+        }
+        let objects = ecs.token().master_keys();
+        assert_eq!(objects.len() as u64, versions, "versions in the token and in the store differ");
+    }
+    for (key, new) in keys.iter().zip(&wrapped) {
+        let opened = decrypt_datakey(&ecs, key, &text(new, "cipher_text"), &context).ok();
+        assert_eq!(text(&opened, "data_key"), text(new, "plain_text"));
+    }
+}
+
 /// kmsd is killed amid key creation, several times. Afterwards every acknowledged key is there and works, exactly once in the token,
 /// and the token holds nothing that kmsd does not know.
 #[test]

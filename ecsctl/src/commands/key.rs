@@ -5,6 +5,7 @@ mod create;
 mod disable;
 mod enable;
 mod list;
+mod rotate;
 mod schedule_deletion;
 mod show;
 
@@ -26,6 +27,8 @@ pub(crate) enum Key {
     Enable(enable::Enable),
     /// Disable a key: attached disks work on, no disk under it can be attached
     Disable(disable::Disable),
+    /// Make a newer version of a key, now or by interval
+    Rotate(rotate::Rotate),
     /// Have a key destroyed in 7 to 1096 days; until then this can be cancelled
     ScheduleDeletion(schedule_deletion::ScheduleDeletion),
     /// Cancel the deletion of a key; it comes back disabled
@@ -41,6 +44,7 @@ pub(super) fn run(command: Key, app: &mut App, yes: bool) -> Result<(), Error> {
         Key::Show(verb) => verb.run(app),
         Key::Enable(verb) => verb.run(app),
         Key::Disable(verb) => verb.run(app),
+        Key::Rotate(verb) => verb.run(app),
         Key::ScheduleDeletion(verb) => verb.run(app, yes),
         Key::CancelDeletion(verb) => verb.run(app),
     }
@@ -55,6 +59,7 @@ impl Show for model::key::Key {
             "default": self.default,
             "origin": self.origin,
             "versions": self.versions,
+            "rotation": self.rotation,
             "deletion_date": self.deletion_date,
             "created_at": self.created_at,
             "description": self.description,
@@ -84,6 +89,7 @@ impl Show for model::key::Key {
             ("Default", if self.default { "yes" } else { "no" }.to_owned()),
             ("Origin", self.origin.clone()),
             ("Versions", self.versions.to_string()),
+            ("Rotation", if self.rotation { "by interval" } else { "" }.to_owned()),
             ("Deletion", self.deletion_date.clone().unwrap_or_default()),
             ("Description", self.description.clone().unwrap_or_default()),
             ("Created", self.created_at.clone().unwrap_or_default()),

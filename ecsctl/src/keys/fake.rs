@@ -57,6 +57,7 @@ impl KeyService for FakeKeys {
             default: new.alias.ends_with("/default"),
             origin: "kms".to_owned(),
             versions: 1,
+            rotation: false,
             deletion_date: None,
             created_at: None,
             description: new.description.clone(),
@@ -83,6 +84,14 @@ impl KeyService for FakeKeys {
 
     fn disable(&self, key_id: &str) -> Result<(), KeyError> {
         self.change(key_id, |key| key.state = KeyState::Disabled)
+    }
+
+    fn rotate(&self, key_id: &str) -> Result<(), KeyError> {
+        self.change(key_id, |key| key.versions += 1)
+    }
+
+    fn rotate_every(&self, key_id: &str, days: Option<u16>) -> Result<(), KeyError> {
+        self.change(key_id, |key| key.rotation = days.is_some())
     }
 
     fn schedule_deletion(&self, key_id: &str, _days: u16) -> Result<(), KeyError> {

@@ -53,6 +53,18 @@ impl KeyService for Kmsd {
         self.client.disable_key(key_id).map(|_| ()).map_err(|error| told(key_id, error))
     }
 
+    fn rotate(&self, key_id: &str) -> Result<(), KeyError> {
+        self.client.rotate_key(key_id).map_err(|error| told(key_id, error))
+    }
+
+    fn rotate_every(&self, key_id: &str, days: Option<u16>) -> Result<(), KeyError> {
+        let done = match days {
+            Some(days) => self.client.rotate_every(key_id, days),
+            None => self.client.stop_rotation(key_id),
+        };
+        done.map_err(|error| told(key_id, error))
+    }
+
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError> {
         self.client.schedule_deletion(key_id, days).map(|_| ()).map_err(|error| told(key_id, error))
     }
@@ -75,6 +87,7 @@ fn key(info: KeyInfo) -> Key {
         default: info.default,
         origin: info.origin.as_str().to_owned(),
         versions: u64::from(info.versions),
+        rotation: info.rotation,
         deletion_date: info.deletion_date.map(second),
         created_at: Some(second(info.created_at)),
         description: Some(info.description).filter(|text| !text.is_empty()),

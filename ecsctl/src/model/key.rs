@@ -49,6 +49,8 @@ pub(crate) struct Key {
     pub(crate) origin: String,
     /// How many versions it has.
     pub(crate) versions: u64,
+    /// Whether it is rotated by interval.
+    pub(crate) rotation: bool,
     /// When it will be destroyed, RFC 3339.
     pub(crate) deletion_date: Option<String>,
     /// When it was made, RFC 3339.

@@ -69,7 +69,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         Refusal::NotPermitted { .. }
         | Refusal::NotAdministrator { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
-        Refusal::AnchorBehind { .. } => StatusCode::CONFLICT,
+        Refusal::AnchorBehind { .. } | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -89,6 +89,10 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::ParameterMissing { .. }
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
+        | Refusal::RotationEnabled { .. }
+        | Refusal::RotationNotEnabled { .. }
+        | Refusal::RotationInterval { .. }
+        | Refusal::TooManyRotations { .. }
         | Refusal::TagInvalid
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }

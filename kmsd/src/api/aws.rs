@@ -6,6 +6,7 @@
 mod error;
 mod keys;
 mod names;
+mod rotation;
 mod secrets;
 mod tags;
 
@@ -84,6 +85,11 @@ async fn answer(
         "DisableKey" => done(keys::disable(&call, &parse(body)?).await?),
         "ScheduleKeyDeletion" => print(&keys::schedule_deletion(&call, &parse(body)?).await?),
         "CancelKeyDeletion" => print(&keys::cancel_deletion(&call, &parse(body)?).await?),
+        "EnableKeyRotation" => done(rotation::enable(&call, parse(body)?).await?),
+        "DisableKeyRotation" => done(rotation::disable(&call, &parse(body)?).await?),
+        "GetKeyRotationStatus" => print(&rotation::status(&call, &parse(body)?).await?),
+        "RotateKeyOnDemand" => print(&rotation::rotate(&call, &parse(body)?).await?),
+        "ListKeyRotations" => print(&rotation::list(&call, parse(body)?).await?),
         "UpdateKeyDescription" => done(tags::describe(&call, parse(body)?).await?),
         "TagResource" => done(tags::tag(&call, parse(body)?).await?),
         "UntagResource" => done(tags::untag(&call, parse(body)?).await?),

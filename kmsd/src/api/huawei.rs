@@ -1,6 +1,7 @@
 //! The public key API (`/v1.0/{project_id}/kms/<verb>`): parse, call, print.
 
 mod data;
+mod rotation;
 pub(super) mod tags;
 
 use super::{
@@ -88,7 +89,10 @@ pub(super) async fn answer(
             Ok(answer::ok(&state(&view)))
         }
         "update-key-description" => tags::describe(service, caller, body).await,
-        _ => data::answer(service, caller, verb, body).await,
+        _ => match rotation::answer(service, caller, verb, body).await {
+            Some(answered) => answered,
+            None => data::answer(service, caller, verb, body).await,
+        },
     }
 }
 
@@ -203,7 +207,7 @@ fn details(view: &KeyView) -> KeyDetails {
         key_type: "1".to_owned(),
         expiration_time: String::new(),
         origin: key.origin.as_str().to_owned(),
-        key_rotation_enabled: "false".to_owned(),
+        key_rotation_enabled: key.rotation.is_some().to_string(),
         key_version: key.current().map_or(0, |version| version.number()),
     }
 }

@@ -100,7 +100,7 @@ impl TryFrom<KeyDetails> for KeyInfo {
 }
 
 /// Milliseconds since 1970 as text; empty for none.
-fn time(text: &str, field: &'static str) -> Result<Option<Timestamp>, &'static str> {
+pub(super) fn time(text: &str, field: &'static str) -> Result<Option<Timestamp>, &'static str> {
     if text.is_empty() {
         return Ok(None);
     }

@@ -10,6 +10,7 @@ use super::{
     policy::Permit,
     principal::Principal,
     refusal::{KeyName, Refusal},
+    rotation::{Cause, Schedule},
     state::{KeyState, Origin},
     tags::Tags,
     time::{TrustedTime, WallTime},
@@ -38,6 +39,12 @@ pub struct VersionRecord {
     pub phase: Phase,
     /// When it was made.
     pub created_at: WallTime,
+    /// Why it was made.
+    #[serde(default)]
+    pub cause: Cause,
+    /// When it was made by rotation, on the trusted axis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_at: Option<TrustedTime>,
 }
 
 /// Everything that is stored of a key.
@@ -70,6 +77,9 @@ pub struct KeyRecord {
     /// What people sort it by.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// Rotation by interval, if it is on (K5).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Schedule>,
 }
 
 /// What a new key is made from, already checked.
@@ -162,8 +172,11 @@ impl KeyRecord {
                 version: KeyVersion::FIRST,
                 phase: Phase::Creating,
                 created_at: now,
+                cause: Cause::Creation,
+                trusted_at: None,
             }],
             tags: spec.tags,
+            rotation: None,
         }
     }
 

@@ -74,6 +74,8 @@ pub enum StateFault {
     NotPendingDeletion,
     /// KMS.0310
     NotPendingImport,
+    /// KMS.0312: imported material is not rotated.
+    Imported,
     /// KMS.2701: only material of an enabled or disabled key can be removed.
     MaterialInUse,
 }
@@ -98,6 +100,7 @@ use StateFault as F;
 const OK: Option<StateFault> = None;
 const ANY: [Option<StateFault>; 4] = [OK; 4];
 const USE: [Option<StateFault>; 4] = [OK, Some(F::Disabled), Some(F::PendingDeletion), Some(F::NoMaterial)];
+const ROTATE: [Option<StateFault>; 4] = [OK, Some(F::Disabled), Some(F::PendingDeletion), Some(F::Imported)];
 const EDIT: [Option<StateFault>; 4] = [OK, OK, Some(F::PendingDeletion), OK];
 
 const fn rule(
@@ -151,8 +154,8 @@ pub const RULES: [Rule; 23] = [
     ),
     rule(O::UpdateKey, "update-key", EDIT, false, false),
     rule(O::TagKey, "tag-key", EDIT, false, false),
-    rule(O::RotateKey, "rotate-key", USE, false, false),
-    rule(O::ConfigureRotation, "configure-rotation", USE, false, false),
+    rule(O::RotateKey, "rotate-key", ROTATE, false, false),
+    rule(O::ConfigureRotation, "configure-rotation", ROTATE, false, false),
     rule(O::CreateGrant, "create-grant", USE, false, true),
     rule(O::ListGrants, "list-grants", ANY, true, false),
     rule(O::RevokeGrant, "revoke-grant", ANY, false, false),

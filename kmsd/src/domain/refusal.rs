@@ -165,6 +165,40 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// Rotation by interval is on already.
+    #[error("the key {key} is rotated by interval already")]
+    RotationEnabled {
+        /// The key.
+        key: KeyName,
+    },
+    /// Rotation by interval is off.
+    #[error("the key {key} is not rotated by interval")]
+    RotationNotEnabled {
+        /// The key.
+        key: KeyName,
+    },
+    /// Outside what may be.
+    #[error("a key is rotated every 30 to 2560 days, not every {days}")]
+    RotationInterval {
+        /// As given.
+        days: u16,
+    },
+    /// One at a time.
+    #[error("the key {key} is being rotated at this moment")]
+    RotationUnderWay {
+        /// The key.
+        key: KeyName,
+    },
+    /// As often as a key may be rotated.
+    #[error(
+        "the key {key} cannot be rotated again: a key has at most {} rotations on demand and {} versions",
+        super::rotation::MAX_ON_DEMAND,
+        super::rotation::MAX_VERSIONS
+    )]
+    TooManyRotations {
+        /// The key.
+        key: KeyName,
+    },
     /// A tag's name or value.
     #[error("a tag has a name of 1 to 128 characters and a value of up to 256, without control characters")]
     TagInvalid,
@@ -247,6 +281,7 @@ impl StateFault {
             Self::AlreadyPendingDeletion => "KMS.1402",
             Self::NotPendingDeletion => "KMS.1501",
             Self::NotPendingImport => "KMS.0310",
+            Self::Imported => "KMS.0312",
             Self::MaterialInUse => "KMS.2701",
         }
     }
@@ -259,6 +294,7 @@ impl StateFault {
             Self::NotEnabled => ", only an enabled key can be disabled",
             Self::NotPendingDeletion => ", there is no deletion to cancel",
             Self::NotPendingImport => ", only a key that waits for its material takes it",
+            Self::Imported => ", its material is imported, and not rotated here",
             Self::MaterialInUse => ", only material of an enabled or disabled key can be removed",
         }
     }
@@ -288,6 +324,11 @@ impl Refusal {
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
             Self::TooManyKeys { .. } => "KMS.1105",
+            Self::RotationEnabled { .. } => "KMS.2901",
+            Self::RotationNotEnabled { .. } => "KMS.0313",
+            Self::RotationInterval { .. } => "KMS.3001",
+            Self::RotationUnderWay { .. } => "KMSD.0005",
+            Self::TooManyRotations { .. } => "KMSD.0006",
             Self::TagInvalid => "KMS.0308",
             Self::TooManyTags { .. } => "KMS.0312",
             Self::NoSuchAccessKey { .. } => "KMSD.0002",
@@ -311,6 +352,7 @@ impl Refusal {
                 }
                 StateFault::NoMaterial => "import key material first (`ecsctl key import`)",
                 StateFault::NotPendingImport => "make a key of origin external",
+                StateFault::Imported => "make another key and re-encrypt under it",
                 StateFault::NotDisabled
                 | StateFault::NotEnabled
                 | StateFault::NotPendingDeletion
@@ -328,6 +370,9 @@ impl Refusal {
             Self::AccessKeyDamaged { .. } => "delete this access key and make another",
             Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",
             Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
+            Self::RotationNotEnabled { .. } => "turn it on (`ecsctl key rotate --every DAYS`)",
+            Self::RotationUnderWay { .. } => "try again in a moment",
+            Self::TooManyRotations { .. } => "make another key and re-encrypt under it",
             Self::AnchorBehind { .. } => {
                 "if an older backup was restored on purpose, attach it with --accept-rollback"
             }

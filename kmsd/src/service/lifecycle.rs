@@ -9,7 +9,7 @@ use crate::{
         reconcile::ObjectId,
         registry::{Change, Conflict},
         state::KeyState,
-        time::WallTime,
+        time::{TrustedClock, WallTime},
     },
     store::CommitError,
 };
@@ -21,10 +21,20 @@ pub struct KeyView {
     pub key: SharedKey,
     /// When it will be destroyed.
     pub deletion_date: Option<WallTime>,
+    /// When it will be rotated next.
+    pub next_rotation: Option<WallTime>,
+}
+
+impl KeyView {
+    fn new(key: SharedKey, clock: &TrustedClock) -> Self {
+        let deletion_date = key.deletion_due.map(|due| clock.wall_of(due));
+        let next_rotation = key.next_rotation().map(|due| clock.wall_of(due));
+        Self { key, deletion_date, next_rotation }
+    }
 }
 
 /// How often a decision is made anew when the record changes under it.
-const ATTEMPTS: usize = 16;
+pub(super) const ATTEMPTS: usize = 16;
 /// Name of the operation that makes a key.
 const CREATE: &str = "create-key";
 
@@ -104,10 +114,7 @@ impl Service {
             let registry = self.inner.writer.registry().read();
             policy::visible(&registry, caller)
                 .filter(|key| state.is_none_or(|state| key.state == state))
-                .map(|key| KeyView {
-                    key: SharedKey::clone(key),
-                    deletion_date: key.deletion_due.map(|due| clock.wall_of(due)),
-                })
+                .map(|key| KeyView::new(SharedKey::clone(key), &clock))
                 .collect()
         };
         self.record(Trail::new(caller, "list-keys"), Ok(views)).await
@@ -195,8 +202,7 @@ impl Service {
     }
 
     pub(super) fn view(&self, key: SharedKey) -> KeyView {
-        let deletion_date = key.deletion_due.map(|due| self.observe_clock().wall_of(due));
-        KeyView { key, deletion_date }
+        KeyView::new(key, &self.observe_clock())
     }
 
     /// Decides on the record as it stands, records the decision, and decides again if it stood no longer.
@@ -219,7 +225,7 @@ impl Service {
         .await
     }
 
-    async fn decide_and_commit(
+    pub(super) async fn decide_and_commit(
         &self,
         trail: &mut Trail,
         caller: &Caller,
@@ -321,8 +327,8 @@ impl Service {
     }
 }
 
-/// Marks a key as being made for as long as it lives.
-struct Flight<'a> {
+/// Marks a key as being made or rotated for as long as it lives.
+pub(super) struct Flight<'a> {
     service: &'a Service,
     id: KeyId,
 }
@@ -331,6 +337,13 @@ impl<'a> Flight<'a> {
     fn new(service: &'a Service, id: KeyId) -> Self {
         service.inner.in_flight.lock().insert(id);
         Self { service, id }
+    }
+
+    /// Unless the key is marked already.
+    pub(super) fn alone(service: &'a Service, id: KeyId) -> Option<Self> {
+        let is_new = service.inner.in_flight.lock().insert(id);
+        // Made only then: dropping it takes the mark away.
+        is_new.then(|| Self { service, id })
     }
 }
 

@@ -1,36 +1,91 @@
-//! What is done unasked: keys whose day has come are destroyed, and what failed half-way is cleared away (K4).
+//! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
 use super::{Service, ServiceError, audit::Trail};
-use crate::domain::{
-    Caller,
-    key::{KeyRecord, Phase, SharedKey},
-    reconcile::ObjectId,
-    registry::Change,
+use crate::{
+    domain::{
+        Caller, KeyRef, Refusal,
+        key::{KeyRecord, Phase, SharedKey},
+        reconcile::ObjectId,
+        registry::Change,
+        rotation::Cause,
+        time::TrustedTime,
+    },
+    hsm::TokenStatus,
 };
+
+/// How long after a failed rotation by interval it is tried again.
+const ROTATE_AGAIN_MS: i64 = 10 * 60 * 1000;
+
+/// What is to be done with a key.
+enum Due {
+    Destruction,
+    /// A key that could not be made.
+    Undoing,
+    /// A version that could not be made.
+    UndoingRotation,
+    Rotation,
+}
 
 impl Service {
     /// Does what is due. Cheap when nothing is.
     pub async fn tick(&self) {
-        let now = self.trusted_now();
-        let todo: Vec<SharedKey> = {
-            let registry = self.inner.writer.registry().read();
-            let in_flight = self.inner.in_flight.lock();
-            let wants = |key: &&SharedKey| match key.phase {
-                Phase::Live => key.is_due(now),
-                Phase::Destroying => true,
-                // A default key in creation is finished by the next who asks for it.
-                Phase::Creating => !key.is_default && !in_flight.contains(&key.id),
-                Phase::Destroyed => false,
-            };
-            registry.keys().filter(wants).cloned().collect()
-        };
-        for key in todo {
-            if key.phase == Phase::Creating {
-                self.undo(&key).await;
-            } else if let Err(error) = self.destroy(&key).await {
-                tracing::warn!(key = %key.id, %error, "a key whose deletion is due cannot be destroyed yet");
+        if !matches!(self.inner.pool.status(), TokenStatus::Present) {
+            // All of it needs the token.
+            return;
+        }
+        for (due, key) in self.due() {
+            match due {
+                Due::Undoing => self.undo(&key).await,
+                Due::UndoingRotation => self.undo_rotation(key.id).await,
+                Due::Destruction => {
+                    if let Err(error) = self.destroy(&key).await {
+                        tracing::warn!(key = %key.id, %error, "a key whose deletion is due cannot be destroyed yet");
+                    }
+                }
+                Due::Rotation => self.rotate_due(&key).await,
             }
         }
+    }
+
+    fn due(&self) -> Vec<(Due, SharedKey)> {
+        let now = self.trusted_now();
+        let registry = self.inner.writer.registry().read();
+        let in_flight = self.inner.in_flight.lock();
+        let again = self.inner.rotate_again.lock();
+        let due = |key: &SharedKey| match key.phase {
+            Phase::Destroying => Some(Due::Destruction),
+            _ if in_flight.contains(&key.id) => None,
+            // A default key in creation is finished by the next who asks for it.
+            Phase::Creating => (!key.is_default).then_some(Due::Undoing),
+            Phase::Live if key.is_due(now) => Some(Due::Destruction),
+            Phase::Live if key.intended().is_some() => Some(Due::UndoingRotation),
+            Phase::Live => {
+                let waits = again.get(&key.id).is_some_and(|again| now < *again);
+                (key.is_rotation_due(now) && !waits).then_some(Due::Rotation)
+            }
+            Phase::Destroyed => None,
+        };
+        registry.keys().filter_map(|key| due(key).map(|due| (due, SharedKey::clone(key)))).collect()
+    }
+
+    async fn rotate_due(&self, key: &SharedKey) {
+        let rotated = self.rotate_recorded(&Caller::SYSTEM, &KeyRef::Id(key.id), Cause::Interval).await;
+        let again = match rotated {
+            Ok(_) => {
+                tracing::info!(key = %key.id, alias = %key.alias, "rotated: its interval has gone by");
+                self.inner.rotate_again.lock().remove(&key.id);
+                return;
+            }
+            Err(ServiceError::Refused(refusal @ Refusal::TooManyRotations { .. })) => {
+                tracing::warn!(key = %key.id, %refusal, "it is not rotated any more");
+                TrustedTime(i64::MAX)
+            }
+            Err(error) => {
+                tracing::warn!(key = %key.id, %error, "a key whose rotation is due cannot be rotated yet");
+                TrustedTime(self.trusted_now().0.saturating_add(ROTATE_AGAIN_MS))
+            }
+        };
+        self.inner.rotate_again.lock().insert(key.id, again);
     }
 
     /// Stores where the trusted clock stands, so that it goes on from there.

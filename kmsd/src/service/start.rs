@@ -161,6 +161,7 @@ impl Service {
             trusted: Mutex::new(trusted),
             limits,
             in_flight: Mutex::new(HashSet::new()),
+            rotate_again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),
             default_keys: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::new(note),

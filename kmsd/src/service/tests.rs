@@ -3,6 +3,7 @@
 mod audit;
 mod crash;
 mod keys;
+mod rotation;
 mod token;
 
 use std::{sync::Arc, time::Duration};

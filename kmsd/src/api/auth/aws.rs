@@ -124,16 +124,8 @@ impl<'a> Claim<'a> {
         now: Timestamp,
     ) -> Result<Verified, SignatureError> {
         self.signed_at.check(now)?;
-        // Always over the body that came, whatever X-Amz-Content-Sha256 says: an unsigned body never verifies.
-        let canonical = format!(
-            "{}\n{}\n{}\n{}\n{}\n{}",
-            request.method,
-            canonical_path(request.path),
-            request.canonical_query(),
-            request.canonical_headers(&self.signed_headers, single_spaced)?,
-            self.signed_headers.as_str(),
-            request.body_hash(),
-        );
+        let canonical =
+            request.canonical(&canonical_path(request.path), &self.signed_headers, single_spaced)?;
         let key = self.signing_key(secret);
         let mut mac = keyed(&*key);
         for part in [ALGORITHM, "\n", self.signed_at.as_str(), "\n", self.scope.text, "\n"] {

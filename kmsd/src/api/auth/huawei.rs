@@ -73,15 +73,9 @@ impl<'a> Claim<'a> {
         now: Timestamp,
     ) -> Result<Verified, SignatureError> {
         self.signed_at.check(now)?;
-        let canonical = format!(
-            "{}\n{}\n{}\n{}\n{}\n{}",
-            request.method,
-            canonical_path(request.path),
-            request.canonical_query(),
-            request.canonical_headers(&self.signed_headers, |value| value.trim().to_owned())?,
-            self.signed_headers.as_str(),
-            request.body_hash(),
-        );
+        let canonical = request.canonical(&canonical_path(request.path), &self.signed_headers, |value| {
+            value.trim().to_owned()
+        })?;
         let mut mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes())
             .expect("HMAC takes keys of any length");
         mac.update(ALGORITHM.as_bytes());

@@ -31,13 +31,31 @@ impl<'a> RequestParts<'a> {
         std::str::from_utf8(first.as_bytes()).map_err(|_| SignatureError::Malformed { part: name })
     }
 
+    /// What both schemes hash: the request in its one canonical form. The path comes in the scheme's own form, `trim` is its rule for
+    /// white space in headers. Always over the body that came, whatever a header says of it: an unsigned body never verifies.
+    pub(super) fn canonical(
+        &self,
+        path: &str,
+        signed: &SignedHeaders<'_>,
+        trim: impl Fn(&str) -> String,
+    ) -> Result<String, SignatureError> {
+        Ok(format!(
+            "{}\n{path}\n{}\n{}\n{}\n{}",
+            self.method,
+            self.canonical_query(),
+            self.canonical_headers(signed, trim)?,
+            signed.as_str(),
+            self.body_hash(),
+        ))
+    }
+
     /// Hexadecimal SHA-256 of the body.
-    pub(super) fn body_hash(&self) -> String {
+    fn body_hash(&self) -> String {
         sha256_hex(self.body)
     }
 
     /// `name:value` lines of the signed headers, in the order in which they were signed. `trim` is the scheme's rule for white space.
-    pub(super) fn canonical_headers(
+    fn canonical_headers(
         &self,
         signed: &SignedHeaders<'_>,
         trim: impl Fn(&str) -> String,
@@ -62,7 +80,7 @@ impl<'a> RequestParts<'a> {
     }
 
     /// The query with its pairs decoded, sorted and encoded in the one canonical way.
-    pub(super) fn canonical_query(&self) -> String {
+    fn canonical_query(&self) -> String {
         let mut pairs: Vec<(String, String)> = self
             .query
             .split('&')

@@ -112,6 +112,7 @@ const fn refused(refusal: &Refusal) -> &'static str {
         }
         Refusal::State { fault, .. } => match fault {
             StateFault::Disabled => "DisabledException",
+            StateFault::Imported => "UnsupportedOperationException",
             StateFault::PendingDeletion
             | StateFault::NoMaterial
             | StateFault::NotDisabled
@@ -132,9 +133,11 @@ const fn refused(refusal: &Refusal) -> &'static str {
         }
         Refusal::OtherKey { .. } => "IncorrectKeyException",
         Refusal::TagInvalid => "TagException",
-        Refusal::TooManyTags { .. } | Refusal::TooManyKeys { .. } | Refusal::TooManyAccessKeys { .. } => {
-            "LimitExceededException"
-        }
+        Refusal::TooManyTags { .. }
+        | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyAccessKeys { .. }
+        | Refusal::TooManyRotations { .. } => "LimitExceededException",
+        Refusal::RotationUnderWay { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",
         Refusal::NoSuchVerb => "UnknownOperationException",
@@ -144,6 +147,9 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::ParameterMissing { .. }
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
+        | Refusal::RotationEnabled { .. }
+        | Refusal::RotationNotEnabled { .. }
+        | Refusal::RotationInterval { .. }
         | Refusal::AnchorBehind { .. } => "ValidationException",
     }
 }

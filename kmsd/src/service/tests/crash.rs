@@ -115,6 +115,56 @@ async fn k4_a_crash_while_a_state_changes() {
     .await;
 }
 
+/// K5: a crash amid a rotation leaves the key with the old version or the new one in service, what was wrapped opens, and no orphan.
+#[tokio::test]
+async fn k5_a_crash_while_a_key_is_rotated() {
+    use crate::domain::envelope::{Envelope, Purpose};
+    let wrapped = std::sync::Mutex::new(Vec::new());
+    let deaths = at_every_effect(
+        async |service, _| {
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            *wrapped.lock().unwrap() = datakey(service, &uid(1), "a", "x").await.unwrap().wrapped;
+        },
+        async |service, _| service.rotate_key(&uid(1), &"a".parse().unwrap()).await.is_ok(),
+        async |service, world, acknowledged| {
+            let new = datakey(service, &uid(1), "a", "x").await.unwrap();
+            let version = Envelope::decode(&new.wrapped, Purpose::DataKey).unwrap().header.version.number();
+            assert!(version == 2 || (version == 1 && !acknowledged), "{version}");
+            assert_eq!(world.token.objects().len(), usize::try_from(version).unwrap());
+            let old = wrapped.lock().unwrap().clone();
+            open(service, &uid(1), &old, "x").await.unwrap();
+            service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+            world.check_consistent(service);
+            open(service, &uid(1), &old, "x").await.unwrap();
+            open(service, &uid(1), &new.wrapped, "x").await.unwrap();
+        },
+    )
+    .await;
+    assert!(deaths >= 6, "{deaths}");
+}
+
+/// K5: the same without a restart: the scheduler clears away what is left, and nothing that was wrapped is lost.
+#[tokio::test]
+async fn k5_a_rotation_that_failed_half_way_is_cleared_away_in_time() {
+    for last_takes_place in [false, true] {
+        for index in 0..EFFECTS {
+            let world = World::new();
+            let service = world.start().await;
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
+            let power = Power::until(index, last_takes_place);
+            world.set_power(&power);
+            let acknowledged = service.rotate_key(&uid(1), &"a".parse().unwrap()).await.is_ok();
+            world.set_power(&Power::default());
+            service.tick().await;
+            world.check_consistent(&service);
+            assert!(!acknowledged || world.token.objects().len() == 2);
+            open(&service, &uid(1), &old.wrapped, "x").await.unwrap();
+            datakey(&service, &uid(1), "a", "x").await.unwrap();
+        }
+    }
+}
+
 /// F3: an acknowledged anchor survives.
 #[tokio::test]
 async fn f3_a_crash_while_an_anchor_moves() {

@@ -1,0 +1,168 @@
+//! Rotation: the intent recorded, a version generated in the token, the record confirmed (K5).
+//!
+//! One rotation of a key at a time. What fails half-way is given up; what a crash cut short, the next start finishes.
+
+use super::{KeyView, Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS, lifecycle::Flight};
+use crate::{
+    domain::{
+        Caller, KeyId, KeyRef, KeyVersion, Operation, Refusal,
+        key::{KeyRecord, Phase, SharedKey},
+        reconcile::ObjectId,
+        registry::{Change, Conflict},
+        rotation::{self, Cause},
+    },
+    store::CommitError,
+};
+
+impl Service {
+    /// Makes a newer version of a key now. What was wrapped before still opens.
+    ///
+    /// # Errors
+    /// If a rule forbids it, the key is being rotated, or the token or the store fails.
+    pub async fn rotate_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        self.rotate_recorded(caller, key, Cause::Demand).await
+    }
+
+    /// Turns rotation by interval on.
+    ///
+    /// # Errors
+    /// If a rule forbids it, it is on already, or the store fails.
+    pub async fn enable_rotation(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        interval_days: u16,
+    ) -> Result<KeyView, ServiceError> {
+        let service = self.clone();
+        // The schedule means nothing without the axis that it is on, so that is recorded before it.
+        self.save_clock().await?;
+        self.change(caller, key, Operation::ConfigureRotation, move |permit| {
+            rotation::turned_on(permit, interval_days, service.trusted_now())
+        })
+        .await
+    }
+
+    /// Sets another interval.
+    ///
+    /// # Errors
+    /// If a rule forbids it, rotation is off, or the store fails.
+    pub async fn set_rotation_interval(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        interval_days: u16,
+    ) -> Result<KeyView, ServiceError> {
+        let decide = move |permit: &_| rotation::every(permit, interval_days);
+        self.change(caller, key, Operation::ConfigureRotation, decide).await
+    }
+
+    /// Turns rotation by interval off.
+    ///
+    /// # Errors
+    /// If a rule forbids it, it is off, or the store fails.
+    pub async fn disable_rotation(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
+        self.change(caller, key, Operation::ConfigureRotation, rotation::turned_off).await
+    }
+
+    pub(super) async fn rotate_recorded(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        cause: Cause,
+    ) -> Result<KeyView, ServiceError> {
+        let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
+        self.to_the_end(async move {
+            let mut trail = Trail::of(&caller, Operation::RotateKey, &key);
+            let rotated = service.rotate(&mut trail, &caller, &key, cause).await;
+            let view = rotated.map(|key| service.view(key));
+            let view = service.record(trail, view).await;
+            service.note_soon();
+            view
+        })
+        .await
+    }
+
+    async fn rotate(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        key: &KeyRef,
+        cause: Cause,
+    ) -> Result<SharedKey, ServiceError> {
+        let permit = self.authorise(caller, key, Operation::RotateKey)?;
+        let (id, name) = (permit.key().id, permit.key().name());
+        let _flight = Flight::alone(self, id).ok_or(Refusal::RotationUnderWay { key: name })?;
+        // In the token there may be something of an attempt that was left half-way.
+        let fresh = self.record_of(id).is_some_and(|key| key.intended().is_none());
+        let service = self.clone();
+        let decide = move |permit: &_| {
+            let clock = service.observe_clock();
+            rotation::rotating(permit, cause, clock.wall(), clock.now())
+        };
+        let id_ref = KeyRef::Id(id);
+        let next = self.decide_and_commit(trail, caller, &id_ref, Operation::RotateKey, decide).await?;
+        let version = next.intended().unwrap_or(KeyVersion::FIRST);
+        trail.key(id, Some(version));
+        let made = self.make_version(ObjectId { key: id, version }, fresh).await;
+        if made.is_err() {
+            self.undo_rotation(id).await;
+        }
+        made
+    }
+
+    /// From a recorded intent to a version in service.
+    async fn make_version(&self, object: ObjectId, fresh: bool) -> Result<SharedKey, ServiceError> {
+        let mut first = fresh;
+        self.inner
+            .pool
+            .call(
+                move |session| {
+                    if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
+                },
+            )
+            .await?;
+        self.change_intended(object.key, |key| key.confirmed()).await
+    }
+
+    /// Gives an intended version up. What fails here is tried again by the scheduler.
+    pub(super) async fn undo_rotation(&self, id: KeyId) {
+        // A commit that failed may be in the store all the same. One that succeeds now shows that the intent still stands there.
+        let undone = async {
+            let key = self.change_intended(id, |key| key.changed(|_| ())).await?;
+            if let Some(version) = key.intended() {
+                let object = ObjectId { key: id, version };
+                self.inner.pool.call(move |session| session.destroy(object)).await?;
+            }
+            self.change_intended(id, KeyRecord::without_intended).await.map(drop)
+        };
+        if let Err(error) = undone.await {
+            tracing::warn!(key = %id, %error, "a version that could not be made cannot be cleared away yet");
+        }
+    }
+
+    /// Changes the record of a key that has an intended version, whatever else happens to the key meanwhile.
+    async fn change_intended(
+        &self,
+        id: KeyId,
+        change: impl Fn(&KeyRecord) -> KeyRecord,
+    ) -> Result<SharedKey, ServiceError> {
+        let mut last = CommitError::Conflict(Conflict::Stale);
+        for _ in 0..ATTEMPTS {
+            let current = self.record_of(id);
+            let Some(key) = current.filter(|key| key.phase == Phase::Live && key.intended().is_some()) else {
+                return Err(ServiceError::Interrupted);
+            };
+            let next = change(&key);
+            match self.inner.writer.commit(Change::PutKey(next.clone())).await {
+                Ok(()) => return Ok(next.into()),
+                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(last.into())
+    }
+
+    fn record_of(&self, id: KeyId) -> Option<SharedKey> {
+        self.inner.writer.registry().read().find(&KeyRef::Id(id)).cloned()
+    }
+}
