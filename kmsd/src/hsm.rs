@@ -53,6 +53,9 @@ pub trait Token: Send + Sync + 'static {
     /// If the token is still away.
     fn recover(&self, seen: u64) -> Result<(), HsmError>;
 
+    /// How new content is sealed. Chosen from what the token reports, so it may change with a recovery.
+    fn mechanism(&self) -> Mechanism;
+
     /// Counts the recoveries. A session that was opened under another count is dead.
     fn generation(&self) -> u64;
 }
@@ -83,7 +86,7 @@ pub trait Session: Send {
     /// If the token cannot say.
     fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError>;
 
-    /// Encrypts and authenticates.
+    /// Encrypts and authenticates, by the token's [mechanism](Token::mechanism).
     ///
     /// # Errors
     /// [`HsmError::NoObject`] if the token does not have the key.

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use crate::outcome::Outcome;
 use crate::process;
 use crate::program::{program, run};
-use crate::token::{LABEL, Token};
+use crate::token::Token;
 
 /// kmsd's files, and its process while it runs.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Kmsd {
     home: PathBuf,
     socket: PathBuf,
     log: PathBuf,
-    softhsm: PathBuf,
+    token: Token,
     child: Option<Child>,
 }
 
@@ -38,18 +38,18 @@ impl Kmsd {
             home: dir.join("kmsd"),
             socket: dir.join("run/kmsd.sock"),
             log: dir.join("kmsd.log"),
-            softhsm: token.config(),
+            token: token.clone(),
             child: None,
         }
     }
 
     /// Runs `kmsd init` for the token of this installation; `extra` arguments come last and win.
     pub fn try_init(&self, extra: &[(&str, &Path)]) -> Outcome {
-        let pin_file = self.softhsm.with_file_name("pin");
-        let module = Token::module();
+        let pin_file = self.token.pin_file();
+        let module = self.token.kmsd_module();
         let mut options: Vec<(&str, &Path)> = vec![
             ("--module", &module),
-            ("--token-label", Path::new(LABEL)),
+            ("--token-label", Path::new(self.token.label())),
             ("--pin-file", &pin_file),
             ("--home", &self.home),
             ("--socket", &self.socket),
@@ -90,6 +90,7 @@ impl Kmsd {
         let mut child = self
             .with_environment(Command::new("sh"))
             .args(["-c", "exec \"$@\" 3>&1 >&2", "sh"])
+            .args(self.token.runner())
             .args(runner)
             .arg(program("kmsd"))
             .args(["serve", "--ready-fd", "3", "--home"])
@@ -154,14 +155,16 @@ impl Kmsd {
 
     /// kmsd with its environment, ready for a subcommand.
     pub fn command(&self) -> Command {
-        self.with_environment(Command::new(program("kmsd")))
+        let mut words = self.token.runner();
+        words.push(program("kmsd").into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
+        self.with_environment(command)
     }
 
     fn with_environment(&self, mut command: Command) -> Command {
-        command
-            .env("SOFTHSM2_CONF", &self.softhsm)
-            .env("KMSD_HOME", &self.home)
-            .env("KMSD_SOCKET", &self.socket);
+        command.env("KMSD_HOME", &self.home).env("KMSD_SOCKET", &self.socket);
+        command.envs(self.token.environment());
         command
     }
 }

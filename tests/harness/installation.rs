@@ -16,7 +16,8 @@ use crate::daemon::Kmsd;
 use crate::outcome::Outcome;
 use crate::process;
 use crate::program::{program, run, scratch_dir};
-use crate::token::Token;
+use crate::proxy::Proxy;
+use crate::token::{Provider, Token};
 
 /// What an installation is made with.
 #[derive(Clone, Copy, Debug)]
@@ -25,11 +26,13 @@ pub struct Options {
     pub init: bool,
     /// Start kmsd?
     pub start: bool,
+    /// Whose token.
+    pub provider: Provider,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { init: true, start: true }
+        Self { init: true, start: true, provider: Provider::SoftHsm }
     }
 }
 
@@ -73,7 +76,7 @@ impl Installation {
             fs::create_dir(dir.join(private)).expect("a directory can be made");
             fs::set_permissions(dir.join(private), fs::Permissions::from_mode(0o700)).expect("it is ours");
         }
-        let token = Token::create(&dir.join("token"));
+        let token = Token::create(&dir.join("token"), options.provider);
         let mut kmsd = if options.init { Kmsd::init(&dir, &token) } else { Kmsd::at(&dir, &token) };
         if options.start {
             kmsd.start();
@@ -94,6 +97,15 @@ impl Installation {
     /// The token.
     pub fn token(&self) -> &Token {
         &self.token
+    }
+
+    /// The module between kmsd and the token.
+    ///
+    /// # Panics
+    /// If the installation was made without.
+    #[track_caller]
+    pub fn proxy(&self) -> &Proxy {
+        self.token.proxy().expect("made with Provider::SoftHsmByProxy")
     }
 
     /// The key service.

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Installation   a private SoftHSM token, a kmsd, an ECS_HOME: everything in one directory
-//!   ├─ Token     softhsm-config/make-token.sh; read back with pkcs11-tool
+//!   ├─ Token     softhsm-config/make-token.sh, or tests/opencryptoki.sh; read back with pkcs11-tool
+//!   ├─ Proxy     tests/pkcs11-proxy before it, when a test wants calls to fail
 //!   ├─ Kmsd      started with --ready-fd; stop, kill, restart
 //!   └─ ecsctl(), evsfs(), api()   run the programs, call the API; an Outcome is what came out
 //! LoopDevice, Filesystem          guards over the raw view of an attached disk
@@ -23,6 +24,7 @@ mod installation;
 mod outcome;
 pub mod process;
 mod program;
+mod proxy;
 mod token;
 pub mod tree;
 
@@ -32,4 +34,5 @@ pub use daemon::Kmsd;
 pub use installation::{Attached, Installation, Options};
 pub use outcome::Outcome;
 pub use program::{program, repository, run, run_patiently, scratch_dir};
-pub use token::{SecretKey, Token};
+pub use proxy::Proxy;
+pub use token::{Provider, SecretKey, Token};

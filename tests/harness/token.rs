@@ -1,26 +1,59 @@
-//! A private SoftHSM token, and what another PKCS#11 client sees in it.
+//! A private token, and what another PKCS#11 client sees in it.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::outcome::Outcome;
 use crate::program::{repository, run};
+use crate::proxy::Proxy;
 
-/// The token's label.
-pub(crate) const LABEL: &str = "ecs-test";
+/// Whose token it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// SoftHSM.
+    SoftHsm,
+    /// SoftHSM, with a module before it that fails calls at a test's word.
+    SoftHsmByProxy,
+    /// The soft token of opencryptoki, which has no AES-GCM in its older versions. Whatever uses it runs in namespaces of its own.
+    OpenCryptoki,
+}
 
 /// A token in a directory of its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Token {
     dir: PathBuf,
+    provider: Provider,
+    proxy: Option<Proxy>,
 }
 
 impl Token {
-    /// Makes a token, by the script that users run.
+    /// Makes a token; with SoftHSM by the script that users run.
     #[track_caller]
-    pub fn create(dir: &Path) -> Self {
-        run(Command::new(repository().join("softhsm-config/make-token.sh")).arg(dir).arg(LABEL)).ok();
-        Self { dir: dir.to_owned() }
+    pub fn create(dir: &Path, provider: Provider) -> Self {
+        let proxy = (provider == Provider::SoftHsmByProxy).then(|| Proxy::new(dir.with_extension("proxy")));
+        let token = Self { dir: dir.to_owned(), provider, proxy };
+        if provider == Provider::OpenCryptoki {
+            std::fs::create_dir(dir).expect("a directory can be made");
+            run(&mut token.command("true")).ok();
+        } else {
+            let script = repository().join("softhsm-config/make-token.sh");
+            run(Command::new(script).arg(dir).arg(token.label())).ok();
+        }
+        token
+    }
+
+    /// Its label.
+    pub const fn label(&self) -> &'static str {
+        match self.provider {
+            Provider::SoftHsm | Provider::SoftHsmByProxy => "ecs-test",
+            Provider::OpenCryptoki => "test",
+        }
+    }
+
+    /// The module between kmsd and the token, if there is one.
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// SoftHSM's configuration file: the value of `SOFTHSM2_CONF`.
@@ -33,12 +66,44 @@ impl Token {
         self.dir.join("pin")
     }
 
+    /// The module that kmsd loads.
+    pub(crate) fn kmsd_module(&self) -> PathBuf {
+        if self.proxy.is_some() { Proxy::module() } else { self.own_module() }
+    }
+
+    /// What a program that uses the token finds in its environment.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut variables = vec![("SOFTHSM2_CONF", self.config())];
+        if let Some(proxy) = &self.proxy {
+            variables.push(("PKCS11_PROXY_MODULE", self.own_module()));
+            variables.push(("PKCS11_PROXY_CONTROL", proxy.control().to_owned()));
+        }
+        variables
+    }
+
+    /// What a program that uses the token is started by: nothing, or a script and its arguments.
+    pub(crate) fn runner(&self) -> Vec<OsString> {
+        match self.provider {
+            Provider::SoftHsm | Provider::SoftHsmByProxy => Vec::new(),
+            Provider::OpenCryptoki => vec![opencryptoki().into(), self.dir.clone().into()],
+        }
+    }
+
+    fn own_module(&self) -> PathBuf {
+        match self.provider {
+            Provider::SoftHsm | Provider::SoftHsmByProxy => Self::module(),
+            Provider::OpenCryptoki => {
+                run(Command::new(opencryptoki()).arg("--module")).ok().stdout.trim().into()
+            }
+        }
+    }
+
     /// The directory that SoftHSM keeps the objects in. Moved away, the token is absent.
     pub fn objects(&self) -> PathBuf {
         self.dir.join("tokens")
     }
 
-    /// The PKCS#11 module.
+    /// SoftHSM's PKCS#11 module.
     pub fn module() -> PathBuf {
         let fixed = PathBuf::from("/usr/lib/softhsm/libsofthsm2.so");
         if fixed.exists() {
@@ -64,12 +129,16 @@ impl Token {
     }
 
     fn tool(&self) -> Command {
-        let mut command = Command::new("pkcs11-tool");
+        let mut command = self.command("pkcs11-tool");
+        command.arg("--module").arg(self.own_module()).args(["--token-label", self.label()]);
         command
-            .env("SOFTHSM2_CONF", self.config())
-            .arg("--module")
-            .arg(Self::module())
-            .args(["--token-label", LABEL]);
+    }
+
+    fn command(&self, name: &str) -> Command {
+        let mut words = self.runner();
+        words.push(name.into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("SOFTHSM2_CONF", self.config());
         command
     }
 
@@ -109,6 +178,10 @@ impl Token {
         }
         keys
     }
+}
+
+fn opencryptoki() -> PathBuf {
+    repository().join("tests/opencryptoki.sh")
 }
 
 /// One secret key object.

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use harness::{Installation, Options, Outcome, Token, process, tree};
+use harness::{Installation, Options, Outcome, Provider, Token, process, tree};
 use serde_json::{Value, json};
 
 /// Runs each row in one installation and demands its exit code, the words, and that nothing changed.
@@ -277,7 +277,7 @@ fn without_kmsd_encrypted_work_is_refused_and_plain_work_goes_on() {
 /// `kmsd init` and `kmsd serve` with parts missing or wrong: they end with an error that names the part, and leave no store behind.
 #[test]
 fn kmsd_says_what_it_lacks() {
-    let ecs = Installation::with(Options { init: false, start: false });
+    let ecs = Installation::with(Options { init: false, start: false, ..Options::default() });
     let dir = ecs.dir();
     let file = |name: &str, content: &str, mode: u32| {
         let path = dir.join(name);
@@ -346,7 +346,7 @@ fn kmsd_does_not_serve_without_its_token_or_with_another_one() {
 
     // Another token with the same label and PIN: its keys are not ours.
     fs::remove_dir_all(&objects).expect("ours");
-    let stranger = Token::create(&ecs.dir().join("stranger"));
+    let stranger = Token::create(&ecs.dir().join("stranger"), Provider::SoftHsm);
     fs::rename(stranger.objects(), &objects).expect("it can be put in place");
     fs::copy(stranger.pin_file(), ecs.token().pin_file()).expect("the PIN can be replaced");
     let logged = ecs.kmsd().log().len();

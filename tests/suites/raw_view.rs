@@ -103,7 +103,7 @@ fn open(view: &Path, flags: i32) -> File {
 fn against_a_vector(options: &[&str], seed: u64, operations: u64) {
     const SIZE: usize = 24 * MIB + 4 * BLOCK;
     let raw = options.contains(&"--raw");
-    let ecs = Installation::with(Options { init: !raw, start: !raw });
+    let ecs = Installation::with(Options { init: !raw, start: !raw, ..Options::default() });
     let seed = setting("ECS_TEST_SEED", seed);
     eprintln!("ECS_TEST_SEED={seed}");
     let mut random = Random(seed);

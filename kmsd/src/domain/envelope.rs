@@ -4,7 +4,7 @@
 //! offset  size  field
 //!      0     2  magic "kW"
 //!      2     1  version of this layout, 1
-//!      3     1  mechanism: 1 = AES-256-GCM with a 128-bit tag, in the token
+//!      3     1  mechanism: 1 = AES-256-GCM with a 128-bit tag, 2 = AES-256-CBC and HMAC-SHA-256; both in the token
 //!      4     1  purpose: 1 = data key, 2 = data, 3 = secret of an access key
 //!      5    16  key id
 //!     21     4  key version, big-endian
@@ -45,6 +45,9 @@ const MAX_IV: usize = 32;
 pub enum Mechanism {
     /// `CKM_AES_GCM`, 128-bit tag (NIST SP 800-38D).
     AesGcm = 1,
+    /// For tokens without GCM: `CKM_AES_CBC` with padding (NIST SP 800-38A, RFC 5652 section 6.3), then `CKM_SHA256_HMAC` under a second key over all
+    /// of it (encrypt-then-MAC, ISO/IEC 19772).
+    AesCbcHmac = 2,
 }
 
 /// What is inside. A wrapped data key cannot be opened as data, nor the other way round.
@@ -167,10 +170,8 @@ impl Envelope {
         if header[LAYOUT_AT] != LAYOUT {
             return Err(EnvelopeFault::Layout { version: header[LAYOUT_AT] });
         }
-        let mechanism = match header[MECHANISM_AT] {
-            1 => Mechanism::AesGcm,
-            number => return Err(EnvelopeFault::Mechanism { number }),
-        };
+        let number = header[MECHANISM_AT];
+        let mechanism = Mechanism::from_number(number).ok_or(EnvelopeFault::Mechanism { number })?;
         if header[PURPOSE_AT] != purpose as u8 {
             return Err(EnvelopeFault::Purpose);
         }
@@ -196,11 +197,22 @@ impl Envelope {
 }
 
 impl Mechanism {
-    /// Bytes that the mechanism adds to the content.
+    /// The mechanism with a number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::AesGcm),
+            2 => Some(Self::AesCbcHmac),
+            _ => None,
+        }
+    }
+
+    /// Bytes of what authenticates the content, at its end.
     #[must_use]
     pub const fn tag_len(self) -> usize {
         match self {
             Self::AesGcm => 16,
+            Self::AesCbcHmac => 32,
         }
     }
 }
@@ -222,6 +234,11 @@ mod tests {
             iv: (0..12).collect(),
             ciphertext: vec![0xCC; 48],
         }
+    }
+
+    fn sample_without_gcm() -> Envelope {
+        let header = Header { mechanism: Mechanism::AesCbcHmac, ..sample().header };
+        Envelope { header, iv: (0..16).collect(), ciphertext: vec![0xCC; 48 + 32] }
     }
 
     /// K2: the serialised form is for ever; a change needs a new layout number.
@@ -253,9 +270,27 @@ mod tests {
         assert_eq!(hex::encode(aad), golden);
     }
 
+    /// K2: the same for tokens without GCM.
+    #[test]
+    fn k2_golden_bytes_without_gcm() {
+        let golden = "6b57010201".to_owned()
+            + "0d0466b0e7274d9cb35df84bb474a37f"
+            + "00000007"
+            + "10"
+            + "000102030405060708090a0b0c0d0e0f"
+            + &"cc".repeat(80);
+        assert_eq!(hex::encode(sample_without_gcm().encode()), golden);
+        let bytes = hex::decode(golden).unwrap();
+        assert_eq!(Envelope::decode(&bytes, Purpose::DataKey), Ok(sample_without_gcm()));
+        // It cannot be shorter than what authenticates it.
+        assert!(Envelope::decode(&bytes[..IV_AT + 16 + 31], Purpose::DataKey).is_err());
+    }
+
     #[test]
     fn a_wrapped_data_key_fits_the_reserved_length() {
-        assert!(sample().encode().len() <= crate::WrappedDek::MAX_LEN);
+        for sample in [sample(), sample_without_gcm()] {
+            assert!(sample.encode().len() <= crate::WrappedDek::MAX_LEN);
+        }
     }
 
     #[test]

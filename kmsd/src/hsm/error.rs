@@ -80,6 +80,11 @@ pub enum HsmError {
         /// The code.
         code: String,
     },
+    /// All sessions that the token allows are in use.
+    #[error(
+        "the token allows no more sessions: close other programs that use it, or lower [token] sessions in kmsd.toml"
+    )]
+    NoSession,
     /// Any other refusal of the token.
     #[error("the token refused {function} ({code})")]
     Failed {
@@ -152,6 +157,7 @@ impl HsmError {
             | Self::NoIntegrityKey
             | Self::DoesNotOpen
             | Self::Lacks { .. }
+            | Self::NoSession
             | Self::Failed { .. }
             | Self::Away { .. }
             | Self::Busy { .. }
@@ -166,6 +172,7 @@ impl HsmError {
             self,
             Self::Lost { .. }
                 | Self::TokenAbsent { .. }
+                | Self::NoSession
                 | Self::Away { .. }
                 | Self::Busy { .. }
                 | Self::Stopped

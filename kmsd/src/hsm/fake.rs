@@ -243,6 +243,10 @@ impl Token for FakeToken {
         Ok(())
     }
 
+    fn mechanism(&self) -> Mechanism {
+        Mechanism::AesGcm
+    }
+
     fn generation(&self) -> u64 {
         self.inner.generation.load(Ordering::SeqCst)
     }
@@ -314,13 +318,14 @@ impl Session for FakeSession {
     fn open(
         &mut self,
         object: ObjectId,
-        Mechanism::AesGcm: Mechanism,
+        mechanism: Mechanism,
         iv: &[u8],
         aad: &[u8],
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
         self.call("open", || {
-            let iv: &[u8; 12] = iv.try_into().map_err(|_| HsmError::DoesNotOpen)?;
+            let iv = iv.try_into().ok().filter(|_| mechanism == Mechanism::AesGcm);
+            let iv: &[u8; 12] = iv.ok_or(HsmError::DoesNotOpen)?;
             let plaintext = self.cipher(object)?.decrypt(iv.into(), Payload { msg: ciphertext, aad });
             plaintext.map(Zeroizing::new).map_err(|_| HsmError::DoesNotOpen)
         })

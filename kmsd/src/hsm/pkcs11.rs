@@ -6,14 +6,16 @@
 
 mod fault;
 mod pin;
+mod sealing;
 mod session;
 mod template;
+mod token_info;
 
 use std::{
     path::PathBuf,
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,7 +34,8 @@ use self::{
     fault::classify,
     session::{Handles, Pkcs11Session},
 };
-use super::{HsmError, Session, Token, TokenIdentity};
+use super::{HsmError, Recovery, Session, Token, TokenIdentity};
+use crate::domain::envelope::Mechanism;
 
 /// Which token, and how to get in.
 #[derive(Clone, Debug)]
@@ -71,6 +74,8 @@ pub struct Pkcs11Token {
     identity: TokenIdentity,
     library: Pkcs11,
     generation: AtomicU64,
+    /// Number of the mechanism, beside the lock that a recovery holds for long.
+    mechanism: AtomicU8,
     state: Mutex<State>,
 }
 
@@ -86,9 +91,10 @@ struct State {
 /// What there is while the module is initialised and logged in.
 struct Live {
     slot: Slot,
-    /// Keeps the login when all other sessions are closed.
-    _login: cryptoki::session::Session,
+    /// The session that the login was made in. The first who opens one gets this: tokens may allow but a few.
+    login: Option<cryptoki::session::Session>,
     handles: Arc<Handles>,
+    mechanism: Mechanism,
 }
 
 /// How long a call may hold up a recovery.
@@ -107,19 +113,33 @@ impl Pkcs11Token {
                 other => format!("{other:?}"),
             },
         })?;
-        let (live, identity) = initialise(&library, &settings)?;
-        let state = State { live: Some(live), places: Vec::new() };
-        Ok(Self { settings, identity, library, generation: AtomicU64::new(1), state: Mutex::new(state) })
+        let (live, identity) = match initialise(&library, &settings) {
+            // The same that a recovery does: once more from the beginning.
+            Err(error) if error.recovery() == Recovery::Reinitialise => {
+                tracing::warn!(%error, "the token was lost, recovering");
+                finalise(&library);
+                initialise(&library, &settings)?
+            }
+            done => done?,
+        };
+        let mechanism = AtomicU8::new(live.mechanism as u8);
+        let state = Mutex::new(State { live: Some(live), places: Vec::new() });
+        Ok(Self { settings, identity, library, generation: AtomicU64::new(1), mechanism, state })
     }
 
     fn find(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Slot, TokenIdentity), HsmError> {
         let mut found = Vec::new();
-        for slot in library.get_slots_with_initialized_token().map_err(classify)? {
-            let info = library.get_token_info(slot).map_err(classify)?;
-            let identity = TokenIdentity {
-                label: info.label().trim_end().to_owned(),
-                serial: info.serial_number().trim_end().to_owned(),
+        for slot in library.get_slots_with_token().map_err(classify)? {
+            let identity = match library.get_token_info(slot) {
+                Ok(info) => info.token_initialized().then(|| TokenIdentity {
+                    label: info.label().trim_end().to_owned(),
+                    serial: info.serial_number().trim_end().to_owned(),
+                }),
+                Err(error @ CkError::Pkcs11(..)) => return Err(classify(error)),
+                // The module answered, in a form that the library does not take.
+                Err(_) => token_info::identity(&settings.module, slot)?,
             };
+            let Some(identity) = identity else { continue };
             let wanted = match &settings.select {
                 Select::Label(label) => *label == identity.label,
                 Select::Slot(number) => *number == slot.id(),
@@ -152,7 +172,6 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
     let mechanisms = library.get_mechanism_list(slot).map_err(classify)?;
     for (mechanism, feature) in [
         (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN (it cannot make AES keys)"),
-        (MechanismType::AES_GCM, "CKM_AES_GCM (it cannot wrap data keys)"),
         (MechanismType::GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN (it cannot make HMAC keys)"),
         (MechanismType::SHA256_HMAC, "CKM_SHA256_HMAC (it cannot guard store and audit log)"),
     ] {
@@ -160,10 +179,31 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
             return Err(HsmError::Lacks { feature });
         }
     }
-    let login = library.open_rw_session(slot).map_err(classify)?;
+    let mechanism = if mechanisms.contains(&MechanismType::AES_GCM) {
+        Mechanism::AesGcm
+    } else if mechanisms.contains(&MechanismType::AES_CBC) {
+        Mechanism::AesCbcHmac
+    } else {
+        return Err(HsmError::Lacks {
+            feature: "both CKM_AES_GCM and CKM_AES_CBC (it cannot wrap data keys)",
+        });
+    };
+    let session = library.open_rw_session(slot).map_err(classify)?;
+    log_in(&session, settings, &identity)?;
+    Ok((Live { slot, login: Some(session), handles: Arc::default(), mechanism }, identity))
+}
+
+fn log_in(
+    session: &cryptoki::session::Session,
+    settings: &Pkcs11Settings,
+    token: &TokenIdentity,
+) -> Result<(), HsmError> {
     let pin = settings.pin.read()?;
-    match login.login(UserType::User, Some(&pin)) {
-        Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => settings.pin.accepted(),
+    match session.login(UserType::User, Some(&pin)) {
+        Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
+            settings.pin.accepted();
+            Ok(())
+        }
         Err(CkError::Pkcs11(
             code @ (RvError::PinIncorrect
             | RvError::PinInvalid
@@ -172,10 +212,16 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
             | RvError::PinLocked
             | RvError::UserPinNotInitialized),
             _,
-        )) => return Err(settings.pin.refused(identity, &code)),
-        Err(e) => return Err(classify(e)),
+        )) => Err(settings.pin.refused(token.clone(), &code)),
+        Err(e) => Err(classify(e)),
     }
-    Ok((Live { slot, _login: login, handles: Arc::default() }, identity))
+}
+
+fn finalise(library: &Pkcs11) {
+    if let Err(error) = library.clone().finalize() {
+        // What is broken cannot always be finalised; initialising decides.
+        tracing::debug!(?error, "C_Finalize");
+    }
 }
 
 impl Token for Pkcs11Token {
@@ -185,16 +231,26 @@ impl Token for Pkcs11Token {
 
     fn open(&self) -> Result<Box<dyn Session>, HsmError> {
         let mut state = self.state.lock();
-        let live = state.live.as_ref().ok_or_else(|| HsmError::Lost {
+        let State { live, places } = &mut *state;
+        let live = live.as_mut().ok_or_else(|| HsmError::Lost {
             function: "C_OpenSession".to_owned(),
             code: "the module is not initialised".to_owned(),
         })?;
-        let session = self.library.open_rw_session(live.slot).map_err(classify)?;
-        let handles = Arc::clone(&live.handles);
+        places.retain(|place| place.strong_count() > 0);
+        let session = match live.login.take() {
+            Some(session) => session,
+            None => {
+                let session = self.library.open_rw_session(live.slot).map_err(classify)?;
+                if places.is_empty() {
+                    // The last session took the login with it.
+                    log_in(&session, &self.settings, &self.identity)?;
+                }
+                session
+            }
+        };
         let place: Place = Arc::new(Mutex::new(Some(session)));
-        state.places.retain(|place| place.strong_count() > 0);
-        state.places.push(Arc::downgrade(&place));
-        Ok(Box::new(Pkcs11Session::new(place, handles)))
+        places.push(Arc::downgrade(&place));
+        Ok(Box::new(Pkcs11Session::new(place, Arc::clone(&live.handles), live.mechanism)))
     }
 
     fn recover(&self, seen: u64) -> Result<(), HsmError> {
@@ -214,14 +270,16 @@ impl Token for Pkcs11Token {
         }
         state.places.clear();
         state.live = None;
-        if let Err(error) = self.library.clone().finalize() {
-            // What is broken cannot always be finalised; initialising decides.
-            tracing::debug!(?error, "C_Finalize");
-        }
+        finalise(&self.library);
         let (live, _) = initialise(&self.library, &self.settings)?;
+        self.mechanism.store(live.mechanism as u8, Ordering::Release);
         state.live = Some(live);
         self.generation.fetch_add(1, Ordering::Release);
         Ok(())
+    }
+
+    fn mechanism(&self) -> Mechanism {
+        Mechanism::from_number(self.mechanism.load(Ordering::Acquire)).expect("it was one when it was stored")
     }
 
     fn generation(&self) -> u64 {
@@ -236,8 +294,6 @@ impl Drop for Pkcs11Token {
             *place.lock() = None;
         }
         state.live = None;
-        if let Err(error) = self.library.clone().finalize() {
-            tracing::debug!(?error, "C_Finalize");
-        }
+        finalise(&self.library);
     }
 }

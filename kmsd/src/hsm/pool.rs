@@ -1,16 +1,20 @@
 //! Sessions on threads of their own, a bounded queue before them, and the way back after the token was lost.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, tick};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, tick};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::{HsmError, Recovery, Session, Token, TokenIdentity};
+use crate::domain::envelope::Mechanism;
 
 /// Bounds of a pool.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +59,10 @@ pub struct Pool {
 struct Inner {
     token: Arc<dyn Token>,
     status: Arc<Mutex<TokenStatus>>,
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Arc<Sender<Job>>>,
     stop_probe: Option<Sender<()>>,
+    /// Held for as long as surplus workers may wait.
+    stop_waiting: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     settings: PoolSettings,
 }
@@ -70,14 +76,29 @@ impl Pool {
         let status = Arc::new(Mutex::new(TokenStatus::Present));
         let (jobs, queue) = bounded::<Job>(settings.queue);
         let mut threads = Vec::new();
+        let jobs = Arc::new(jobs);
+        let held = Arc::new(AtomicUsize::new(0));
+        let (stop_waiting, stopped_waiting) = bounded::<()>(0);
         for number in 0..settings.sessions.max(1) {
-            let queue = queue.clone();
-            let mut worker = Worker { token: Arc::clone(&token), status: Arc::clone(&status), session: None };
-            threads.push(
-                std::thread::Builder::new()
-                    .name(format!("hsm-{number}"))
-                    .spawn(move || queue.iter().for_each(|job| job(&mut worker)))?,
-            );
+            let (queue, stopped) = (queue.clone(), stopped_waiting.clone());
+            let mut worker = Worker {
+                token: Arc::clone(&token),
+                status: Arc::clone(&status),
+                held: Arc::clone(&held),
+                jobs: Arc::downgrade(&jobs),
+                session: None,
+            };
+            threads.push(std::thread::Builder::new().name(format!("hsm-{number}")).spawn(move || {
+                for job in &queue {
+                    if worker.serve(job) == Served::Surplus {
+                        // A session may become free. Until then the other workers have one each.
+                        match stopped.recv_timeout(settings.probe_every) {
+                            Err(RecvTimeoutError::Timeout) => {}
+                            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+                        }
+                    }
+                }
+            })?);
         }
         let (stop_probe, stopped) = bounded::<()>(0);
         let prober = Prober { token: Arc::clone(&token), status: Arc::clone(&status) };
@@ -86,8 +107,15 @@ impl Pool {
                 .name("hsm-probe".to_owned())
                 .spawn(move || prober.run(&stopped, settings.probe_every))?,
         );
-        let inner =
-            Inner { token, status, jobs: Some(jobs), stop_probe: Some(stop_probe), threads, settings };
+        let inner = Inner {
+            token,
+            status,
+            jobs: Some(jobs),
+            stop_probe: Some(stop_probe),
+            stop_waiting: Some(stop_waiting),
+            threads,
+            settings,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -95,6 +123,12 @@ impl Pool {
     #[must_use]
     pub fn identity(&self) -> TokenIdentity {
         self.inner.token.identity()
+    }
+
+    /// How new content is sealed.
+    #[must_use]
+    pub fn mechanism(&self) -> Mechanism {
+        self.inner.token.mechanism()
     }
 
     /// How the token is.
@@ -106,7 +140,7 @@ impl Pool {
     /// Requests that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.inner.jobs.as_ref().map_or(0, Sender::len)
+        self.inner.jobs.as_ref().map_or(0, |jobs| jobs.len())
     }
 
     /// Runs `operation` on a session. It may run twice, if the token is lost the first time; so it must be one that
@@ -142,6 +176,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         self.jobs = None;
         self.stop_probe = None;
+        self.stop_waiting = None;
         for thread in self.threads.drain(..) {
             // A worker's panic has been reported by the panic hook.
             let _ = thread.join();
@@ -153,10 +188,65 @@ impl Drop for Inner {
 struct Worker {
     token: Arc<dyn Token>,
     status: Arc<Mutex<TokenStatus>>,
-    session: Option<(u64, Box<dyn Session>)>,
+    /// Sessions that the workers have open.
+    held: Arc<AtomicUsize>,
+    /// To give a job back. Weak, so that the pool's end is seen.
+    jobs: Weak<Sender<Job>>,
+    session: Option<Held>,
+}
+
+/// A session, and the generation of the token that it belongs to.
+struct Held {
+    generation: u64,
+    session: Box<dyn Session>,
+    count: Arc<AtomicUsize>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// What came of a job.
+#[derive(PartialEq, Eq)]
+enum Served {
+    /// It was answered.
+    Done,
+    /// The token has no session for this worker; another one has the job.
+    Surplus,
 }
 
 impl Worker {
+    /// Answers a job, or leaves it to a worker that has a session, when the token allows fewer than there are workers.
+    fn serve(&mut self, job: Job) -> Served {
+        if matches!(self.session(), Err(HsmError::NoSession)) && self.held.load(Ordering::SeqCst) > 0 {
+            // If the pool ends in this moment, the job is dropped, which its caller is told.
+            if let Some(jobs) = self.jobs.upgrade() {
+                match jobs.try_send(job) {
+                    Ok(()) | Err(TrySendError::Disconnected(_)) => {}
+                    Err(TrySendError::Full(job)) => job(self),
+                }
+            }
+            return Served::Surplus;
+        }
+        job(self);
+        Served::Done
+    }
+
+    /// The session, opened when it is needed first, or anew.
+    fn session(&mut self) -> Result<&mut dyn Session, HsmError> {
+        let generation = self.token.generation();
+        if self.session.as_ref().is_none_or(|held| held.generation != generation) {
+            self.session = None;
+            let session = self.token.open()?;
+            self.held.fetch_add(1, Ordering::SeqCst);
+            self.session = Some(Held { generation, session, count: Arc::clone(&self.held) });
+        }
+        let held = self.session.as_mut().expect("it has just been opened");
+        Ok(held.session.as_mut())
+    }
+
     fn run<T>(
         &mut self,
         operation: &mut impl FnMut(&mut dyn Session) -> Result<T, HsmError>,
@@ -182,16 +272,7 @@ impl Worker {
         &mut self,
         operation: &mut impl FnMut(&mut dyn Session) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
-        let generation = self.token.generation();
-        let session = match &mut self.session {
-            Some((opened, session)) if *opened == generation => session,
-            stale => {
-                *stale = None;
-                let session = self.token.open()?;
-                &mut stale.insert((generation, session)).1
-            }
-        };
-        operation(session.as_mut())
+        operation(self.session()?)
     }
 }
 

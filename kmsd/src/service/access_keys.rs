@@ -12,7 +12,7 @@ use crate::{
         access_key::{
             self, AccessKeyId, AccessKeyRecord, AccessKeySpec, AccessSecret, MAX_ACCESS_KEYS, SEALING_OBJECT,
         },
-        envelope::{Envelope, Mechanism, Purpose},
+        envelope::{Envelope, Purpose},
         registry::Change,
     },
     hsm::HsmError,
@@ -82,7 +82,7 @@ impl Service {
         let mut random = [0; AccessKeyId::LEN];
         getrandom::fill(&mut random)?;
         let id = AccessKeyId::from_random(random);
-        let header = access_key::sealing_header(Mechanism::AesGcm);
+        let header = access_key::sealing_header(self.inner.pool.mechanism());
         let aad = header.authenticated(&spec.context(&id));
         let (secret, sealed) = self
             .inner

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::domain::{
     Caller, EncryptionContext, KeyId, KeyRef, Operation, Refusal,
-    envelope::{Envelope, EnvelopeFault, Mechanism, Purpose},
+    envelope::{Envelope, EnvelopeFault, Purpose},
 };
 
 /// Published bounds of what is encrypted directly, in bytes.
@@ -86,7 +86,7 @@ impl Service {
         let permit = self.authorise_or_make(caller, key, operation).await?;
         let target = Target::current(&permit)?;
         trail.key(target.object.key, Some(target.object.version));
-        let header = target.header(Mechanism::AesGcm, purpose);
+        let header = target.header(self.inner.pool.mechanism(), purpose);
         let aad = header.authenticated(context);
         let sealed = self.inner.pool.call(move |session| session.seal(target.object, &aad, &plaintext)).await;
         let wrapped = envelope(header, sealed.map_err(|error| target.explain(&permit, error))?)?;
@@ -182,7 +182,7 @@ impl Service {
         let to = self.authorise_or_make(caller, destination, Operation::ReEncryptTo).await?;
         let seals = Target::current(&to)?;
         trail.key(seals.object.key, Some(seals.object.version));
-        let new_header = seals.header(Mechanism::AesGcm, header.purpose);
+        let new_header = seals.header(self.inner.pool.mechanism(), header.purpose);
         let (old_aad, new_aad) = (header.authenticated(source.context), new_header.authenticated(context));
         let opened = self
             .inner

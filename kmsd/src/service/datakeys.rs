@@ -68,7 +68,7 @@ impl Service {
         let permit = self.authorise_or_make(caller, &request.key, operation).await?;
         let target = Target::current(&permit)?;
         trail.key(target.object.key, Some(target.object.version));
-        let header = target.header(Mechanism::AesGcm, Purpose::DataKey);
+        let header = target.header(self.inner.pool.mechanism(), Purpose::DataKey);
         let aad = header.authenticated(&request.context);
         let (plaintext, sealed) = self
             .inner

@@ -13,6 +13,7 @@ pub(super) fn classify(error: CkError) -> HsmError {
         CkError::Pkcs11(code, function) if is_loss(&code) => {
             HsmError::Lost { function: name(function), code: format!("{code:?}") }
         }
+        CkError::Pkcs11(RvError::SessionCount, _) => HsmError::NoSession,
         CkError::Pkcs11(code, function) => {
             HsmError::Failed { function: name(function), code: format!("{code:?}") }
         }
@@ -64,6 +65,11 @@ pub(super) const fn is_bad_ciphertext(error: &CkError) -> bool {
             Function::Decrypt,
         )
     )
+}
+
+/// Of these, the codes that may as well be a hiccup of the token's.
+pub(super) const fn is_ambiguous(error: &CkError) -> bool {
+    matches!(error, CkError::Pkcs11(RvError::FunctionFailed | RvError::GeneralError, _))
 }
 
 fn name(function: Function) -> String {

@@ -1,11 +1,14 @@
 //! One logged-in session.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use cryptoki::{
     error::Error as CkError,
-    mechanism::{Mechanism as CkMechanism, aead::GcmParams},
-    object::{Attribute, AttributeType, ObjectHandle},
+    mechanism::Mechanism as CkMechanism,
+    object::{Attribute, AttributeType, KeyType, ObjectHandle},
     session::Session as CkSession,
 };
 use parking_lot::RwLock;
@@ -13,7 +16,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Place,
-    fault::{classify, is_bad_ciphertext, is_stale_handle},
+    fault::{classify, is_stale_handle},
     template,
 };
 use crate::{
@@ -21,26 +24,42 @@ use crate::{
     hsm::{HsmError, Sealed, Session},
 };
 
-/// Handles by object, for all sessions of one initialisation. As many as there are key versions.
-pub(super) type Handles = RwLock<HashMap<ObjectId, ObjectHandle>>;
+/// Handles by object, for all sessions of one initialisation. As many as there are key versions, or twice as many without GCM.
+pub(super) type Handles = RwLock<HashMap<(ObjectId, Part), ObjectHandle>>;
 
-/// 96 bits, as NIST SP 800-38D, 8.2.2 has it for random IVs.
-const IV_LEN: usize = 12;
-/// SoftHSM takes tags of 0 and 32 bits too: never ask for less than all.
-const TAG_BITS: u64 = 128;
+/// Which of an object's keys in the token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    /// The AES key.
+    Cipher,
+    /// The HMAC key beside it, on tokens without GCM.
+    Mac,
+}
 
 pub(super) struct Pkcs11Session {
     place: Place,
     handles: Arc<Handles>,
+    mechanism: Mechanism,
 }
 
 impl Pkcs11Session {
-    pub(super) const fn new(place: Place, handles: Arc<Handles>) -> Self {
-        Self { place, handles }
+    pub(super) const fn new(place: Place, handles: Arc<Handles>, mechanism: Mechanism) -> Self {
+        Self { place, handles, mechanism }
+    }
+
+    /// The keys that a whole object has, in the order in which they are made: when the last is there, all are.
+    const fn parts(&self) -> &'static [Part] {
+        match self.mechanism {
+            Mechanism::AesGcm => &[Part::Cipher],
+            Mechanism::AesCbcHmac => &[Part::Mac, Part::Cipher],
+        }
     }
 
     /// Runs a call on the session, unless it was taken away.
-    fn with<T>(&self, call: impl FnOnce(&CkSession) -> Result<T, HsmError>) -> Result<T, HsmError> {
+    pub(super) fn with<T>(
+        &self,
+        call: impl FnOnce(&CkSession) -> Result<T, HsmError>,
+    ) -> Result<T, HsmError> {
         let place = self.place.lock();
         let session = place.as_ref().ok_or_else(|| HsmError::Lost {
             function: "the session".to_owned(),
@@ -50,21 +69,22 @@ impl Pkcs11Session {
     }
 
     /// Runs a call on a key. A dead handle is looked up once more.
-    fn with_key<T>(
+    pub(super) fn with_key<T>(
         &self,
         object: ObjectId,
+        part: Part,
         mut call: impl FnMut(&CkSession, ObjectHandle) -> Result<T, CkError>,
     ) -> Result<Result<T, CkError>, HsmError> {
         self.with(|session| {
-            let known = self.handles.read().get(&object).copied();
+            let known = self.handles.read().get(&(object, part)).copied();
             let handle = match known {
                 Some(handle) => handle,
-                None => self.look_up(session, object)?,
+                None => self.look_up(session, object, part)?,
             };
             match call(session, handle) {
                 Err(error) if is_stale_handle(&error) => {
-                    self.handles.write().remove(&object);
-                    let handle = self.look_up(session, object)?;
+                    self.handles.write().remove(&(object, part));
+                    let handle = self.look_up(session, object, part)?;
                     Ok(call(session, handle))
                 }
                 other => Ok(other),
@@ -72,53 +92,76 @@ impl Pkcs11Session {
         })
     }
 
-    fn look_up(&self, session: &CkSession, object: ObjectId) -> Result<ObjectHandle, HsmError> {
+    fn look_up(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
-        let found = session.find_objects(&template::by_id(object)).map_err(classify)?;
+        let found = session.find_objects(&template::by_part(object, part)).map_err(classify)?;
         let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
-        self.handles.write().insert(object, handle);
+        self.handles.write().insert((object, part), handle);
         Ok(handle)
     }
+
+    fn make(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<(), HsmError> {
+        let (mechanism, template) = match part {
+            Part::Cipher => (CkMechanism::AesKeyGen, template::master_key(object)),
+            Part::Mac => (CkMechanism::GenericSecretKeyGen, template::mac_key(object)),
+        };
+        let handle = session.generate_key(&mechanism, &template).map_err(classify)?;
+        let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
+        if !template::is_protected(&answer, part) {
+            session.destroy_object(handle).map_err(classify)?;
+            return Err(HsmError::Lacks {
+                feature: "the attributes that keep a key inside: it made a key that is weaker than asked for, which was destroyed",
+            });
+        }
+        self.handles.write().insert((object, part), handle);
+        Ok(())
+    }
+}
+
+/// Destroys what a search finds.
+fn destroy_all(session: &CkSession, search: &[Attribute]) -> Result<(), HsmError> {
+    for handle in session.find_objects(search).map_err(classify)? {
+        match session.destroy_object(handle) {
+            Ok(()) => {}
+            // A second handle of the object that has just gone.
+            Err(error) if is_stale_handle(&error) => {}
+            Err(error) => return Err(classify(error)),
+        }
+    }
+    Ok(())
 }
 
 impl Session for Pkcs11Session {
     fn generate(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
-            let handle = session
-                .generate_key(&CkMechanism::AesKeyGen, &template::master_key(object))
-                .map_err(classify)?;
-            let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
-            if !template::is_protected(&answer) {
-                session.destroy_object(handle).map_err(classify)?;
-                return Err(HsmError::Lacks {
-                    feature: "the attributes that keep a key inside: it made a key that is weaker than asked for, which was destroyed",
-                });
+            if self.parts().contains(&Part::Mac) {
+                // What an earlier try left behind that got no further.
+                destroy_all(session, &template::by_part(object, Part::Mac))?;
             }
-            self.handles.write().insert(object, handle);
-            Ok(())
+            self.parts().iter().try_for_each(|part| self.make(session, object, *part))
         })
     }
 
     fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError> {
-        self.with(|session| match self.look_up(session, object) {
-            Ok(_) => Ok(true),
-            Err(HsmError::NoObject { .. }) => Ok(false),
-            Err(error) => Err(error),
+        self.with(|session| {
+            for part in self.parts() {
+                match self.look_up(session, object, *part) {
+                    Ok(_) => {}
+                    Err(HsmError::NoObject { .. }) => return Ok(false),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(true)
         })
     }
 
     fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
-            self.handles.write().remove(&object);
-            for handle in session.find_objects(&template::by_id(object)).map_err(classify)? {
-                match session.destroy_object(handle) {
-                    Ok(()) => {}
-                    // A second handle of the object that has just gone.
-                    Err(error) if is_stale_handle(&error) => {}
-                    Err(error) => return Err(classify(error)),
-                }
-            }
-            Ok(())
+            let mut handles = self.handles.write();
+            handles.remove(&(object, Part::Cipher));
+            handles.remove(&(object, Part::Mac));
+            drop(handles);
+            destroy_all(session, &template::by_id(object))
         })
     }
 
@@ -126,35 +169,32 @@ impl Session for Pkcs11Session {
         self.with(|session| {
             let mut found = HashMap::new();
             for handle in session.find_objects(&template::all_keys()).map_err(classify)? {
-                let attributes = session.get_attributes(handle, &[AttributeType::Id]).map_err(classify)?;
+                let asked = [AttributeType::Id, AttributeType::KeyType];
+                let attributes = session.get_attributes(handle, &asked).map_err(classify)?;
+                let part = if attributes.contains(&Attribute::KeyType(KeyType::AES)) {
+                    Part::Cipher
+                } else {
+                    Part::Mac
+                };
                 for attribute in attributes {
                     if let Attribute::Id(id) = attribute
                         && let Some(object) = ObjectId::from_bytes(&id)
                     {
-                        found.insert(object, handle);
+                        found.insert((object, part), handle);
                     }
                 }
             }
-            let objects = found.keys().copied().collect();
+            let objects: BTreeSet<_> = found.keys().map(|(object, _)| *object).collect();
             *self.handles.write() = found;
-            Ok(objects)
+            Ok(objects.into_iter().collect())
         })
     }
 
     fn seal(&mut self, object: ObjectId, aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HsmError> {
-        let mut iv = [0; IV_LEN];
-        self.random(&mut iv)?;
-        let ciphertext = self
-            .with_key(object, |session, key| {
-                let params = GcmParams::new(&mut iv, aad, TAG_BITS.into())?;
-                session.encrypt(&CkMechanism::AesGcm(params), key, plaintext)
-            })?
-            .map_err(classify)?;
-        if ciphertext.len() != plaintext.len() + Mechanism::AesGcm.tag_len() {
-            return Err(HsmError::Lacks { feature: "AES-GCM with a tag of 128 bits behind the ciphertext" });
+        match self.mechanism {
+            Mechanism::AesGcm => self.seal_gcm(object, aad, plaintext),
+            Mechanism::AesCbcHmac => self.seal_cbc_hmac(object, aad, plaintext),
         }
-        // `iv` is what the token used: some write their own choice back into it.
-        Ok(Sealed { mechanism: Mechanism::AesGcm, iv: iv.to_vec(), ciphertext })
     }
 
     fn open(
@@ -165,20 +205,9 @@ impl Session for Pkcs11Session {
         aad: &[u8],
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, HsmError> {
-        let Mechanism::AesGcm = mechanism;
-        let mut iv = iv.to_vec();
-        let outcome = self.with_key(object, |session, key| {
-            let params = GcmParams::new(&mut iv, aad, TAG_BITS.into())?;
-            session.decrypt(&CkMechanism::AesGcm(params), key, ciphertext).map(Zeroizing::new)
-        })?;
-        match outcome {
-            Ok(plaintext) => Ok(plaintext),
-            // The general code may also mean that the token is gone: it is, unless the session still answers.
-            Err(error) if is_bad_ciphertext(&error) => {
-                self.with(|session| session.get_session_info().map_err(classify))?;
-                Err(HsmError::DoesNotOpen)
-            }
-            Err(error) => Err(classify(error)),
+        match mechanism {
+            Mechanism::AesGcm => self.open_gcm(object, iv, aad, ciphertext),
+            Mechanism::AesCbcHmac => self.open_cbc_hmac(object, iv, aad, ciphertext),
         }
     }
 

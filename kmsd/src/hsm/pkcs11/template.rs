@@ -2,6 +2,7 @@
 
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
+use super::session::Part;
 use crate::domain::reconcile::ObjectId;
 
 /// Attributes of a new master key: made in the token, never leaving it, usable to encrypt and decrypt only. No
@@ -14,25 +15,41 @@ pub(super) fn master_key(object: ObjectId) -> Vec<Attribute> {
         Attribute::Id(object.to_bytes().to_vec()),
         Attribute::Label(format!("kmsd {}/{}", object.key, object.version).into_bytes()),
     ];
-    template.extend(PROTECTION);
+    template.extend(protection(Part::Cipher));
+    template
+}
+
+/// Attributes of the key beside it that authenticates, on tokens without GCM: it signs, and does nothing else.
+pub(super) fn mac_key(object: ObjectId) -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::ValueLen(32.into()),
+        Attribute::Id(object.to_bytes().to_vec()),
+        Attribute::Label(format!("kmsd mac {}/{}", object.key, object.version).into_bytes()),
+    ];
+    template.extend(protection(Part::Mac));
     template
 }
 
 /// The part that protects; read back after each generation.
-const PROTECTION: [Attribute; 12] = [
-    Attribute::Token(true),
-    Attribute::Private(true),
-    Attribute::Sensitive(true),
-    Attribute::Extractable(false),
-    Attribute::Encrypt(true),
-    Attribute::Decrypt(true),
-    Attribute::Wrap(false),
-    Attribute::Unwrap(false),
-    Attribute::Sign(false),
-    Attribute::Verify(false),
-    Attribute::Derive(false),
-    Attribute::Modifiable(false),
-];
+const fn protection(part: Part) -> [Attribute; 12] {
+    let encrypts = matches!(part, Part::Cipher);
+    [
+        Attribute::Token(true),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(encrypts),
+        Attribute::Decrypt(encrypts),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Sign(!encrypts),
+        Attribute::Verify(false),
+        Attribute::Derive(false),
+        Attribute::Modifiable(false),
+    ]
+}
 
 /// What to ask a token about a key that it says it has made.
 pub(super) const PROTECTION_TYPES: [AttributeType; 14] = [
@@ -53,12 +70,22 @@ pub(super) const PROTECTION_TYPES: [AttributeType; 14] = [
 ];
 
 /// Whether the token's answer is what was asked for.
-pub(super) fn is_protected(answer: &[Attribute]) -> bool {
+pub(super) fn is_protected(answer: &[Attribute], part: Part) -> bool {
     let born_here = [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)];
-    PROTECTION.iter().chain(&born_here).all(|attribute| answer.contains(attribute))
+    protection(part).iter().chain(&born_here).all(|attribute| answer.contains(attribute))
 }
 
-/// Finds this service's key with an id.
+/// Finds one of an object's keys.
+pub(super) fn by_part(object: ObjectId, part: Part) -> [Attribute; 4] {
+    let [class, token, id] = by_id(object);
+    let kind = match part {
+        Part::Cipher => KeyType::AES,
+        Part::Mac => KeyType::GENERIC_SECRET,
+    };
+    [class, token, id, Attribute::KeyType(kind)]
+}
+
+/// Finds all keys of an object.
 pub(super) fn by_id(object: ObjectId) -> [Attribute; 3] {
     [
         Attribute::Class(ObjectClass::SECRET_KEY),
@@ -131,14 +158,16 @@ mod tests {
     /// K1: a token that silently ignores a part of the template is found out.
     #[test]
     fn k1_each_protecting_attribute_is_read_back() {
-        let mut answer = PROTECTION.to_vec();
-        answer.extend([Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)]);
-        assert!(is_protected(&answer));
-        for index in 0..answer.len() {
-            let mut weaker = answer.clone();
-            weaker.remove(index);
-            assert!(!is_protected(&weaker), "{:?}", answer[index]);
+        for part in [Part::Cipher, Part::Mac] {
+            let mut answer = protection(part).to_vec();
+            answer.extend([Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)]);
+            assert!(is_protected(&answer, part));
+            for index in 0..answer.len() {
+                let mut weaker = answer.clone();
+                weaker.remove(index);
+                assert!(!is_protected(&weaker, part), "{:?}", answer[index]);
+            }
+            assert_eq!(answer.len(), PROTECTION_TYPES.len());
         }
-        assert_eq!(answer.len(), PROTECTION_TYPES.len());
     }
 }

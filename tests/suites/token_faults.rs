@@ -1,0 +1,204 @@
+//! Any call to the token may fail, before or after it took effect, with any of the codes that real devices give. kmsd is back in service within 5 s, without a
+//! restart; no acknowledged key is lost and none is there twice. So it is when the token goes and comes back.
+
+use std::collections::BTreeSet;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::{Installation, Options, Provider, Reply};
+use serde_json::{Value, json};
+
+/// What devices answer when something is amiss (PKCS#11 v3.0, section 5.1).
+const CODES: [(&str, u32); 6] = [
+    ("CKR_HOST_MEMORY", 0x02),
+    ("CKR_GENERAL_ERROR", 0x05),
+    ("CKR_DEVICE_ERROR", 0x30),
+    ("CKR_DEVICE_REMOVED", 0x32),
+    ("CKR_SESSION_HANDLE_INVALID", 0xB3),
+    ("CKR_TOKEN_NOT_PRESENT", 0xE0),
+];
+
+/// How long kmsd may take to be in service again.
+const BACK: Duration = Duration::from_secs(5);
+
+/// A kmsd before whose token stands the proxy, with a key `k` and a data key wrapped by it.
+struct Stage {
+    ecs: Installation,
+    wrapped: Value,
+    plain: Value,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let ecs = Installation::with(Options { provider: Provider::SoftHsmByProxy, ..Options::default() });
+        ecs.kms("create-key", &json!({"key_alias": "k"})).ok();
+        let made = ecs.kms("create-datakey", &json!({"key_id": "k"})).ok();
+        Self { wrapped: made["cipher_text"].clone(), plain: made["plain_text"].clone(), ecs }
+    }
+
+    fn decrypt(&self) -> Reply {
+        self.ecs.kms("decrypt-datakey", &json!({"key_id": "k", "cipher_text": self.wrapped}))
+    }
+
+    /// Waits until it is in service, and no longer than it may take.
+    #[track_caller]
+    fn until_back(&self, what: &str) {
+        let started = Instant::now();
+        loop {
+            let reply = self.decrypt();
+            if reply.status == 200 {
+                assert_eq!(reply.body["data_key"], self.plain, "{what}: another data key");
+                return;
+            }
+            assert_eq!(reply.status, 503, "{what}: not a retryable error: {reply:?}");
+            assert!(started.elapsed() < BACK, "{what}: not back: {reply:?}");
+            thread::yield_now();
+        }
+    }
+
+    /// The token has each key that was acknowledged, once, and no other. What failed may take a moment to be cleared away.
+    #[track_caller]
+    fn until_consistent(&self, what: &str) {
+        let page = self.ecs.kms("list-keys", &json!({})).ok();
+        let mut expected = BTreeSet::new();
+        for key in page["key_details"].as_array().expect("a list") {
+            let id = key["key_id"].as_str().expect("an id").replace('-', "");
+            expected
+                .extend((1..=key["key_version"].as_u64().expect("a number")).map(|n| format!("{id}{n:08x}")));
+        }
+        let started = Instant::now();
+        loop {
+            let found: Vec<String> = self.ecs.token().master_keys().into_iter().map(|key| key.id).collect();
+            let distinct: BTreeSet<String> = found.iter().cloned().collect();
+            if found.len() == distinct.len() && distinct == expected {
+                return;
+            }
+            let missing: Vec<_> = expected.difference(&distinct).collect();
+            assert!(missing.is_empty(), "{what}: acknowledged keys are lost: {missing:?}");
+            assert!(started.elapsed() < BACK, "{what}: found {found:?}, expected {expected:?}");
+        }
+    }
+
+    /// Fails every call of an operation in turn. With `afterwards`, calls that the service makes on its own after the reply are waited for, up to the first of
+    /// that function.
+    fn fail_each_call(&self, operation: impl Fn(&Self, usize) -> Reply, afterwards: Option<&str>) {
+        let mut round = 0;
+        for (name, code) in CODES {
+            for order in ["fail", "fail-after"] {
+                let mut struck = 0;
+                for index in 0.. {
+                    assert!(index < 200, "an operation has an end");
+                    let what = format!("{order} {index} {name}");
+                    self.ecs.proxy().order(&format!("{order} {index} {code:#x}"));
+                    round += 1;
+                    let reply = operation(self, round);
+                    assert!(matches!(reply.status, 200 | 503), "{what}: {reply:?}");
+                    if let Some(function) = afterwards {
+                        let started = Instant::now();
+                        let seen = || {
+                            let calls = self.ecs.proxy().calls();
+                            calls.iter().any(|call| call.starts_with(function) || call.ends_with(" struck"))
+                        };
+                        while reply.status == 200 && !seen() {
+                            assert!(started.elapsed() < BACK, "{what}: {function} is not called");
+                            thread::yield_now();
+                        }
+                    }
+                    if !self.ecs.proxy().has_struck() {
+                        break;
+                    }
+                    struck += 1;
+                    self.until_back(&what);
+                }
+                assert!(struck > 2, "{order} {name} struck {struck} times");
+                self.ecs.proxy().order("");
+                self.until_consistent(&format!("{order} {name}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn k4_every_call_of_create_key_fails_in_turn() {
+    let mut stage = Stage::new();
+    // The token is told of the change after the reply, by an object of its own.
+    let create =
+        |stage: &Stage, round: usize| stage.ecs.kms("create-key", &json!({"key_alias": format!("k{round}")}));
+    stage.fail_each_call(create, Some("C_CreateObject"));
+    let before = stage.ecs.kms("list-keys", &json!({})).ok();
+    stage.ecs.kmsd_mut().stop();
+    stage.ecs.kmsd_mut().start();
+    assert_eq!(stage.ecs.kms("list-keys", &json!({})).ok(), before, "a restart changes nothing");
+    for key in before["keys"].as_array().expect("a list") {
+        stage.ecs.kms("create-datakey", &json!({"key_id": key})).ok();
+    }
+    stage.until_consistent("after a restart");
+}
+
+#[test]
+fn every_call_of_the_data_operations_fails_in_turn() {
+    let stage = Stage::new();
+    let sealed =
+        stage.ecs.kms("encrypt-data", &json!({"key_id": "k", "plain_text": "text"})).ok()["cipher_text"]
+            .clone();
+    stage.fail_each_call(|stage, _| stage.ecs.kms("create-datakey", &json!({"key_id": "k"})), None);
+    stage.fail_each_call(|stage, _| stage.decrypt(), None);
+    stage.fail_each_call(
+        |stage, _| stage.ecs.kms("encrypt-data", &json!({"key_id": "k", "plain_text": "text"})),
+        None,
+    );
+    let decrypt = |stage: &Stage, _: usize| {
+        let reply = stage.ecs.kms("decrypt-data", &json!({"cipher_text": sealed}));
+        assert!(reply.status != 200 || reply.body["plain_text"] == "text", "{reply:?}");
+        reply
+    };
+    stage.fail_each_call(decrypt, None);
+}
+
+#[test]
+fn every_call_of_the_start_fails_in_turn() {
+    let mut stage = Stage::new();
+    for (name, code) in CODES {
+        let mut struck = 0;
+        for index in 0.. {
+            assert!(index < 200, "a start has an end");
+            stage.ecs.kmsd_mut().stop();
+            stage.ecs.proxy().order(&format!("fail {index} {code:#x}"));
+            stage.ecs.kmsd_mut().start();
+            stage.until_back(&format!("start, {index} {name}"));
+            if !stage.ecs.proxy().has_struck() {
+                break;
+            }
+            struck += 1;
+        }
+        assert!(struck > 10, "{name} struck {struck} times");
+        stage.until_consistent(name);
+    }
+}
+
+/// The token is taken out and put back.
+#[test]
+fn a_token_that_goes_is_told_at_once_and_taken_back() {
+    let stage = Stage::new();
+    for round in 0..3 {
+        stage.ecs.proxy().order("absent");
+        let started = Instant::now();
+        for reply in [
+            stage.decrypt(),
+            stage.ecs.kms("create-key", &json!({"key_alias": format!("while-away-{round}")})),
+            stage.ecs.kms("create-datakey", &json!({"key_id": "k"})),
+        ] {
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert_eq!(reply.error_code(), "KMS.0104", "{reply:?}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(2), "not at once: {:?}", started.elapsed());
+        let health = stage.ecs.api("GET", "/kmsd/v1/health", None).body;
+        assert_eq!((&health["status"], &health["token"]["available"]), (&json!("degraded"), &json!(false)));
+        // State changes need no token.
+        stage.ecs.kms("disable-key", &json!({"key_id": "k"})).ok();
+        stage.ecs.kms("enable-key", &json!({"key_id": "k"})).ok();
+        stage.ecs.proxy().order("");
+        stage.until_back("the token is there again");
+        stage.until_consistent("the token is there again");
+    }
+}
