@@ -67,6 +67,20 @@ impl App {
         name: &str,
         given: Option<&str>,
     ) -> Result<(String, Option<String>), Error> {
+        self.key_for(kind, name, given, "created")
+    }
+
+    /// The same for a volume that there is; `doing` is the participle for messages.
+    ///
+    /// # Errors
+    /// As [`App::key_for_new`].
+    pub(crate) fn key_for(
+        &self,
+        kind: Noun,
+        name: &str,
+        given: Option<&str>,
+        doing: &'static str,
+    ) -> Result<(String, Option<String>), Error> {
         let given = given.map(|word| word.strip_prefix("alias/").unwrap_or(word));
         let default = if kind == Noun::Image { DEFAULT_IMAGE_KEY } else { DEFAULT_DISK_KEY };
         match given.unwrap_or(default) {
@@ -74,7 +88,7 @@ impl App {
             key @ (DEFAULT_DISK_KEY | DEFAULT_IMAGE_KEY) => Ok((key.to_owned(), Some(key.to_owned()))),
             given => {
                 let key = self.find_key(given)?;
-                usable(key.state).map_err(|trouble| unusable(kind, name, "created", &key, trouble))?;
+                usable(key.state).map_err(|trouble| unusable(kind, name, doing, &key, trouble))?;
                 Ok((key.key_id, Some(key.alias)))
             }
         }

@@ -249,7 +249,7 @@ impl App {
                     demand(&disk, DiskAction::Change)?;
                     snapshots::refuse_taken(tx, name)?;
                 }
-                Operation::DeleteSnapshot { .. } | Operation::RollBack { .. } => {
+                Operation::DeleteSnapshot { .. } | Operation::RollBack { .. } | Operation::Rekey { .. } => {
                     demand(&disk, DiskAction::Change)?;
                 }
                 Operation::Extend { size } => {

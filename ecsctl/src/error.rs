@@ -179,6 +179,12 @@ pub(crate) enum Error {
         /// The image.
         image: String,
     },
+    /// There is no data key to wrap (D1).
+    #[error("disk {disk} is not encrypted, and that never changes in place")]
+    NotEncrypted {
+        /// Its name.
+        disk: String,
+    },
     /// What was written does not read back as it was.
     #[error("{} does not read back as it was written, at byte {offset}", path.display())]
     Unverified {
@@ -387,6 +393,11 @@ impl Error {
                 format!(
                     "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
                 ),
+            ),
+            Self::NotEncrypted { disk } => (
+                Exit::Refused,
+                "not-encrypted",
+                format!("ecsctl backup create B --disk {disk}, then ecsctl backup restore B NEW --encrypted"),
             ),
             Self::Unverified { .. } => (
                 Exit::Failed,

@@ -88,6 +88,10 @@ pub(crate) trait VolumeTool {
     fn roll_back(&self, claim: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError>;
     /// Grows the volume to `size` bytes. One that has that size is fine.
     fn extend(&self, claim: &Claim, file: &Path, size: u64) -> Result<(), ToolError>;
+    /// Wraps the DEK anew, under the newest version of a CMK. The volume may be attached.
+    fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
+    /// The CMK that the header names.
+    fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError>;
     /// Overwrites the wrapped DEK in the file. A file that is gone is fine.

@@ -42,6 +42,8 @@ pub enum Command {
     SnapshotDelete(OfSnapshot),
     /// Go back to a snapshot; nobody may have the disk open
     Rollback(OfSnapshot),
+    /// Wrap the data key of a volume anew, attached or not
+    Rekey(Rekey),
     /// Copy all that verifies of a damaged volume into a raw file, and list the rest
     Salvage(Salvage),
     /// Destroy the data key in a detached volume, and with it the contents, for good
@@ -139,6 +141,16 @@ pub struct OfSnapshot {
     pub file: PathBuf,
     /// Id of the snapshot
     pub id: Uuid,
+}
+
+/// `evsfs rekey`
+#[derive(Debug, Args)]
+pub struct Rekey {
+    /// The volume file
+    pub file: PathBuf,
+    /// Under this master key: an id, an alias, or evs/default; by default the newest version of the one that it has
+    #[arg(long, value_name = "KEY")]
+    pub key: Option<String>,
 }
 
 /// `evsfs salvage`

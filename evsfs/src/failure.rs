@@ -13,6 +13,7 @@ use crate::format::{FormatError, HeaderError};
 use crate::keys::{KeyError, KeyErrorKind};
 use crate::lock::LockError;
 use crate::mount::MountError;
+use crate::rekey::RekeyError;
 use crate::unlock::UnlockError;
 
 /// Exit status of a command.
@@ -200,6 +201,9 @@ pub enum Failure {
     /// The key service, for a volume that is to be.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Another key for a volume.
+    #[error(transparent)]
+    Rekey(#[from] RekeyError),
     /// Talking to a serving process.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -367,6 +371,17 @@ impl Failure {
                 }
             },
             Self::Key(error) => key_kind(error),
+            Self::Rekey(error) => match error {
+                RekeyError::NotEncrypted { .. } => {
+                    ("not_encrypted", Exit::Refused, "a disk from a backup of it may be encrypted")
+                }
+                RekeyError::Image { .. } => (
+                    "image_key",
+                    Exit::Refused,
+                    "make another image under the other key (`ecsctl image copy`)",
+                ),
+                RekeyError::WrappedAnother { .. } => ("key_error", Exit::Failed, "look at the log of kmsd"),
+            },
             Self::Control(error) => match error {
                 ControlError::Unreachable { .. } => {
                     ("not_serving", Exit::Failed, "look at the log of the serving process")

@@ -16,7 +16,7 @@ use kmsd::{Dek, WrappedDek, WrappedDekLength};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::format::{UnverifiedHeader, VolumeKind};
+use crate::format::{UnverifiedHeader, VolumeKind, WrappedDekField};
 
 pub use pinned::{lock_memory, pin};
 
@@ -110,6 +110,15 @@ pub struct NewKey {
     pub key_id: String,
 }
 
+/// A data key that was wrapped anew.
+#[derive(Debug)]
+pub struct Rewrapped {
+    /// As the header keeps it.
+    pub wrapped: WrappedDek,
+    /// Id of the master key.
+    pub key_id: String,
+}
+
 /// The key service.
 #[derive(Debug)]
 pub struct KeyService {
@@ -149,16 +158,55 @@ impl KeyService {
     /// # Errors
     /// If the service refuses or is away.
     pub fn open(&self, header: &UnverifiedHeader) -> Result<Dek, KeyError> {
+        self.open_field(header, header.wrapped_dek())
+    }
+
+    /// The data key that a header claims a re-encryption goes to.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_next(&self, header: &UnverifiedHeader) -> Result<Dek, KeyError> {
+        self.open_field(header, &header.claims().next_wrapped_dek)
+    }
+
+    fn open_field(&self, header: &UnverifiedHeader, field: &WrappedDekField) -> Result<Dek, KeyError> {
         let volume = *header.uuid();
-        let wrapped = WrappedDek::new(header.wrapped_dek().as_bytes().to_vec())
+        let wrapped = WrappedDek::new(field.as_bytes().to_vec())
             .map_err(|source| KeyError::NotWrapped { volume, source })?;
-        let context = EncryptionContext::for_volume(&volume, header.kind().as_str());
-        let dek = self
-            .client
-            .decrypt_datakey(&wrapped, &context)
-            .map_err(|source| KeyError::Service { volume, source })?;
+        self.unwrap(&wrapped, volume, header.kind())
+    }
+
+    /// The same for a wrapped key that is not in a header yet.
+    ///
+    /// # Errors
+    /// If the service refuses or is away.
+    pub fn unwrap(&self, wrapped: &WrappedDek, volume: Uuid, kind: VolumeKind) -> Result<Dek, KeyError> {
+        let context = EncryptionContext::for_volume(&volume, kind.as_str());
+        let opened = self.client.decrypt_datakey(wrapped, &context);
+        let dek = opened.map_err(|source| KeyError::Service { volume, source })?;
         pin_dek(&dek);
         Ok(dek)
+    }
+
+    /// Has a wrapped data key wrapped anew, under the newest version of a master key. The data key stays in the service.
+    ///
+    /// # Errors
+    /// If the service refuses, for either master key, or is away.
+    pub fn rewrap(
+        &self,
+        wrapped: &[u8],
+        volume: Uuid,
+        kind: VolumeKind,
+        key: &str,
+    ) -> Result<Rewrapped, KeyError> {
+        let old =
+            WrappedDek::new(wrapped.to_vec()).map_err(|source| KeyError::NotWrapped { volume, source })?;
+        let context = EncryptionContext::for_volume(&volume, kind.as_str());
+        let new = self
+            .client
+            .re_encrypt_datakey(&old, &context, key)
+            .map_err(|source| KeyError::Service { volume, source })?;
+        Ok(Rewrapped { wrapped: new.wrapped, key_id: new.key_id.to_string() })
     }
 
     /// The newest state of the volume that the service was told of.

@@ -49,6 +49,7 @@ pub mod open;
 pub mod operations;
 pub mod process;
 pub mod regular_file;
+pub mod rekey;
 pub mod serve;
 pub mod size;
 pub mod unlock;

@@ -8,6 +8,8 @@ use uuid::Uuid;
 use crate::control::{ControlError, Request};
 use crate::engine::{SnapshotInfo, Volume};
 use crate::failure::Failure;
+use crate::keys::KeyService;
+use crate::rekey;
 
 /// Carries out a request that needs nothing but the volume.
 ///
@@ -37,7 +39,8 @@ pub fn operate(volume: &Volume, request: &Request) -> Result<Value, Failure> {
             volume.extend(*size)?;
             Ok(json!({"size": volume.size()}))
         }
-        Request::Status {} | Request::Flush {} | Request::Detach {} | Request::Rekey { .. } => {
+        Request::Rekey { key } => rekey::rewrap(volume, &KeyService::from_env(), key.as_deref()),
+        Request::Status {} | Request::Flush {} | Request::Detach {} => {
             Err(ControlError::Unsupported { operation: request.operation() }.into())
         }
     }

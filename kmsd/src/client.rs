@@ -51,7 +51,8 @@ use crate::{
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
             CreateKeyRequest, DecryptDatakeyReply, DecryptDatakeyRequest, DescribeKeyReply, KeyRequest,
-            KeyStateReply, KeyStatusReply, ListKeysReply, ListKeysRequest, ScheduleDeletionRequest,
+            KeyStateReply, KeyStatusReply, ListKeysReply, ListKeysRequest, ReEncryptDatakeyReply,
+            ReEncryptDatakeyRequest, ScheduleDeletionRequest,
         },
     },
 };
@@ -178,6 +179,26 @@ impl Client {
         };
         let reply: DecryptDatakeyReply = self.verb("decrypt-datakey", &request, Replay::Safe)?;
         self.dek(reply.data_key.expose(), "data_key")
+    }
+
+    /// Wraps a data key anew, under the newest version of `key`; its plaintext stays in the service. The context stays.
+    ///
+    /// # Errors
+    /// Also if the state of either key does not allow it.
+    pub fn re_encrypt_datakey(
+        &self,
+        wrapped: &WrappedDek,
+        context: &EncryptionContext,
+        key: &str,
+    ) -> Result<NewWrappedDek, ClientError> {
+        let request = ReEncryptDatakeyRequest {
+            destination_key_id: key.to_owned(),
+            source_encryption_context: context.clone(),
+            destination_encryption_context: context.clone(),
+            cipher_text: hex::encode(wrapped.as_bytes()),
+        };
+        let reply: ReEncryptDatakeyReply = self.verb("re-encrypt", &request, Replay::Safe)?;
+        Ok(NewWrappedDek { wrapped: self.wrapped(&reply.cipher_text)?, key_id: self.key_id(&reply.key_id)? })
     }
 
     /// Enables a disabled key.

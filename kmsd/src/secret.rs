@@ -2,6 +2,8 @@
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::domain::envelope::{Envelope, Purpose};
+
 /// A data encryption key: 256 bits that are wiped when dropped and that nothing prints.
 ///
 /// There is no `Debug`, `Display` or `Clone`: whoever needs the bytes says so with [`Dek::expose`].
@@ -57,6 +59,12 @@ impl WrappedDek {
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// The version of the master key that it names, to be shown. `None` if it has not the form that this service gives.
+    #[must_use]
+    pub fn key_version(&self) -> Option<u32> {
+        Some(Envelope::decode(&self.0, Purpose::DataKey).ok()?.header.version.number())
     }
 }
 

@@ -7,6 +7,7 @@ mod delete;
 mod detach;
 mod extend;
 mod list;
+mod rekey;
 mod show;
 
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub(crate) enum Disk {
     Detach(detach::Detach),
     /// Grow a disk, attached or not
     Extend(extend::Extend),
+    /// Wrap a disk's data key under another master key or the newest version of its own, attached or not
+    Rekey(rekey::Rekey),
     /// Verify every block of a detached disk
     Check(check::Check),
     /// Destroy a disk: its wrapped data key, then its file
@@ -57,6 +60,7 @@ pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> 
         Disk::Attach(verb) => verb.run(app),
         Disk::Detach(verb) => verb.run(app),
         Disk::Extend(verb) => verb.run(app),
+        Disk::Rekey(verb) => verb.run(app),
         Disk::Check(verb) => verb.run(app),
         Disk::Delete(verb) => verb.run(app, yes),
     }

@@ -126,6 +126,19 @@ impl App {
                 Operation::Extend { size } => self.volumes.extend(claim, &place.file, *size).map_err(volume),
                 _ => Ok(()),
             },
+            Step::Rewrap => match operation {
+                Operation::Rekey { key, .. } => self.volumes.rekey(claim, &place.file, key).map_err(volume),
+                _ => Ok(()),
+            },
+            Step::NoteKey => {
+                let now = self.volumes.key_of(claim, &place.file).map_err(volume)?;
+                if let Operation::Rekey { alias, .. } = operation
+                    && now != claimed.disk.key_id
+                {
+                    (claimed.disk.key_id, claimed.disk.key_alias) = (now, alias.clone());
+                }
+                Ok(())
+            }
             Step::Erase if disk.encrypted => self.volumes.erase(claim, &place.file).map_err(volume),
             Step::Erase => Ok(()),
             Step::Unlink => {

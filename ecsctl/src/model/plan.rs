@@ -50,6 +50,13 @@ pub(crate) enum Operation {
         /// The new size, bytes.
         size: u64,
     },
+    /// Wrap its DEK anew (D8).
+    Rekey {
+        /// The CMK: its ID, or `evs/default`.
+        key: String,
+        /// The name of it.
+        alias: Option<String>,
+    },
     /// Write it to a file of the user's, in the open.
     Export {
         /// The file.
@@ -113,6 +120,10 @@ pub(crate) enum Step {
     RollBack,
     /// Grow the volume.
     Grow,
+    /// Wrap the DEK anew.
+    Rewrap,
+    /// Read from the volume's header which key it has.
+    NoteKey,
     /// Put the symlink at the stable path (S2).
     Publish,
     /// Remove that symlink.
@@ -157,8 +168,8 @@ pub(crate) enum Direction {
 
 use Step::{
     ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
-    Publish, ReleaseSource, RemoveMountpoint, RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish,
-    WriteVolume,
+    NoteKey, Publish, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot, Unlink,
+    Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -173,6 +184,7 @@ impl Operation {
             Self::DeleteSnapshot { .. } => "freed of a snapshot",
             Self::RollBack { .. } => "rolled back",
             Self::Extend { .. } => "extended",
+            Self::Rekey { .. } => "re-keyed",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -199,6 +211,7 @@ impl Operation {
             Self::DeleteSnapshot { .. } => &[DropSnapshot, Settle(Outcome::Applied)],
             Self::RollBack { .. } => &[RollBack, Settle(Outcome::Kept)],
             Self::Extend { .. } => &[Grow, Settle(Outcome::Applied)],
+            Self::Rekey { .. } => &[Rewrap, NoteKey, Settle(Outcome::Applied)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
@@ -223,6 +236,8 @@ impl Operation {
             Self::Attach { .. } => &[Unpublish, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Export { .. } => &[DropExport, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Detach => &[Settle(Outcome::InUse)],
+            // The engine has done it wholly or not at all.
+            Self::Rekey { .. } => &[NoteKey, Settle(Outcome::Kept)],
             Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
             Self::DeleteSnapshot { .. } | Self::RollBack { .. } | Self::Extend { .. } => {
                 &[Settle(Outcome::Kept)]
@@ -238,6 +253,8 @@ impl Operation {
             Self::Create { .. } | Self::Export { .. } | Self::Snapshot { .. } => Direction::Undo,
             // The engine goes back wholly or not at all. Doing it again would take away what was written since.
             Self::RollBack { .. } => Direction::Undo,
+            // Which key the volume has now is in its header; the user sees it, and asks again if need be.
+            Self::Rekey { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -262,6 +279,7 @@ impl Operation {
             | Self::Snapshot { .. }
             | Self::DeleteSnapshot { .. }
             | Self::RollBack { .. }
+            | Self::Rekey { .. }
             | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
@@ -285,6 +303,7 @@ mod tests {
             Operation::DeleteSnapshot { id: Uuid::nil() },
             Operation::RollBack { id: Uuid::nil() },
             Operation::Extend { size: 8192 },
+            Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Export { path: "/o".into(), format: ImageFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },

@@ -244,6 +244,16 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
+    fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError> {
+        let arguments = ["rekey".as_ref(), file.as_os_str(), "--key".as_ref(), key.as_ref()];
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
+        let reply: CreateReply = self.run(claim, &["info".as_ref(), file.as_os_str()])?;
+        Ok(reply.key_id)
+    }
+
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
         let arguments = ["check".as_ref(), file.as_os_str()];
         let (status, stdout, stderr) = self

@@ -37,6 +37,10 @@ pub(crate) enum Trouble {
     FailMount,
     /// Erasing fails.
     FailErase,
+    /// Wrapping the key anew fails.
+    FailRekey,
+    /// The process dies after the key was wrapped anew, before that is recorded.
+    DieInRekey,
 }
 
 /// The payload of the panic that stands for SIGKILL.
@@ -106,6 +110,11 @@ pub(crate) fn data_of(file: &Path) -> PathBuf {
     file.with_extension("evs.data")
 }
 
+/// Which key wraps the DEK.
+fn key_file(file: &Path) -> PathBuf {
+    file.with_extension("evs.key")
+}
+
 /// Where a snapshot's contents are kept.
 pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
     file.with_extension(format!("evs.snapshot-{id}"))
@@ -130,6 +139,9 @@ impl VolumeTool for FakeVolumes {
         fs::write(new.file, if new.key.is_some() { HEADER } else { "plain" }).unwrap();
         if self.hits(Trouble::FailCreate) {
             return Err(failed("no space"));
+        }
+        if let Some(key) = new.key {
+            fs::write(key_file(new.file), key).unwrap();
         }
         self.note("create");
         Ok(Written { key_id: new.key.map(str::to_owned) })
@@ -219,6 +231,21 @@ impl VolumeTool for FakeVolumes {
         fs::File::options().write(true).open(data_of(file)).unwrap().set_len(size).unwrap();
         self.note("extend");
         Ok(())
+    }
+
+    fn rekey(&self, _: &Claim, file: &Path, key: &str) -> Result<(), ToolError> {
+        if self.hits(Trouble::FailRekey) {
+            return Err(failed("no"));
+        }
+        fs::write(key_file(file), key).unwrap();
+        if self.hits(Trouble::DieInRekey) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(())
+    }
+
+    fn key_of(&self, _: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
+        Ok(fs::read_to_string(key_file(file)).ok())
     }
 
     fn check(&self, _: &Claim, _: &Path) -> Result<serde_json::Value, ToolError> {

@@ -1,4 +1,4 @@
-//! `evsfs extend`, `snapshot`, `snapshots`, `snapshot-delete`, `rollback`: by the process that serves the volume, or, when it is
+//! `evsfs extend`, `snapshot`, `snapshots`, `snapshot-delete`, `rollback`, `rekey`: by the process that serves the volume, or, when it is
 //! not attached, here.
 
 use std::path::Path;
@@ -44,6 +44,17 @@ pub(super) fn delete(arguments: &cli::OfSnapshot, output: Output) -> Result<(), 
 pub(super) fn rollback(arguments: &cli::OfSnapshot, output: Output) -> Result<(), Failure> {
     let value = perform(&arguments.file, &Request::Rollback { id: arguments.id })?;
     output.result(&value, &format!("{} is as in snapshot {}", arguments.file.display(), arguments.id))
+}
+
+pub(super) fn rekey(arguments: &cli::Rekey, output: Output) -> Result<(), Failure> {
+    let value = perform(&arguments.file, &Request::Rekey { key: arguments.key.clone() })?;
+    let key = value["key_id"].as_str().unwrap_or_default();
+    let text = format!(
+        "the data key of {} is wrapped by key {key}, version {}",
+        arguments.file.display(),
+        value["key_version"]
+    );
+    output.result(&value, &text)
 }
 
 fn line(snapshot: &Value) -> String {

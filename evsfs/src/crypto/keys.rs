@@ -129,6 +129,12 @@ impl VolumeKeys {
         self.suite
     }
 
+    /// Whether they are derived from this DEK.
+    #[must_use]
+    pub fn are_of(&self, dek: &Dek) -> bool {
+        self.dek.expose().ct_eq(dek.expose()).into()
+    }
+
     /// The MAC that commits a header to the DEK (F13).
     #[must_use]
     pub fn header_mac(&self, header: &[u8]) -> HeaderMac {

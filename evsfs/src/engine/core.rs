@@ -86,6 +86,8 @@ pub(super) struct Core {
     pub(super) anchors: Mutex<Anchors>,
     /// Whether this attach has synced before its first write.
     pub(super) settled: AtomicBool,
+    /// Whether a copy of the header is not the one that counts.
+    pub(super) stale_header: AtomicBool,
     pub(super) checkpointer: Mutex<Checkpointer>,
     pub(super) header: Mutex<Header>,
     pub(super) limits: Limits,
@@ -123,6 +125,7 @@ impl Core {
             return Ok(());
         }
         self.store.sync().map_err(|error| self.poison(error))?;
+        self.mend_header()?;
         self.settled.store(true, Ordering::Release);
         Ok(())
     }

@@ -1,12 +1,15 @@
 //! Making a new volume file.
 
+use std::sync::atomic::Ordering;
+
 use super::alloc::reserve_slots;
-use super::error::CreateError;
+use super::core::Core;
+use super::error::{CreateError, VolumeError};
 use super::params::CreateParams;
 use crate::backing::Backing;
 use crate::crypto::{Entropy, TablePurpose, VolumeKeys};
 use crate::format::layout::{
-    BLOCK_BYTES, BLOCKS_MAX, HEADER_SLOTS, RING_START, SUPERBLOCK_SLOTS, map_height,
+    BLOCK, BLOCK_BYTES, BLOCKS_MAX, HEADER_SLOTS, RING_START, SUPERBLOCK_SLOTS, map_height,
 };
 use crate::format::{Anchor, Block, Entry, Header, LogHead, Superblock};
 
@@ -77,6 +80,48 @@ pub(super) fn write_header(backing: &dyn Backing, encoded: &Block) -> std::io::R
     barrier(backing)?;
     backing.write_at(encoded, first * BLOCK_BYTES)?;
     barrier(backing)
+}
+
+/// Whether one of the copies is not this header: a change of it was cut short, or it is damaged.
+pub(super) fn header_is_stale(
+    backing: &dyn Backing,
+    header: &Header,
+    keys: &VolumeKeys,
+) -> Result<bool, VolumeError> {
+    let encoded = header.encode(keys)?;
+    let mut copy = [0; BLOCK];
+    for slot in HEADER_SLOTS {
+        backing.read_at(&mut copy, slot * BLOCK_BYTES).map_err(VolumeError::Io)?;
+        if copy != *encoded {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+impl Core {
+    /// Writes another header over both copies.
+    pub(super) fn rewrite_header(&self, header: &Header) -> Result<(), VolumeError> {
+        let mut current = self.header.lock();
+        let next = Header { sequence: current.sequence + 1, ..header.clone() };
+        let encoded = next.encode(&self.store.keys)?;
+        write_header(&*self.store.backing, &encoded).map_err(|error| self.poison(VolumeError::Io(error)))?;
+        *current = next;
+        Ok(())
+    }
+
+    /// Finishes a change of the header that was cut short: both copies are the one that counts, so that a wrapped key that was replaced is
+    /// nowhere any more.
+    pub(super) fn mend_header(&self) -> Result<(), VolumeError> {
+        let header = self.header.lock();
+        if self.stale_header.load(Ordering::Acquire) {
+            let encoded = header.encode(&self.store.keys)?;
+            write_header(&*self.store.backing, &encoded)
+                .map_err(|error| self.poison(VolumeError::Io(error)))?;
+            self.stale_header.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
 }
 
 /// The simulation asks who wants it, to leave out each in turn.

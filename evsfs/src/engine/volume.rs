@@ -12,7 +12,7 @@ use super::cache::{PAGE_COST, PageCache};
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
-use super::create::{create, write_header};
+use super::create::{create, header_is_stale};
 use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
@@ -23,7 +23,7 @@ use super::store::{Counters, Store};
 use super::tables::Tables;
 use super::worker::{self, Signals};
 use crate::backing::Backing;
-use crate::crypto::{Entropy, VolumeKeys};
+use crate::crypto::{Dek, Entropy, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState};
 
@@ -259,6 +259,12 @@ impl Volume {
         self.core.stats()
     }
 
+    /// Whether this is the DEK that the volume is encrypted with.
+    #[must_use]
+    pub fn has_key(&self, dek: &Dek) -> bool {
+        self.core.store.keys.are_of(dek)
+    }
+
     /// Writes another header (a DEK wrapped anew) over both copies. At any moment one of them is whole.
     ///
     /// # Errors
@@ -266,14 +272,7 @@ impl Volume {
     pub fn rewrite_header(&self, header: &Header) -> Result<(), VolumeError> {
         self.core.check_writable()?;
         self.core.settle()?;
-        let mut current = self.core.header.lock();
-        let mut next = header.clone();
-        next.sequence = current.sequence + 1;
-        let encoded = next.encode(&self.core.store.keys)?;
-        write_header(&*self.core.store.backing, &encoded)
-            .map_err(|error| self.core.poison(VolumeError::Io(error)))?;
-        *current = next;
-        Ok(())
+        self.core.rewrite_header(header)
     }
 
     /// Flushes, checkpoints, and closes. The anchor is that of the state that the file holds.
@@ -386,6 +385,7 @@ fn assemble(
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
+    let stale_header = !options.read_only && header_is_stale(&*store.backing, &header, &store.keys)?;
     let signals = Signals::default();
     signals.set_trash(
         root.entry.aux() != 0 || versions.iter().any(|version| version.state == VersionState::Trash),
@@ -404,6 +404,7 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         header: Mutex::new(header),
         limits,

@@ -78,6 +78,26 @@ fn a_request_has_the_published_path_and_names() {
 }
 
 #[test]
+fn k5_a_data_key_is_wrapped_anew_in_the_same_context() {
+    let peer = Peer::new(|listener| {
+        let (stream, _) = listener.accept().unwrap();
+        let (line, body) = take(&stream);
+        assert_eq!(line, "POST /v1.0/default/kms/re-encrypt HTTP/1.1");
+        let context = r#"{"a":"b"}"#;
+        let expected = format!(
+            r#"{{"destination_key_id":"k","source_encryption_context":{context},"destination_encryption_context":{context},"cipher_text":"0102"}}"#
+        );
+        assert_eq!(body, expected);
+        answer(&stream, 200, &format!(r#"{{"key_id":"{KEY}","source_key_id":"x","cipher_text":"0304"}}"#));
+    });
+    let wrapped = WrappedDek::new(vec![1, 2]).unwrap();
+    let context = [("a", "b")].into_iter().collect();
+    let moved = Client::new(&peer.socket).re_encrypt_datakey(&wrapped, &context, "k").unwrap();
+    assert_eq!((moved.wrapped.as_bytes(), moved.key_id.to_string().as_str()), (&[3, 4][..], KEY));
+    peer.finish();
+}
+
+#[test]
 fn the_connection_is_kept_and_reopened_once_when_it_was_closed() {
     let peer = Peer::new(|listener| {
         let (first, _) = listener.accept().unwrap();

@@ -187,6 +187,28 @@ pub struct CreateDatakeyWithoutPlaintextReply {
     pub cipher_text: String,
 }
 
+/// `re-encrypt` of a data key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReEncryptDatakeyRequest {
+    /// The key to wrap it with: id, `alias/<name>`, URN or name.
+    pub destination_key_id: String,
+    /// What the data key is bound to.
+    pub source_encryption_context: EncryptionContext,
+    /// What it is to be bound to.
+    pub destination_encryption_context: EncryptionContext,
+    /// The wrapped data key, in hexadecimal digits.
+    pub cipher_text: String,
+}
+
+/// Answer of `re-encrypt`, as far as a data key needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReEncryptDatakeyReply {
+    /// The key that wraps it now.
+    pub key_id: String,
+    /// The data key, wrapped, in hexadecimal digits.
+    pub cipher_text: String,
+}
+
 /// `decrypt-datakey`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecryptDatakeyRequest {

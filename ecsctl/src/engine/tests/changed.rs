@@ -113,3 +113,41 @@ fn d6_a_disk_grows_and_never_shrinks() {
         assert_eq!(world.row("d").unwrap().size, size, "finished by the next command");
     }
 }
+
+#[test]
+fn d8_the_catalogue_names_the_key_that_the_volume_has_however_the_rekey_ended() {
+    let rekey = |key: &str| Operation::Rekey { key: key.to_owned(), alias: Some(format!("{key}-alias")) };
+    let row = |world: &World| {
+        let row = world.row("d").unwrap();
+        (row.key_id.unwrap(), row.key_alias)
+    };
+    let world = World::new();
+    let disk = world.disk("d");
+    change(&world, &rekey("k2")).unwrap();
+    let second = ("k2".to_owned(), Some("k2-alias".to_owned()));
+    assert_eq!(row(&world), second);
+    world.volumes.trouble(Some(Trouble::FailRekey));
+    assert!(matches!(change(&world, &rekey("k3")), Err(Error::Volume { .. })));
+    assert_eq!(row(&world), second);
+    world.assert_settled(disk.id, "failed");
+    for step in 0..4 {
+        let world = World::new();
+        let disk = world.disk("d");
+        if step == 3 {
+            world.volumes.trouble(Some(Trouble::DieInRekey));
+        }
+        let whole = dies_before(&world, step, |app| {
+            let mut claimed = app.claim_disk("d")?;
+            app.run(&mut claimed, &rekey("k2"))
+        });
+        assert!(!whole, "it has three steps");
+        world.app().settle_all().unwrap();
+        let wrapped = world.app().volumes.key_of(
+            world.app().claim_disk("d").unwrap().claim(),
+            &world.app().installation.place(disk.id).file,
+        );
+        assert_eq!(wrapped.unwrap(), Some(row(&world).0), "step {step}");
+        assert_eq!(row(&world).0 == "k2", step > 0, "step {step}: done wholly or not at all");
+        world.assert_settled(disk.id, "killed");
+    }
+}

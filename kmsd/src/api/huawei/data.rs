@@ -73,9 +73,14 @@ struct Encrypted {
 #[derive(Deserialize)]
 struct ReEncrypt {
     source_key_id: Option<String>,
+    /// What a data key is bound to, as when it was made.
+    #[serde(default)]
+    source_encryption_context: EncryptionContext,
     source_additional_authenticated_data: Option<String>,
     source_encryption_algorithm: Option<String>,
     destination_key_id: String,
+    #[serde(default)]
+    destination_encryption_context: EncryptionContext,
     destination_additional_authenticated_data: Option<String>,
     destination_encryption_algorithm: Option<String>,
     cipher_text: String,
@@ -203,9 +208,9 @@ async fn re_encrypt(service: &Service, caller: &Caller, request: ReEncrypt) -> R
             name: "cipher_text",
             expected: "base64, or hexadecimal digits of a data key",
         })?;
-    let none = EncryptionContext::default;
-    let old = context(none(), request.source_additional_authenticated_data)?;
-    let new = context(none(), request.destination_additional_authenticated_data)?;
+    let old = context(request.source_encryption_context, request.source_additional_authenticated_data)?;
+    let new =
+        context(request.destination_encryption_context, request.destination_additional_authenticated_data)?;
     let expected = request.source_key_id.as_deref().map(key).transpose()?;
     let source = Source { wrapped: &wrapped, expected: expected.as_ref(), context: &old };
     let moved = service.re_encrypt(caller, source, &key(&request.destination_key_id)?, &new).await?;
