@@ -48,6 +48,12 @@ impl App {
         if let Some(key) = keys.iter().find(|key| key.alias == word || key.key_id == word) {
             return Ok(key.clone());
         }
+        // A name besides its own.
+        match self.keys.describe(word) {
+            Ok(key) => return Ok(key),
+            Err(KeyError::NotFound { .. }) => {}
+            Err(other) => return Err(other.into()),
+        }
         let pairs = keys.iter().map(|key| (key.key_id.as_str(), key.alias.as_str()));
         let id = crate::select::by_prefix(Noun::Key, word, pairs)?.to_owned();
         keys.into_iter().find(|key| key.key_id == id).ok_or_else(|| Error::NotFound {

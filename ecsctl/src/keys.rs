@@ -4,9 +4,10 @@
 pub(crate) mod fake;
 pub(crate) mod kmsd;
 
+use ::kmsd::domain::grant::GrantSpec;
 use thiserror::Error;
 
-use crate::model::key::Key;
+use crate::model::key::{Grant, Key};
 
 /// What `ecsctl key create` asks for.
 #[derive(Debug, Clone, Default)]
@@ -26,7 +27,7 @@ pub(crate) trait KeyService {
     fn create(&self, new: &NewKey) -> Result<Key, KeyError>;
     /// Every key that the caller may know of, default keys included.
     fn list(&self) -> Result<Vec<Key>, KeyError>;
-    /// One key by its ID.
+    /// One key by its ID, or by any of its names.
     fn describe(&self, key_id: &str) -> Result<Key, KeyError>;
     /// Disabled to enabled.
     fn enable(&self, key_id: &str) -> Result<(), KeyError>;
@@ -36,6 +37,26 @@ pub(crate) trait KeyService {
     fn rotate(&self, key_id: &str) -> Result<(), KeyError>;
     /// Has it rotated every so many days, or no longer.
     fn rotate_every(&self, key_id: &str, days: Option<u16>) -> Result<(), KeyError>;
+    /// Lets a principal use it; gives the grant's ID.
+    fn grant(&self, key_id: &str, spec: &GrantSpec) -> Result<String, KeyError>;
+    /// Its grants, oldest first.
+    fn grants(&self, key_id: &str) -> Result<Vec<Grant>, KeyError>;
+    /// Takes a grant back.
+    fn revoke(&self, key_id: &str, grant_id: &str) -> Result<(), KeyError>;
+    /// Its names, its own among them, sorted.
+    fn aliases(&self, key_id: &str) -> Result<Vec<String>, KeyError>;
+    /// Gives it another name.
+    fn add_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError>;
+    /// Takes such a name away.
+    fn remove_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError>;
+    /// Changes its own name.
+    fn rename(&self, key_id: &str, alias: &str) -> Result<(), KeyError>;
+    /// Its tags, sorted by name.
+    fn tags(&self, key_id: &str) -> Result<Vec<(String, String)>, KeyError>;
+    /// Adds tags; one that is there gets the new value.
+    fn add_tags(&self, key_id: &str, tags: &[(String, String)]) -> Result<(), KeyError>;
+    /// Removes tags; one that is not there is no error.
+    fn remove_tags(&self, key_id: &str, names: &[String]) -> Result<(), KeyError>;
     /// To pending deletion, destroyed after `days` days.
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError>;
     /// Pending deletion to disabled.

@@ -16,6 +16,8 @@
 //! requests then go one after another. It does not survive a `fork`: make a new one in the child.
 
 mod error;
+mod grants;
+mod names;
 mod rotation;
 mod transport;
 mod types;
@@ -35,6 +37,7 @@ use zeroize::Zeroizing;
 use self::transport::{Replay, Reply, Transport};
 pub use self::{
     error::{ClientError, ProtocolFault},
+    grants::GrantInfo,
     rotation::Rotation,
     transport::Timeouts,
     types::{Anchor, KeyInfo, NewDek, NewKey, NewWrappedDek},
@@ -325,6 +328,18 @@ impl Client {
         self.call("POST", path, &body, replay)
     }
 
+    /// A request whose answer has no body.
+    fn silent(
+        &self,
+        method: &str,
+        path: &str,
+        request: &impl Serialize,
+        replay: Replay,
+    ) -> Result<(), ClientError> {
+        let body = serde_json::to_vec(request).expect("the request types serialise");
+        self.answered(method, path, &body, replay).map(|_| ())
+    }
+
     fn call<T: DeserializeOwned>(
         &self,
         method: &str,
@@ -332,10 +347,15 @@ impl Client {
         body: &[u8],
         replay: Replay,
     ) -> Result<T, ClientError> {
+        let Reply { status, body } = self.answered(method, path, body, replay)?;
+        serde_json::from_slice(&body).map_err(|e| self.lock().fault(not_json(status, &e)))
+    }
+
+    fn answered(&self, method: &str, path: &str, body: &[u8], replay: Replay) -> Result<Reply, ClientError> {
         let mut transport = self.lock();
         let Reply { status, body } = transport.exchange(method, path, body, replay)?;
         if (200..300).contains(&status) {
-            return serde_json::from_slice(&body).map_err(|e| transport.fault(not_json(status, &e)));
+            return Ok(Reply { status, body });
         }
         match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(ErrorBody { error }) => Err(ClientError::Refused {

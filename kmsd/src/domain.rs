@@ -4,16 +4,19 @@
 //! must happen outside is returned as data.
 
 pub mod access_key;
+pub mod alias;
 pub mod anchor;
 #[cfg(feature = "daemon")]
 pub mod audit;
 pub mod context;
 pub mod envelope;
+pub mod grant;
 mod hex_bytes;
 pub mod id;
 #[cfg(feature = "daemon")]
 pub mod integrity;
 pub mod key;
+pub mod key_policy;
 pub mod operation;
 pub mod policy;
 pub mod principal;

@@ -6,13 +6,16 @@
 //! What changes something runs as a task of its own: a client that hangs up does not leave half of it undone.
 
 mod access_keys;
+mod aliases;
 mod anchors;
 mod audit;
 mod data;
 mod datakeys;
 mod details;
 mod error;
+mod grants;
 mod lifecycle;
+mod policies;
 mod rotation;
 mod schedule;
 mod start;
@@ -29,6 +32,7 @@ use parking_lot::Mutex;
 
 pub use self::{
     access_keys::{Credential, NewAccessKey},
+    aliases::NamedKey,
     data::{ReEncrypted, Source},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
@@ -119,6 +123,12 @@ impl Service {
                 clock_distrusted: distrusted,
             },
         }
+    }
+
+    /// Most keys that are not destroyed, default keys aside.
+    #[must_use]
+    pub fn max_keys(&self) -> usize {
+        self.inner.limits.max_keys
     }
 
     fn observe_clock(&self) -> TrustedClock {

@@ -1,7 +1,9 @@
 //! The JSON bodies on the socket, shared by the daemon and its client so that the two cannot drift apart.
 
 pub mod control;
+pub mod grants;
 pub mod huawei;
+pub mod names;
 pub mod rotation;
 
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,7 @@
 """The AWS KMS protocol, with boto3 as it is: one test for each operation and each documented error."""
 
 import datetime
+import json
 
 import pytest
 from botocore.exceptions import ClientError
@@ -43,8 +44,7 @@ class TestKeys:
 
     @pytest.mark.parametrize("options", [
         {"KeySpec": "RSA_2048"}, {"KeyUsage": "SIGN_VERIFY", "KeySpec": "ECC_NIST_P256"}, {"MultiRegion": True},
-        {"Origin": "AWS_CLOUDHSM"}, {"CustomKeyStoreId": "cks-1"},
-        {"Policy": "{}", "BypassPolicyLockoutSafetyCheck": True}])
+        {"Origin": "AWS_CLOUDHSM"}, {"CustomKeyStoreId": "cks-1"}])
     def test_what_is_not_supported_is_refused(self, kms, options):
         assert code(kms.create_key, **options) == "UnsupportedOperationException"
 
@@ -166,6 +166,197 @@ class TestRotation:
         assert code(kms.enable_key_rotation, KeyId=key_id, RotationPeriodInDays=days) == "ValidationException"
 
 
+class TestAliases:
+    def test_create_update_and_delete(self, kms, key_id):
+        name, other = f"alias/a-{key_id[:8]}", kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.create_alias(AliasName=name, TargetKeyId=key_id)
+        arn = f"arn:aws:kms:{REGION}:000000000000:{name}"
+        listed, = kms.list_aliases(KeyId=key_id)["Aliases"]
+        assert (listed["AliasName"], listed["AliasArn"], listed["TargetKeyId"]) == (name, arn, key_id)
+        sealed = kms.encrypt(KeyId=name, Plaintext=b"x")
+        assert sealed["KeyId"].endswith(key_id)
+        kms.update_alias(AliasName=name, TargetKeyId=other)
+        assert kms.describe_key(KeyId=arn)["KeyMetadata"]["KeyId"] == other
+        assert kms.list_aliases(KeyId=key_id)["Aliases"] == []
+        assert kms.decrypt(CiphertextBlob=sealed["CiphertextBlob"])["Plaintext"] == b"x"
+        assert code(kms.create_alias, AliasName=name, TargetKeyId=key_id) == "AlreadyExistsException"
+        kms.delete_alias(AliasName=name)
+        assert code(kms.describe_key, KeyId=name) == "NotFoundException"
+        assert code(kms.delete_alias, AliasName=name) == "NotFoundException"
+        assert code(kms.update_alias, AliasName=name, TargetKeyId=key_id) == "NotFoundException"
+
+    @pytest.mark.parametrize("name,expected", [
+        ("alias/mine/default", "InvalidAliasNameException"), ("alias/", "InvalidAliasNameException"),
+        ("mine", "ValidationException")])
+    def test_names_that_are_refused(self, kms, key_id, name, expected):
+        """K3 among them"""
+        assert code(kms.create_alias, AliasName=name, TargetKeyId=key_id) == expected
+
+    def test_aliases_of_missing_keys_and_default_keys(self, kms, key_id):
+        """K3"""
+        assert code(kms.create_alias, AliasName="alias/x", TargetKeyId=MISSING) == "NotFoundException"
+        kms.generate_data_key(KeyId="alias/evs/default", KeySpec="AES_256")
+        assert code(kms.delete_alias, AliasName="alias/evs/default") == "AccessDeniedException"
+        assert code(kms.update_alias, AliasName="alias/evs/default", TargetKeyId=key_id) == "AccessDeniedException"
+
+    def test_pages_and_bound(self, kmsd):
+        kms = kmsd.boto(kmsd.access_key("namer"))
+        key = kms.create_key()["KeyMetadata"]["KeyId"]
+        names = sorted(f"alias/p{number:02}-{key[:8]}" for number in range(50))
+        for name in names:
+            kms.create_alias(AliasName=name, TargetKeyId=key)
+        assert code(kms.create_alias, AliasName="alias/more", TargetKeyId=key) == "LimitExceededException"
+        pages = kms.get_paginator("list_aliases").paginate(KeyId=key, PaginationConfig={"PageSize": 7})
+        assert [each["AliasName"] for page in pages for each in page["Aliases"]] == names
+        assert code(kms.list_aliases, KeyId=key, Marker="none") == "InvalidMarkerException"
+
+    def test_a_name_from_the_native_api(self, kmsd, kms):
+        status, made = kmsd.local("POST", "/v1.0/p/kms/create-key", {"key_alias": "native-name"})
+        assert status == 200
+        key = made["key_info"]["key_id"]
+        other = kms.create_key()["KeyMetadata"]["KeyId"]
+        assert [each["AliasName"] for each in kms.list_aliases(KeyId=key)["Aliases"]] == ["alias/native-name"]
+        assert code(kms.update_alias, AliasName="alias/native-name", TargetKeyId=other) == "KMSInvalidStateException"
+        kms.delete_alias(AliasName="alias/native-name")
+        assert kms.list_aliases(KeyId=key)["Aliases"] == []
+
+
+class TestGrants:
+    """K7"""
+
+    @pytest.fixture
+    def grantee(self, kmsd):
+        access_key = kmsd.access_key("grantee")
+        return kmsd.boto(access_key), access_key[0]
+
+    def test_a_grant_gives_what_it_lists(self, kms, key_id, grantee):
+        client, principal = grantee
+        assert code(client.encrypt, KeyId=key_id, Plaintext=b"x") == "NotFoundException"
+        made = kms.create_grant(KeyId=key_id, GranteePrincipal=principal, Operations=["Encrypt", "DescribeKey"], Name="n")
+        again = kms.create_grant(KeyId=key_id, GranteePrincipal=principal, Operations=["Encrypt", "DescribeKey"], Name="n")
+        assert again == {**made, "ResponseMetadata": again["ResponseMetadata"]}
+        sealed = client.encrypt(KeyId=key_id, Plaintext=b"x")["CiphertextBlob"]
+        assert client.describe_key(KeyId=key_id)["KeyMetadata"]["KeyId"] == key_id
+        assert key_id in [key["KeyId"] for key in client.list_keys()["Keys"]]
+        for refused, more in [(client.decrypt, {"CiphertextBlob": sealed}), (client.disable_key, {"KeyId": key_id}),
+                              (client.generate_data_key, {"KeyId": key_id, "KeySpec": "AES_256"}),
+                              (client.list_grants, {"KeyId": key_id}),
+                              (client.revoke_grant, {"KeyId": key_id, "GrantId": made["GrantId"]})]:
+            assert code(refused, **more) == "AccessDeniedException"
+        listed, = kms.list_grants(KeyId=key_id)["Grants"]
+        assert listed["GranteePrincipal"] == f"key:{principal}" and listed["Name"] == "n"
+        assert listed["Operations"] == ["DescribeKey", "Encrypt"] and listed["GrantId"] == made["GrantId"]
+        assert kms.list_grants(KeyId=key_id, GranteePrincipal="uid:5")["Grants"] == []
+        kms.revoke_grant(KeyId=key_id, GrantId=made["GrantId"])
+        assert code(client.encrypt, KeyId=key_id, Plaintext=b"x") == "NotFoundException"
+        assert code(kms.revoke_grant, KeyId=key_id, GrantId=made["GrantId"]) == "NotFoundException"
+        assert code(kms.revoke_grant, KeyId=key_id, GrantId="zz") == "InvalidGrantIdException"
+
+    @pytest.mark.parametrize("constraint,fits,misses", [
+        ("EncryptionContextEquals", [{"a": "1"}], [{}, {"a": "2"}, {"a": "1", "b": "2"}]),
+        ("EncryptionContextSubset", [{"a": "1"}, {"a": "1", "b": "2"}], [{}, {"a": "2"}, {"b": "2"}])])
+    def test_constraints(self, kms, key_id, grantee, constraint, fits, misses):
+        client, principal = grantee
+        kms.create_grant(KeyId=key_id, GranteePrincipal=principal, Operations=["Encrypt", "Decrypt"],
+                         Constraints={constraint: {"a": "1"}})
+        assert kms.list_grants(KeyId=key_id)["Grants"][0]["Constraints"] == {constraint: {"a": "1"}}
+        for context in fits:
+            sealed = client.encrypt(KeyId=key_id, Plaintext=b"x", EncryptionContext=context)["CiphertextBlob"]
+            assert client.decrypt(CiphertextBlob=sealed, EncryptionContext=context)["Plaintext"] == b"x"
+        for context in misses:
+            assert code(client.encrypt, KeyId=key_id, Plaintext=b"x",
+                        EncryptionContext=context) == "AccessDeniedException"
+
+    def test_retiring(self, kmsd, kms, key_id, grantee):
+        client, principal = grantee
+        retirer = kmsd.access_key("retirer")
+        other = kmsd.boto(retirer)
+        grants = [kms.create_grant(KeyId=key_id, GranteePrincipal=principal, RetiringPrincipal=retirer[0],
+                                   Operations=operations)
+                  for operations in (["Encrypt"], ["Decrypt"], ["DescribeKey", "RetireGrant"])]
+        listed = other.list_retirable_grants(RetiringPrincipal=retirer[0])["Grants"]
+        assert [each["GrantId"] for each in listed] == [each["GrantId"] for each in grants]
+        assert code(client.list_retirable_grants, RetiringPrincipal=retirer[0]) == "AccessDeniedException"
+        arn = kms.describe_key(KeyId=key_id)["KeyMetadata"]["Arn"]
+        assert code(client.retire_grant, KeyId=arn, GrantId=grants[0]["GrantId"]) == "AccessDeniedException"
+        other.retire_grant(GrantToken=grants[0]["GrantToken"])
+        other.retire_grant(KeyId=arn, GrantId=grants[1]["GrantId"])
+        client.retire_grant(KeyId=arn, GrantId=grants[2]["GrantId"])
+        assert kms.list_grants(KeyId=key_id)["Grants"] == []
+        assert code(kms.retire_grant, GrantToken="x") == "InvalidGrantTokenException"
+        assert code(kms.retire_grant, KeyId=arn) == "ValidationException"
+
+    def test_what_is_refused(self, kms, key_id):
+        for options, expected in [
+                ({"Operations": ["CreateGrant"]}, "ValidationException"),
+                ({"Operations": ["Sign"]}, "ValidationException"),
+                ({"Operations": ["Encrypt"], "GranteePrincipal": "system"}, "ValidationException"),
+                ({"Operations": ["Encrypt"], "DryRun": True}, "UnsupportedOperationException"),
+                ({"Operations": ["Encrypt"], "Constraints": {"EncryptionContextEquals": {"a": "x" * 384}}},
+                 "ValidationException")]:
+            options = {"GranteePrincipal": "uid:5", **options}
+            assert code(kms.create_grant, KeyId=key_id, **options) == expected, options
+        assert kms.list_grants(KeyId=key_id)["Grants"] == []
+        arn = kms.generate_data_key(KeyId="alias/evs/default", KeySpec="AES_256")["KeyId"]
+        assert code(kms.create_grant, KeyId=arn, GranteePrincipal="uid:5",
+                    Operations=["Encrypt"]) == "AccessDeniedException"
+
+    def test_pages_and_bound(self, kms, key_id):
+        made = [kms.create_grant(KeyId=key_id, GranteePrincipal="uid:5", Operations=["Encrypt"])["GrantId"]
+                for _ in range(100)]
+        assert code(kms.create_grant, KeyId=key_id, GranteePrincipal="uid:5",
+                    Operations=["Encrypt"]) == "LimitExceededException"
+        pages = kms.get_paginator("list_grants").paginate(KeyId=key_id, PaginationConfig={"PageSize": 30})
+        assert [each["GrantId"] for page in pages for each in page["Grants"]] == made
+        assert code(kms.list_grants, KeyId=key_id, Marker="none") == "InvalidMarkerException"
+
+
+class TestPolicies:
+    """K7"""
+
+    @staticmethod
+    def policy(principal, actions, effect="Allow", **more):
+        return json.dumps({"Version": "2012-10-17", "Statement": [
+            {"Effect": effect, "Principal": {"AWS": principal}, "Action": actions, "Resource": "*", **more}]})
+
+    def test_put_get_list(self, kmsd, kms, key_id):
+        access_key = kmsd.access_key("user")
+        client = kmsd.boto(access_key)
+        assert kms.list_key_policies(KeyId=key_id)["PolicyNames"] == ["default"]
+        assert "kms:*" in kms.get_key_policy(KeyId=key_id)["Policy"]
+        condition = {"StringEquals": {"kms:EncryptionContext:tenant": ["a", "b"]}}
+        text = self.policy(access_key[0], ["kms:Encrypt", "kms:Describe*"], Condition=condition)
+        kms.put_key_policy(KeyId=key_id, PolicyName="default", Policy=text)
+        assert kms.get_key_policy(KeyId=key_id, PolicyName="default")["Policy"] == text
+        client.encrypt(KeyId=key_id, Plaintext=b"x", EncryptionContext={"tenant": "b"})
+        for context in ({}, {"tenant": "c"}):
+            assert code(client.encrypt, KeyId=key_id, Plaintext=b"x",
+                        EncryptionContext=context) == "AccessDeniedException"
+        assert code(client.put_key_policy, KeyId=key_id, Policy=text) == "AccessDeniedException"
+        made = kms.create_key(Policy=self.policy(access_key[0], "kms:*"))["KeyMetadata"]["KeyId"]
+        client.schedule_key_deletion(KeyId=made)
+
+    def test_deny(self, kmsd):
+        access_key = kmsd.access_key("owner")
+        owner = kmsd.boto(access_key)
+        key = owner.create_key()["KeyMetadata"]["KeyId"]
+        owner.put_key_policy(KeyId=key, Policy=self.policy("*", "kms:*", effect="Deny"))
+        assert code(owner.encrypt, KeyId=key, Plaintext=b"x") == "AccessDeniedException"
+        owner.put_key_policy(KeyId=key, Policy=self.policy(access_key[0], "kms:*"))
+        owner.encrypt(KeyId=key, Plaintext=b"x")
+
+    @pytest.mark.parametrize("text", [
+        "{}", "x", '{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:Encrypt", "NotPrincipal": "x"}]}',
+        '{"Statement": [{"Effect": "Allow", "Principal": "*", "Action": "kms:Encrypt", '
+        '"Condition": {"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}}]}'])
+    def test_what_is_not_understood_is_refused(self, kms, key_id, text):
+        before = kms.get_key_policy(KeyId=key_id)["Policy"]
+        assert code(kms.put_key_policy, KeyId=key_id, Policy=text) == "MalformedPolicyDocumentException"
+        assert code(kms.create_key, Policy=text) == "MalformedPolicyDocumentException"
+        assert kms.get_key_policy(KeyId=key_id)["Policy"] == before
+        assert code(kms.get_key_policy, KeyId=key_id, PolicyName="other") == "ValidationException"
+
+
 class TestDetails:
     def test_description(self, kms, key_id):
         kms.update_key_description(KeyId=key_id, Description="orders")
@@ -268,8 +459,17 @@ class TestUse:
 
 
 # Operation, and what it says of a disabled key and of one that waits for its deletion; None: it is done.
-# Source: "Key states of AWS KMS keys" in the developer guide.
+# Source: "Key states of AWS KMS keys" in the developer guide: every row for symmetric keys that this service has; ReEncrypt, Decrypt,
+# UpdateAlias, DeleteAlias, RetireGrant and RevokeGrant, which need something made before, are tried below.
 STATES = [
+    ("create_alias", {"AliasName": "alias/state"}, None, "KMSInvalidStateException"),
+    ("create_grant", {"GranteePrincipal": "uid:5", "Operations": ["Encrypt"]}, "DisabledException",
+     "KMSInvalidStateException"),
+    ("list_grants", {}, None, None),
+    ("list_aliases", {}, None, None),
+    ("get_key_policy", {}, None, None),
+    ("list_key_policies", {}, None, None),
+    ("put_key_policy", {"Policy": '{"Statement": []}'}, None, None),
     ("describe_key", {}, None, None),
     ("encrypt", {"Plaintext": b"x"}, "DisabledException", "KMSInvalidStateException"),
     ("generate_data_key", {"KeySpec": "AES_256"}, "DisabledException", "KMSInvalidStateException"),
@@ -297,10 +497,35 @@ def test_k4_what_each_state_allows(kms, operation, parameters, disabled, deletio
             expected = "KMSInvalidStateException"
         key = in_state(kms, state)
         call = getattr(kms, operation)
+        named = {"TargetKeyId" if operation == "create_alias" else "KeyId": key}
+        if operation == "create_alias":
+            parameters = {"AliasName": f"alias/state-{key}"}
         if expected is None:
-            call(KeyId=key, **parameters)
+            call(**named, **parameters)
         else:
-            assert code(call, KeyId=key, **parameters) == expected, state
+            assert code(call, **named, **parameters) == expected, state
+
+
+@pytest.mark.parametrize("state", ["Enabled", "Disabled", "PendingDeletion"])
+def test_k4_what_may_be_taken_away_in_every_state(kms, key_id, state):
+    """The rows of UpdateAlias (away from the key), DeleteAlias, RetireGrant and RevokeGrant."""
+    key, grants = kms.create_key()["KeyMetadata"], []
+    for number in range(2):
+        kms.create_alias(AliasName=f"alias/t{number}-{key['KeyId']}", TargetKeyId=key["KeyId"])
+        grants.append(kms.create_grant(KeyId=key["KeyId"], GranteePrincipal="uid:5", Operations=["Encrypt"])["GrantId"])
+    if state == "Disabled":
+        kms.disable_key(KeyId=key["KeyId"])
+    elif state == "PendingDeletion":
+        kms.schedule_key_deletion(KeyId=key["KeyId"])
+    kms.revoke_grant(KeyId=key["KeyId"], GrantId=grants[0])
+    kms.retire_grant(KeyId=key["Arn"], GrantId=grants[1])
+    kms.delete_alias(AliasName=f"alias/t0-{key['KeyId']}")
+    moving = f"alias/t1-{key['KeyId']}"
+    kms.update_alias(AliasName=moving, TargetKeyId=key_id)
+    if state == "PendingDeletion":
+        assert code(kms.update_alias, AliasName=moving, TargetKeyId=key["KeyId"]) == "KMSInvalidStateException"
+    else:
+        kms.update_alias(AliasName=moving, TargetKeyId=key["KeyId"])
 
 
 @pytest.mark.parametrize("state,expected", [("Disabled", "DisabledException"),
@@ -316,3 +541,41 @@ def test_k4_what_was_encrypted_does_not_open_then(kms, key_id, state, expected):
     assert code(kms.re_encrypt, CiphertextBlob=sealed, DestinationKeyId=other) == expected
     back = kms.encrypt(KeyId=other, Plaintext=b"x")["CiphertextBlob"]
     assert code(kms.re_encrypt, CiphertextBlob=back, DestinationKeyId=key_id) == expected
+
+
+# Every operation on one key, and what it is tried with.
+ON_ONE_KEY = {
+    "describe_key": {}, "enable_key": {}, "disable_key": {}, "schedule_key_deletion": {}, "cancel_key_deletion": {},
+    "update_key_description": {"Description": "x"}, "tag_resource": {"Tags": [{"TagKey": "a", "TagValue": "b"}]},
+    "untag_resource": {"TagKeys": ["a"]}, "list_resource_tags": {}, "enable_key_rotation": {},
+    "disable_key_rotation": {}, "get_key_rotation_status": {}, "rotate_key_on_demand": {}, "list_key_rotations": {},
+    "create_grant": {"GranteePrincipal": "uid:5", "Operations": ["DescribeKey"]}, "list_grants": {},
+    "revoke_grant": {"GrantId": "00" * 32}, "get_key_policy": {}, "list_key_policies": {},
+    "put_key_policy": {"Policy": '{"Statement": []}'}, "encrypt": {"Plaintext": b"x"},
+    "generate_data_key": {"KeySpec": "AES_256"}, "generate_data_key_without_plaintext": {"KeySpec": "AES_256"},
+    "list_aliases": {},
+}
+# What `kms:DescribeKey` gives.
+DESCRIBING = {"describe_key", "list_resource_tags", "get_key_rotation_status", "list_key_rotations", "list_aliases"}
+
+
+def test_k7_every_operation_by_a_stranger_and_by_who_may_only_describe(kmsd, kms, key_id):
+    """K7: to a stranger the key does not exist, in the same words as one that does not."""
+    access_key = kmsd.access_key("describer")
+    describer, stranger = kmsd.boto(access_key), kmsd.boto(kmsd.access_key("stranger"))
+    kms.create_grant(KeyId=key_id, GranteePrincipal=access_key[0], Operations=["DescribeKey"])
+    before = kms.describe_key(KeyId=key_id)["KeyMetadata"]
+    for operation, parameters in ON_ONE_KEY.items():
+        messages = []
+        for key in (key_id, MISSING):
+            with pytest.raises(ClientError) as refused:
+                getattr(stranger, operation)(KeyId=key, **parameters)
+            assert refused.value.response["Error"]["Code"] == "NotFoundException", operation
+            messages.append(refused.value.response["Error"]["Message"].replace(key, "-"))
+        assert messages[0] == messages[1]
+        if operation in DESCRIBING:
+            getattr(describer, operation)(KeyId=key_id, **parameters)
+        else:
+            assert code(getattr(describer, operation), KeyId=key_id, **parameters) == "AccessDeniedException", operation
+    assert kms.describe_key(KeyId=key_id)["KeyMetadata"] == before
+    assert len(kms.list_grants(KeyId=key_id)["Grants"]) == 1

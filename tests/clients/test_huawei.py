@@ -186,6 +186,140 @@ class TestRotation:
             assert code(huawei, method, key_id=key) == "KMS.0211"
 
 
+class TestNames:
+    def test_rename(self, huawei, key):
+        alias = fresh()
+        changed = call(huawei, "update_key_alias", key_id=key, key_alias=alias).key_info
+        assert (changed.key_id, changed.key_alias) == (key, alias)
+        assert call(huawei, "list_key_detail", key_id=f"alias/{alias}").key_info.key_id == key
+        other = fresh()
+        call(huawei, "create_key", key_alias=other)
+        assert code(huawei, "update_key_alias", key_id=key, key_alias=other) == "KMS.1104"
+        for refused in ("mine/default", "", "a b"):
+            assert code(huawei, "update_key_alias", key_id=key, key_alias=refused) == "KMS.1101"
+        default = call(huawei, "create_datakey", key_id="evs/default").key_id
+        assert code(huawei, "update_key_alias", key_id=default, key_alias=fresh()) == "KMS.0211"
+
+    def test_aliases(self, huawei, key):
+        own = call(huawei, "list_key_detail", key_id=key).key_info.key_alias
+        alias, target = fresh(), call(huawei, "create_key", key_alias=fresh()).key_info.key_id
+        made = call(huawei, "create_alias", key_id=key, alias=f"alias/{alias}")
+        assert (made.key_id, made.alias) == (key, f"alias/{alias}") and made.alias_urn.endswith(f":alias:{alias}")
+        assert call(huawei, "list_key_detail", key_id=alias).key_info.key_id == key
+        assert code(huawei, "create_alias", key_id=key, alias=alias) == "KMS.1104"
+
+        def names(of):
+            page, = huawei.list_aliases(sdk.ListAliasesRequest(key_id=of)).body
+            assert page.page_info.current_count == len(page.aliases)
+            return [each.alias for each in page.aliases]
+
+        assert names(key) == sorted([f"alias/{own}", f"alias/{alias}"])
+        first, = huawei.list_aliases(sdk.ListAliasesRequest(key_id=key, limit="1")).body
+        rest, = huawei.list_aliases(sdk.ListAliasesRequest(key_id=key, limit="1", marker=first.page_info.next_marker)).body
+        assert [first.aliases[0].alias, rest.aliases[0].alias] == names(key) and rest.page_info.next_marker is None
+        moved = call(huawei, "associate_alias", alias=alias, target_key_id=target)
+        assert moved.key_id == target and f"alias/{alias}" in names(target)
+        assert code(huawei, "associate_alias", 404, alias=fresh(), target_key_id=target) == "KMSD.0008"
+        assert code(huawei, "associate_alias", alias=own, target_key_id=target) == "KMSD.0009"
+        assert code(huawei, "delete_alias", 404, key_id=key, aliases=[f"alias/{alias}"]) == "KMSD.0008"
+        call(huawei, "delete_alias", key_id=target, aliases=[f"alias/{alias}"])
+        assert f"alias/{alias}" not in names(target)
+
+    def test_aliases_are_bounded(self, huawei, key):
+        for number in range(50):
+            call(huawei, "create_alias", key_id=key, alias=f"b{number}-{key}x")
+        assert code(huawei, "create_alias", key_id=key, alias=fresh()) == "KMSD.0010"
+        call(huawei, "delete_alias", key_id=key)
+        call(huawei, "create_alias", key_id=key, alias=fresh())
+
+
+class TestGrants:
+    """K7"""
+
+    def test_a_grant_gives_what_it_lists(self, kmsd, huawei, key):
+        access_key = kmsd.access_key("grantee")
+        grantee = kmsd.huawei(access_key)
+        made = call(huawei, "create_datakey", key_id=key)
+        assert code(grantee, "decrypt_datakey", 404, cipher_text=made.cipher_text) == "KMS.0207"
+        grant = call(huawei, "create_grant", key_id=key, grantee_principal=access_key[0],
+                     operations=["decrypt-datakey", "describe-key"], name="backup", grantee_principal_type="user").grant_id
+        assert call(grantee, "decrypt_datakey", cipher_text=made.cipher_text).data_key == made.plain_text
+        listed = call(grantee, "list_keys").key_details
+        assert [each.key_id for each in listed if each.default_key_flag == "0"] == [key]
+        for method, more in [("create_datakey", {}), ("disable_key", {}), ("list_grants", {})]:
+            assert code(grantee, method, 403, key_id=key, **more) == "KMS.0307"
+        listed = call(huawei, "list_grants", key_id=key)
+        assert (listed.total, listed.truncated, listed.next_marker) == (1, "false", "")
+        shown = listed.grants[0]
+        assert (shown.grant_id, shown.key_id, shown.name) == (grant, key, "backup") and len(grant) == 64
+        assert shown.grantee_principal == f"key:{access_key[0]}"
+        assert shown.operations == ["describe-key", "decrypt-datakey"]
+        assert abs(int(shown.creation_date) / 1000 - time.time()) < 60
+        call(huawei, "cancel_grant", key_id=key, grant_id=grant)
+        assert code(grantee, "decrypt_datakey", 404, cipher_text=made.cipher_text) == "KMS.0207"
+        assert code(huawei, "cancel_grant", key_id=key, grant_id=grant) == "KMS.2502"
+        assert code(huawei, "cancel_grant", key_id=key, grant_id="x") == "KMS.2501"
+
+    def test_retiring(self, kmsd, huawei, key):
+        holder, retirer = kmsd.access_key("holder"), kmsd.access_key("retirer")
+        grants = [call(huawei, "create_grant", key_id=key, grantee_principal=holder[0], operations=operations,
+                       retiring_principal=retirer[0]).grant_id
+                  for operations in (["encrypt-data"], ["retire-grant", "describe-key"])]
+        listed = call(kmsd.huawei(retirer), "list_retirable_grants", limit="1")
+        assert [each.grant_id for each in listed.grants] == grants[:1] and listed.total == 2
+        rest = call(kmsd.huawei(retirer), "list_retirable_grants", limit="1", marker=listed.next_marker)
+        assert [each.grant_id for each in rest.grants] == grants[1:] and rest.truncated == "false"
+        assert code(kmsd.huawei(holder), "cancel_self_grant", 403, key_id=key, grant_id=grants[0]) == "KMS.0307"
+        call(kmsd.huawei(holder), "cancel_self_grant", key_id=key, grant_id=grants[1])
+        call(kmsd.huawei(retirer), "cancel_self_grant", key_id=key, grant_id=grants[0])
+        assert call(huawei, "list_grants", key_id=key).total == 0
+
+    @pytest.mark.parametrize("options,expected", [
+        ({"operations": ["create-grant"]}, "KMS.2401"), ({"operations": []}, "KMS.2401"),
+        ({"operations": ["disable-key"]}, "KMS.0308"), ({"operations": ["x"]}, "KMS.0308"),
+        ({"grantee_principal": "a b"}, "KMS.2402"), ({"grantee_principal_type": "domain"}, "KMS.0308"),
+        ({"name": "a b"}, "KMS.0308")])
+    def test_what_is_refused(self, huawei, key, options, expected):
+        body = {"grantee_principal": "uid:5", "operations": ["describe-key"], **options}
+        assert code(huawei, "create_grant", key_id=key, **body) == expected
+        assert call(huawei, "list_grants", key_id=key).grants == []
+
+    def test_passed_on_no_wider(self, kmsd, huawei, key):
+        holder = kmsd.access_key("delegate")
+        call(huawei, "create_grant", key_id=key, grantee_principal=holder[0], operations=["create-grant", "encrypt-data"])
+        client = kmsd.huawei(holder)
+        call(client, "create_grant", key_id=key, grantee_principal="uid:5", operations=["encrypt-data"])
+        assert code(client, "create_grant", 403, key_id=key, grantee_principal="uid:5",
+                    operations=["decrypt-data"]) == "KMS.0307"
+
+    def test_states_default_keys_and_bound(self, huawei, key):
+        """K3, K4"""
+        grant = {"grantee_principal": "uid:5", "operations": ["describe-key"]}
+        made = [call(huawei, "create_grant", key_id=key, **grant).grant_id for _ in range(100)]
+        assert code(huawei, "create_grant", key_id=key, **grant) == "KMS.2404"
+        quotas = {each.type: each for each in huawei.show_user_quotas(sdk.ShowUserQuotasRequest()).quotas.resources}
+        assert (quotas["grant_per_CMK"].used, quotas["grant_per_CMK"].quota) == (100, 100)
+        assert 0 < quotas["CMK"].used <= quotas["CMK"].quota
+        call(huawei, "disable_key", key_id=key)
+        assert code(huawei, "create_grant", key_id=key, **grant) == "KMS.0209"
+        call(huawei, "cancel_grant", key_id=key, grant_id=made[0])
+        call(huawei, "delete_key", key_id=key, pending_days="7")
+        assert code(huawei, "create_grant", key_id=key, **grant) == "KMS.0210"
+        call(huawei, "cancel_grant", key_id=key, grant_id=made[1])
+        default = call(huawei, "create_datakey", key_id="evs/default").key_id
+        assert code(huawei, "create_grant", key_id=default, **grant) == "KMS.0211"
+
+
+class TestVersions:
+    def test_all_and_one(self, huawei):
+        version, = huawei.show_versions(sdk.ShowVersionsRequest()).versions
+        assert (version.id, version.status) == ("v1.0", "CURRENT") and version.links[0].rel == "self"
+        assert huawei.show_version(sdk.ShowVersionRequest(version_id="v1.0")).version["id"] == "v1.0"
+        with pytest.raises(ClientRequestException) as refused:
+            huawei.show_version(sdk.ShowVersionRequest(version_id="v9"))
+        assert refused.value.status_code == 404
+
+
 class TestDetails:
     def test_description(self, huawei, key):
         changed = call(huawei, "update_key_description", key_id=key, key_description="orders").key_info

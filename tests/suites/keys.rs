@@ -311,6 +311,53 @@ fn k4_states_survive_sigkill_of_kmsd() {
     assert_eq!(states, ["2", "3", "4", "2"]);
 }
 
+/// K7 on the command line: grants, names and tags of a key.
+#[test]
+fn k7_grants_names_and_tags_on_the_command_line() {
+    let ecs = Installation::new();
+    let key = create_key(&ecs, "k");
+    let made = ecs
+        .ecsctl("key grant k --to uid:4242 --allow decrypt-datakey,describe-key --context tenant=a --name n")
+        .json();
+    assert_eq!((text(&made, "grantee"), text(&made, "key_id")), ("uid:4242".to_owned(), key.clone()));
+    assert_eq!(made["operations"], json!(["describe-key", "decrypt-datakey"]), "{made}");
+    assert_eq!(made["context_includes"], json!({"tenant": "a"}), "{made}");
+    let again = ecs
+        .ecsctl("key grant k --to uid:4242 --allow decrypt-datakey,describe-key --context tenant=a --name n")
+        .json();
+    assert_eq!(again["grant_id"], made["grant_id"], "asked again by name, it is the same grant");
+    assert_eq!(ecs.ecsctl("key grant k").json(), json!([made]));
+    ecs.ecsctl("key grant k --to uid:4242 --allow disable-key").error(2);
+    ecs.ecsctl("key grant k --to nobody --allow describe-key").error(2);
+    ecs.ecsctl("key revoke k ffffffff").error(3);
+    let id = text(&made, "grant_id");
+    ecs.ecsctl(&format!("key revoke k {}", &id[..8])).ok();
+    assert_eq!(ecs.ecsctl("key grant k").json(), json!([]));
+
+    ecs.ecsctl("key alias k --add other").ok();
+    assert_eq!(text(&ecs.ecsctl("key show other").json(), "key_id"), key);
+    ecs.create_disk("d", "--size 16M --encrypted --key other");
+    assert_eq!(ecs.ecsctl("key alias k").json()["aliases"], json!(["k", "other"]));
+    assert_eq!(text(&ecs.ecsctl("key alias other --rename renamed").json(), "alias"), "renamed");
+    ecs.ecsctl("key alias renamed --add mine/default").error(3).naming(&["/default"]);
+    ecs.ecsctl("key alias renamed --rename evs/default").error(3).naming(&["/default"]);
+    ecs.ecsctl("key alias renamed --remove other").ok();
+    ecs.ecsctl("key show other").error(6);
+
+    let tags = ecs.ecsctl("key tag renamed env=prod team=a").json();
+    assert_eq!(tags["tags"], json!({"env": "prod", "team": "a"}), "{tags}");
+    let tags = ecs.ecsctl("key tag renamed --remove team").json();
+    assert_eq!(tags["tags"], json!({"env": "prod"}), "{tags}");
+
+    let path = format!("/kmsd/v1/keys/{key}/policy");
+    let policy = json!({"policy": r#"{"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "kms:Decrypt"}]}"#});
+    ecs.api("PUT", &path, Some(&policy)).ok();
+    assert_eq!(ecs.api("GET", &path, None).ok(), policy);
+    let refused = ecs.api("PUT", &path, Some(&json!({"policy": "{}"})));
+    assert_eq!((refused.status, refused.error_code()), (400, "KMSD.0007"), "{refused:?}");
+    ecs.api("DELETE", &path, None).ok();
+}
+
 /// K5 with a disk: rotated, the newest version wraps and what older ones wrapped still opens, also after SIGKILL and for a disk that was
 /// made before.
 #[test]

@@ -1,13 +1,17 @@
 //! `ecsctl key`
 
+mod alias;
 mod cancel_deletion;
 mod create;
 mod disable;
 mod enable;
+mod grant;
 mod list;
+mod revoke;
 mod rotate;
 mod schedule_deletion;
 mod show;
+mod tag;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -33,6 +37,14 @@ pub(crate) enum Key {
     ScheduleDeletion(schedule_deletion::ScheduleDeletion),
     /// Cancel the deletion of a key; it comes back disabled
     CancelDeletion(cancel_deletion::CancelDeletion),
+    /// Let another principal use a key, or list who may
+    Grant(grant::GrantKey),
+    /// Take a grant back
+    Revoke(revoke::Revoke),
+    /// List a key's names, or change them
+    Alias(alias::AliasKey),
+    /// List a key's tags, add some, or remove some
+    Tag(tag::TagKey),
 }
 
 /// # Errors
@@ -47,6 +59,10 @@ pub(super) fn run(command: Key, app: &mut App, yes: bool) -> Result<(), Error> {
         Key::Rotate(verb) => verb.run(app),
         Key::ScheduleDeletion(verb) => verb.run(app, yes),
         Key::CancelDeletion(verb) => verb.run(app),
+        Key::Grant(verb) => verb.run(app),
+        Key::Revoke(verb) => verb.run(app),
+        Key::Alias(verb) => verb.run(app),
+        Key::Tag(verb) => verb.run(app),
     }
 }
 

@@ -1,16 +1,22 @@
 //! A key service in memory, whose keys can be put into any state.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use ::kmsd::domain::grant::GrantSpec;
 
 use crate::{
     keys::{KeyError, KeyService, NewKey},
-    model::key::{Key, KeyState},
+    model::key::{Grant, Key, KeyState},
 };
 
 /// Shared between the app under test and the test.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FakeKeys {
     keys: Rc<RefCell<Vec<Key>>>,
+    grants: Rc<RefCell<Vec<Grant>>>,
+    /// By key: names besides its own.
+    aliases: Rc<RefCell<Vec<(String, String)>>>,
+    tags: Rc<RefCell<BTreeMap<(String, String), String>>>,
     away: Rc<RefCell<bool>>,
 }
 
@@ -92,6 +98,69 @@ impl KeyService for FakeKeys {
 
     fn rotate_every(&self, key_id: &str, days: Option<u16>) -> Result<(), KeyError> {
         self.change(key_id, |key| key.rotation = days.is_some())
+    }
+
+    fn grant(&self, key_id: &str, spec: &GrantSpec) -> Result<String, KeyError> {
+        self.answer()?;
+        let grant_id = uuid::Uuid::new_v4().simple().to_string().repeat(2);
+        self.grants.borrow_mut().push(Grant::new(grant_id.clone(), key_id.to_owned(), spec));
+        Ok(grant_id)
+    }
+
+    fn grants(&self, key_id: &str) -> Result<Vec<Grant>, KeyError> {
+        self.answer()?;
+        Ok(self.grants.borrow().iter().filter(|grant| grant.key_id == key_id).cloned().collect())
+    }
+
+    fn revoke(&self, _key_id: &str, grant_id: &str) -> Result<(), KeyError> {
+        self.answer()?;
+        self.grants.borrow_mut().retain(|grant| grant.grant_id != grant_id);
+        Ok(())
+    }
+
+    fn aliases(&self, key_id: &str) -> Result<Vec<String>, KeyError> {
+        let own = self.describe(key_id)?.alias;
+        let aliases = self.aliases.borrow();
+        let others = aliases.iter().filter(|(of, _)| of == key_id).map(|(_, alias)| alias.clone());
+        let mut all: Vec<String> = others.chain([own]).collect();
+        all.sort();
+        Ok(all)
+    }
+
+    fn add_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.answer()?;
+        self.aliases.borrow_mut().push((key_id.to_owned(), alias.to_owned()));
+        Ok(())
+    }
+
+    fn remove_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.answer()?;
+        self.aliases.borrow_mut().retain(|(of, name)| of != key_id || name != alias);
+        Ok(())
+    }
+
+    fn rename(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.change(key_id, |key| alias.clone_into(&mut key.alias))
+    }
+
+    fn tags(&self, key_id: &str) -> Result<Vec<(String, String)>, KeyError> {
+        self.answer()?;
+        let tags = self.tags.borrow();
+        let own = tags.iter().filter(|((of, _), _)| of == key_id);
+        Ok(own.map(|((_, name), value)| (name.clone(), value.clone())).collect())
+    }
+
+    fn add_tags(&self, key_id: &str, tags: &[(String, String)]) -> Result<(), KeyError> {
+        self.answer()?;
+        let of = |(name, value): &(String, String)| ((key_id.to_owned(), name.clone()), value.clone());
+        self.tags.borrow_mut().extend(tags.iter().map(of));
+        Ok(())
+    }
+
+    fn remove_tags(&self, key_id: &str, names: &[String]) -> Result<(), KeyError> {
+        self.answer()?;
+        self.tags.borrow_mut().retain(|(of, name), _| of != key_id || !names.contains(name));
+        Ok(())
     }
 
     fn schedule_deletion(&self, key_id: &str, _days: u16) -> Result<(), KeyError> {

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use kmsd::{
     client::{Client, ClientError, KeyInfo},
-    domain,
+    domain::{self, KeyId, grant::GrantSpec},
 };
 
 use crate::{
     keys::{KeyError, KeyService, NewKey},
-    model::key::{Key, KeyState},
+    model::key::{Grant, Key, KeyState},
 };
 
 /// kmsd at its socket.
@@ -65,6 +65,56 @@ impl KeyService for Kmsd {
         done.map_err(|error| told(key_id, error))
     }
 
+    fn grant(&self, key_id: &str, spec: &GrantSpec) -> Result<String, KeyError> {
+        let made = self.client.create_grant(key_id, spec);
+        made.map(|id| id.to_string()).map_err(|error| told(key_id, error))
+    }
+
+    fn grants(&self, key_id: &str) -> Result<Vec<Grant>, KeyError> {
+        let grants = self.client.list_grants(key_id).map_err(|error| told(key_id, error))?;
+        Ok(grants
+            .into_iter()
+            .map(|info| Grant {
+                issuer: info.issuer.to_string(),
+                created_at: second(info.created_at),
+                ..Grant::new(info.id.to_string(), info.key_id.to_string(), &info.spec)
+            })
+            .collect())
+    }
+
+    fn revoke(&self, key_id: &str, grant_id: &str) -> Result<(), KeyError> {
+        self.client.revoke_grant(key_id, grant_id).map_err(|error| told(key_id, error))
+    }
+
+    fn aliases(&self, key_id: &str) -> Result<Vec<String>, KeyError> {
+        let names = self.client.list_aliases(&id(key_id)?).map_err(|error| told(key_id, error))?;
+        Ok(names.into_iter().map(|alias| alias.to_string()).collect())
+    }
+
+    fn add_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.client.create_alias(key_id, alias).map_err(|error| told(key_id, error))
+    }
+
+    fn remove_alias(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.client.delete_alias(key_id, alias).map_err(|error| told(key_id, error))
+    }
+
+    fn rename(&self, key_id: &str, alias: &str) -> Result<(), KeyError> {
+        self.client.rename_key(key_id, alias).map_err(|error| told(key_id, error))
+    }
+
+    fn tags(&self, key_id: &str) -> Result<Vec<(String, String)>, KeyError> {
+        self.client.list_tags(&id(key_id)?).map_err(|error| told(key_id, error))
+    }
+
+    fn add_tags(&self, key_id: &str, tags: &[(String, String)]) -> Result<(), KeyError> {
+        self.client.add_tags(&id(key_id)?, tags).map_err(|error| told(key_id, error))
+    }
+
+    fn remove_tags(&self, key_id: &str, names: &[String]) -> Result<(), KeyError> {
+        self.client.remove_tags(&id(key_id)?, names).map_err(|error| told(key_id, error))
+    }
+
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError> {
         self.client.schedule_deletion(key_id, days).map(|_| ()).map_err(|error| told(key_id, error))
     }
@@ -92,6 +142,10 @@ fn key(info: KeyInfo) -> Key {
         created_at: Some(second(info.created_at)),
         description: Some(info.description).filter(|text| !text.is_empty()),
     }
+}
+
+fn id(key_id: &str) -> Result<KeyId, KeyError> {
+    key_id.parse().map_err(|_| KeyError::NotFound { key: key_id.to_owned() })
 }
 
 fn second(time: jiff::Timestamp) -> String {

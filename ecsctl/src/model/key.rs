@@ -1,5 +1,6 @@
 //! Keys as this program sees them, and whether one can open a disk.
 
+use kmsd::domain::{EncryptionContext, grant::GrantSpec};
 use serde::{Deserialize, Serialize};
 
 /// The alias of the key that encrypts disks for which no key was named (K3).
@@ -57,6 +58,59 @@ pub(crate) struct Key {
     pub(crate) created_at: Option<String>,
     /// What its owner wrote about it.
     pub(crate) description: Option<String>,
+}
+
+/// A grant on a key: who may use it, for what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// 64 hexadecimal digits.
+    pub(crate) grant_id: String,
+    /// The key.
+    pub(crate) key_id: String,
+    /// Who may.
+    pub(crate) grantee: String,
+    /// What.
+    pub(crate) operations: Vec<String>,
+    /// With exactly this encryption context.
+    pub(crate) context_equals: Option<EncryptionContext>,
+    /// With an encryption context that has at least this.
+    pub(crate) context_includes: Option<EncryptionContext>,
+    /// Who else may give it up.
+    pub(crate) retiring: Option<String>,
+    /// What it is for.
+    pub(crate) name: Option<String>,
+    /// Who made it.
+    pub(crate) issuer: String,
+    /// When, RFC 3339.
+    pub(crate) created_at: String,
+}
+
+impl Grant {
+    /// What a specification says, without issuer and date.
+    pub(crate) fn new(grant_id: String, key_id: String, spec: &GrantSpec) -> Self {
+        Self {
+            grant_id,
+            key_id,
+            grantee: spec.grantee.to_string(),
+            operations: spec.operations.iter().map(|operation| operation.name().to_owned()).collect(),
+            context_equals: spec.constraints.equals.clone(),
+            context_includes: spec.constraints.subset.clone(),
+            retiring: spec.retiring.as_ref().map(ToString::to_string),
+            name: spec.name.clone(),
+            issuer: String::new(),
+            created_at: String::new(),
+        }
+    }
+
+    /// The constraints for people.
+    pub(crate) fn context(&self) -> String {
+        let pairs = |context: &EncryptionContext| {
+            context.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
+        };
+        let exactly = self.context_equals.as_ref().map(|context| format!("exactly {}", pairs(context)));
+        let at_least = self.context_includes.as_ref().map(pairs);
+        [exactly, at_least].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
 }
 
 /// Why a key cannot open or make a disk.

@@ -64,10 +64,12 @@ const fn refused(refusal: &Refusal) -> StatusCode {
     match refusal {
         Refusal::NoSuchKey { .. }
         | Refusal::NoSuchAccessKey { .. }
+        | Refusal::NoSuchAlias { .. }
         | Refusal::Destroyed { .. }
         | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
         Refusal::NotPermitted { .. }
         | Refusal::NotAdministrator { .. }
+        | Refusal::GrantTooWide { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
         Refusal::AnchorBehind { .. } | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
@@ -89,6 +91,14 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::ParameterMissing { .. }
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
+        | Refusal::NoSuchGrant { .. }
+        | Refusal::GrantIdInvalid(_)
+        | Refusal::GrantEmpty
+        | Refusal::GranteeInvalid
+        | Refusal::TooManyGrants { .. }
+        | Refusal::Policy(_)
+        | Refusal::AliasIsName { .. }
+        | Refusal::TooManyAliases { .. }
         | Refusal::RotationEnabled { .. }
         | Refusal::RotationNotEnabled { .. }
         | Refusal::RotationInterval { .. }

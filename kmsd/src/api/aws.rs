@@ -3,9 +3,12 @@
 //! Shapes and error names are those of the published service model (2014-11-01). What this service does not do is refused, and
 //! named, rather than passed over. Grant tokens are accepted and not needed: a grant counts as soon as it is made.
 
+mod aliases;
 mod error;
+mod grants;
 mod keys;
 mod names;
+mod policies;
 mod rotation;
 mod secrets;
 mod tags;
@@ -85,6 +88,18 @@ async fn answer(
         "DisableKey" => done(keys::disable(&call, &parse(body)?).await?),
         "ScheduleKeyDeletion" => print(&keys::schedule_deletion(&call, &parse(body)?).await?),
         "CancelKeyDeletion" => print(&keys::cancel_deletion(&call, &parse(body)?).await?),
+        "CreateAlias" => done(aliases::create(&call, &parse(body)?).await?),
+        "UpdateAlias" => done(aliases::update(&call, &parse(body)?).await?),
+        "DeleteAlias" => done(aliases::delete(&call, &parse(body)?).await?),
+        "ListAliases" => print(&aliases::list(&call, parse(body)?).await?),
+        "CreateGrant" => print(&grants::create(&call, parse(body)?).await?),
+        "ListGrants" => print(&grants::list(&call, parse(body)?).await?),
+        "ListRetirableGrants" => print(&grants::list_retirable(&call, parse(body)?).await?),
+        "RetireGrant" => done(grants::retire(&call, parse(body)?).await?),
+        "RevokeGrant" => done(grants::revoke(&call, parse(body)?).await?),
+        "GetKeyPolicy" => print(&policies::get(&call, &parse(body)?).await?),
+        "PutKeyPolicy" => done(policies::put(&call, &parse(body)?).await?),
+        "ListKeyPolicies" => print(&policies::list(&call, &parse(body)?).await?),
         "EnableKeyRotation" => done(rotation::enable(&call, parse(body)?).await?),
         "DisableKeyRotation" => done(rotation::disable(&call, &parse(body)?).await?),
         "GetKeyRotationStatus" => print(&rotation::status(&call, &parse(body)?).await?),

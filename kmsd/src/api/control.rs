@@ -1,4 +1,4 @@
-//! What the public API has no words for (`/kmsd/v1/...`): health and volume anchors.
+//! What the public API has no words for (`/kmsd/v1/...`): health, key policies, access keys, the audit log, volume anchors.
 
 use hyper::Method;
 use uuid::Uuid;
@@ -8,12 +8,14 @@ use super::{
     dispatch::parse,
 };
 use crate::{
-    domain::{Caller, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
+    domain::{Caller, KeyId, KeyRef, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
     service::{Service, ServiceError},
     wire::control::{
         AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditVerdict,
         CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey,
     },
+    wire::names::PolicyBody,
+    wire::rotation::Done,
 };
 
 /// Most audit records in one answer.
@@ -65,6 +67,19 @@ pub(super) async fn answer(
             let fault = verdict.fault.map(|fault| fault.to_string());
             Ok(answer::ok(&AuditVerdict { intact: fault.is_none(), records: verdict.records, fault }))
         }
+        (&Method::GET, ["keys", id, "policy"]) => {
+            let policy = service.key_policy(caller, &key(id)?).await?;
+            Ok(answer::ok(&PolicyBody { policy }))
+        }
+        (&Method::PUT, ["keys", id, "policy"]) => {
+            let PolicyBody { policy } = parse(body)?;
+            service.set_key_policy(caller, &key(id)?, Some(&policy)).await?;
+            Ok(answer::ok(&Done {}))
+        }
+        (&Method::DELETE, ["keys", id, "policy"]) => {
+            service.set_key_policy(caller, &key(id)?, None).await?;
+            Ok(answer::ok(&Done {}))
+        }
         (&Method::GET, ["anchors", volume]) => {
             let anchor = service.anchor(caller, uuid(volume)?).await?;
             Ok(answer::ok(&AnchorReply { anchor: anchor.map(print) }))
@@ -92,6 +107,13 @@ fn access_key(record: AccessKeyRecord) -> AccessKey {
         created_by: record.created_by.to_string(),
         created_at: record.created_at.0,
     }
+}
+
+/// A key by its id: a name may have a slash in it.
+fn key(text: &str) -> Result<KeyRef, Refusal> {
+    let id =
+        text.parse::<KeyId>().map_err(|_| Refusal::NoSuchKey { key: text.chars().take(64).collect() })?;
+    Ok(id.into())
 }
 
 fn uuid(text: &str) -> Result<Uuid, Refusal> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper::{Method, body::Bytes};
+use hyper::{Method, Uri, body::Bytes};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -22,9 +22,10 @@ pub(crate) async fn dispatch(
     service: &Service,
     caller: &Caller,
     method: &Method,
-    path: &str,
+    target: &Uri,
     body: Bytes,
 ) -> Reply {
+    let (path, query) = (target.path(), target.query().unwrap_or_default());
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let work = async {
         match segments.as_slice() {
@@ -32,8 +33,10 @@ pub(crate) async fn dispatch(
                 huawei::answer(service, caller, verb, &body).await
             }
             ["v1.0", _project, "kms", rest @ ..] => {
-                huawei::tags::answer(service, caller, method, rest, &body).await
+                huawei::tags::answer(service, caller, method, rest, query, &body).await
             }
+            [""] if *method == Method::GET => Ok(huawei::versions::all()),
+            ["v1.0"] | ["v1.0", ""] if *method == Method::GET => Ok(huawei::versions::one()),
             ["kmsd", "v1", rest @ ..] => control::answer(service, caller, method, rest, &body).await,
             _ => Err(Refusal::NoSuchVerb.into()),
         }

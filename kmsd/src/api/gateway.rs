@@ -130,7 +130,7 @@ impl Gateway {
             }
         };
         if dialect == Dialect::Huawei {
-            return dispatch(&self.service, &caller, &head.method, head.uri.path(), body).await;
+            return dispatch(&self.service, &caller, &head.method, &head.uri, body).await;
         }
         let target =
             head.headers.get(aws::TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();

@@ -1,9 +1,14 @@
 //! The public key API (`/v1.0/{project_id}/kms/<verb>`): parse, call, print.
 
+mod aliases;
 mod data;
+mod grants;
+mod page;
 mod rotation;
 pub(super) mod tags;
+pub(super) mod versions;
 
+use self::page::{Page, number};
 use super::{
     answer::{self, Reply},
     dispatch::parse,
@@ -89,10 +94,17 @@ pub(super) async fn answer(
             Ok(answer::ok(&state(&view)))
         }
         "update-key-description" => tags::describe(service, caller, body).await,
-        _ => match rotation::answer(service, caller, verb, body).await {
-            Some(answered) => answered,
-            None => data::answer(service, caller, verb, body).await,
-        },
+        "update-key-alias" => aliases::rename(service, caller, body).await,
+        "aliases" => aliases::create(service, caller, body).await,
+        _ => {
+            if let Some(answered) = rotation::answer(service, caller, verb, body).await {
+                return answered;
+            }
+            match grants::answer(service, caller, verb, body).await {
+                Some(answered) => answered,
+                None => data::answer(service, caller, verb, body).await,
+            }
+        }
     }
 }
 
@@ -161,30 +173,19 @@ async fn list(
     caller: &Caller,
     request: &ListKeysRequest,
 ) -> Result<ListKeysReply, ServiceError> {
-    let number = |text: &Option<String>, name, expected| {
-        text.as_deref()
-            .filter(|text| !text.trim().is_empty())
-            .map(|text| text.trim().parse::<usize>())
-            .transpose()
-            .map_err(|_| Refusal::ParameterInvalid { name, expected })
-    };
-    let limit = number(&request.limit, "limit", "1 to 1000")?.unwrap_or(MAX_PAGE);
-    if limit == 0 || limit > MAX_PAGE {
-        return Err(Refusal::ParameterInvalid { name: "limit", expected: "1 to 1000" }.into());
-    }
-    let from = number(&request.marker, "marker", "next_marker of the page before")?.unwrap_or(0);
-    let state = number(&request.key_state, "key_state", "2, 3, 4 or 5")?
+    let page = Page::parse(request.limit.as_deref(), request.marker.as_deref(), MAX_PAGE, "1 to 1000")?;
+    let state = number(request.key_state.as_deref(), "key_state", "2, 3, 4 or 5")?
         .map(|n| u8::try_from(n).ok().and_then(KeyState::from_number))
         .map(|state| state.ok_or(Refusal::ParameterInvalid { name: "key_state", expected: "2, 3, 4 or 5" }))
         .transpose()?;
     let all = service.list_keys(caller, state).await?;
-    let page: Vec<KeyDetails> = all.iter().skip(from).take(limit).map(details).collect();
-    let truncated = from.saturating_add(limit) < all.len();
+    let (part, next) = page.of(&all);
+    let part: Vec<KeyDetails> = part.iter().map(details).collect();
     Ok(ListKeysReply {
-        keys: page.iter().map(|key| key.key_id.clone()).collect(),
-        key_details: page,
-        next_marker: if truncated { (from + limit).to_string() } else { String::new() },
-        truncated: truncated.to_string(),
+        keys: part.iter().map(|key| key.key_id.clone()).collect(),
+        key_details: part,
+        truncated: next.is_some().to_string(),
+        next_marker: next.unwrap_or_default(),
         total: u64::try_from(all.len()).unwrap_or(u64::MAX),
     })
 }

@@ -202,7 +202,7 @@ async fn answer_one(
 ) -> Reply {
     let (head, body) = request.into_parts();
     match read_body(body, limits).await {
-        Ok(body) => dispatch(service, caller, &head.method, head.uri.path(), body).await,
+        Ok(body) => dispatch(service, caller, &head.method, &head.uri, body).await,
         Err(fault) => answer::error(
             caller,
             &ServiceError::Refused(match fault {

@@ -254,6 +254,8 @@ impl Received {
             |name: &str| response.headers.iter().find(|h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value);
         let body = value("content-length")
             .and_then(|v| std::str::from_utf8(v).ok()?.trim().parse::<usize>().ok())
+            // This one has no body, and says no length (RFC 9110, section 8.6).
+            .or_else(|| (response.code == Some(204)).then_some(0))
             .ok_or(ProtocolFault::NoLength)?;
         if body > MAX_BODY {
             return Err(ProtocolFault::TooLong { limit: MAX_BODY });

@@ -45,6 +45,12 @@ impl EncryptionContext {
         self.0.is_empty()
     }
 
+    /// Whether all of another context's pairs are in this one.
+    #[must_use]
+    pub fn includes(&self, other: &Self) -> bool {
+        other.0.iter().all(|(name, value)| self.0.get(name) == Some(value))
+    }
+
     /// Checks the published limit.
     ///
     /// # Errors

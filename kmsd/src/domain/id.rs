@@ -111,6 +111,12 @@ impl Alias {
         &self.0
     }
 
+    /// A name that nobody would choose.
+    #[must_use]
+    pub fn generated(random: [u8; 16]) -> Self {
+        Self(format!("{}{}", Self::GENERATED_PREFIX, hex::encode(random)))
+    }
+
     /// Whether only the system may give this name to a key.
     #[must_use]
     pub fn is_reserved(&self) -> bool {

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    grant::Grant,
     id::{Alias, KeyId, KeyVersion},
+    key_policy::KeyPolicy,
     operation::Operation,
     policy::Permit,
     principal::Principal,
@@ -77,6 +79,12 @@ pub struct KeyRecord {
     /// What people sort it by.
     #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
+    /// Who may use it besides (K7), oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<Grant>,
+    /// What its owner lets others do, and forbids (K7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<KeyPolicy>,
     /// Rotation by interval, if it is on (K5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Schedule>,
@@ -95,6 +103,8 @@ pub struct KeySpec {
     pub is_default: bool,
     /// What people sort it by.
     pub tags: Tags,
+    /// What its owner lets others do, and forbids.
+    pub policy: Option<KeyPolicy>,
 }
 
 /// Fewest and most days between scheduling a deletion and the deletion.
@@ -119,6 +129,7 @@ impl KeySpec {
             owner,
             is_default: false,
             tags: Tags::default(),
+            policy: None,
         })
     }
 
@@ -131,12 +142,18 @@ impl KeySpec {
         Ok(self)
     }
 
+    /// With a policy from the start.
+    #[must_use]
+    pub fn with_policy(self, policy: Option<KeyPolicy>) -> Self {
+        Self { policy, ..self }
+    }
+
     /// A key that its caller gives no name: it gets one that nobody would choose.
     ///
     /// # Errors
     /// If the description is too long.
     pub fn unnamed(random: [u8; 16], description: &str, owner: Principal) -> Result<Self, Refusal> {
-        Self::new(&format!("{}{}", Alias::GENERATED_PREFIX, hex::encode(random)), description, owner)
+        Self::new(Alias::generated(random).as_str(), description, owner)
     }
 
     /// A default key (K3).
@@ -148,6 +165,7 @@ impl KeySpec {
             owner: Principal::System,
             is_default: true,
             tags: Tags::default(),
+            policy: None,
         }
     }
 }
@@ -177,6 +195,8 @@ impl KeyRecord {
             }],
             tags: spec.tags,
             rotation: None,
+            grants: Vec::new(),
+            policy: spec.policy,
         }
     }
 
@@ -311,6 +331,33 @@ pub fn described(permit: &Permit, description: &str) -> Result<KeyRecord, Refusa
 pub fn tagged(permit: &Permit, tags: Tags) -> KeyRecord {
     debug_assert_eq!(permit.operation(), Operation::TagKey);
     permit.key().changed(|next| next.tags = tags)
+}
+
+/// See [`enabled`]. The key's own name.
+///
+/// # Errors
+/// If the name is not valid or is the system's (K3).
+pub fn renamed(permit: &Permit, alias: &str) -> Result<KeyRecord, Refusal> {
+    debug_assert_eq!(permit.operation(), Operation::UpdateKey);
+    let alias: Alias = alias.parse()?;
+    if alias.is_reserved() {
+        return Err(Refusal::AliasReserved { alias });
+    }
+    Ok(permit.key().changed(|next| next.alias = alias))
+}
+
+/// See [`enabled`]. Its own name is taken away: it gets one that nobody would choose.
+#[must_use]
+pub fn unnamed(permit: &Permit, random: [u8; 16]) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::DeleteAlias);
+    permit.key().changed(|next| next.alias = Alias::generated(random))
+}
+
+/// See [`enabled`].
+#[must_use]
+pub fn with_policy(permit: &Permit, policy: Option<KeyPolicy>) -> KeyRecord {
+    debug_assert_eq!(permit.operation(), Operation::WritePolicy);
+    permit.key().changed(|next| next.policy = policy)
 }
 
 fn check_description(description: &str) -> Result<(), Refusal> {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
 use super::state::KeyState;
 
 /// What a caller may ask of one key.
@@ -33,7 +35,7 @@ pub enum Operation {
     ScheduleDeletion,
     /// Take that back.
     CancelDeletion,
-    /// Change name or description, add or remove an alias.
+    /// Change the key's own name or its description.
     UpdateKey,
     /// Add or remove a tag.
     TagKey,
@@ -53,6 +55,14 @@ pub enum Operation {
     ImportMaterial,
     /// Remove imported material.
     DeleteMaterial,
+    /// Give the key another name besides its own.
+    CreateAlias,
+    /// Take such a name away.
+    DeleteAlias,
+    /// Read what the key's policy says.
+    ReadPolicy,
+    /// Set or remove the key's policy.
+    WritePolicy,
 }
 
 /// Why a state does not allow an operation.
@@ -114,7 +124,7 @@ const fn rule(
 }
 
 /// The table. Columns of the states: enabled, disabled, pending deletion, pending import.
-pub const RULES: [Rule; 23] = [
+pub const RULES: [Rule; 27] = [
     rule(O::DescribeKey, "describe-key", ANY, true, true),
     rule(O::CreateDatakey, "create-datakey", USE, true, true),
     rule(O::CreateDatakeyWithoutPlaintext, "create-datakey-without-plaintext", USE, true, true),
@@ -174,6 +184,10 @@ pub const RULES: [Rule; 23] = [
         false,
         false,
     ),
+    rule(O::CreateAlias, "create-alias", EDIT, false, false),
+    rule(O::DeleteAlias, "delete-alias", ANY, false, false),
+    rule(O::ReadPolicy, "get-key-policy", ANY, true, false),
+    rule(O::WritePolicy, "put-key-policy", ANY, false, false),
 ];
 
 impl Operation {
@@ -196,6 +210,22 @@ impl Operation {
         RULES.iter().find(|rule| rule.name == name).map(|rule| rule.operation)
     }
 
+    /// Whether it is one that binds something to a context, or opens it with one.
+    #[must_use]
+    pub const fn takes_context(self) -> bool {
+        matches!(
+            self,
+            Self::CreateDatakey
+                | Self::CreateDatakeyWithoutPlaintext
+                | Self::EncryptDatakey
+                | Self::DecryptDatakey
+                | Self::EncryptData
+                | Self::DecryptData
+                | Self::ReEncryptFrom
+                | Self::ReEncryptTo
+        )
+    }
+
     /// Whether a key in `state` allows it.
     ///
     /// # Errors
@@ -203,6 +233,19 @@ impl Operation {
     pub fn check(self, state: KeyState) -> Result<(), StateFault> {
         let column = KeyState::ALL.iter().position(|s| *s == state).expect("every state is in the list");
         self.rule().states[column].map_or(Ok(()), Err)
+    }
+}
+
+impl Serialize for Operation {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+impl<'de> Deserialize<'de> for Operation {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::from_name(&name).ok_or_else(|| D::Error::custom("not the name of an operation"))
     }
 }
 
@@ -261,7 +304,16 @@ mod tests {
             .collect();
         assert_eq!(
             allowed,
-            ["describe-key", "cancel-key-deletion", "list-grants", "revoke-grant", "retire-grant"]
+            [
+                "describe-key",
+                "cancel-key-deletion",
+                "list-grants",
+                "revoke-grant",
+                "retire-grant",
+                "delete-alias",
+                "get-key-policy",
+                "put-key-policy"
+            ]
         );
     }
 
@@ -270,7 +322,7 @@ mod tests {
     fn k3_default_keys_are_only_used_and_viewed() {
         for rule in &RULES {
             let harmless = rule.states == USE && rule.grantable && rule.operation != O::CreateGrant;
-            let viewing = matches!(rule.operation, O::DescribeKey | O::ListGrants);
+            let viewing = matches!(rule.operation, O::DescribeKey | O::ListGrants | O::ReadPolicy);
             assert_eq!(rule.default_keys, harmless || viewing, "{}", rule.name);
         }
     }

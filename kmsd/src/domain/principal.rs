@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
+use super::access_key::AccessKeyId;
+
 /// An identity that the transport has proved. Written `uid:1000`, `cert:<sha-256>`, `key:<access key id>`, `system`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -30,6 +32,28 @@ impl fmt::Display for Principal {
             Self::Uid(uid) => write!(f, "uid:{uid}"),
             Self::Certificate(digest) => write!(f, "cert:{}", hex::encode(digest)),
             Self::AccessKey(id) => write!(f, "key:{id}"),
+        }
+    }
+}
+
+impl Principal {
+    /// Somebody whom a request names: the written form, or an access key's id alone, or an ARN that ends in it. Nobody can
+    /// name the service itself.
+    ///
+    /// # Errors
+    /// Unless it is one of these.
+    pub fn named(text: &str) -> Result<Self, InvalidPrincipal> {
+        let name = match text.strip_prefix("arn:") {
+            Some(arn) => arn.split_once(":user/").ok_or(InvalidPrincipal)?.1,
+            None => text,
+        };
+        match name.parse() {
+            Ok(Self::System) => Err(InvalidPrincipal),
+            Ok(principal) => Ok(principal),
+            Err(_) => {
+                let id: AccessKeyId = name.parse().map_err(|_| InvalidPrincipal)?;
+                Ok(Self::AccessKey(id.to_string()))
+            }
         }
     }
 }
@@ -92,6 +116,18 @@ mod tests {
     fn principals_have_one_written_form() {
         for text in ["system", "uid:0", "uid:1000", "key:AK1", &format!("cert:{}", "ab".repeat(32))] {
             assert_eq!(text.parse::<Principal>().unwrap().to_string(), text);
+        }
+        for (text, written) in [
+            ("uid:5", "uid:5"),
+            ("key:AK1", "key:AK1"),
+            ("AK1", "key:AK1"),
+            ("arn:aws:iam::000000000000:user/AK1", "key:AK1"),
+            ("arn:aws:iam::1:user/uid:5", "uid:5"),
+        ] {
+            assert_eq!(Principal::named(text).unwrap().to_string(), written);
+        }
+        for text in ["system", "", "a b", "arn:aws:iam::1:role/x", "arn:aws:iam::1:user/system"] {
+            assert_eq!(Principal::named(text), Err(InvalidPrincipal), "{text}");
         }
         for text in ["", "root", "uid:", "uid:-1", "cert:ab", "key:", "key:a b"] {
             assert_eq!(text.parse::<Principal>(), Err(InvalidPrincipal), "{text}");

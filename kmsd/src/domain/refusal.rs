@@ -4,7 +4,9 @@ use super::{
     access_key::AccessKeyId,
     context::ContextTooLong,
     envelope::EnvelopeFault,
+    grant::{GrantId, InvalidGrantId},
     id::{Alias, InvalidAlias, KeyId, KeyVersion},
+    key_policy::PolicyFault,
     operation::{Operation, StateFault},
     state::KeyState,
 };
@@ -162,6 +164,64 @@ pub enum Refusal {
     /// As many keys as the configuration allows.
     #[error("there are {limit} keys already, as many as [limits] max_keys allows")]
     TooManyKeys {
+        /// The bound.
+        limit: usize,
+    },
+    /// The key has no such grant.
+    #[error("the key {key} has no grant {id}")]
+    NoSuchGrant {
+        /// The key.
+        key: KeyName,
+        /// As the caller named it.
+        id: GrantId,
+    },
+    /// Not the form of a grant's id.
+    #[error("{0}")]
+    GrantIdInvalid(#[from] InvalidGrantId),
+    /// A grant has to let somebody do something.
+    #[error("a grant names at least one operation other than create-grant")]
+    GrantEmpty,
+    /// Nobody whom a request can name.
+    #[error("a grant is for uid:<number>, cert:<SHA-256 of the public key info> or key:<access key id>")]
+    GranteeInvalid,
+    /// Nobody passes on more than they have (K7).
+    #[error(
+        "create-grant on the key {key} is refused: it would give more than your own right to the key does"
+    )]
+    GrantTooWide {
+        /// The key.
+        key: KeyName,
+    },
+    /// As many grants as a key may have.
+    #[error("the key {key} has {limit} grants already, as many as a key may have")]
+    TooManyGrants {
+        /// The key.
+        key: KeyName,
+        /// The bound.
+        limit: usize,
+    },
+    /// A policy that is not understood in full is not taken.
+    #[error("the key policy is refused: {0}")]
+    Policy(#[from] PolicyFault),
+    /// There is none, or it is of a key that the caller is not told of.
+    #[error("there is no alias {alias}")]
+    NoSuchAlias {
+        /// As the caller named it.
+        alias: Alias,
+    },
+    /// It is the key's own name.
+    #[error("the alias {alias} is the own name of the key {key}")]
+    AliasIsName {
+        /// The name.
+        alias: Alias,
+        /// The key.
+        key: KeyName,
+    },
+    /// As many aliases as a key may have.
+    #[error("the key {key} has {limit} aliases already, as many as a key may have")]
+    TooManyAliases {
+        /// The key.
+        key: KeyName,
         /// The bound.
         limit: usize,
     },
@@ -324,6 +384,16 @@ impl Refusal {
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
             Self::TooManyKeys { .. } => "KMS.1105",
+            Self::NoSuchGrant { .. } => "KMS.2502",
+            Self::GrantIdInvalid(_) => "KMS.2501",
+            Self::GrantEmpty => "KMS.2401",
+            Self::GranteeInvalid => "KMS.2402",
+            Self::GrantTooWide { .. } => "KMS.0307",
+            Self::TooManyGrants { .. } => "KMS.2404",
+            Self::Policy(_) => "KMSD.0007",
+            Self::NoSuchAlias { .. } => "KMSD.0008",
+            Self::AliasIsName { .. } => "KMSD.0009",
+            Self::TooManyAliases { .. } => "KMSD.0010",
             Self::RotationEnabled { .. } => "KMS.2901",
             Self::RotationNotEnabled { .. } => "KMS.0313",
             Self::RotationInterval { .. } => "KMS.3001",
@@ -370,6 +440,13 @@ impl Refusal {
             Self::AccessKeyDamaged { .. } => "delete this access key and make another",
             Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",
             Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
+            Self::NoSuchGrant { .. } => "look at `ecsctl key grant KEY`",
+            Self::GrantTooWide { .. } => "ask the key's owner for the grant",
+            Self::TooManyGrants { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
+            Self::AliasIsName { .. } => "rename that key first (`ecsctl key alias KEY --rename NAME`)",
+            Self::TooManyAliases { .. } => {
+                "remove aliases that are not needed (`ecsctl key alias KEY --remove NAME`)"
+            }
             Self::RotationNotEnabled { .. } => "turn it on (`ecsctl key rotate --every DAYS`)",
             Self::RotationUnderWay { .. } => "try again in a moment",
             Self::TooManyRotations { .. } => "make another key and re-encrypt under it",

@@ -186,7 +186,8 @@ fn refuse_imported(permit: &Permit) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::domain::{
-        Caller, KeyId, KeyRef, Principal, Registry, key::KeySpec, policy, registry::Change, time::DAY_MS,
+        Caller, EncryptionContext, KeyId, KeyRef, Principal, Registry, key::KeySpec, policy,
+        registry::Change, time::DAY_MS,
     };
 
     const T0: TrustedTime = TrustedTime(1_000_000);
@@ -199,7 +200,8 @@ mod tests {
     fn permit(key: &KeyRecord, operation: Operation) -> Permit {
         let mut registry = Registry::default();
         registry.apply(Change::PutKey(key.clone()));
-        policy::authorise(&registry, &Caller::SYSTEM, &KeyRef::Id(key.id), operation).unwrap()
+        let none = EncryptionContext::default();
+        policy::authorise(&registry, &Caller::SYSTEM, &KeyRef::Id(key.id), operation, &none).unwrap()
     }
 
     fn rotate(key: &KeyRecord, cause: Cause, now: TrustedTime) -> Result<KeyRecord, Refusal> {

@@ -83,7 +83,7 @@ impl Service {
             Purpose::DataKey => Operation::EncryptDatakey,
             Purpose::Data | Purpose::AccessSecret => Operation::EncryptData,
         };
-        let permit = self.authorise_or_make(caller, key, operation).await?;
+        let permit = self.authorise_or_make(caller, key, operation, context).await?;
         let target = Target::current(&permit)?;
         trail.key(target.object.key, Some(target.object.version));
         let header = target.header(self.inner.pool.mechanism(), purpose);
@@ -178,8 +178,8 @@ impl Service {
         let Envelope { header, iv, ciphertext } = decode_any(source.wrapped)?;
         trail.add_note(format!("from {}/{}", header.key, header.version));
         let (from, opens) =
-            self.permit_to_open(caller, source.expected, &header, Operation::ReEncryptFrom)?;
-        let to = self.authorise_or_make(caller, destination, Operation::ReEncryptTo).await?;
+            self.permit_to_open(caller, source.expected, &header, Operation::ReEncryptFrom, source.context)?;
+        let to = self.authorise_or_make(caller, destination, Operation::ReEncryptTo, context).await?;
         let seals = Target::current(&to)?;
         trail.key(seals.object.key, Some(seals.object.version));
         let new_header = seals.header(self.inner.pool.mechanism(), header.purpose);

@@ -65,7 +65,7 @@ impl Service {
         if !DATAKEY_BYTES.contains(&request.len) {
             return Err(Refusal::DatakeyLength.into());
         }
-        let permit = self.authorise_or_make(caller, &request.key, operation).await?;
+        let permit = self.authorise_or_make(caller, &request.key, operation, &request.context).await?;
         let target = Target::current(&permit)?;
         trail.key(target.object.key, Some(target.object.version));
         let header = target.header(self.inner.pool.mechanism(), Purpose::DataKey);
@@ -120,7 +120,7 @@ impl Service {
     ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
         context.check().map_err(Refusal::from)?;
         trail.key(envelope.header.key, Some(envelope.header.version));
-        let (permit, target) = self.permit_to_open(caller, expected, &envelope.header, operation)?;
+        let (permit, target) = self.permit_to_open(caller, expected, &envelope.header, operation, context)?;
         let Envelope { header, iv, ciphertext } = envelope;
         let aad = header.authenticated(context);
         let opened = self
@@ -138,17 +138,18 @@ impl Service {
         expected: Option<&KeyRef>,
         header: &Header,
         operation: Operation,
+        context: &EncryptionContext,
     ) -> Result<(Permit, Target), Refusal> {
         let permit = {
             let registry = self.inner.writer.registry().read();
             if let Some(expected) = expected {
                 // Asked about first, so that the answer tells nothing about a key that the caller may not know.
-                let named = policy::authorise(&registry, caller, expected, operation)?;
+                let named = policy::authorise(&registry, caller, expected, operation, context)?;
                 if named.key().id != header.key {
                     return Err(Refusal::OtherKey { key: named.key().name() });
                 }
             }
-            policy::authorise(&registry, caller, &KeyRef::Id(header.key), operation)?
+            policy::authorise(&registry, caller, &KeyRef::Id(header.key), operation, context)?
         };
         let key = permit.key();
         match key.version(header.version).map(|v| v.phase) {
@@ -168,13 +169,14 @@ impl Service {
         caller: &Caller,
         key: &KeyRef,
         operation: Operation,
+        context: &EncryptionContext,
     ) -> Result<Permit, ServiceError> {
         if let KeyRef::Alias(alias) = key
             && alias.is_default_key()
         {
             self.ensure_default(alias).await?;
         }
-        Ok(self.authorise(caller, key, operation)?)
+        Ok(self.authorise(caller, key, operation, context)?)
     }
 }
 

@@ -3,8 +3,9 @@
 use super::{Service, ServiceError, audit::Trail};
 use crate::{
     domain::{
-        Alias, Caller, KeyId, KeyRef, Operation, Permit, Refusal,
+        Alias, Caller, EncryptionContext, KeyId, KeyRef, Operation, Permit, Refusal,
         key::{self, KeyRecord, KeySpec, Phase, SharedKey},
+        key_policy::KeyPolicy,
         policy,
         reconcile::ObjectId,
         registry::{Change, Conflict},
@@ -64,17 +65,20 @@ impl Service {
     /// Makes a key that has no name but one that the service makes up (K1).
     ///
     /// # Errors
-    /// If there are too many keys, or the token or the store fails.
+    /// If there are too many keys, a tag or the policy is not one, or the token or the store fails.
     pub async fn create_unnamed_key(
         &self,
         caller: &Caller,
         description: &str,
         tags: &[(String, String)],
+        policy: Option<&str>,
     ) -> Result<KeyView, ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
+        let policy = policy.map(KeyPolicy::parse).transpose().map_err(Refusal::from);
         let spec = KeySpec::unnamed(random, description, caller.principal.clone())
-            .and_then(|spec| spec.with_tags(tags));
+            .and_then(|spec| spec.with_tags(tags))
+            .and_then(|spec| Ok(spec.with_policy(policy?)));
         let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let trail = Trail::new(&caller, CREATE);
@@ -91,13 +95,7 @@ impl Service {
     /// # Errors
     /// If there is none, or the caller is not told of it.
     pub async fn describe_key(&self, caller: &Caller, key: &KeyRef) -> Result<KeyView, ServiceError> {
-        let mut trail = Trail::of(caller, Operation::DescribeKey, key);
-        let permit = self.authorise(caller, key, Operation::DescribeKey);
-        if let Ok(permit) = &permit {
-            trail.key(permit.key().id, None);
-        }
-        let view = permit.map(|permit| self.view(SharedKey::clone(permit.key())));
-        self.record(trail, view.map_err(Into::into)).await
+        self.look(caller, key, Operation::DescribeKey).await
     }
 
     /// Keys that the caller is told of, oldest first, in a state or in any.
@@ -197,8 +195,9 @@ impl Service {
         caller: &Caller,
         key: &KeyRef,
         operation: Operation,
+        context: &EncryptionContext,
     ) -> Result<Permit, Refusal> {
-        policy::authorise(&self.inner.writer.registry().read(), caller, key, operation)
+        policy::authorise(&self.inner.writer.registry().read(), caller, key, operation, context)
     }
 
     pub(super) fn view(&self, key: SharedKey) -> KeyView {
@@ -213,10 +212,22 @@ impl Service {
         operation: Operation,
         decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal> + Send + 'static,
     ) -> Result<KeyView, ServiceError> {
-        let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
+        let permit = self.asking(caller, key, operation);
+        self.change_permitted(caller, key, operation, permit, decide).await
+    }
+
+    /// The same with a right of another kind.
+    pub(super) async fn change_permitted(
+        &self,
+        caller: &Caller,
+        key: &KeyRef,
+        operation: Operation,
+        permit: impl Fn() -> Result<Permit, Refusal> + Send + 'static,
+        decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal> + Send + 'static,
+    ) -> Result<KeyView, ServiceError> {
+        let (service, mut trail) = (self.clone(), Trail::of(caller, operation, key));
         self.to_the_end(async move {
-            let mut trail = Trail::of(&caller, operation, &key);
-            let changed = service.decide_and_commit(&mut trail, &caller, &key, operation, decide).await;
+            let changed = service.decide_and_commit(&mut trail, permit, decide).await;
             let view = changed.map(|key| service.view(key));
             let view = service.record(trail, view).await;
             service.note_soon();
@@ -225,17 +236,26 @@ impl Service {
         .await
     }
 
-    pub(super) async fn decide_and_commit(
+    /// Asks for the right to an operation that takes no context.
+    pub(super) fn asking(
         &self,
-        trail: &mut Trail,
         caller: &Caller,
         key: &KeyRef,
         operation: Operation,
+    ) -> impl Fn() -> Result<Permit, Refusal> + Send + use<> {
+        let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
+        move || service.authorise(&caller, &key, operation, &EncryptionContext::default())
+    }
+
+    pub(super) async fn decide_and_commit(
+        &self,
+        trail: &mut Trail,
+        permit: impl Fn() -> Result<Permit, Refusal>,
         decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal>,
     ) -> Result<SharedKey, ServiceError> {
         let mut last = CommitError::Conflict(Conflict::Stale);
         for attempt in 0..ATTEMPTS {
-            let permit = self.authorise(caller, key, operation)?;
+            let permit = permit()?;
             trail.key(permit.key().id, None);
             let next = decide(&permit)?;
             if attempt == 0 {
@@ -243,6 +263,9 @@ impl Service {
             }
             match self.inner.writer.commit(Change::PutKey(next.clone())).await {
                 Ok(()) => return Ok(next.into()),
+                Err(CommitError::Conflict(Conflict::AliasTaken)) => {
+                    return Err(Refusal::AliasTaken { alias: next.alias }.into());
+                }
                 Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
                 Err(error) => return Err(error.into()),
             }

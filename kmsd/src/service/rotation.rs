@@ -89,7 +89,7 @@ impl Service {
         key: &KeyRef,
         cause: Cause,
     ) -> Result<SharedKey, ServiceError> {
-        let permit = self.authorise(caller, key, Operation::RotateKey)?;
+        let permit = self.asking(caller, key, Operation::RotateKey)()?;
         let (id, name) = (permit.key().id, permit.key().name());
         let _flight = Flight::alone(self, id).ok_or(Refusal::RotationUnderWay { key: name })?;
         // In the token there may be something of an attempt that was left half-way.
@@ -99,8 +99,8 @@ impl Service {
             let clock = service.observe_clock();
             rotation::rotating(permit, cause, clock.wall(), clock.now())
         };
-        let id_ref = KeyRef::Id(id);
-        let next = self.decide_and_commit(trail, caller, &id_ref, Operation::RotateKey, decide).await?;
+        let permit = self.asking(caller, &KeyRef::Id(id), Operation::RotateKey);
+        let next = self.decide_and_commit(trail, permit, decide).await?;
         let version = next.intended().unwrap_or(KeyVersion::FIRST);
         trail.key(id, Some(version));
         let made = self.make_version(ObjectId { key: id, version }, fresh).await;

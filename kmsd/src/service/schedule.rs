@@ -123,6 +123,7 @@ impl Service {
             .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
             .await?;
         self.inner.writer.commit(Change::PutKey(destroying.destroyed())).await?;
+        self.clear_aliases().await?;
         tracing::info!(key = %key.id, alias = %key.alias, "destroyed: its scheduled deletion came due");
         Ok(())
     }

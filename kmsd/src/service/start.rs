@@ -176,6 +176,7 @@ impl Service {
             service.put_off_deletions().await.map_err(StartError::Unfinished)?;
         }
         service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
+        service.clear_aliases().await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
         service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)

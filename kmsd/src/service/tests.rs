@@ -1,5 +1,6 @@
 //! The service on fakes: rules, races, crashes.
 
+mod access;
 mod audit;
 mod crash;
 mod keys;

@@ -6,6 +6,7 @@ use super::{Contents, Store, StoreError, memory::MemoryStore, sqlite::SqliteStor
 use crate::{
     domain::{
         KeyId, KeyRef, KeyState, Principal,
+        alias::AliasRecord,
         anchor::{Anchor, AnchorRecord},
         integrity::IntegrityKey,
         key::{KeyRecord, KeySpec},
@@ -68,13 +69,28 @@ fn contract(mut reopen: impl FnMut() -> Box<dyn Store>) {
     assert_eq!(keys(&registry), [record(1).confirmed(), record(2)]);
     assert_eq!(registry.anchor(&anchor(0).volume), Some(&anchor(1)));
 
+    let alias = |revision| AliasRecord {
+        alias: "other".parse().unwrap(),
+        revision,
+        key: record(1).id,
+        created_at: WallTime(7),
+        updated_at: WallTime(8),
+    };
+    loaded(reopen()).commit(&[Change::PutAlias(alias(0))]).unwrap();
+    loaded(reopen()).commit(&[Change::PutAlias(alias(1))]).unwrap();
+    let registry = reopen().load().unwrap().registry;
+    assert_eq!(registry.alias(&alias(0).alias), Some(&alias(1)));
+    assert_eq!(registry.find(&KeyRef::Alias(alias(0).alias)).map(|key| key.id), Some(record(1).id));
+    loaded(reopen()).commit(&[Change::ForgetAlias(alias(0).alias, 1)]).unwrap();
+    assert_eq!(reopen().load().unwrap().registry.aliases().count(), 0);
+
     loaded(reopen()).commit(&[Change::ForgetKey(record(2).id)]).unwrap();
     let destroyed = record(1).confirmed().destroying().destroyed();
     loaded(reopen()).commit(&[Change::PutKey(record(1).confirmed().destroying())]).unwrap();
     loaded(reopen()).commit(&[Change::PutKey(destroyed.clone())]).unwrap();
     let mut store = reopen();
     let Contents { epoch, registry, .. } = store.load().unwrap();
-    assert_eq!(epoch, 5, "each commit counts");
+    assert_eq!(epoch, 8, "each commit counts");
     assert_eq!(keys(&registry), std::slice::from_ref(&destroyed));
     assert!(registry.find(&KeyRef::Alias(destroyed.alias)).is_none());
     drop(store);
@@ -153,8 +169,10 @@ fn k4_an_edited_store_is_refused() {
         "UPDATE keys SET revision = o.revision, record = o.record, mac = o.mac FROM old.keys o WHERE o.key_id = keys.key_id",
         "DELETE FROM keys",
         "DELETE FROM anchors",
+        "DELETE FROM aliases",
+        "UPDATE aliases SET record = replace(record, '\"01010101', '\"02010101')",
         "DELETE FROM state",
-        "DELETE FROM keys; DELETE FROM anchors; UPDATE state SET clock = NULL, mac = NULL",
+        "DELETE FROM keys; DELETE FROM anchors; DELETE FROM aliases; UPDATE state SET clock = NULL, mac = NULL",
         "UPDATE anchors SET record = o.record, mac = o.mac, revision = o.revision FROM old.anchors o",
         "UPDATE state SET epoch = epoch + 1",
         "UPDATE state SET clock = replace(clock, '5', '6')",
@@ -168,6 +186,14 @@ fn k4_an_edited_store_is_refused() {
         let reading = Reading { wall: WallTime(5), since_boot: 6, boot_id: "b".into() };
         store.put_clock(&TrustedClock::start(reading)).unwrap();
         store.commit(&[Change::PutKey(record(1)), Change::PutAnchor(anchor(0))]).unwrap();
+        let alias = AliasRecord {
+            alias: "other".parse().unwrap(),
+            revision: 0,
+            key: record(1).id,
+            created_at: WallTime(7),
+            updated_at: WallTime(8),
+        };
+        store.commit(&[Change::PutAlias(alias)]).unwrap();
         store.backup(&old).unwrap();
         let disabled = KeyRecord { state: KeyState::Disabled, revision: 1, ..record(1) };
         store.commit(&[Change::PutKey(disabled), Change::PutAnchor(anchor(1))]).unwrap();

@@ -75,7 +75,9 @@ impl Store for MemoryStore {
         let inner = self.inner.lock();
         let mut registry = Registry::default();
         for (name, row) in &inner.rows {
-            registry.apply(if name.starts_with("access") {
+            registry.apply(if name.starts_with("alias") {
+                Change::PutAlias(serde_json::from_str(row).expect("what was written"))
+            } else if name.starts_with("access") {
                 Change::PutAccessKey(serde_json::from_str(row).expect("what was written"))
             } else if name.starts_with("key") {
                 Change::PutKey(serde_json::from_str(row).expect("what was written"))
@@ -101,6 +103,13 @@ impl Store for MemoryStore {
                 }
                 Change::ForgetKey(id) => {
                     inner.rows.remove(&format!("key {id}"));
+                }
+                Change::PutAlias(record) => {
+                    let row = serde_json::to_string(record).expect("serialises");
+                    inner.rows.insert(format!("alias {}", record.alias), row);
+                }
+                Change::ForgetAlias(alias, _) => {
+                    inner.rows.remove(&format!("alias {alias}"));
                 }
                 Change::PutAnchor(anchor) => {
                     let row = serde_json::to_string(anchor).expect("serialises");

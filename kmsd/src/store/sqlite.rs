@@ -19,6 +19,7 @@ use super::{Contents, Store, StoreError};
 use crate::{
     domain::{
         access_key::AccessKeyRecord,
+        alias::AliasRecord,
         anchor::AnchorRecord,
         integrity::{IntegrityKey, RowMac, RowMacs, same},
         key::KeyRecord,
@@ -29,7 +30,16 @@ use crate::{
 };
 
 /// Steps from an empty file to the schema of this version; each is run once, in one transaction with its number.
-const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
+const MIGRATIONS: [&str; 2] = [FIRST, ALIASES];
+
+const ALIASES: &str = "CREATE TABLE aliases (
+         alias    TEXT PRIMARY KEY,
+         revision INTEGER NOT NULL,
+         record   TEXT NOT NULL,
+         mac      BLOB NOT NULL
+     ) STRICT, WITHOUT ROWID;";
+
+const FIRST: &str = "CREATE TABLE meta (
          name  TEXT PRIMARY KEY,
          value TEXT NOT NULL
      ) STRICT, WITHOUT ROWID;
@@ -57,7 +67,7 @@ const MIGRATIONS: [&str; 1] = ["CREATE TABLE meta (
          clock TEXT,
          mac   BLOB,                    -- of the clock
          root  BLOB NOT NULL            -- over the epoch and every MAC
-     ) STRICT;"];
+     ) STRICT;";
 
 /// The store in a file.
 pub struct SqliteStore {
@@ -243,6 +253,13 @@ impl Store for SqliteStore {
                 return Err(damaged("keys", &id));
             }
             registry.apply(Change::PutKey(key));
+        }
+        let query = "SELECT alias, revision, record, mac FROM aliases";
+        for (id, revision, record) in self.checked::<AliasRecord>("aliases", query, &mut macs)? {
+            if record.alias.as_str() != id || i64::try_from(record.revision) != Ok(revision) {
+                return Err(damaged("aliases", &id));
+            }
+            registry.apply(Change::PutAlias(record));
         }
         let query = "SELECT volume, revision, record, mac FROM anchors";
         for (id, revision, anchor) in self.checked::<AnchorRecord>("anchors", query, &mut macs)? {

@@ -38,7 +38,7 @@ pub enum CommitError {
 }
 
 enum Request {
-    Change(Change, oneshot::Sender<Result<(), CommitError>>),
+    Change(Box<Change>, oneshot::Sender<Result<(), CommitError>>),
     Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
 }
 
@@ -83,7 +83,7 @@ impl Writer {
     /// # Errors
     /// If it is not.
     pub async fn commit(&self, change: Change) -> Result<(), CommitError> {
-        self.send(|reply| Request::Change(change, reply)).await
+        self.send(|reply| Request::Change(Box::new(change), reply)).await
     }
 
     /// Records where the trusted clock stands.
@@ -125,7 +125,7 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;
             }
-            Request::Change(change, reply) => (change, reply),
+            Request::Change(change, reply) => (*change, reply),
         };
         let mut changes = Vec::new();
         let mut replies = Vec::new();
@@ -134,7 +134,7 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
         while changes.len() < GROUP {
             match queue.try_recv() {
                 Ok(Request::Change(change, reply)) if !changes.iter().any(|c| change.touches(c)) => {
-                    admit(registry, change, reply, &mut changes, &mut replies);
+                    admit(registry, *change, reply, &mut changes, &mut replies);
                 }
                 Ok(other) => {
                     waiting = Some(other);

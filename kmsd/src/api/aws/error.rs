@@ -29,6 +29,8 @@ pub(in crate::api) enum Fault {
     NoSuchKey { key: String },
     #[error("{arn:?} is not the ARN of a key or an alias")]
     InvalidArn { arn: String },
+    #[error("the grant token is not one that this service gave")]
+    InvalidGrantToken,
     #[error("the marker is not one that an earlier page gave")]
     InvalidMarker,
     #[error(transparent)]
@@ -58,6 +60,7 @@ impl Fault {
             Self::Unsupported { .. } => "UnsupportedOperationException",
             Self::NoSuchKey { .. } => "NotFoundException",
             Self::InvalidArn { .. } => "InvalidArnException",
+            Self::InvalidGrantToken => "InvalidGrantTokenException",
             Self::InvalidMarker => "InvalidMarkerException",
             Self::Service(ServiceError::Refused(refusal)) => match refusal {
                 Refusal::MaterialMissing { .. } => {
@@ -107,9 +110,14 @@ const fn signature(error: &SignatureError) -> &'static str {
 
 const fn refused(refusal: &Refusal) -> &'static str {
     match refusal {
-        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. } | Refusal::NoSuchAccessKey { .. } => {
-            "NotFoundException"
-        }
+        Refusal::NoSuchKey { .. }
+        | Refusal::Destroyed { .. }
+        | Refusal::NoSuchAccessKey { .. }
+        | Refusal::NoSuchGrant { .. }
+        | Refusal::NoSuchAlias { .. } => "NotFoundException",
+        Refusal::GrantIdInvalid(_) => "InvalidGrantIdException",
+        Refusal::Policy(_) => "MalformedPolicyDocumentException",
+        Refusal::AliasIsName { .. } => "KMSInvalidStateException",
         Refusal::State { fault, .. } => match fault {
             StateFault::Disabled => "DisabledException",
             StateFault::Imported => "UnsupportedOperationException",
@@ -124,6 +132,7 @@ const fn refused(refusal: &Refusal) -> &'static str {
         },
         Refusal::DefaultKey { .. }
         | Refusal::NotPermitted { .. }
+        | Refusal::GrantTooWide { .. }
         | Refusal::NotAdministrator { .. }
         | Refusal::AnchorNotPermitted { .. } => "AccessDeniedException",
         Refusal::AliasTaken { .. } => "AlreadyExistsException",
@@ -136,6 +145,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
         Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
         | Refusal::TooManyAccessKeys { .. }
+        | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyAliases { .. }
         | Refusal::TooManyRotations { .. } => "LimitExceededException",
         Refusal::RotationUnderWay { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
@@ -147,6 +158,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::ParameterMissing { .. }
         | Refusal::ParameterInvalid { .. }
         | Refusal::DatakeyLength
+        | Refusal::GrantEmpty
+        | Refusal::GranteeInvalid
         | Refusal::RotationEnabled { .. }
         | Refusal::RotationNotEnabled { .. }
         | Refusal::RotationInterval { .. }

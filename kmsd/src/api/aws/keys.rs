@@ -134,14 +134,20 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     only(request.origin.as_deref(), "AWS_KMS", "an Origin other than AWS_KMS")?;
     let unsupported = [
         (request.multi_region, "MultiRegion"),
-        (request.policy.is_some(), "a key policy (use grants)"),
         (request.custom_key_store_id.is_some() || request.xks_key_id.is_some(), "a custom key store"),
     ];
     if let Some((_, what)) = unsupported.into_iter().find(|(asked, _)| *asked) {
         return Err(Fault::Unsupported { what });
     }
-    let view =
-        call.service.create_unnamed_key(call.caller, &request.description, &pairs(request.tags)).await?;
+    let view = call
+        .service
+        .create_unnamed_key(
+            call.caller,
+            &request.description,
+            &pairs(request.tags),
+            request.policy.as_deref(),
+        )
+        .await?;
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 

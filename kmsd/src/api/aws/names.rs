@@ -23,6 +23,11 @@ impl<'a> Names<'a> {
     pub(super) fn key(&self, id: KeyId) -> String {
         format!("arn:aws:kms:{}:{ACCOUNT}:{KEY}{id}", self.region)
     }
+
+    /// `arn:aws:kms:<region>:<account>:alias/<name>`
+    pub(super) fn alias(&self, alias: &Alias) -> String {
+        format!("arn:aws:kms:{}:{ACCOUNT}:{ALIAS}{alias}", self.region)
+    }
 }
 
 /// A key as a request names it: id, ARN, `alias/<name>`, or an alias' ARN.

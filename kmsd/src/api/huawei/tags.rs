@@ -6,7 +6,7 @@ use http_body_util::Full;
 use hyper::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::{details, key};
+use super::{aliases, details, key, page::number, versions};
 use crate::{
     api::{
         answer::{self, Reply},
@@ -15,35 +15,18 @@ use crate::{
     },
     domain::{Caller, KeyRef, Refusal},
     service::{KeyView, Service, ServiceError},
-    wire::huawei::{KeyDetails, maybe_text_or_number},
+    wire::{
+        huawei::{KeyDetails, maybe_text_or_number},
+        names::{KeyTags, Tag, TagsAction},
+    },
 };
 
 /// Most keys in an answer to a question by tags.
 const MAX_PAGE: usize = 1000;
 
-#[derive(Serialize, Deserialize)]
-struct Tag {
-    key: String,
-    #[serde(default)]
-    value: String,
-}
-
 #[derive(Deserialize)]
 struct OneTag {
     tag: Tag,
-}
-
-#[derive(Deserialize)]
-struct TagsAction {
-    action: String,
-    tags: Vec<Tag>,
-}
-
-#[derive(Serialize)]
-struct KeyTags {
-    tags: Vec<Tag>,
-    #[serde(rename = "existTagsNum")]
-    exist_tags_num: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,9 +105,14 @@ pub(in crate::api) async fn answer(
     caller: &Caller,
     method: &Method,
     path: &[&str],
+    query: &str,
     body: &[u8],
 ) -> Result<Reply, ServiceError> {
     match (method, path) {
+        (&Method::GET, ["aliases"]) => aliases::list(service, caller, query).await,
+        (&Method::DELETE, ["aliases"]) => aliases::delete(service, caller, body).await,
+        (&Method::POST, ["alias", "associate"]) => aliases::associate(service, caller, body).await,
+        (&Method::GET, ["user-quotas"]) => versions::quotas(service, caller).await,
         (&Method::GET, ["tags"]) => {
             let mut values: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
             for view in service.list_keys(caller, None).await? {
@@ -191,12 +179,8 @@ async fn act(
 
 /// Keys that have all of the tags, each with one of its values (with any, if none is given), and whose name begins as asked.
 fn find(all: &[KeyView], question: &Question) -> Result<Reply, ServiceError> {
-    let number = |text: &Option<String>, name| {
-        let parsed = text.as_deref().map(|text| text.trim().parse::<usize>()).transpose();
-        parsed.map_err(|_| Refusal::ParameterInvalid { name, expected: "a number" })
-    };
-    let limit = number(&question.limit, "limit")?.unwrap_or(MAX_PAGE).min(MAX_PAGE);
-    let offset = number(&question.offset, "offset")?.unwrap_or(0);
+    let limit = number(question.limit.as_deref(), "limit", "a number")?.unwrap_or(MAX_PAGE).min(MAX_PAGE);
+    let offset = number(question.offset.as_deref(), "offset", "a number")?.unwrap_or(0);
     let has = |view: &KeyView, wanted: &TagValues| {
         view.key.tags.iter().any(|(name, value)| {
             name == wanted.key && (wanted.values.is_empty() || wanted.values.iter().any(|v| v == value))

@@ -165,6 +165,67 @@ async fn k5_a_rotation_that_failed_half_way_is_cleared_away_in_time() {
     }
 }
 
+/// K7: an acknowledged grant is there after a crash, and an acknowledged revocation stays.
+#[tokio::test]
+async fn k7_a_crash_while_a_grant_is_made_or_revoked() {
+    use crate::domain::grant::{Constraints, GrantSpec};
+    let spec = || GrantSpec {
+        name: Some("g".into()),
+        grantee: Principal::Uid(2),
+        retiring: None,
+        operations: [Operation::CreateDatakey].into(),
+        constraints: Constraints::default(),
+    };
+    at_every_effect(
+        async |service, _| drop(service.create_key(&uid(1), "a", "").await.unwrap()),
+        async |service, _| service.create_grant(&uid(1), &"a".parse().unwrap(), spec()).await.is_ok(),
+        async |service, _, acknowledged| {
+            let usable = datakey(service, &uid(2), "a", "x").await.is_ok();
+            assert!(usable || !acknowledged, "an acknowledged grant is lost");
+        },
+    )
+    .await;
+    at_every_effect(
+        async |service, _| {
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_grant(&uid(1), &"a".parse().unwrap(), spec()).await.unwrap();
+        },
+        async |service, _| {
+            let key = "a".parse().unwrap();
+            let id = service.list_grants(&uid(1), &key).await.unwrap().key.grants[0].id;
+            service.revoke_grant(&uid(1), &key, id).await.is_ok()
+        },
+        async |service, _, acknowledged| {
+            let usable = datakey(service, &uid(2), "a", "x").await.is_ok();
+            assert!(!usable || !acknowledged, "an acknowledged revocation is lost");
+        },
+    )
+    .await;
+}
+
+/// A crash while an alias moves leaves it with the one key or the other.
+#[tokio::test]
+async fn a_crash_while_an_alias_moves() {
+    at_every_effect(
+        async |service, _| {
+            for name in ["a", "b"] {
+                service.create_key(&uid(1), name, "").await.unwrap();
+            }
+            service.create_alias(&uid(1), &"a".parse().unwrap(), "n").await.unwrap();
+        },
+        async |service, _| {
+            let (alias, target) = ("n".parse().unwrap(), "b".parse().unwrap());
+            service.associate_alias(&uid(1), &alias, &target).await.is_ok()
+        },
+        async |service, _, acknowledged| {
+            let named = service.describe_key(&uid(1), &"n".parse().unwrap()).await.unwrap();
+            let stands_for = named.key.alias.as_str();
+            assert!(stands_for == "b" || (stands_for == "a" && !acknowledged), "{stands_for}");
+        },
+    )
+    .await;
+}
+
 /// F3: an acknowledged anchor survives.
 #[tokio::test]
 async fn f3_a_crash_while_an_anchor_moves() {

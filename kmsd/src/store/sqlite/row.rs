@@ -4,6 +4,7 @@ use rusqlite::{Transaction, params};
 
 use crate::{
     domain::{
+        alias::AliasRecord,
         anchor::AnchorRecord,
         integrity::{RowMac, RowMacs},
         key::{KeyRecord, Phase},
@@ -16,6 +17,8 @@ use crate::{
 pub(super) enum Row<'a> {
     Key(&'a KeyRecord, String),
     NoKey(String),
+    Alias(&'a AliasRecord, String),
+    NoAlias(String),
     Anchor(&'a AnchorRecord, String),
     AccessKey(String, String),
     NoAccessKey(String),
@@ -27,6 +30,8 @@ impl<'a> Row<'a> {
         match change {
             Change::PutKey(key) => Self::Key(key, to_json(key)),
             Change::ForgetKey(id) => Self::NoKey(id.to_string()),
+            Change::PutAlias(record) => Self::Alias(record, to_json(record)),
+            Change::ForgetAlias(alias, _) => Self::NoAlias(alias.to_string()),
             Change::PutAnchor(anchor) => Self::Anchor(anchor, to_json(anchor)),
             Change::PutAccessKey(record) => Self::AccessKey(record.id.to_string(), to_json(record)),
             Change::ForgetAccessKey(id) => Self::NoAccessKey(id.to_string()),
@@ -36,6 +41,7 @@ impl<'a> Row<'a> {
     pub(super) const fn table(&self) -> &'static str {
         match self {
             Self::Key(..) | Self::NoKey(_) => "keys",
+            Self::Alias(..) | Self::NoAlias(_) => "aliases",
             Self::Anchor(..) => "anchors",
             Self::AccessKey(..) | Self::NoAccessKey(_) => "access_keys",
             Self::Clock(_) => "clock",
@@ -45,7 +51,10 @@ impl<'a> Row<'a> {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Key(key, _) => key.id.to_string(),
-            Self::NoKey(id) | Self::AccessKey(id, _) | Self::NoAccessKey(id) => id.clone(),
+            Self::NoKey(id) | Self::NoAlias(id) | Self::AccessKey(id, _) | Self::NoAccessKey(id) => {
+                id.clone()
+            }
+            Self::Alias(record, _) => record.alias.to_string(),
             Self::Anchor(anchor, _) => anchor.volume.to_string(),
             Self::Clock(_) => "clock".to_owned(),
         }
@@ -53,10 +62,12 @@ impl<'a> Row<'a> {
 
     pub(super) fn json(&self) -> Option<&str> {
         match self {
-            Self::Key(_, json) | Self::Anchor(_, json) | Self::AccessKey(_, json) | Self::Clock(json) => {
-                Some(json)
-            }
-            Self::NoKey(_) | Self::NoAccessKey(_) => None,
+            Self::Key(_, json)
+            | Self::Alias(_, json)
+            | Self::Anchor(_, json)
+            | Self::AccessKey(_, json)
+            | Self::Clock(json) => Some(json),
+            Self::NoKey(_) | Self::NoAlias(_) | Self::NoAccessKey(_) => None,
         }
     }
 
@@ -76,6 +87,16 @@ impl<'a> Row<'a> {
             }
             Self::NoKey(id) => {
                 transaction.prepare_cached("DELETE FROM keys WHERE key_id = ?1")?.execute([id])?
+            }
+            Self::Alias(record, json) => transaction
+                .prepare_cached(
+                    "INSERT INTO aliases (alias, revision, record, mac) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (alias) DO UPDATE
+                     SET revision = ?2, record = ?3, mac = ?4 WHERE revision = ?2 - 1",
+                )?
+                .execute(params![name, number(record.revision), json, mac])?,
+            Self::NoAlias(alias) => {
+                transaction.prepare_cached("DELETE FROM aliases WHERE alias = ?1")?.execute([alias])?
             }
             Self::Anchor(anchor, json) => transaction
                 .prepare_cached(
