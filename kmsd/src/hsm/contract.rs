@@ -282,6 +282,62 @@ fn softhsm_what_is_missing_is_named() {
     });
 }
 
+/// K4: a session whose login has gone sees no key. That is a loss, and no answer: a key is not missing, nothing counts as destroyed.
+#[test]
+fn k4_softhsm_without_a_login_nothing_is_missing() {
+    on_softhsm("k4_softhsm_without_a_login_nothing_is_missing", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let mut session = token.open().unwrap();
+        session.generate(object(1, 1)).unwrap();
+        session.derive(b"a", true).unwrap();
+        session.put_note(b"note").unwrap();
+        // Another part of this process logs all of it out.
+        let library = cryptoki::context::Pkcs11::new(MODULE).unwrap();
+        let slot = library.get_slots_with_initialized_token().unwrap()[0];
+        library.open_rw_session(slot).unwrap().logout().unwrap();
+        // A handle that is known would not be looked up.
+        let mut fresh = token.open().unwrap();
+        for session in [&mut session, &mut fresh] {
+            let lost = [
+                session.exists(object(1, 1)).err(),
+                session.exists(object(2, 1)).err(),
+                session.inventory().err(),
+                session.destroy(object(1, 1)).err(),
+                session.seal(object(1, 1), b"aad", b"text").err(),
+                session.derive(b"a", true).err(),
+                session.notes().err(),
+            ];
+            for (index, error) in lost.into_iter().enumerate() {
+                assert!(matches!(error, Some(HsmError::Lost { .. })), "{index}: {error:?}");
+            }
+        }
+        token.recover(token.generation()).unwrap();
+        let mut session = token.open().unwrap();
+        assert_eq!(session.inventory().unwrap(), [object(1, 1)]);
+        assert_eq!(session.notes().unwrap(), [b"note"]);
+    });
+}
+
+/// The last session takes the login with it; the next one logs in again.
+#[test]
+fn softhsm_sessions_are_logged_in_whichever_was_closed_before() {
+    on_softhsm("softhsm_sessions_are_logged_in_whichever_was_closed_before", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        token.open().unwrap().generate(object(1, 1)).unwrap();
+        for _ in 0..20 {
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        for _ in 0..10 {
+                            assert!(token.open().unwrap().exists(object(1, 1)).unwrap());
+                        }
+                    });
+                }
+            });
+        }
+    });
+}
+
 /// The token's directory goes away and comes back: requests are refused meanwhile, and served after, without a restart.
 #[test]
 fn softhsm_a_token_that_comes_back_is_used_again() {

@@ -236,18 +236,18 @@ impl Token for Pkcs11Token {
             function: "C_OpenSession".to_owned(),
             code: "the module is not initialised".to_owned(),
         })?;
-        places.retain(|place| place.strong_count() > 0);
         let session = match live.login.take() {
             Some(session) => session,
             None => {
                 let session = self.library.open_rw_session(live.slot).map_err(classify)?;
-                if places.is_empty() {
-                    // The last session took the login with it.
+                // Looked at only now: a session that is still held has kept the login over the opening. If none is, the last one has taken it along.
+                if places.iter().all(|place| place.strong_count() == 0) {
                     log_in(&session, &self.settings, &self.identity)?;
                 }
                 session
             }
         };
+        places.retain(|place| place.strong_count() > 0);
         let place: Place = Arc::new(Mutex::new(Some(session)));
         places.push(Arc::downgrade(&place));
         Ok(Box::new(Pkcs11Session::new(place, Arc::clone(&live.handles), live.mechanism)))

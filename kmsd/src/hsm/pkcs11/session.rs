@@ -9,7 +9,7 @@ use cryptoki::{
     error::Error as CkError,
     mechanism::Mechanism as CkMechanism,
     object::{Attribute, AttributeType, KeyType, ObjectHandle},
-    session::Session as CkSession,
+    session::{Session as CkSession, SessionState},
 };
 use parking_lot::RwLock;
 use zeroize::Zeroizing;
@@ -94,7 +94,7 @@ impl Pkcs11Session {
 
     fn look_up(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
-        let found = session.find_objects(&template::by_part(object, part)).map_err(classify)?;
+        let found = find(session, &template::by_part(object, part))?;
         let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
         self.handles.write().insert((object, part), handle);
         Ok(handle)
@@ -118,9 +118,23 @@ impl Pkcs11Session {
     }
 }
 
+/// What a search finds. A session whose login has gone finds nothing private: that is no answer, and must not be taken for one.
+fn find(session: &CkSession, search: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmError> {
+    let found = session.find_objects(search).map_err(classify)?;
+    if found.is_empty()
+        && !matches!(session.get_session_info().map_err(classify)?.session_state(), SessionState::RwUser)
+    {
+        return Err(HsmError::Lost {
+            function: "C_FindObjects".to_owned(),
+            code: "the session is not logged in".to_owned(),
+        });
+    }
+    Ok(found)
+}
+
 /// Destroys what a search finds.
 fn destroy_all(session: &CkSession, search: &[Attribute]) -> Result<(), HsmError> {
-    for handle in session.find_objects(search).map_err(classify)? {
+    for handle in find(session, search)? {
         match session.destroy_object(handle) {
             Ok(()) => {}
             // A second handle of the object that has just gone.
@@ -168,7 +182,7 @@ impl Session for Pkcs11Session {
     fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError> {
         self.with(|session| {
             let mut found = HashMap::new();
-            for handle in session.find_objects(&template::all_keys()).map_err(classify)? {
+            for handle in find(session, &template::all_keys())? {
                 let asked = [AttributeType::Id, AttributeType::KeyType];
                 let attributes = session.get_attributes(handle, &asked).map_err(classify)?;
                 let part = if attributes.contains(&Attribute::KeyType(KeyType::AES)) {
@@ -213,7 +227,7 @@ impl Session for Pkcs11Session {
 
     fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError> {
         self.with(|session| {
-            let found = session.find_objects(&template::integrity_key_search()).map_err(classify)?;
+            let found = find(session, &template::integrity_key_search())?;
             let key = match found.first() {
                 Some(key) => *key,
                 None if create => session
@@ -234,7 +248,7 @@ impl Session for Pkcs11Session {
     fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError> {
         self.with(|session| {
             let mut notes = Vec::new();
-            for object in session.find_objects(&template::note_search()).map_err(classify)? {
+            for object in find(session, &template::note_search())? {
                 let attributes = session.get_attributes(object, &[AttributeType::Value]).map_err(classify)?;
                 notes.extend(attributes.into_iter().find_map(|attribute| match attribute {
                     Attribute::Value(value) => Some(value),
@@ -248,7 +262,7 @@ impl Session for Pkcs11Session {
     fn put_note(&mut self, note: &[u8]) -> Result<(), HsmError> {
         self.with(|session| {
             // A value cannot be changed in place everywhere (SoftHSM refuses): the new note first, then the old one goes.
-            let old = session.find_objects(&template::note_search()).map_err(classify)?;
+            let old = find(session, &template::note_search())?;
             session.create_object(&template::note(note)).map_err(classify)?;
             for object in old {
                 match session.destroy_object(object) {
