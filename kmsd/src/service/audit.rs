@@ -4,10 +4,10 @@ use sha2::{Digest, Sha256};
 
 use super::{Service, ServiceError, start::audit_key};
 use crate::{
-    audit::{self, Entry, Verdict},
+    audit::{self, Entry, Extent, Verdict, keys::ExportedKeys},
     domain::{
         Caller, EncryptionContext, KeyId, KeyVersion, Operation, Refusal,
-        audit::{Event, Stage},
+        audit::{ChainKey, Event, Stage},
         integrity::TokenNote,
     },
 };
@@ -92,14 +92,19 @@ impl Service {
         Ok(self.inner.audit.append(event).await?)
     }
 
-    /// The latest records, oldest first.
+    /// The latest records before number `before`, oldest first.
     ///
     /// # Errors
     /// Unless the caller is an administrator.
-    pub async fn audit_tail(&self, caller: &Caller, most: usize) -> Result<Vec<Entry>, ServiceError> {
+    pub async fn audit_tail(
+        &self,
+        caller: &Caller,
+        before: u64,
+        most: usize,
+    ) -> Result<Vec<Entry>, ServiceError> {
         administrator(caller, "reading the audit log")?;
         let directory = self.inner.audit.directory().to_owned();
-        blocking(move || audit::tail(&directory, most)).await
+        blocking(move || audit::tail(&directory, before, most)).await
     }
 
     /// Checks the whole audit log, up to its present end.
@@ -109,14 +114,36 @@ impl Service {
     pub async fn audit_verify(&self, caller: &Caller) -> Result<Verdict, ServiceError> {
         administrator(caller, "checking the audit log")?;
         let directory = self.inner.audit.directory().to_owned();
-        let (anchor, pool) = (self.inner.audit.head(), self.inner.pool.clone());
+        let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
-            audit::verify::<ServiceError>(&directory, anchor, |number| {
-                Ok(runtime.block_on(audit_key(&pool, number))?)
+            audit::verify::<ServiceError>(&directory, Extent::UpTo(end), |number| {
+                Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?))
             })
         })
         .await
+    }
+
+    /// The keys that the log's files begin with, for checking a copy elsewhere. That they were given out is in the log.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator, or if the log or the token does not answer.
+    pub async fn audit_keys(&self, caller: &Caller) -> Result<ExportedKeys, ServiceError> {
+        let trail = Trail::new(caller, "export-audit-keys");
+        let exported = match administrator(caller, "exporting the audit log's keys") {
+            Ok(()) => self.derive_audit_keys().await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.record(trail, exported).await
+    }
+
+    async fn derive_audit_keys(&self) -> Result<ExportedKeys, ServiceError> {
+        let directory = self.inner.audit.directory().to_owned();
+        let mut keys = Vec::new();
+        for number in blocking(move || audit::starts(&directory)).await? {
+            keys.push((number, audit_key(&self.inner.pool, number).await?));
+        }
+        Ok(ExportedKeys::new(keys))
     }
 
     /// Has the token told, without waiting for it: an older copy of the store shall be known as such soon.

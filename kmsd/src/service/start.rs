@@ -3,6 +3,7 @@
 use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use super::{Inner, Limits, Service, ServiceError, audit::Trail};
 use crate::{
@@ -91,10 +92,9 @@ pub struct Parts {
 const STORE_PURPOSE: &[u8] = b"kmsd store 1";
 
 /// The key that a file of the audit log begins with.
-pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<ChainKey, HsmError> {
+pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<Zeroizing<[u8; 32]>, HsmError> {
     let purpose = format!("kmsd audit 1 {number}").into_bytes();
-    let key = pool.call(move |session| session.derive(&purpose, false)).await?;
-    Ok(ChainKey::new(*key))
+    pool.call(move |session| session.derive(&purpose, false)).await
 }
 
 /// What the token remembers.
@@ -144,7 +144,7 @@ impl Service {
         if !accept_restored && let Some(loss) = losses.pop() {
             return Err(loss);
         }
-        let chain_key = audit_key(&pool, opened.number()).await?;
+        let chain_key = ChainKey::new(*audit_key(&pool, opened.number()).await?);
         let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock))?;
 
         let reading = clock.read();
