@@ -51,7 +51,7 @@ use crate::{
     },
     hsm::{Pool, TokenStatus},
     store::Writer,
-    wire::control::{Health, SchedulerHealth, StoreHealth, TokenHealth},
+    wire::control::{AuditHealth, Health, SchedulerHealth, StoreHealth, TokenHealth},
 };
 
 /// Bounds that the configuration sets.
@@ -105,8 +105,10 @@ impl Service {
         let registry = inner.writer.registry().read();
         let pending =
             registry.keys().filter(|key| key.phase == Phase::Live && key.state == KeyState::PendingDeletion);
+        let (stores, records) = (!inner.writer.is_failing(), !inner.audit.is_failing());
+        let is_well = reason.is_none() && stores && records;
         Health {
-            status: if reason.is_none() { "ok" } else { "degraded" }.to_owned(),
+            status: if is_well { "ok" } else { "degraded" }.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             token: TokenHealth {
                 available: reason.is_none(),
@@ -115,9 +117,10 @@ impl Service {
                 reason,
             },
             store: StoreHealth {
-                available: true,
+                available: stores,
                 keys: u64::try_from(registry.living()).unwrap_or(u64::MAX),
             },
+            audit: AuditHealth { writable: records, records: inner.audit.head().seq },
             scheduler: SchedulerHealth {
                 pending_deletions: u64::try_from(pending.count()).unwrap_or(u64::MAX),
                 clock_distrusted: distrusted,

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -47,6 +47,7 @@ pub struct Writer {
     requests: Option<Sender<Request>>,
     registry: Arc<RwLock<Registry>>,
     epoch: Arc<AtomicU64>,
+    is_failing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,10 +61,12 @@ impl Writer {
         let epoch = Arc::new(AtomicU64::new(contents.epoch));
         let (requests, queue) = bounded(QUEUE);
         let (shared, number) = (Arc::clone(&registry), Arc::clone(&epoch));
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let failing = Arc::clone(&is_failing);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || run(store, &queue, &shared, &number))?;
-        Ok(Self { requests: Some(requests), registry, epoch, thread: Some(thread) })
+            .spawn(move || run(store, &queue, &shared, &number, &failing))?;
+        Ok(Self { requests: Some(requests), registry, epoch, is_failing, thread: Some(thread) })
     }
 
     /// Keys and anchors as they stand: what is durable, never more.
@@ -76,6 +79,12 @@ impl Writer {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether the newest change could not be recorded.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
     }
 
     /// Records a change. When this returns, it is durable and seen by everyone.
@@ -116,12 +125,19 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<Registry>, epoch: &AtomicU64) {
+fn run(
+    mut store: Box<dyn Store>,
+    queue: &Receiver<Request>,
+    registry: &RwLock<Registry>,
+    epoch: &AtomicU64,
+    is_failing: &AtomicBool,
+) {
     let mut waiting: Option<Request> = None;
     while let Some(first) = waiting.take().or_else(|| queue.recv().ok()) {
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;
             }
@@ -146,7 +162,9 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
         if changes.is_empty() {
             continue;
         }
-        match store.commit(&changes) {
+        let committed = store.commit(&changes);
+        is_failing.store(committed.is_err(), Ordering::Relaxed);
+        match committed {
             Ok(number) => {
                 epoch.store(number, Ordering::Release);
                 // Durable first, then seen, then answered: no caller learns of a change that a crash could undo.

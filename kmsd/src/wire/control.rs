@@ -14,6 +14,9 @@ pub struct Health {
     pub token: TokenHealth,
     /// The store.
     pub store: StoreHealth,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditHealth,
     /// What destroys keys when their day comes.
     pub scheduler: SchedulerHealth,
 }
@@ -39,6 +42,15 @@ pub struct StoreHealth {
     pub available: bool,
     /// Keys that are not destroyed.
     pub keys: u64,
+}
+
+/// The audit log's part of [`Health`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHealth {
+    /// Whether records can be written; if not, every operation is refused.
+    pub writable: bool,
+    /// Number of the last record.
+    pub records: u64,
 }
 
 /// The scheduler's part of [`Health`].

@@ -27,7 +27,7 @@ use crate::{
 Examples:
   ecsctl audit verify
   ecsctl audit verify --dir /backup/kmsd/audit --keys audit-keys.json
-  ecsctl audit verify --dir /backup/kmsd/audit --keys audit-keys.json --expect $(cat noted-end)")]
+  ecsctl audit verify --dir /backup/kmsd/audit --keys audit-keys.json --expect 1000:5ec1")]
 pub(crate) struct Verify {
     /// A copy of the log's directory; kmsd is not asked
     #[arg(long, value_name = "DIR")]
