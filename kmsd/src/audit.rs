@@ -15,7 +15,10 @@ mod tests;
 
 pub use self::{
     error::AuditError,
-    reader::{Entry, Extent, Verdict, outline, tail, verify},
+    reader::{Entry, Extent, Verdict, outline, read, tail, verify},
 };
 #[cfg(feature = "daemon")]
-pub use self::{log::AuditLog, reader::starts};
+pub use self::{
+    log::AuditLog,
+    reader::{NewestStart, files, starts},
+};

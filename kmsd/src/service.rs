@@ -15,7 +15,9 @@ mod details;
 mod error;
 mod grants;
 mod lifecycle;
+mod metrics;
 mod policies;
+mod restored;
 mod rotation;
 mod schedule;
 mod start;
@@ -25,11 +27,12 @@ pub(crate) mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
 
+pub(crate) use self::start::{audit_purpose, newest_note, store_purpose};
 pub use self::{
     access_keys::{Credential, NewAccessKey},
     aliases::NamedKey,
@@ -37,6 +40,7 @@ pub use self::{
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     lifecycle::KeyView,
+    metrics::{OpenConnection, Way},
     start::{Parts, StartError},
 };
 use crate::{
@@ -76,6 +80,7 @@ pub struct Service {
 struct Inner {
     writer: Writer,
     audit: AuditLog,
+    metrics: metrics::Metrics,
     pool: Pool,
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
@@ -89,6 +94,8 @@ struct Inner {
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.
     noted: tokio::sync::Mutex<TokenNote>,
+    /// Number of the store's integrity key.
+    store_key: AtomicU64,
 }
 
 impl Service {

@@ -25,6 +25,14 @@ pub(crate) fn secret(document: Zeroizing<Vec<u8>>) -> Reply {
     whole(StatusCode::OK, document)
 }
 
+/// What Prometheus reads.
+pub(crate) fn metrics(text: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    reply
+}
+
 /// An error in the published shape.
 pub(crate) fn error(caller: &Caller, error: &ServiceError) -> Reply {
     let detail = ErrorDetail {

@@ -8,7 +8,7 @@ use super::{
     dispatch::parse,
 };
 use crate::{
-    domain::{Caller, KeyId, KeyRef, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
+    domain::{Caller, KeyId, KeyRef, Principal, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
     service::{Service, ServiceError},
     wire::control::{
         AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
@@ -38,6 +38,12 @@ pub(super) async fn answer(
             }
             Ok(answer::ok(&health))
         }
+        (&Method::GET, ["metrics"]) => match caller.principal {
+            // They say how much is going on: of this host's users and of administrators only.
+            Principal::Uid(_) => Ok(answer::metrics(service.metrics())),
+            _ if caller.is_admin => Ok(answer::metrics(service.metrics())),
+            _ => Err(Refusal::NotAdministrator { action: "reading the metrics" }.into()),
+        },
         (&Method::POST, ["access-keys"]) => {
             let request: CreateAccessKeyRequest = parse(body)?;
             let made = service.create_access_key(caller, &request.description, request.admin).await?;

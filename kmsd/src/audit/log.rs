@@ -16,12 +16,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{AuditError, reader};
+use super::{AuditError, NewestStart, reader};
 use crate::{
     clock::Clock,
     domain::{
         Principal,
-        audit::{Chain, ChainKey, Event, Head, START, Stage, Stamp},
+        audit::{AT_COMMIT, Chain, ChainKey, Event, Head, START, Stage, Stamp},
     },
 };
 
@@ -51,6 +51,7 @@ pub struct Opened {
     next: u64,
     head: Head,
     cut: u64,
+    newest_start: Option<NewestStart>,
 }
 
 impl Opened {
@@ -79,7 +80,14 @@ impl Opened {
             }
         }
         let next = segments.last().map_or(1, |segment| segment.number + 1);
-        Ok(Self { directory: directory.to_owned(), next, head, cut })
+        let newest_start = reader::newest_start(&segments)?;
+        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start })
+    }
+
+    /// How the newest start began.
+    #[must_use]
+    pub const fn newest_start(&self) -> Option<&NewestStart> {
+        self.newest_start.as_ref()
     }
 
     /// Number of the file that the next start writes: its key is derived from it.
@@ -104,14 +112,22 @@ impl AuditLog {
         Opened::open(directory)
     }
 
-    /// Starts writing a new file, with its key. Its first record says so.
+    /// Starts writing a new file, with its key. Its first record says so, and what the store's newest commit is.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn start(opened: Opened, key: ChainKey, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
-        let Opened { directory, next, head, cut } = opened;
+    pub fn start(
+        opened: Opened,
+        key: ChainKey,
+        clock: Arc<dyn Clock>,
+        commit: u64,
+    ) -> Result<Self, AuditError> {
+        let Opened { directory, next, head, cut, newest_start: _ } = opened;
         let mut writer = SegmentWriter::create(&directory, next, Chain::new(head, key), clock)?;
-        let note = (cut > 0).then(|| format!("{cut} bytes of an unfinished record were cut off"));
+        let mut note = format!("{AT_COMMIT}{commit}");
+        if cut > 0 {
+            note.push_str(&format!("; {cut} bytes of an unfinished record were cut off"));
+        }
         let event = Event {
             principal: Principal::System,
             operation: START.to_owned(),
@@ -121,7 +137,7 @@ impl AuditLog {
             key: None,
             version: None,
             context: None,
-            note,
+            note: Some(note),
         };
         writer.write([event].iter())?;
         let head = Arc::new(Mutex::new(writer.chain.head()));

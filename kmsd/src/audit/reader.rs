@@ -142,6 +142,62 @@ fn begins_anew(line: &[u8]) -> bool {
     audit::parse(line).is_some_and(|(record, _, _)| record.event.operation == START)
 }
 
+/// The record that the newest start of the service began its file with.
+#[cfg(feature = "daemon")]
+pub struct NewestStart {
+    file: u64,
+    before: Head,
+    line: Vec<u8>,
+}
+
+#[cfg(feature = "daemon")]
+impl NewestStart {
+    /// The file whose key it was made with.
+    #[must_use]
+    pub const fn file(&self) -> u64 {
+        self.file
+    }
+
+    /// The store's newest commit at that start, if the record is as it was written and says so.
+    #[must_use]
+    pub fn commit(&self, key: ChainKey) -> Option<u64> {
+        let record = Chain::new(self.before, key).check(&self.line).ok()?;
+        let note = record.event.note?;
+        note.strip_prefix(audit::AT_COMMIT)?.split(';').next()?.parse().ok()
+    }
+}
+
+#[cfg(feature = "daemon")]
+pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, AuditError> {
+    for (at, segment) in segments.iter().enumerate().rev() {
+        let mut first = Vec::new();
+        for_each_line(&segment.path, |line| {
+            first = line.to_vec();
+            false
+        })?;
+        if begins_anew(&first) {
+            let mut before = Head::default();
+            for earlier in segments[..at].iter().rev() {
+                if let Some(head) = end(&earlier.path)?.head {
+                    before = head;
+                    break;
+                }
+            }
+            return Ok(Some(NewestStart { file: segment.number, before, line: first }));
+        }
+    }
+    Ok(None)
+}
+
+/// The log's files, oldest first.
+///
+/// # Errors
+/// If the directory cannot be read.
+#[cfg(feature = "daemon")]
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
+    Ok(segments(directory)?.into_iter().map(|segment| segment.path).collect())
+}
+
 /// Numbers of the files that a start of the service began, each with a key of its own.
 ///
 /// # Errors
@@ -169,7 +225,20 @@ pub fn starts(directory: &Path) -> Result<Vec<u64>, AuditError> {
 pub fn verify<E: From<AuditError>>(
     directory: &Path,
     extent: Extent,
+    key_of: impl FnMut(u64) -> Result<ChainKey, E>,
+) -> Result<Verdict, E> {
+    read(directory, extent, key_of, |_| ())
+}
+
+/// The same, and shows each record that is as it was written.
+///
+/// # Errors
+/// As [`verify`].
+pub fn read<E: From<AuditError>>(
+    directory: &Path,
+    extent: Extent,
     mut key_of: impl FnMut(u64) -> Result<ChainKey, E>,
+    mut each: impl FnMut(&Record),
 ) -> Result<Verdict, E> {
     let mut chain: Option<Chain> = None;
     let mut noted_there = None;
@@ -199,7 +268,8 @@ pub fn verify<E: From<AuditError>>(
                 return false;
             }
             match chain.check(line) {
-                Ok(_) => {
+                Ok(record) => {
+                    each(&record);
                     if let Extent::Whole { noted: Some(noted) } = extent
                         && noted.seq == chain.head().seq
                     {

@@ -18,7 +18,7 @@ fn key(number: u64) -> ChainKey {
 fn start(directory: &Path) -> AuditLog {
     let opened = AuditLog::open(directory).unwrap();
     let key = key(opened.number());
-    AuditLog::start(opened, key, Arc::new(ManualClock::new())).unwrap()
+    AuditLog::start(opened, key, Arc::new(ManualClock::new()), 7).unwrap()
 }
 
 fn event(number: u32) -> Event {
@@ -82,7 +82,8 @@ async fn k8_a_torn_end_is_cut_off_and_recorded() {
         let log = start(dir.path());
         let records = tail(dir.path(), u64::MAX, 10).unwrap();
         let is_torn = len > 0 && whole[len - 1] != b'\n';
-        assert_eq!(records.last().unwrap().event.note.is_some(), is_torn, "{len}");
+        let note = records.last().unwrap().event.note.clone().unwrap();
+        assert_eq!(note.contains("cut off"), is_torn, "{len}: {note}");
         assert_eq!(check(dir.path(), log.head()).1, None, "{len}");
     }
 }

@@ -99,6 +99,9 @@ pub struct Record {
 /// Name of the first record of every start of the service.
 pub const START: &str = "service-start";
 
+/// How the note of such a record begins; the number of the store's newest commit follows.
+pub const AT_COMMIT: &str = "store at commit ";
+
 /// Where a log ends. Kept elsewhere, it shows whether a log was cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {

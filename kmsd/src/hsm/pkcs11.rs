@@ -8,6 +8,7 @@ mod fault;
 mod pin;
 mod sealing;
 mod session;
+mod survey;
 mod template;
 mod token_info;
 
@@ -29,7 +30,10 @@ use cryptoki::{
 };
 use parking_lot::Mutex;
 
-pub use self::pin::PinFile;
+pub use self::{
+    pin::PinFile,
+    survey::{Survey, survey},
+};
 use self::{
     fault::classify,
     session::{Handles, Pkcs11Session},

@@ -1,5 +1,7 @@
 //! What is recorded of each operation, and when (K8).
 
+use std::{sync::atomic::Ordering, time::Instant};
+
 use sha2::{Digest, Sha256};
 
 use super::{Service, ServiceError, start::audit_key};
@@ -19,6 +21,7 @@ const MAX_TEXT: usize = 300;
 #[derive(Clone)]
 pub(super) struct Trail {
     event: Event,
+    began: Instant,
 }
 
 impl Trail {
@@ -35,6 +38,7 @@ impl Trail {
                 context: None,
                 note: None,
             },
+            began: Instant::now(),
         }
     }
 
@@ -77,13 +81,13 @@ impl Service {
         trail: Trail,
         result: Result<T, ServiceError>,
     ) -> Result<T, ServiceError> {
-        let outcome = match &result {
-            Ok(_) => "ok".to_owned(),
-            Err(error) => error.code().to_owned(),
-        };
-        let event = Event { stage: Stage::Done, outcome: Some(outcome), ..trail.event };
-        self.inner.audit.append(event).await?;
-        result
+        let outcome = result.as_ref().map_or_else(ServiceError::code, |_| "ok");
+        let operation = trail.event.operation.clone();
+        let event = Event { stage: Stage::Done, outcome: Some(outcome.to_owned()), ..trail.event };
+        let recorded = self.inner.audit.append(event).await.map_err(ServiceError::from);
+        let outcome = recorded.as_ref().map_or_else(ServiceError::code, |()| outcome);
+        self.inner.metrics.operation(&operation, outcome, trail.began.elapsed());
+        recorded.and(result)
     }
 
     /// Records that something is about to be done. It is done only when that is durable.
@@ -162,7 +166,11 @@ impl Service {
     /// If the token is away.
     pub async fn save_note(&self) -> Result<(), ServiceError> {
         let mut noted = self.inner.noted.lock().await;
-        let note = TokenNote { epoch: self.inner.writer.epoch(), audit: self.inner.audit.head() };
+        let note = TokenNote {
+            epoch: self.inner.writer.epoch(),
+            audit: self.inner.audit.head(),
+            store_key: self.inner.store_key.load(Ordering::Acquire),
+        };
         if *noted == note {
             return Ok(());
         }

@@ -4,6 +4,7 @@ mod access;
 mod audit;
 mod crash;
 mod keys;
+mod restored;
 mod rotation;
 mod token;
 

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Contents, Store, StoreError};
 use crate::domain::{
+    integrity::IntegrityKey,
     registry::{Change, Conflict, Registry},
     time::TrustedClock,
 };
@@ -40,6 +41,7 @@ pub enum CommitError {
 enum Request {
     Change(Box<Change>, oneshot::Sender<Result<(), CommitError>>),
     Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
+    Rekey(u64, IntegrityKey, oneshot::Sender<Result<(), CommitError>>),
 }
 
 /// The writer's handle. The thread ends when it is dropped, after everything that waits is written.
@@ -103,6 +105,14 @@ impl Writer {
         self.send(|reply| Request::Clock(clock, reply)).await
     }
 
+    /// Makes every MAC of the store anew with another key.
+    ///
+    /// # Errors
+    /// If that is not durable; then the old key goes on.
+    pub async fn rekey(&self, number: u64, key: IntegrityKey) -> Result<(), CommitError> {
+        self.send(|reply| Request::Rekey(number, key, reply)).await
+    }
+
     async fn send(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<(), CommitError>>) -> Request,
@@ -137,6 +147,12 @@ fn run(
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
+                let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
+                continue;
+            }
+            Request::Rekey(number, key, reply) => {
+                let done = store.rekey(number, key).map_err(|e| CommitError::Store(Arc::new(e)));
                 is_failing.store(done.is_err(), Ordering::Relaxed);
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;
