@@ -30,13 +30,13 @@ use cryptoki::{
 };
 use parking_lot::Mutex;
 
-pub use self::{
-    pin::PinFile,
-    survey::{Survey, survey},
-};
 use self::{
     fault::classify,
     session::{Handles, Pkcs11Session},
+};
+pub use self::{
+    pin::PinFile,
+    survey::{Survey, survey},
 };
 use super::{HsmError, Recovery, Session, Token, TokenIdentity};
 use crate::domain::envelope::Mechanism;
