@@ -50,7 +50,7 @@ sweep_dead_runs() {
 
 install_tools() {
     require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
-        softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace &&
+        softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace faketime=faketime systemd-analyze=systemd &&
         require_rust && require_fuse || return 1
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1

@@ -128,7 +128,9 @@ fn resolve(connection: &Connection, noun: Noun, given: &str) -> Result<uuid::Uui
         Noun::AsConfig => ("as_configs", None),
         Noun::AsGroup => ("as_groups", None),
         Noun::Snapshot => ("snapshots", None),
-        Noun::Disk | Noun::Image | Noun::Backup | Noun::Key => ("volumes", Some(noun.as_str())),
+        Noun::Disk | Noun::Image | Noun::Backup | Noun::Key | Noun::AccessKey => {
+            ("volumes", Some(noun.as_str()))
+        }
     };
     // A table without kinds takes any.
     let column = if kind.is_some() { "kind" } else { "NULL" };

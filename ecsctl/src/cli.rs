@@ -100,6 +100,12 @@ pub(crate) enum Command {
     /// Auto scaling groups: servers made and removed by number
     #[command(subcommand)]
     AsGroup(commands::as_group::AsGroup),
+    /// Access keys: what network clients of kmsd sign their requests with
+    #[command(subcommand)]
+    AccessKey(commands::access_key::AccessKey),
+    /// kmsd's audit log: every operation on keys, allowed or refused
+    #[command(subcommand)]
+    Audit(commands::audit::Audit),
     /// Show how the installation is, and settle what was cut short
     Status(commands::status::Status),
     /// Print a completion script for a shell

@@ -1,7 +1,9 @@
 //! One file per command: arguments, help, and what it does.
 
+pub(crate) mod access_key;
 pub(crate) mod as_config;
 pub(crate) mod as_group;
+pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod disk;
@@ -32,6 +34,8 @@ pub(crate) fn run(command: Command, app: &mut App, yes: bool) -> Result<(), Erro
         Command::Backup(command) => backup::run(command, app, yes),
         Command::AsConfig(command) => as_config::run(command, app, yes),
         Command::AsGroup(command) => as_group::run(command, app, yes),
+        Command::AccessKey(command) => access_key::run(command, &app.installation, app.out, yes),
+        Command::Audit(command) => audit::run(command, &app.installation, app.out),
         Command::Status(command) => command.run(app),
         Command::Completions(command) => command.run(app.out),
     }

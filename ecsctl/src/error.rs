@@ -268,6 +268,33 @@ pub(crate) enum Error {
     /// The key service.
     #[error(transparent)]
     Keys(#[from] KeyError),
+    /// The audit log is not as it was written.
+    #[error("the audit log was tampered with: {fault}; {records} records before that are intact")]
+    AuditTampered {
+        /// The first thing that is wrong.
+        fault: String,
+        /// Records that are as they were written.
+        records: u64,
+    },
+    /// A copy of the audit log cannot be read.
+    #[error(transparent)]
+    Audit(#[from] kmsd::audit::AuditError),
+    /// A file of exported keys that does not serve.
+    #[error("{}: {source}", path.display())]
+    AuditKeys {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: kmsd::audit::keys::KeysFault,
+    },
+    /// An expected end of the audit log that is none.
+    #[error("{given:?} is no end of an audit log: {source}")]
+    AuditEnd {
+        /// The text.
+        given: String,
+        /// Why.
+        source: kmsd::domain::audit::InvalidHead,
+    },
     /// The volume engine.
     #[error("disk {disk} cannot be {doing}: {source}")]
     Volume {
@@ -448,6 +475,20 @@ impl Error {
                 }
                 ClaimError::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
             },
+            Self::AuditTampered { .. } => (
+                Exit::Damaged,
+                "audit-tampered",
+                "keep a copy of the log as it is, compare it with others, and find out who did it".to_owned(),
+            ),
+            Self::Audit(_) => (Exit::Failed, "io", "is it a copy of kmsd's directory audit/?".to_owned()),
+            Self::AuditKeys { .. } => {
+                (Exit::Failed, "audit-keys", "ecsctl audit export-keys FILE".to_owned())
+            }
+            Self::AuditEnd { .. } => (
+                Exit::Usage,
+                "invalid-end",
+                "--expect NUMBER:MAC, as `ecsctl audit verify --quiet` prints it".to_owned(),
+            ),
             Self::Keys(source) => return key_report(source),
             Self::Volume { source, disk, .. } => return volume_report(source, disk),
             Self::Catalog(source) => match source {

@@ -66,6 +66,14 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
         other => other,
     };
     let installation = Installation::find(cli.global.home, cli.global.kmsd_socket)?;
+    let command = match command {
+        // These are about kmsd alone: they neither need nor make a catalogue.
+        Command::Audit(command) => return commands::audit::run(command, &installation, out),
+        Command::AccessKey(command) => {
+            return commands::access_key::run(command, &installation, out, cli.global.yes);
+        }
+        other => other,
+    };
     installation.make()?;
     let mut app = App {
         catalog: Catalog::open(&installation.catalogue())?,

@@ -32,6 +32,8 @@ pub(crate) enum Noun {
     AsConfig,
     /// Servers that are made and removed by number.
     AsGroup,
+    /// What a network client of the key service signs with.
+    AccessKey,
 }
 
 impl Noun {
@@ -49,6 +51,7 @@ impl Noun {
             Self::Snapshot => "snapshot",
             Self::AsConfig => "as-config",
             Self::AsGroup => "as-group",
+            Self::AccessKey => "access-key",
         }
     }
 

@@ -3,13 +3,22 @@
 //! What changes something is recorded before it is done (*intent*) and after; what only gives something out, before it is given
 //! out. If a record cannot be made durable, the operation is refused.
 
+mod error;
+pub mod keys;
+#[cfg(feature = "daemon")]
 mod log;
 mod reader;
 
 #[cfg(test)]
+#[cfg(feature = "daemon")]
 mod tests;
 
 pub use self::{
-    log::{AuditError, AuditLog},
-    reader::{Entry, Verdict, tail, verify},
+    error::AuditError,
+    reader::{Entry, Extent, Verdict, outline, read, tail, verify},
+};
+#[cfg(feature = "daemon")]
+pub use self::{
+    log::AuditLog,
+    reader::{NewestStart, files, starts},
 };

@@ -50,8 +50,8 @@ use crate::{
     wire::{
         ErrorBody,
         control::{
-            AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, CreateAccessKeyRequest,
-            DeletedAccessKey, Health, NewAccessKey,
+            AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditVerdict,
+            CreateAccessKeyRequest, DeletedAccessKey, Health, NewAccessKey,
         },
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
@@ -266,6 +266,39 @@ impl Client {
     pub fn delete_access_key(&self, id: &AccessKeyId) -> Result<(), ClientError> {
         let path = format!("{ACCESS_KEYS}/{id}");
         self.call("DELETE", &path, &[], Replay::Unsafe).map(|_: DeletedAccessKey| ())
+    }
+
+    /// The latest records of the audit log before number `before`, oldest first, at most 1000 of them. Not checked.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    #[cfg(feature = "audit")]
+    pub fn audit_list(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<crate::domain::audit::Record>, ClientError> {
+        let request = crate::wire::control::AuditRequest { before, limit };
+        let reply: crate::wire::control::AuditReply =
+            self.send("/kmsd/v1/audit/list", &request, Replay::Safe)?;
+        Ok(reply.records)
+    }
+
+    /// Has the service check its audit log, which takes the longer the longer it is.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator. What is wrong with the log is in the verdict.
+    pub fn audit_verify(&self) -> Result<AuditVerdict, ClientError> {
+        self.call("POST", "/kmsd/v1/audit/verify", &[], Replay::Safe)
+    }
+
+    /// The keys that a copy of the audit log can be checked with.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator.
+    #[cfg(feature = "audit")]
+    pub fn audit_keys(&self) -> Result<crate::audit::keys::ExportedKeys, ClientError> {
+        self.call("POST", "/kmsd/v1/audit/keys", &[], Replay::Unsafe)
     }
 
     /// How the service is.

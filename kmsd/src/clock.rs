@@ -30,7 +30,7 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn read(&self) -> Reading {
         Reading {
-            wall: WallTime(millis(clock_gettime(ClockId::Realtime))),
+            wall: WallTime(jiff::Timestamp::now().as_millisecond()),
             since_boot: millis(clock_gettime(ClockId::Boottime)),
             boot_id: self.boot_id.clone(),
         }

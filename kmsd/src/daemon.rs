@@ -1,14 +1,21 @@
 //! The daemon: puts the parts together, and runs them until it is told to stop.
 
+mod backup;
 pub mod config;
+mod doctor;
+
 mod init;
+mod offline;
 pub mod process;
 mod run;
 mod tls;
 
 pub use self::{
+    backup::{BackupError, Manifest, Restored, backup, restore},
     config::{Config, ConfigError, ListenConfig},
+    doctor::{Finding, Health, doctor},
     init::{InitOptions, init},
+    offline::{rekey_store, verify_audit},
     run::run,
     tls::{issue_client, renew_certificate},
 };
@@ -71,6 +78,23 @@ pub enum DaemonError {
         /// Its mode.
         mode: u32,
     },
+    /// A copy, or putting it back.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// The store's integrity key.
+    #[error("the store's integrity key was not replaced: {0}")]
+    Rekey(#[source] crate::service::ServiceError),
+    /// The audit log is not as it was written.
+    #[error("the audit log was tampered with: {fault}; {records} records before that are intact")]
+    Tampered {
+        /// What is wrong.
+        fault: crate::domain::audit::ChainFault,
+        /// Records that are as they were written.
+        records: u64,
+    },
+    /// The audit log cannot be read.
+    #[error(transparent)]
+    Audit(#[from] crate::audit::AuditError),
     /// The inherited descriptor.
     #[error(transparent)]
     ReadyFd(#[from] process::NotInherited),
@@ -80,7 +104,7 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// The process' exit code: 4 if the token cannot be reached (trying again may help), 78 (`EX_CONFIG`) if only an operator
+    /// The process' exit code: 5 if the audit log was tampered with, 4 if the token cannot be reached (trying again may help), 78 (`EX_CONFIG`) if only an operator
     /// can change it (systemd should not restart), else 1.
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
@@ -96,6 +120,7 @@ impl DaemonError {
             Self::Start(
                 StartError::ForeignToken { .. }
                 | StartError::OlderStore { .. }
+                | StartError::ReplacedKey { .. }
                 | StartError::AuditCutOff { .. }
                 | StartError::Store(StoreError::Tampered { .. } | StoreError::Damaged { .. }),
             )
@@ -110,7 +135,11 @@ impl DaemonError {
             | Self::Start(_)
             | Self::Socket(_)
             | Self::Home { .. }
+            | Self::Backup(_)
+            | Self::Rekey(_)
+            | Self::Audit(_)
             | Self::System(_) => 1,
+            Self::Tampered { .. } => 5,
         }
     }
 }

@@ -6,7 +6,7 @@
 pub mod access_key;
 pub mod alias;
 pub mod anchor;
-#[cfg(feature = "daemon")]
+#[cfg(feature = "audit")]
 pub mod audit;
 pub mod context;
 pub mod envelope;

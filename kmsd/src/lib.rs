@@ -22,7 +22,7 @@ pub mod pki;
 mod secret;
 pub mod wire;
 
-#[cfg(feature = "daemon")]
+#[cfg(feature = "audit")]
 pub mod audit;
 #[cfg(feature = "daemon")]
 pub mod clock;

@@ -1,10 +1,10 @@
-//! The `kmsd` program: `kmsd init` and `kmsd serve`.
+//! The `kmsd` program.
 
 use std::{collections::BTreeMap, net::SocketAddr, os::fd::RawFd, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use kmsd::{
-    daemon::{self, Config, DaemonError, InitOptions, process},
+    daemon::{self, Config, DaemonError, Finding, Health, InitOptions, process},
     hsm::pkcs11::Select,
     paths,
 };
@@ -23,6 +23,17 @@ enum Command {
     Init(InitArgs),
     /// Serve until SIGTERM
     Serve(ServeArgs),
+    /// Look at everything that kmsd stands on: what is wrong, and what to do
+    Doctor(DoctorArgs),
+    /// Copy store, audit log and configuration into a new directory; kmsd may be serving
+    Backup(BackupArgs),
+    /// Put a backup into a home; kmsd must not be serving
+    Restore(RestoreArgs),
+    /// Replace the key that guards the store, and make every row's MAC anew; kmsd must not be serving
+    RekeyStore(HomeArgs),
+    /// The audit log, with the token and without a running kmsd
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Certificates of the private authority that `kmsd init --listen` made
     #[command(subcommand)]
     Tls(TlsCommand),
@@ -74,10 +85,55 @@ struct ServeArgs {
 
 #[derive(Subcommand)]
 enum TlsCommand {
-    /// Make a new server certificate; takes effect when kmsd is started again
+    /// Make a new server certificate; a running kmsd takes it up at SIGHUP (`systemctl reload kmsd`)
     Renew(HomeArgs),
     /// Make a client certificate, and print the principal that it stands for
     Client(ClientArgs),
+}
+
+#[derive(Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    home: HomeArgs,
+    /// Print the findings as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct BackupArgs {
+    /// Directory to make; must not exist
+    #[arg(value_name = "DIR")]
+    to: PathBuf,
+    #[command(flatten)]
+    home: HomeArgs,
+}
+
+#[derive(Args)]
+struct RestoreArgs {
+    /// Directory that `kmsd backup` made
+    #[arg(value_name = "DIR")]
+    from: PathBuf,
+    #[command(flatten)]
+    home: HomeArgs,
+    /// Put the store that is there aside
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Check every record with the token's key, up to the end that the token knows of
+    Verify(AuditVerifyArgs),
+}
+
+#[derive(Args)]
+struct AuditVerifyArgs {
+    /// A copy of the log [default: the home's own]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    home: HomeArgs,
 }
 
 #[derive(Args)]
@@ -103,6 +159,11 @@ fn main() -> ExitCode {
         Command::Init(args) => init(args),
         Command::Serve(args) => serve(args),
         Command::Tls(command) => tls(command),
+        Command::Doctor(args) => return doctor(args),
+        Command::Backup(args) => backup(args),
+        Command::Restore(args) => restore(args),
+        Command::RekeyStore(args) => rekey_store(args),
+        Command::Audit(AuditCommand::Verify(args)) => verify_audit(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -153,6 +214,93 @@ fn tls(command: TlsCommand) -> Result<(), DaemonError> {
     }
 }
 
+/// Exit code 0 if nothing has failed.
+#[allow(clippy::print_stdout)] // the findings are this command's result
+fn doctor(args: DoctorArgs) -> ExitCode {
+    let home = args.home.home.unwrap_or_else(paths::home);
+    // One that cannot be read is the first finding.
+    if let Ok(config) = Config::load(&home) {
+        process::set_module_environment(&config.token.env);
+    }
+    log_to_stderr();
+    let findings = daemon::doctor(&home);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings).expect("findings serialise"));
+    } else {
+        for Finding { check, health, found, remedy } in &findings {
+            let sign = match health {
+                Health::Ok => "ok",
+                Health::Warning => "warning",
+                Health::Failed => "FAILED",
+            };
+            println!("{sign:<8} {check:<12} {found}");
+            if let Some(remedy) = remedy {
+                println!("{:21} -> {remedy}", "");
+            }
+        }
+    }
+    let has_failed = findings.iter().any(|finding| finding.health == Health::Failed);
+    if has_failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+#[allow(clippy::print_stdout)] // what was copied is this command's result
+fn backup(args: BackupArgs) -> Result<(), DaemonError> {
+    let manifest = daemon::backup(&args.home.home.unwrap_or_else(paths::home), &args.to)?;
+    println!(
+        "{}: {} files, the store at commit {}",
+        args.to.display(),
+        manifest.files.len(),
+        manifest.commit
+    );
+    eprintln!("kmsd: the token is not in it; back it up by its own means");
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)] // what was restored is this command's result
+fn restore(args: RestoreArgs) -> Result<(), DaemonError> {
+    let home = args.home.home.unwrap_or_else(paths::home);
+    let restored = daemon::restore(&args.from, &home, args.replace)?;
+    println!("{}: the store at commit {}", home.display(), restored.manifest.commit);
+    for kept in &restored.kept {
+        eprintln!("kmsd: kept {}", home.join(kept).display());
+    }
+    if let Some(aside) = &restored.put_aside {
+        eprintln!("kmsd: the store that was there is {} now", aside.display());
+    }
+    eprintln!(
+        "kmsd: start it with `kmsd serve`; if it finds the store older than the token knows, once with `kmsd serve --accept-restored`"
+    );
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)] // the key's number is this command's result
+fn rekey_store(HomeArgs { home }: HomeArgs) -> Result<(), DaemonError> {
+    let home = home.unwrap_or_else(paths::home);
+    let config = Config::load(&home)?;
+    process::set_module_environment(&config.token.env);
+    log_to_stderr();
+    process::shield();
+    println!("the store is guarded by integrity key {} now", daemon::rekey_store(&home, &config)?);
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)] // the verdict is this command's result
+fn verify_audit(args: AuditVerifyArgs) -> Result<(), DaemonError> {
+    let home = args.home.home.unwrap_or_else(paths::home);
+    let config = Config::load(&home)?;
+    process::set_module_environment(&config.token.env);
+    log_to_stderr();
+    process::shield();
+    let verdict = daemon::verify_audit(&home, &config, args.dir.as_deref())?;
+    match verdict.fault {
+        Some(fault) => Err(DaemonError::Tampered { fault, records: verdict.records }),
+        None => {
+            println!("{} records are intact\nend {}", verdict.records, verdict.head);
+            Ok(())
+        }
+    }
+}
+
 fn serve(args: ServeArgs) -> Result<(), DaemonError> {
     let ready = args.ready_fd.map(process::ReadyFd::take).transpose()?;
     let home = args.home.unwrap_or_else(paths::home);
@@ -163,14 +311,20 @@ fn serve(args: ServeArgs) -> Result<(), DaemonError> {
     daemon::run(&home, &config, ready, args.accept_restored)
 }
 
-/// Logs go to stderr, to the journal under systemd; `KMSD_LOG` sets what is logged, such as `debug`.
+/// Logs go to stderr, to the journal under systemd; `KMSD_LOG` sets what is logged, such as `debug`, and `KMSD_LOG_FORMAT=json` makes
+/// each line a JSON object.
 fn log_to_stderr() {
     use std::io::IsTerminal;
     use tracing_subscriber::{EnvFilter, fmt};
     // cryptoki calls each mechanism that it has no name for an error.
     let filter = EnvFilter::try_from_env("KMSD_LOG").unwrap_or_else(|_| EnvFilter::new("info,cryptoki=off"));
     let ansi = std::io::stderr().is_terminal();
-    fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
+    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).with_target(false);
+    if std::env::var_os("KMSD_LOG_FORMAT").is_some_and(|format| format == "json") {
+        log.json().flatten_event(true).init();
+    } else {
+        log.init();
+    }
 }
 
 fn variable(text: &str) -> Result<(String, String), &'static str> {

@@ -16,7 +16,9 @@ mod error;
 mod grants;
 mod import;
 mod lifecycle;
+mod metrics;
 mod policies;
+mod restored;
 mod rotation;
 mod schedule;
 mod start;
@@ -26,11 +28,12 @@ pub(crate) mod tests;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
 
+pub(crate) use self::start::{audit_purpose, newest_note, store_purpose};
 pub use self::{
     access_keys::{Credential, NewAccessKey},
     aliases::NamedKey,
@@ -39,6 +42,7 @@ pub use self::{
     error::ServiceError,
     import::ImportParameters,
     lifecycle::KeyView,
+    metrics::{OpenConnection, Way},
     start::{Parts, StartError},
 };
 use crate::{
@@ -53,7 +57,7 @@ use crate::{
     },
     hsm::{Pool, TokenStatus},
     store::Writer,
-    wire::control::{Health, SchedulerHealth, StoreHealth, TokenHealth},
+    wire::control::{AuditHealth, Health, SchedulerHealth, StoreHealth, TokenHealth},
 };
 
 /// Bounds that the configuration sets.
@@ -78,6 +82,7 @@ pub struct Service {
 struct Inner {
     writer: Writer,
     audit: AuditLog,
+    metrics: metrics::Metrics,
     pool: Pool,
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
@@ -91,6 +96,8 @@ struct Inner {
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.
     noted: tokio::sync::Mutex<TokenNote>,
+    /// Number of the store's integrity key.
+    store_key: AtomicU64,
 }
 
 impl Service {
@@ -107,8 +114,10 @@ impl Service {
         let registry = inner.writer.registry().read();
         let pending =
             registry.keys().filter(|key| key.phase == Phase::Live && key.state == KeyState::PendingDeletion);
+        let (stores, records) = (!inner.writer.is_failing(), !inner.audit.is_failing());
+        let is_well = reason.is_none() && stores && records;
         Health {
-            status: if reason.is_none() { "ok" } else { "degraded" }.to_owned(),
+            status: if is_well { "ok" } else { "degraded" }.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             token: TokenHealth {
                 available: reason.is_none(),
@@ -117,9 +126,10 @@ impl Service {
                 reason,
             },
             store: StoreHealth {
-                available: true,
+                available: stores,
                 keys: u64::try_from(registry.living()).unwrap_or(u64::MAX),
             },
+            audit: AuditHealth { writable: records, records: inner.audit.head().seq },
             scheduler: SchedulerHealth {
                 pending_deletions: u64::try_from(pending.count()).unwrap_or(u64::MAX),
                 clock_distrusted: distrusted,

@@ -31,6 +31,12 @@ pub trait Store: Send {
     /// If it cannot be read.
     fn token(&mut self) -> Result<TokenIdentity, StoreError>;
 
+    /// Number of the integrity key that its MACs are made with, from 1. What it says is checked by the MACs only.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    fn key_number(&mut self) -> Result<u64, StoreError>;
+
     /// Gives the key that the rows' MACs are made with. To be called once, before everything below.
     fn unlock(&mut self, key: IntegrityKey);
 
@@ -51,6 +57,12 @@ pub trait Store: Send {
     /// # Errors
     /// If it is not durable.
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError>;
+
+    /// Makes every MAC anew with another key, all or none. Durable when this returns. Gives the commit's number.
+    ///
+    /// # Errors
+    /// If it is not; then the old key goes on.
+    fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError>;
 }
 
 /// What [`Store::load`] gives.

@@ -83,6 +83,11 @@ impl Kmsd {
 
     /// The same under another program, such as `strace` with its options; that is what [`Self::pid`] then names.
     pub fn try_start_under(&mut self, runner: &[&str]) -> Result<(), i32> {
+        self.try_start_with(runner, &[])
+    }
+
+    /// The same with more arguments for `kmsd serve`.
+    pub fn try_start_with(&mut self, runner: &[&str], arguments: &[&str]) -> Result<(), i32> {
         assert!(self.child.is_none(), "kmsd runs already");
         let log =
             File::options().create(true).append(true).open(&self.log).expect("kmsd's log can be opened");
@@ -95,6 +100,7 @@ impl Kmsd {
             .arg(program("kmsd"))
             .args(["serve", "--ready-fd", "3", "--home"])
             .arg(&self.home)
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)

@@ -169,7 +169,8 @@ fn second(time: jiff::Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-fn told(key: &str, error: ClientError) -> KeyError {
+/// A failure of a request about a key, in this program's words.
+pub(crate) fn told(key: &str, error: ClientError) -> KeyError {
     if error.is_not_found() {
         return KeyError::NotFound { key: key.to_owned() };
     }

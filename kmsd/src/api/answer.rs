@@ -20,6 +20,19 @@ pub(crate) fn ok(body: &impl Serialize) -> Reply {
     json(StatusCode::OK, body)
 }
 
+/// A document that was made elsewhere and is secret: wiped once it is sent.
+pub(crate) fn secret(document: Zeroizing<Vec<u8>>) -> Reply {
+    whole(StatusCode::OK, document)
+}
+
+/// What Prometheus reads.
+pub(crate) fn metrics(text: String) -> Reply {
+    let mut reply = Response::new(Full::new(Bytes::from(text)));
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    reply
+}
+
 /// An error in the published shape.
 pub(crate) fn error(caller: &Caller, error: &ServiceError) -> Reply {
     let detail = ErrorDetail {
@@ -41,6 +54,10 @@ fn json(status: StatusCode, body: &impl Serialize) -> Reply {
     // grow and leave copies behind; and the connection sends it from here, without one of its own.
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
     serde_json::to_writer(&mut *bytes, body).expect("the reply types serialise");
+    whole(status, bytes)
+}
+
+fn whole(status: StatusCode, bytes: Zeroizing<Vec<u8>>) -> Reply {
     let mut reply = Response::new(Full::new(Bytes::from_owner(bytes)));
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));

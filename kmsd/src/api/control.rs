@@ -8,11 +8,11 @@ use super::{
     dispatch::parse,
 };
 use crate::{
-    domain::{Caller, KeyId, KeyRef, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
+    domain::{Caller, KeyId, KeyRef, Principal, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
     service::{Service, ServiceError},
     wire::control::{
-        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditVerdict,
-        CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey,
+        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
+        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey,
     },
     wire::names::PolicyBody,
     wire::rotation::Done,
@@ -38,6 +38,12 @@ pub(super) async fn answer(
             }
             Ok(answer::ok(&health))
         }
+        (&Method::GET, ["metrics"]) => match caller.principal {
+            // They say how much is going on: of this host's users and of administrators only.
+            Principal::Uid(_) => Ok(answer::metrics(service.metrics())),
+            _ if caller.is_admin => Ok(answer::metrics(service.metrics())),
+            _ => Err(Refusal::NotAdministrator { action: "reading the metrics" }.into()),
+        },
         (&Method::POST, ["access-keys"]) => {
             let request: CreateAccessKeyRequest = parse(body)?;
             let made = service.create_access_key(caller, &request.description, request.admin).await?;
@@ -59,13 +65,23 @@ pub(super) async fn answer(
             Ok(answer::ok(&DeletedAccessKey { access_key_id: id.to_string() }))
         }
         (&Method::GET, ["audit"]) => {
-            let records = service.audit_tail(caller, MAX_RECORDS).await?;
+            let records = service.audit_tail(caller, u64::MAX, MAX_RECORDS).await?;
             Ok(answer::ok(&AuditReply { records }))
         }
+        (&Method::POST, ["audit", "list"]) => {
+            let AuditRequest { before, limit } = parse(body)?;
+            if !(1..=MAX_RECORDS).contains(&limit) {
+                return Err(Refusal::ParameterInvalid { name: "limit", expected: "1 to 1000" }.into());
+            }
+            let records = service.audit_tail(caller, before.unwrap_or(u64::MAX), limit).await?;
+            Ok(answer::ok(&AuditReply { records }))
+        }
+        (&Method::POST, ["audit", "keys"]) => Ok(answer::secret(service.audit_keys(caller).await?.to_json())),
         (&Method::POST, ["audit", "verify"]) => {
             let verdict = service.audit_verify(caller).await?;
             let fault = verdict.fault.map(|fault| fault.to_string());
-            Ok(answer::ok(&AuditVerdict { intact: fault.is_none(), records: verdict.records, fault }))
+            let end = verdict.head.to_string();
+            Ok(answer::ok(&AuditVerdict { intact: fault.is_none(), records: verdict.records, end, fault }))
         }
         (&Method::GET, ["keys", id, "policy"]) => {
             let policy = service.key_policy(caller, &key(id)?).await?;

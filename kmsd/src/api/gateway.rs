@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, Principal, Refusal},
-    service::{Credential, Service, ServiceError},
+    service::{Credential, OpenConnection, Service, ServiceError, Way},
 };
 
 /// Answers what comes over TLS.
@@ -125,6 +125,7 @@ impl Gateway {
         let Admitted { caller, region, body } = match self.admit(peer, head, body).await {
             Ok(admitted) => admitted,
             Err(closed) => {
+                self.service.count_not_admitted();
                 tracing::info!(address = %peer.address, path = head.uri.path(), reason = %closed.reason(), "not let in");
                 return closed.answer(dialect);
             }
@@ -139,9 +140,16 @@ impl Gateway {
 }
 
 impl Handler for Gateway {
+    type Open = OpenConnection;
+
+    fn opened(&self) -> OpenConnection {
+        self.service.count_connection(Way::Network)
+    }
+
     async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Reply {
         let (head, body) = request.into_parts();
         let mut reply = self.answer(peer, &head, body).await;
+        self.service.count_response(Way::Network, reply.status().as_u16());
         // Both clouds' clients show it in their errors.
         let id = Uuid::new_v4().to_string().parse().expect("hexadecimal digits and hyphens");
         reply.headers_mut().insert("x-request-id", hyper::http::HeaderValue::clone(&id));

@@ -16,6 +16,7 @@ mod tls;
 
 pub(crate) use body::{BodyFault, discard_body, read_body};
 pub(crate) use server::{Handler, Peer, serve};
+pub(crate) use slots::{Slot, Slots};
 pub(crate) use tls::{TlsConfigError, server_config};
 
 use std::time::Duration;

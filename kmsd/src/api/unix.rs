@@ -18,7 +18,7 @@ use rustix::{
 };
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
@@ -26,11 +26,11 @@ use tokio::{
 use super::{
     answer::{self, Reply},
     dispatch::dispatch,
-    net::{BodyFault, Limits, read_body},
+    net::{BodyFault, Limits, Slot, Slots, read_body},
 };
 use crate::{
     domain::{Caller, Principal, Refusal},
-    service::{Service, ServiceError},
+    service::{Service, ServiceError, Way},
 };
 
 /// Why the socket cannot be opened.
@@ -128,30 +128,32 @@ pub(crate) async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let access = Arc::new(access);
-    let slots = Arc::new(Semaphore::new(access.limits.connections));
+    let slots = Slots::new(access.limits.connections);
     let mut connections = JoinSet::new();
     loop {
-        let slot = Arc::clone(&slots).acquire_owned();
         let accepted = tokio::select! {
-            // Who finds no slot waits in the kernel's queue; idle connections end after a while.
-            accepted = async { let slot = slot.await; (slot, listener.accept().await) } => accepted,
+            accepted = listener.accept() => accepted,
             Some(_) = connections.join_next(), if !connections.is_empty() => continue,
             () = told_to(&mut stop) => break,
         };
-        match accepted {
-            (Ok(slot), Ok((stream, _))) => {
-                let (service, access, stop) = (service.clone(), Arc::clone(&access), stop.clone());
-                connections.spawn(async move {
-                    connection(stream, &service, &access, stop).await;
-                    drop(slot);
-                });
-            }
-            (_, Err(error)) => {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
             }
-            (Err(_), _) => break,
-        }
+        };
+        // The connection that is idle for longest makes room. If all are busy, the others wait in the kernel's queue.
+        let slot = tokio::select! {
+            slot = slots.wait() => slot,
+            () = told_to(&mut stop) => break,
+        };
+        let (service, access, stop) = (service.clone(), Arc::clone(&access), stop.clone());
+        connections.spawn(async move {
+            let _open = service.count_connection(Way::Unix);
+            connection(stream, &slot, &service, &access, stop).await;
+        });
     }
     drop(listener);
     let ended =
@@ -161,7 +163,13 @@ pub(crate) async fn serve(
     }
 }
 
-async fn connection(stream: UnixStream, service: &Service, access: &Access, mut stop: watch::Receiver<bool>) {
+async fn connection(
+    stream: UnixStream,
+    slot: &Slot,
+    service: &Service,
+    access: &Access,
+    mut stop: watch::Receiver<bool>,
+) {
     let uid = match stream.peer_cred() {
         Ok(peer) => peer.uid(),
         Err(error) => {
@@ -173,8 +181,9 @@ async fn connection(stream: UnixStream, service: &Service, access: &Access, mut 
     let caller = Caller { is_admin: access.admins.contains(&principal), principal };
     let limits = access.limits;
     let caller = &caller;
-    let handle =
-        service_fn(async |request| Ok::<_, Infallible>(answer_one(service, caller, request, &limits).await));
+    let handle = service_fn(async |request| {
+        Ok::<_, Infallible>(answer_one(service, slot, caller, request, &limits).await)
+    });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.headers)
@@ -184,6 +193,10 @@ async fn connection(stream: UnixStream, service: &Service, access: &Access, mut 
     let mut http = pin!(http);
     let ended = tokio::select! {
         ended = &mut http => ended,
+        () = slot.evicted() => {
+            tracing::debug!(uid, "an idle connection makes room");
+            return;
+        }
         () = told_to(&mut stop) => {
             http.as_mut().graceful_shutdown();
             http.await
@@ -196,13 +209,19 @@ async fn connection(stream: UnixStream, service: &Service, access: &Access, mut 
 
 async fn answer_one(
     service: &Service,
+    slot: &Slot,
     caller: &Caller,
     request: Request<Incoming>,
     limits: &Limits,
 ) -> Reply {
     let (head, body) = request.into_parts();
-    match read_body(body, limits).await {
-        Ok(body) => dispatch(service, caller, &head.method, &head.uri, body).await,
+    let reply = match read_body(body, limits).await {
+        Ok(body) => {
+            slot.prove();
+            let reply = dispatch(service, caller, &head.method, &head.uri, body).await;
+            slot.rest();
+            reply
+        }
         Err(fault) => answer::error(
             caller,
             &ServiceError::Refused(match fault {
@@ -212,7 +231,9 @@ async fn answer_one(
                 }
             }),
         ),
-    }
+    };
+    service.count_response(Way::Unix, reply.status().as_u16());
+    reply
 }
 
 async fn told_to(stop: &mut watch::Receiver<bool>) {

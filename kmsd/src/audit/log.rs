@@ -5,7 +5,10 @@ use std::{
     io::Write,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::JoinHandle,
 };
 
@@ -13,12 +16,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::reader;
+use super::{AuditError, NewestStart, reader};
 use crate::{
     clock::Clock,
     domain::{
         Principal,
-        audit::{Chain, ChainKey, Event, Head, START, Stage, Stamp},
+        audit::{AT_COMMIT, Chain, ChainKey, Event, Head, START, Stage, Stamp},
     },
 };
 
@@ -29,39 +32,13 @@ const GROUP: usize = 1024;
 /// Records that may wait.
 const QUEUE: usize = 8192;
 
-/// Why a record is not durable.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum AuditError {
-    /// The file system refuses.
-    #[error("the audit log {path} cannot be written ({kind}): operations are refused until it can", path = path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        kind: std::io::ErrorKind,
-    },
-    /// A sync failed before: what is on disk is not known.
-    #[error("the audit log failed to sync; operations are refused until kmsd is restarted")]
-    Broken,
-    /// A name that is none of the log's.
-    #[error("the audit log {path} is damaged: {what}", path = path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: &'static str,
-    },
-    /// The log is closed.
-    #[error("the service is shutting down")]
-    Stopped,
-}
-
 type Waiting = (Event, oneshot::Sender<Result<(), AuditError>>);
 
 /// The log. The thread ends when it is dropped.
 pub struct AuditLog {
     records: Option<Sender<Waiting>>,
     head: Arc<Mutex<Head>>,
+    is_failing: Arc<AtomicBool>,
     directory: PathBuf,
     #[cfg(test)]
     fault: Arc<std::sync::atomic::AtomicU8>,
@@ -74,6 +51,7 @@ pub struct Opened {
     next: u64,
     head: Head,
     cut: u64,
+    newest_start: Option<NewestStart>,
 }
 
 impl Opened {
@@ -102,7 +80,14 @@ impl Opened {
             }
         }
         let next = segments.last().map_or(1, |segment| segment.number + 1);
-        Ok(Self { directory: directory.to_owned(), next, head, cut })
+        let newest_start = reader::newest_start(&segments)?;
+        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start })
+    }
+
+    /// How the newest start began.
+    #[must_use]
+    pub const fn newest_start(&self) -> Option<&NewestStart> {
+        self.newest_start.as_ref()
     }
 
     /// Number of the file that the next start writes: its key is derived from it.
@@ -127,14 +112,22 @@ impl AuditLog {
         Opened::open(directory)
     }
 
-    /// Starts writing a new file, with its key. Its first record says so.
+    /// Starts writing a new file, with its key. Its first record says so, and what the store's newest commit is.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn start(opened: Opened, key: ChainKey, clock: Arc<dyn Clock>) -> Result<Self, AuditError> {
-        let Opened { directory, next, head, cut } = opened;
+    pub fn start(
+        opened: Opened,
+        key: ChainKey,
+        clock: Arc<dyn Clock>,
+        commit: u64,
+    ) -> Result<Self, AuditError> {
+        let Opened { directory, next, head, cut, newest_start: _ } = opened;
         let mut writer = SegmentWriter::create(&directory, next, Chain::new(head, key), clock)?;
-        let note = (cut > 0).then(|| format!("{cut} bytes of an unfinished record were cut off"));
+        let mut note = format!("{AT_COMMIT}{commit}");
+        if cut > 0 {
+            note.push_str(&format!("; {cut} bytes of an unfinished record were cut off"));
+        }
         let event = Event {
             principal: Principal::System,
             operation: START.to_owned(),
@@ -144,21 +137,23 @@ impl AuditLog {
             key: None,
             version: None,
             context: None,
-            note,
+            note: Some(note),
         };
         writer.write([event].iter())?;
         let head = Arc::new(Mutex::new(writer.chain.head()));
         let (records, queue) = bounded(QUEUE);
         #[cfg(test)]
         let fault = Arc::clone(&writer.fault);
-        let shared = Arc::clone(&head);
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let (shared, failing) = (Arc::clone(&head), Arc::clone(&is_failing));
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || run(writer, &queue, &shared))
+            .spawn(move || run(writer, &queue, &shared, &failing))
             .map_err(|e| AuditError::Io { path: directory.clone(), kind: e.kind() })?;
         Ok(Self {
             records: Some(records),
             head,
+            is_failing,
             directory,
             #[cfg(test)]
             fault,
@@ -184,14 +179,26 @@ impl AuditLog {
         *self.head.lock()
     }
 
+    /// Whether the newest records could not be written, so that operations are refused.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Records that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.records.as_ref().map_or(0, Sender::len)
+    }
+
     #[cfg(test)]
     pub(crate) fn fill_disk_for_test(&self, is_full: bool) {
-        self.fault.store(if is_full { FULL } else { 0 }, std::sync::atomic::Ordering::SeqCst);
+        self.fault.store(if is_full { FULL } else { 0 }, Ordering::SeqCst);
     }
 
     #[cfg(test)]
     pub(crate) fn break_for_test(&self) {
-        self.fault.store(BROKEN, std::sync::atomic::Ordering::SeqCst);
+        self.fault.store(BROKEN, Ordering::SeqCst);
     }
 
     /// Where it is.
@@ -211,13 +218,20 @@ impl Drop for AuditLog {
     }
 }
 
-fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>) {
+fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>, is_failing: &AtomicBool) {
     while let Ok(first) = queue.recv() {
         let mut group = vec![first];
         group.extend(queue.try_iter().take(GROUP - 1));
         let written = writer.write(group.iter().map(|(event, _)| event));
-        if let Err(error) = &written {
-            tracing::error!(%error, "the audit log cannot be written");
+        match &written {
+            // Said once: with a full disk every request would say it.
+            Err(error) if !is_failing.swap(true, Ordering::Relaxed) => {
+                tracing::error!(%error, "the audit log cannot be written");
+            }
+            Ok(()) if is_failing.swap(false, Ordering::Relaxed) => {
+                tracing::info!("the audit log can be written again");
+            }
+            _ => {}
         }
         *head.lock() = writer.chain.head();
         group.into_iter().for_each(|(_, reply)| drop(reply.send(written.clone())));
@@ -301,7 +315,7 @@ impl SegmentWriter {
 
     fn put(&mut self, lines: &[u8]) -> std::io::Result<()> {
         #[cfg(test)]
-        if self.fault.load(std::sync::atomic::Ordering::SeqCst) == FULL {
+        if self.fault.load(Ordering::SeqCst) == FULL {
             self.file.write_all(&lines[..lines.len() / 2])?;
             return Err(std::io::ErrorKind::StorageFull.into());
         }
@@ -310,7 +324,7 @@ impl SegmentWriter {
 
     fn sync(&self) -> std::io::Result<()> {
         #[cfg(test)]
-        if self.fault.load(std::sync::atomic::Ordering::SeqCst) == BROKEN {
+        if self.fault.load(Ordering::SeqCst) == BROKEN {
             return Err(std::io::ErrorKind::Other.into());
         }
         self.file.sync_data()

@@ -1,6 +1,7 @@
 //! Reading and checking.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File},
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -17,6 +18,7 @@ pub(super) struct Segment {
 }
 
 /// How a file ends.
+#[cfg(feature = "daemon")]
 pub(super) struct End {
     /// The last whole record.
     pub(super) head: Option<Head>,
@@ -29,21 +31,36 @@ pub(super) struct End {
 /// A record as `audit list` shows it. Not checked.
 pub type Entry = Record;
 
+/// How much of a log is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Up to where it ended when the check began: a log that is being written.
+    UpTo(Head),
+    /// Every whole line of it: a copy. The end that was noted elsewhere, if any, must be among its records.
+    Whole {
+        /// That end.
+        noted: Option<Head>,
+    },
+}
+
 /// What a check of the whole log found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Records that are as they were written.
     pub records: u64,
+    /// The last of them.
+    pub head: Head,
     /// The first thing that is wrong, if anything is.
     pub fault: Option<ChainFault>,
 }
 
+#[cfg(feature = "daemon")]
 pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:010}.log"))
 }
 
 pub(super) fn segments(directory: &Path) -> Result<Vec<Segment>, AuditError> {
-    let io = |e: std::io::Error| AuditError::Io { path: directory.to_owned(), kind: e.kind() };
+    let io = |e: std::io::Error| AuditError::Read { path: directory.to_owned(), kind: e.kind() };
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(io)? {
         let path = entry.map_err(io)?.path();
@@ -56,8 +73,9 @@ pub(super) fn segments(directory: &Path) -> Result<Vec<Segment>, AuditError> {
     Ok(found)
 }
 
+#[cfg(feature = "daemon")]
 pub(super) fn end(path: &Path) -> Result<End, AuditError> {
-    let io = |e: std::io::Error| AuditError::Io { path: path.to_owned(), kind: e.kind() };
+    let io = |e: std::io::Error| AuditError::Read { path: path.to_owned(), kind: e.kind() };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let mut end = End { head: None, whole: 0, torn: 0 };
     let mut line = Vec::new();
@@ -83,21 +101,29 @@ pub(super) fn end(path: &Path) -> Result<End, AuditError> {
     Ok(end)
 }
 
-/// The latest records, oldest first, as they stand: not checked.
+/// The latest records before number `before`, oldest first, as they stand: not checked.
 ///
 /// # Errors
 /// If the log cannot be read.
-pub fn tail(directory: &Path, most: usize) -> Result<Vec<Entry>, AuditError> {
-    let mut records = std::collections::VecDeque::new();
+pub fn tail(directory: &Path, before: u64, most: usize) -> Result<Vec<Entry>, AuditError> {
+    let mut records = VecDeque::new();
     let mut all = segments(directory)?;
-    // From the newest file back, until there are enough.
+    // From the newest file back, until there are enough. Of each, only so many lines are held.
     while let Some(segment) = all.pop() {
-        let mut found = Vec::new();
+        let wanted = most - records.len();
+        let mut lines: VecDeque<Vec<u8>> = VecDeque::new();
         for_each_line(&segment.path, |line| {
-            found.extend(audit::parse(line).map(|(record, _, _)| record));
+            if number(line).is_some_and(|seq| seq >= before) {
+                return false;
+            }
+            if lines.len() == wanted {
+                lines.pop_front();
+            }
+            lines.push_back(line.to_vec());
             true
         })?;
-        found.into_iter().rev().take(most - records.len()).for_each(|record| records.push_front(record));
+        let found = lines.iter().rev().filter_map(|line| audit::parse(line));
+        found.for_each(|(record, _, _)| records.push_front(record));
         if records.len() >= most {
             break;
         }
@@ -105,23 +131,123 @@ pub fn tail(directory: &Path, most: usize) -> Result<Vec<Entry>, AuditError> {
     Ok(records.into())
 }
 
-/// Checks the whole log up to where it ended when the check began. `key_of` derives the key of a file that a start began.
+/// The number that a line says it has, which is how every record begins.
+fn number(line: &[u8]) -> Option<u64> {
+    let digits = line.strip_prefix(b"{\"seq\":")?;
+    let len = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&digits[..len]).ok()?.parse().ok()
+}
+
+fn begins_anew(line: &[u8]) -> bool {
+    audit::parse(line).is_some_and(|(record, _, _)| record.event.operation == START)
+}
+
+/// The record that the newest start of the service began its file with.
+#[cfg(feature = "daemon")]
+pub struct NewestStart {
+    file: u64,
+    before: Head,
+    line: Vec<u8>,
+}
+
+#[cfg(feature = "daemon")]
+impl NewestStart {
+    /// The file whose key it was made with.
+    #[must_use]
+    pub const fn file(&self) -> u64 {
+        self.file
+    }
+
+    /// The store's newest commit at that start, if the record is as it was written and says so.
+    #[must_use]
+    pub fn commit(&self, key: ChainKey) -> Option<u64> {
+        let record = Chain::new(self.before, key).check(&self.line).ok()?;
+        let note = record.event.note?;
+        note.strip_prefix(audit::AT_COMMIT)?.split(';').next()?.parse().ok()
+    }
+}
+
+#[cfg(feature = "daemon")]
+pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, AuditError> {
+    for (at, segment) in segments.iter().enumerate().rev() {
+        let mut first = Vec::new();
+        for_each_line(&segment.path, |line| {
+            first = line.to_vec();
+            false
+        })?;
+        if begins_anew(&first) {
+            let mut before = Head::default();
+            for earlier in segments[..at].iter().rev() {
+                if let Some(head) = end(&earlier.path)?.head {
+                    before = head;
+                    break;
+                }
+            }
+            return Ok(Some(NewestStart { file: segment.number, before, line: first }));
+        }
+    }
+    Ok(None)
+}
+
+/// The log's files, oldest first.
 ///
 /// # Errors
-/// If the log cannot be read, or the token does not answer. What is wrong with the log is in the verdict.
+/// If the directory cannot be read.
+#[cfg(feature = "daemon")]
+pub fn files(directory: &Path) -> Result<Vec<PathBuf>, AuditError> {
+    Ok(segments(directory)?.into_iter().map(|segment| segment.path).collect())
+}
+
+/// Numbers of the files that a start of the service began, each with a key of its own.
+///
+/// # Errors
+/// If the log cannot be read.
+#[cfg(feature = "daemon")]
+pub fn starts(directory: &Path) -> Result<Vec<u64>, AuditError> {
+    let mut numbers = Vec::new();
+    for segment in segments(directory)? {
+        let mut is_start = numbers.is_empty();
+        for_each_line(&segment.path, |line| {
+            is_start |= begins_anew(line);
+            false
+        })?;
+        if is_start {
+            numbers.push(segment.number);
+        }
+    }
+    Ok(numbers)
+}
+
+/// Checks the log with its keys. `key_of` gives the key of a file that a start began.
+///
+/// # Errors
+/// If the log cannot be read, or there is no such key. What is wrong with the log is in the verdict.
 pub fn verify<E: From<AuditError>>(
     directory: &Path,
-    anchor: Head,
+    extent: Extent,
+    key_of: impl FnMut(u64) -> Result<ChainKey, E>,
+) -> Result<Verdict, E> {
+    read(directory, extent, key_of, |_| ())
+}
+
+/// The same, and shows each record that is as it was written.
+///
+/// # Errors
+/// As [`verify`].
+pub fn read<E: From<AuditError>>(
+    directory: &Path,
+    extent: Extent,
     mut key_of: impl FnMut(u64) -> Result<ChainKey, E>,
+    mut each: impl FnMut(&Record),
 ) -> Result<Verdict, E> {
     let mut chain: Option<Chain> = None;
+    let mut noted_there = None;
     for segment in segments(directory)? {
         let mut keys = Ok(());
         let mut fault = None;
         let mut first = true;
         for_each_line(&segment.path, |line| {
-            let starts =
-                first && audit::parse(line).is_some_and(|(record, _, _)| record.event.operation == START);
+            let starts = first && begins_anew(line);
             first = false;
             if starts || chain.is_none() {
                 match key_of(segment.number) {
@@ -134,12 +260,23 @@ pub fn verify<E: From<AuditError>>(
                     }
                 }
             }
-            // Records behind the anchor may be half-way on their way to the disk.
-            let Some(chain) = chain.as_mut().filter(|chain| chain.head().seq < anchor.seq) else {
+            let Some(chain) = &mut chain else { return false };
+            // Records behind the end may be half-way on their way to the disk.
+            if let Extent::UpTo(end) = extent
+                && chain.head().seq >= end.seq
+            {
                 return false;
-            };
+            }
             match chain.check(line) {
-                Ok(_) => true,
+                Ok(record) => {
+                    each(&record);
+                    if let Extent::Whole { noted: Some(noted) } = extent
+                        && noted.seq == chain.head().seq
+                    {
+                        noted_there = Some(chain.head());
+                    }
+                    true
+                }
                 Err(found) => {
                     fault = Some(found);
                     false
@@ -148,23 +285,61 @@ pub fn verify<E: From<AuditError>>(
         })?;
         keys?;
         if fault.is_some() {
-            return Ok(Verdict { records: chain.map_or(0, |c| c.head().seq), fault });
+            let head = chain.map_or_else(Head::default, |c| c.head());
+            return Ok(Verdict { records: head.seq, head, fault });
         }
     }
     let head = chain.as_ref().map(Chain::head).unwrap_or_default();
-    let end = match chain {
-        Some(chain) => chain.check_end(anchor).err(),
-        None if anchor.seq > 0 => Some(ChainFault::CutOff { seq: 0, anchor: anchor.seq }),
-        None => None,
+    let (wanted, there) = match extent {
+        Extent::UpTo(end) => (Some(end), Some(head)),
+        Extent::Whole { noted } => (noted, noted_there),
     };
-    // At the same number, another MAC means that the end was replaced.
-    let replaced = head.seq == anchor.seq && head.mac != anchor.mac;
-    let fault = end.or_else(|| replaced.then_some(ChainFault::Mac { seq: head.seq }));
-    Ok(Verdict { records: head.seq, fault })
+    Ok(Verdict { records: head.seq, head, fault: wanted.and_then(|wanted| missing(head, wanted, there)) })
+}
+
+/// What it means that a record which is known to have been written is not there.
+fn missing(head: Head, wanted: Head, there: Option<Head>) -> Option<ChainFault> {
+    if head.seq < wanted.seq {
+        return Some(ChainFault::CutOff { seq: head.seq, anchor: wanted.seq });
+    }
+    // At the same number, another MAC means that the log was replaced from somewhere before it.
+    (wanted.seq > 0 && there.is_some_and(|there| there.mac != wanted.mac))
+        .then_some(ChainFault::Mac { seq: wanted.seq })
+}
+
+/// Checks a copy without any key: that its records are records, numbered from 1 without gaps, and that the noted end is among
+/// them as it was noted. Changes within records are *not* found by this.
+///
+/// # Errors
+/// If the log cannot be read.
+pub fn outline(directory: &Path, noted: Option<Head>) -> Result<Verdict, AuditError> {
+    let mut head = Head::default();
+    let mut there = None;
+    let mut fault = None;
+    for segment in segments(directory)? {
+        for_each_line(&segment.path, |line| {
+            let seq = head.seq + 1;
+            match audit::parse(line) {
+                None => fault = Some(ChainFault::Malformed { seq }),
+                Some((record, _, _)) if record.seq != seq => {
+                    fault = Some(ChainFault::Sequence { seq, found: record.seq });
+                }
+                Some((_, _, mac)) => head = Head { seq, mac },
+            }
+            if noted.is_some_and(|noted| noted.seq == head.seq) {
+                there = Some(head);
+            }
+            fault.is_none()
+        })?;
+        if fault.is_some() {
+            return Ok(Verdict { records: head.seq, head, fault });
+        }
+    }
+    Ok(Verdict { records: head.seq, head, fault: noted.and_then(|noted| missing(head, noted, there)) })
 }
 
 fn for_each_line(path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), AuditError> {
-    let io = |e: std::io::Error| AuditError::Io { path: path.to_owned(), kind: e.kind() };
+    let io = |e: std::io::Error| AuditError::Read { path: path.to_owned(), kind: e.kind() };
     let mut reader = BufReader::new(File::open(path).map_err(io)?);
     let mut line = Vec::new();
     loop {

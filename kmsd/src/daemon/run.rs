@@ -11,17 +11,12 @@ use tokio::{
 };
 use tokio_rustls::rustls::ServerConfig;
 
-use super::{Config, DaemonError, ListenConfig, init::check_home, process::ReadyFd};
+use super::{Config, DaemonError, ListenConfig, init::check_home, offline, process::ReadyFd};
 use crate::{
     api::{gateway::Gateway, net, unix},
-    clock::SystemClock,
     domain::Principal,
-    hsm::{
-        Pool, PoolSettings,
-        pkcs11::{Pkcs11Settings, Pkcs11Token, Select},
-    },
-    service::{Limits, Parts, Service},
-    store::{SqliteStore, Store},
+    service::Service,
+    store::SqliteStore,
 };
 
 /// How often due work is looked for.
@@ -43,27 +38,10 @@ pub fn run(
 ) -> Result<(), DaemonError> {
     check_home(home)?;
     // The store first: its lock keeps a second daemon from the token.
-    let mut store = SqliteStore::open(&home.join(Config::STORE))?;
-    let expected = store.token()?;
-    let token = Pkcs11Token::connect(Pkcs11Settings {
-        module: config.token.module.clone(),
-        select: Select::Label(config.token.label.clone()),
-        expected: Some(expected),
-        pin: config.pin(home)?,
-    })?;
-    let settings = PoolSettings {
-        sessions: config.token.sessions,
-        queue: config.limits.queue,
-        ..PoolSettings::default()
-    };
-    let pool = Pool::start(Arc::new(token), settings)?;
+    let store = SqliteStore::open(&home.join(Config::STORE))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("api").build()?;
-    let limits = Limits { max_keys: config.limits.max_keys };
-    let clock = Arc::new(SystemClock::new()?);
     runtime.block_on(async {
-        let store = Box::new(store);
-        let audit = home.join(Config::AUDIT);
-        let service = Service::start(Parts { store, audit, pool, clock, limits, accept_restored }).await?;
+        let service = offline::start(home, config, store, accept_restored).await?;
         serve(home, config, service, ready).await
     })?;
     // Ends the threads of store and pool: what was taken on is written, the token is logged out of.
@@ -80,6 +58,7 @@ async fn serve(
 ) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     let listener = unix::open(&config.socket, config.socket_mode()?)?;
     let (stop, stopped) = watch::channel(false);
 
@@ -93,10 +72,13 @@ async fn serve(
     let access = unix::Access { admins: admins.clone(), limits };
     let serving = tokio::spawn(unix::serve(listener, service.clone(), access, stopped.clone()));
     let mut tasks = vec![serving];
+    let mut certificates = None;
     if let Some((listener, tls)) = tcp {
         let address = listener.local_addr()?;
         let gateway = Gateway::new(service.clone(), admins, limits);
-        tasks.push(tokio::spawn(net::serve(listener, tls, limits, gateway, stopped.clone())));
+        let (renewed, used) = watch::channel(tls);
+        certificates = Some(renewed);
+        tasks.push(tokio::spawn(net::serve(listener, used, limits, gateway, stopped.clone())));
         tracing::info!(%address, "listening with TLS");
     }
     let working = tokio::spawn(work(service.clone(), stopped));
@@ -109,9 +91,16 @@ async fn serve(
     }
     notify(&[NotifyState::Ready]);
 
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                if let (Some(listen), Some(certificates)) = (&config.listen, &certificates) {
+                    reload(home, listen, certificates);
+                }
+            }
+        }
     }
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
@@ -135,14 +124,28 @@ async fn serve(
     Ok(())
 }
 
+/// Takes up new certificates; if they cannot be used, the old ones serve on.
+fn reload(home: &Path, listen: &ListenConfig, certificates: &watch::Sender<Arc<ServerConfig>>) {
+    match tls_config(home, listen) {
+        Ok(renewed) => {
+            certificates.send_replace(Arc::new(renewed));
+            tracing::info!("new connections are shown the certificates as they are now");
+        }
+        Err(error) => tracing::error!(%error, "the certificates cannot be used; the old ones serve on"),
+    }
+}
+
+fn tls_config(home: &Path, listen: &ListenConfig) -> Result<ServerConfig, net::TlsConfigError> {
+    let client_ca = listen.client_ca.as_ref().map(|path| home.join(path));
+    net::server_config(&home.join(&listen.certificate), &home.join(&listen.key), client_ca.as_deref())
+}
+
 /// Everything that could be wrong with it is found before anybody is told that the service is ready.
 async fn open_tcp(
     home: &Path,
     listen: &ListenConfig,
 ) -> Result<(TcpListener, Arc<ServerConfig>), DaemonError> {
-    let client_ca = listen.client_ca.as_ref().map(|path| home.join(path));
-    let tls =
-        net::server_config(&home.join(&listen.certificate), &home.join(&listen.key), client_ca.as_deref())?;
+    let tls = tls_config(home, listen)?;
     let address = listen.address;
     let listener =
         TcpListener::bind(address).await.map_err(|source| DaemonError::Listen { address, source })?;

@@ -9,6 +9,8 @@
 //! holds only the key of the record to come. Where the log was cut off at its end, only an anchor outside it can tell: see
 //! [`Head`].
 
+use std::{fmt, str::FromStr};
+
 use hmac::{Hmac, KeyInit, Mac};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,6 +30,17 @@ pub enum Stage {
     Intent,
     /// It was done, or refused.
     Done,
+}
+
+impl Stage {
+    /// As it is written.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Intent => "intent",
+            Self::Done => "done",
+        }
+    }
 }
 
 /// What one record says. No field can hold a secret: contexts are hashed, bodies never come here.
@@ -86,6 +99,9 @@ pub struct Record {
 /// Name of the first record of every start of the service.
 pub const START: &str = "service-start";
 
+/// How the note of such a record begins; the number of the store's newest commit follows.
+pub const AT_COMMIT: &str = "store at commit ";
+
 /// Where a log ends. Kept elsewhere, it shows whether a log was cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Head {
@@ -94,6 +110,30 @@ pub struct Head {
     /// Its MAC.
     #[serde(with = "super::hex_bytes")]
     pub mac: [u8; 32],
+}
+
+impl fmt::Display for Head {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.seq, hex::encode(self.mac))
+    }
+}
+
+/// Not a head's written form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the end of an audit log is written <number>:<64 hexadecimal digits>, as `ecsctl audit verify` prints it"
+)]
+pub struct InvalidHead;
+
+impl FromStr for Head {
+    type Err = InvalidHead;
+
+    fn from_str(text: &str) -> Result<Self, InvalidHead> {
+        let (seq, digits) = text.split_once(':').ok_or(InvalidHead)?;
+        let mut mac = [0; 32];
+        hex::decode_to_slice(digits, &mut mac).map_err(|_| InvalidHead)?;
+        Ok(Self { seq: seq.parse().map_err(|_| InvalidHead)?, mac })
+    }
 }
 
 /// The key of one record. Using it up gives the next one.
@@ -275,6 +315,15 @@ mod tests {
             chain.check(line.strip_suffix(b"\n").unwrap_or(line))?;
         }
         Ok(chain.head())
+    }
+
+    #[test]
+    fn an_end_is_read_as_it_is_written() {
+        let head = verify(&log(3)).unwrap();
+        assert_eq!(head.to_string().parse(), Ok(head));
+        for wrong in ["", "3", "3:", "x:00", &head.to_string()[1..], "3:zz"] {
+            assert_eq!(wrong.parse::<Head>(), Err(InvalidHead), "{wrong}");
+        }
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct TokenNote {
     pub epoch: u64,
     /// Where the audit log ends.
     pub audit: Head,
+    /// Number of the store's integrity key, from 1; 0 in notes of versions that knew only one.
+    #[serde(default)]
+    pub store_key: u64,
 }
 
 #[cfg(test)]

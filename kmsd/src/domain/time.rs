@@ -1,10 +1,11 @@
 //! A clock that destroys nothing early, however the wall clock leaps (K4).
 //!
-//! Due dates are points on a *trusted* axis. While the host runs, that axis advances with `CLOCK_BOOTTIME`, which
-//! neither leaps nor stops in suspend. Over a reboot nothing but the wall clock tells how long the host was down; and a wall
-//! clock that is ahead of the axis may have leapt. So a lead of the wall clock counts only after it has stood
-//! unchanged for a day of running time: a true downtime delays destruction by at most that day, a false leap is
-//! corrected before it does harm. A wall clock that is behind is ignored: the axis has seen the time go by.
+//! Due dates are points on a *trusted* axis. While the host runs, that axis advances with `CLOCK_BOOTTIME`, which neither leaps nor
+//! stops in suspend; what the wall clock does meanwhile is ignored. Only over a reboot does nothing but the wall clock tell how long
+//! the host was down, and it may be wrong then too. So after a reboot a lead of the wall clock over the axis counts, but only once it
+//! has stood unchanged for a day of running time: a true downtime delays destruction by at most that day, a false one is corrected
+//! before it does harm. Once wall clock and axis have agreed, no lead counts before the next reboot. A wall clock that is
+//! behind is ignored: the axis has seen the time go by.
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ pub struct TrustedClock {
     now: TrustedTime,
     seen: Reading,
     lead: Option<Lead>,
+    /// Whether wall clock and axis have agreed in this boot: what the wall clock says after that is no downtime.
+    #[serde(default)]
+    is_settled: bool,
 }
 
 /// By how much the wall clock is ahead, and since when it has been so.
@@ -64,7 +68,7 @@ impl TrustedClock {
     /// The axis at the service's first start.
     #[must_use]
     pub fn start(reading: Reading) -> Self {
-        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None }
+        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true }
     }
 
     /// The axis at a later moment.
@@ -73,20 +77,27 @@ impl TrustedClock {
         let same_boot = reading.boot_id == self.seen.boot_id && reading.since_boot >= self.seen.since_boot;
         let elapsed = if same_boot { reading.since_boot - self.seen.since_boot } else { 0 };
         let now = TrustedTime(self.now.0.saturating_add(elapsed));
+        if same_boot && self.is_settled {
+            return Self { now, seen: reading, lead: None, is_settled: true };
+        }
         let ahead = reading.wall.0.saturating_sub(now.0);
-        if ahead <= TOLERANCE_MS {
-            // Small leads are drift: follow them. A wall clock that is behind is left alone.
+        if ahead.abs() <= TOLERANCE_MS {
+            // They agree. A short downtime is made up for at once.
             let now = TrustedTime(now.0.saturating_add(ahead.max(0)));
-            return Self { now, seen: reading, lead: None };
+            return Self { now, seen: reading, lead: None, is_settled: true };
+        }
+        if ahead < 0 {
+            // Not set yet, as on a host without a clock of its own; or wrong.
+            return Self { now, seen: reading, lead: None, is_settled: false };
         }
         let lead = match self.lead {
             Some(lead) if same_boot && (ahead - lead.ms).abs() <= TOLERANCE_MS => lead,
             _ => Lead { ms: ahead, since_boot: reading.since_boot },
         };
         if reading.since_boot - lead.since_boot >= HOLD_MS {
-            return Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None };
+            return Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true };
         }
-        Self { now, seen: reading, lead: Some(lead) }
+        Self { now, seen: reading, lead: Some(lead), is_settled: false }
     }
 
     /// Now, on the axis.
@@ -101,10 +112,10 @@ impl TrustedClock {
         self.seen.wall
     }
 
-    /// Whether the wall clock is ahead and not yet believed.
+    /// Whether the wall clock is ahead and not believed, or not yet.
     #[must_use]
     pub const fn is_wall_distrusted(&self) -> bool {
-        self.lead.is_some()
+        self.seen.wall.0.saturating_sub(self.now.0) > TOLERANCE_MS
     }
 
     /// When, by the wall clock as it is now, a point on the axis will be reached.
@@ -154,6 +165,42 @@ mod tests {
         let corrected = run(leapt, "a", 22 * HOUR, 100, START);
         assert_eq!(corrected.now(), TrustedTime(START + 122 * HOUR));
         assert!(!corrected.is_wall_distrusted());
+    }
+
+    /// However long it stands: while the host runs, no downtime can explain it.
+    #[test]
+    fn k4_a_leap_that_stays_is_never_believed_while_the_host_runs() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let leapt = run(clock, "a", HOUR, 24 * 30, START + 10 * YEAR);
+        assert_eq!(leapt.now(), TrustedTime(START + HOUR + 30 * DAY_MS));
+        assert!(leapt.is_wall_distrusted());
+        // Nor by small steps.
+        let mut crept = leapt;
+        for step in 1..1000 {
+            let since_boot = HOUR + 30 * DAY_MS + step;
+            crept = crept.observe(at("a", since_boot, START + since_boot + step * (TOLERANCE_MS - 1)));
+        }
+        assert_eq!(crept.now(), TrustedTime(START + HOUR + 30 * DAY_MS + 999));
+    }
+
+    /// A host without a clock of its own begins in the past, and learns the time later.
+    #[test]
+    fn k4_downtime_counts_though_the_clock_is_set_late() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let clock = run(clock, "b", 0, 3, START - 10 * YEAR);
+        assert_eq!(clock.now(), TrustedTime(START + 3 * HOUR));
+        let offset = START + 30 * DAY_MS;
+        let clock = run(clock, "b", 4 * HOUR, 23, offset);
+        assert_eq!(clock.now(), TrustedTime(START + 27 * HOUR));
+        let clock = run(clock, "b", 28 * HOUR, 0, offset);
+        assert_eq!(clock.now(), TrustedTime(offset + 28 * HOUR));
+    }
+
+    #[test]
+    fn k4_a_clock_that_was_stored_by_an_earlier_version_goes_on() {
+        let stored = r#"{"now":5,"seen":{"wall":5,"since_boot":1,"boot_id":"a"},"lead":null}"#;
+        let clock: TrustedClock = serde_json::from_str(stored).unwrap();
+        assert_eq!(clock.observe(at("a", 11, 15)).now(), TrustedTime(15));
     }
 
     #[test]

@@ -170,6 +170,16 @@ impl FakeToken {
         self.inner.recoveries.load(Ordering::SeqCst)
     }
 
+    /// What was noted in it.
+    pub(crate) fn note(&self) -> Option<Vec<u8>> {
+        self.inner.note.lock().clone()
+    }
+
+    /// As if the token had been put back to an older state.
+    pub(crate) fn set_note(&self, note: Option<Vec<u8>>) {
+        *self.inner.note.lock() = note;
+    }
+
     /// The objects, with how many copies each has.
     #[must_use]
     pub(crate) fn objects(&self) -> BTreeMap<ObjectId, usize> {

@@ -9,6 +9,7 @@ mod importing;
 mod pin;
 mod sealing;
 mod session;
+mod survey;
 mod template;
 mod token_info;
 
@@ -30,10 +31,13 @@ use cryptoki::{
 };
 use parking_lot::Mutex;
 
-pub use self::pin::PinFile;
 use self::{
     fault::classify,
     session::{Handles, Pkcs11Session},
+};
+pub use self::{
+    pin::PinFile,
+    survey::{Survey, survey},
 };
 use super::{HsmError, Recovery, Session, Token, TokenIdentity};
 use crate::domain::envelope::Mechanism;

@@ -1,13 +1,15 @@
 //! What is recorded of each operation, and when (K8).
 
+use std::{sync::atomic::Ordering, time::Instant};
+
 use sha2::{Digest, Sha256};
 
 use super::{Service, ServiceError, start::audit_key};
 use crate::{
-    audit::{self, Entry, Verdict},
+    audit::{self, Entry, Extent, Verdict, keys::ExportedKeys},
     domain::{
         Caller, EncryptionContext, KeyId, KeyVersion, Operation, Refusal,
-        audit::{Event, Stage},
+        audit::{ChainKey, Event, Stage},
         integrity::TokenNote,
     },
 };
@@ -19,6 +21,7 @@ const MAX_TEXT: usize = 300;
 #[derive(Clone)]
 pub(super) struct Trail {
     event: Event,
+    began: Instant,
 }
 
 impl Trail {
@@ -35,6 +38,7 @@ impl Trail {
                 context: None,
                 note: None,
             },
+            began: Instant::now(),
         }
     }
 
@@ -77,13 +81,13 @@ impl Service {
         trail: Trail,
         result: Result<T, ServiceError>,
     ) -> Result<T, ServiceError> {
-        let outcome = match &result {
-            Ok(_) => "ok".to_owned(),
-            Err(error) => error.code().to_owned(),
-        };
-        let event = Event { stage: Stage::Done, outcome: Some(outcome), ..trail.event };
-        self.inner.audit.append(event).await?;
-        result
+        let outcome = result.as_ref().map_or_else(ServiceError::code, |_| "ok");
+        let operation = trail.event.operation.clone();
+        let event = Event { stage: Stage::Done, outcome: Some(outcome.to_owned()), ..trail.event };
+        let recorded = self.inner.audit.append(event).await.map_err(ServiceError::from);
+        let outcome = recorded.as_ref().map_or_else(ServiceError::code, |()| outcome);
+        self.inner.metrics.operation(&operation, outcome, trail.began.elapsed());
+        recorded.and(result)
     }
 
     /// Records that something is about to be done. It is done only when that is durable.
@@ -92,14 +96,19 @@ impl Service {
         Ok(self.inner.audit.append(event).await?)
     }
 
-    /// The latest records, oldest first.
+    /// The latest records before number `before`, oldest first.
     ///
     /// # Errors
     /// Unless the caller is an administrator.
-    pub async fn audit_tail(&self, caller: &Caller, most: usize) -> Result<Vec<Entry>, ServiceError> {
+    pub async fn audit_tail(
+        &self,
+        caller: &Caller,
+        before: u64,
+        most: usize,
+    ) -> Result<Vec<Entry>, ServiceError> {
         administrator(caller, "reading the audit log")?;
         let directory = self.inner.audit.directory().to_owned();
-        blocking(move || audit::tail(&directory, most)).await
+        blocking(move || audit::tail(&directory, before, most)).await
     }
 
     /// Checks the whole audit log, up to its present end.
@@ -109,14 +118,36 @@ impl Service {
     pub async fn audit_verify(&self, caller: &Caller) -> Result<Verdict, ServiceError> {
         administrator(caller, "checking the audit log")?;
         let directory = self.inner.audit.directory().to_owned();
-        let (anchor, pool) = (self.inner.audit.head(), self.inner.pool.clone());
+        let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
-            audit::verify::<ServiceError>(&directory, anchor, |number| {
-                Ok(runtime.block_on(audit_key(&pool, number))?)
+            audit::verify::<ServiceError>(&directory, Extent::UpTo(end), |number| {
+                Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?))
             })
         })
         .await
+    }
+
+    /// The keys that the log's files begin with, for checking a copy elsewhere. That they were given out is in the log.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator, or if the log or the token does not answer.
+    pub async fn audit_keys(&self, caller: &Caller) -> Result<ExportedKeys, ServiceError> {
+        let trail = Trail::new(caller, "export-audit-keys");
+        let exported = match administrator(caller, "exporting the audit log's keys") {
+            Ok(()) => self.derive_audit_keys().await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.record(trail, exported).await
+    }
+
+    async fn derive_audit_keys(&self) -> Result<ExportedKeys, ServiceError> {
+        let directory = self.inner.audit.directory().to_owned();
+        let mut keys = Vec::new();
+        for number in blocking(move || audit::starts(&directory)).await? {
+            keys.push((number, audit_key(&self.inner.pool, number).await?));
+        }
+        Ok(ExportedKeys::new(keys))
     }
 
     /// Has the token told, without waiting for it: an older copy of the store shall be known as such soon.
@@ -135,7 +166,11 @@ impl Service {
     /// If the token is away.
     pub async fn save_note(&self) -> Result<(), ServiceError> {
         let mut noted = self.inner.noted.lock().await;
-        let note = TokenNote { epoch: self.inner.writer.epoch(), audit: self.inner.audit.head() };
+        let note = TokenNote {
+            epoch: self.inner.writer.epoch(),
+            audit: self.inner.audit.head(),
+            store_key: self.inner.store_key.load(Ordering::Acquire),
+        };
         if *noted == note {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
-use super::{Service, ServiceError, audit::Trail};
+use super::{Service, ServiceError, audit::Trail, restored::DESTROY};
 use crate::{
     domain::{
         Caller, KeyRef, Refusal,
@@ -108,7 +108,7 @@ impl Service {
 
     /// Destroys a key and every version of it: the record says so first, so that a crash is finished, not forgotten.
     pub(super) async fn destroy(&self, key: &KeyRecord) -> Result<(), ServiceError> {
-        let mut trail = Trail::new(&Caller::SYSTEM, "destroy-key").target(&key.alias);
+        let mut trail = Trail::new(&Caller::SYSTEM, DESTROY).target(&key.alias);
         trail.key(key.id, None);
         self.intend(&trail).await?;
         let destroyed = self.destroy_now(key).await;

@@ -1,8 +1,13 @@
 //! The start: compares the store with the token, finishes what a crash cut short, reports what does not fit.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use parking_lot::Mutex;
+use zeroize::Zeroizing;
 
 use super::{Inner, Limits, Service, ServiceError, audit::Trail};
 use crate::{
@@ -50,6 +55,16 @@ pub enum StartError {
         /// Number of the newest commit that the token was told of.
         newest: u64,
     },
+    /// A store whose MACs are made with a key that was replaced since.
+    #[error(
+        "the store is guarded by integrity key {found}, which was replaced by {newest} (`kmsd rekey-store`): put the newer store back, or accept this one with `kmsd serve --accept-restored`, which is audited"
+    )]
+    ReplacedKey {
+        /// Number of its key.
+        found: u64,
+        /// Number of the newest key that the token was told of.
+        newest: u64,
+    },
     /// The audit log's end is missing.
     #[error(
         "the audit log ends with record {found}, the token knows of {newest}: put the missing part back, or accept what was lost with `kmsd serve --accept-restored`, which is audited"
@@ -87,21 +102,34 @@ pub struct Parts {
     pub accept_restored: bool,
 }
 
-/// What the store's integrity key is derived for.
-const STORE_PURPOSE: &[u8] = b"kmsd store 1";
-
-/// The key that a file of the audit log begins with.
-pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<ChainKey, HsmError> {
-    let purpose = format!("kmsd audit 1 {number}").into_bytes();
-    let key = pool.call(move |session| session.derive(&purpose, false)).await?;
-    Ok(ChainKey::new(*key))
+/// What the store's integrity key of a number is derived for.
+pub(crate) fn store_purpose(number: u64) -> Vec<u8> {
+    format!("kmsd store {number}").into_bytes()
 }
 
-/// What the token remembers.
-async fn note(pool: &Pool) -> Result<TokenNote, StartError> {
+/// The store's integrity key of a number.
+pub(super) async fn store_key(pool: &Pool, number: u64) -> Result<IntegrityKey, HsmError> {
+    let purpose = store_purpose(number);
+    let key = pool.call(move |session| session.derive(&purpose, false)).await?;
+    Ok(IntegrityKey::new(*key))
+}
+
+/// What the key is derived for that a file of the audit log begins with.
+pub(crate) fn audit_purpose(number: u64) -> Vec<u8> {
+    format!("kmsd audit 1 {number}").into_bytes()
+}
+
+/// The key that a file of the audit log begins with.
+pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<Zeroizing<[u8; 32]>, HsmError> {
+    let purpose = audit_purpose(number);
+    pool.call(move |session| session.derive(&purpose, false)).await
+}
+
+/// The newest of what the token remembers: after a crash amid a change there may be two.
+pub(crate) fn newest_note(notes: Vec<Vec<u8>>) -> Result<TokenNote, StoreError> {
     let damaged = |_| StoreError::Damaged { what: "token", id: "note".to_owned() };
     let mut newest = TokenNote::default();
-    for bytes in pool.call(|session| session.notes()).await? {
+    for bytes in notes {
         let note: TokenNote = serde_json::from_slice(&bytes).map_err(damaged)?;
         if (note.epoch, note.audit.seq) > (newest.epoch, newest.audit.seq) {
             newest = note;
@@ -123,10 +151,12 @@ impl Service {
             return Err(HsmError::WrongToken { expected: token, found }.into());
         }
         let inventory = pool.call(|session| session.inventory()).await?;
-        let note = note(&pool).await?;
+        let note = newest_note(pool.call(|session| session.notes()).await?)?;
         // A token that was told nothing yet has its integrity key made; one that was must have it.
         let create = note == TokenNote::default();
-        let key = pool.call(move |session| session.derive(STORE_PURPOSE, create)).await?;
+        let key_number = store.key_number()?;
+        let purpose = store_purpose(key_number);
+        let key = pool.call(move |session| session.derive(&purpose, create)).await?;
         store.unlock(IntegrityKey::new(*key));
         let Contents { epoch, clock: stored, registry } = store.load()?;
         let findings = reconcile(&registry, &inventory.into_iter().collect());
@@ -137,15 +167,26 @@ impl Service {
         if epoch < note.epoch {
             losses.push(StartError::OlderStore { found: epoch, newest: note.epoch });
         }
+        if key_number < note.store_key {
+            losses.push(StartError::ReplacedKey { found: key_number, newest: note.store_key });
+        }
         let opened = AuditLog::open(&audit)?;
+        // The log knows too where the store was, should the token have been restored along with it.
+        let last_start = match opened.newest_start() {
+            Some(start) => start.commit(ChainKey::new(*audit_key(&pool, start.file()).await?)),
+            None => None,
+        };
+        if let Some(newest) = last_start.filter(|newest| epoch < *newest && epoch >= note.epoch) {
+            losses.push(StartError::OlderStore { found: epoch, newest });
+        }
         if opened.head().seq < note.audit.seq {
             losses.push(StartError::AuditCutOff { found: opened.head().seq, newest: note.audit.seq });
         }
         if !accept_restored && let Some(loss) = losses.pop() {
             return Err(loss);
         }
-        let chain_key = audit_key(&pool, opened.number()).await?;
-        let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock))?;
+        let chain_key = ChainKey::new(*audit_key(&pool, opened.number()).await?);
+        let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), epoch)?;
 
         let reading = clock.read();
         let trusted = match stored {
@@ -156,6 +197,7 @@ impl Service {
         let inner = Inner {
             writer: Writer::start(store, Contents { epoch, clock: None, registry })?,
             audit,
+            metrics: super::metrics::Metrics::default(),
             pool,
             clock,
             trusted: Mutex::new(trusted),
@@ -165,6 +207,7 @@ impl Service {
             open_secrets: super::access_keys::OpenSecrets::default(),
             default_keys: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::new(note),
+            store_key: AtomicU64::new(key_number),
         };
         let service = Self { inner: Arc::new(inner) };
         for loss in losses {
@@ -174,6 +217,11 @@ impl Service {
         }
         if was_restored {
             service.put_off_deletions().await.map_err(StartError::Unfinished)?;
+            service.destroy_again().await.map_err(StartError::Unfinished)?;
+        }
+        if key_number < note.store_key {
+            // The key that it is guarded by was replaced because it may be known.
+            service.rekey_store_above(note.store_key).await.map_err(StartError::Unfinished)?;
         }
         service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
         service.clear_aliases().await.map_err(StartError::Unfinished)?;

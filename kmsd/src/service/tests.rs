@@ -5,6 +5,7 @@ mod audit;
 mod crash;
 mod import;
 mod keys;
+mod restored;
 mod rotation;
 mod token;
 

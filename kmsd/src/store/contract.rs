@@ -2,10 +2,15 @@
 
 use uuid::Uuid;
 
-use super::{Contents, Store, StoreError, memory::MemoryStore, sqlite::SqliteStore};
+use super::{
+    Contents, Store, StoreError,
+    memory::MemoryStore,
+    sqlite::{self, SqliteStore},
+};
 use crate::{
     domain::{
         KeyId, KeyRef, KeyState, Principal,
+        access_key::{AccessKeyId, AccessKeyRecord},
         alias::AliasRecord,
         anchor::{Anchor, AnchorRecord},
         integrity::IntegrityKey,
@@ -194,7 +199,7 @@ fn k4_an_edited_store_is_refused() {
             updated_at: WallTime(8),
         };
         store.commit(&[Change::PutAlias(alias)]).unwrap();
-        store.backup(&old).unwrap();
+        sqlite::copy(&path, &old).unwrap();
         let disabled = KeyRecord { state: KeyState::Disabled, revision: 1, ..record(1) };
         store.commit(&[Change::PutKey(disabled), Change::PutAnchor(anchor(1))]).unwrap();
         drop(store);
@@ -224,8 +229,82 @@ fn a_backup_is_a_whole_store_while_the_original_is_in_use() {
     SqliteStore::create(&path, &token()).unwrap();
     let mut store = open(&path);
     store.commit(&[Change::PutKey(record(1))]).unwrap();
-    store.backup(&copy).unwrap();
+    sqlite::copy(&path, &copy).unwrap();
     store.commit(&[Change::PutKey(record(2))]).unwrap();
-    assert!(matches!(store.backup(&copy).err(), Some(StoreError::Exists { .. })));
+    assert!(matches!(sqlite::copy(&path, &copy).err(), Some(StoreError::Exists { .. })));
+    assert_eq!(sqlite::facts(&copy).unwrap(), sqlite::Facts { token: token(), epoch: 1 });
     assert_eq!(keys(&open(&copy).load().unwrap().registry), [record(1)]);
+}
+
+/// With rows in every table: after a new key no MAC is the old one, the store opens with the new key only, and goes on.
+#[test]
+fn a_new_key_guards_every_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kmsd.db");
+    SqliteStore::create(&path, &token()).unwrap();
+    let mut store = open(&path);
+    let reading = Reading { wall: WallTime(5), since_boot: 6, boot_id: "b".into() };
+    store.put_clock(&TrustedClock::start(reading)).unwrap();
+    let access_key = AccessKeyRecord {
+        id: AccessKeyId::from_random([7; AccessKeyId::LEN]),
+        description: String::new(),
+        is_admin: false,
+        created_by: Principal::Uid(1),
+        created_at: WallTime(1),
+        sealed: vec![1, 2, 3],
+    };
+    store
+        .commit(&[
+            Change::PutKey(record(1)),
+            Change::PutAnchor(anchor(0)),
+            Change::PutAccessKey(access_key.clone()),
+        ])
+        .unwrap();
+    let alias = AliasRecord {
+        alias: "other".parse().unwrap(),
+        revision: 0,
+        key: record(1).id,
+        created_at: WallTime(7),
+        updated_at: WallTime(8),
+    };
+    store.commit(&[Change::PutAlias(alias)]).unwrap();
+    let macs = || -> Vec<Vec<u8>> {
+        let db = rusqlite::Connection::open(&path).unwrap();
+        let all = "SELECT mac FROM keys UNION ALL SELECT mac FROM anchors UNION ALL SELECT mac FROM access_keys \
+                   UNION ALL SELECT mac FROM aliases UNION ALL SELECT mac FROM state UNION ALL SELECT root FROM state";
+        let mut all = db.prepare(all).unwrap();
+        all.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    let before = macs();
+    assert_eq!((store.key_number().unwrap(), before.len()), (1, 6));
+    store.rekey(2, IntegrityKey::new([1; 32])).unwrap();
+    assert_eq!(store.key_number().unwrap(), 2);
+    assert!(macs().iter().all(|mac| !before.contains(mac)), "a MAC is still the old one");
+    store.commit(&[Change::PutKey(record(2))]).unwrap();
+    drop(store);
+
+    let mut old = SqliteStore::open(&path).unwrap();
+    old.unlock(key());
+    assert!(matches!(old.load().err(), Some(StoreError::Tampered { .. })));
+    drop(old);
+    let mut store = SqliteStore::open(&path).unwrap();
+    store.unlock(IntegrityKey::new([1; 32]));
+    let Contents { epoch, clock, registry } = store.load().unwrap();
+    assert_eq!((epoch, clock.is_some(), keys(&registry)), (5, true, vec![record(1), record(2)]));
+    assert_eq!(registry.access_keys().next(), Some(&access_key));
+}
+
+/// What somebody else wrote does not get a new MAC.
+#[test]
+fn a_new_key_vouches_for_nothing_that_was_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kmsd.db");
+    SqliteStore::create(&path, &token()).unwrap();
+    let mut store = open(&path);
+    store.commit(&[Change::PutKey(record(1))]).unwrap();
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("UPDATE keys SET record = replace(record, 'k1', 'k2')").unwrap();
+    drop(db);
+    let refused = store.rekey(2, IntegrityKey::new([1; 32])).err();
+    assert!(matches!(refused, Some(StoreError::Tampered { .. })), "{refused:?}");
 }

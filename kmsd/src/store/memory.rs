@@ -26,6 +26,7 @@ pub(crate) struct MemoryStore {
 struct Inner {
     token: TokenIdentity,
     epoch: u64,
+    key_number: u64,
     clock: Option<TrustedClock>,
     /// Records as bytes, so that what is read is what was written.
     rows: BTreeMap<String, String>,
@@ -34,7 +35,14 @@ struct Inner {
 
 impl MemoryStore {
     pub(crate) fn new(token: TokenIdentity) -> Self {
-        let inner = Inner { token, epoch: 0, clock: None, rows: BTreeMap::new(), power: Power::default() };
+        let inner = Inner {
+            token,
+            epoch: 0,
+            key_number: 1,
+            clock: None,
+            rows: BTreeMap::new(),
+            power: Power::default(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -44,6 +52,7 @@ impl MemoryStore {
         let mut inner = self.inner.lock();
         inner.rows.clone_from(&older.rows);
         inner.epoch = older.epoch;
+        inner.key_number = older.key_number;
         inner.clock.clone_from(&older.clock);
     }
 
@@ -53,6 +62,7 @@ impl MemoryStore {
         let copy = Self::new(inner.token.clone());
         copy.inner.lock().rows.clone_from(&inner.rows);
         copy.inner.lock().epoch = inner.epoch;
+        copy.inner.lock().key_number = inner.key_number;
         copy.inner.lock().clock.clone_from(&inner.clock);
         drop(inner);
         copy
@@ -67,6 +77,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     fn token(&mut self) -> Result<TokenIdentity, StoreError> {
         Ok(self.inner.lock().token.clone())
+    }
+
+    fn key_number(&mut self) -> Result<u64, StoreError> {
+        Ok(self.inner.lock().key_number)
     }
 
     fn unlock(&mut self, _: IntegrityKey) {}
@@ -131,6 +145,13 @@ impl Store for MemoryStore {
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         let mut inner = self.inner.lock();
         inner.clock = Some(clock.clone());
+        inner.epoch += 1;
+        Ok(inner.epoch)
+    }
+
+    fn rekey(&mut self, number: u64, _: IntegrityKey) -> Result<u64, StoreError> {
+        let mut inner = self.inner.lock();
+        inner.key_number = number;
         inner.epoch += 1;
         Ok(inner.epoch)
     }

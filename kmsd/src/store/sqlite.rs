@@ -3,6 +3,8 @@
 //! A record is one JSON document, kept as the bytes that were written; names that must be unique stand in columns of
 //! their own. The file is locked for as long as it is open: two daemons on one store would each believe their memory.
 
+mod copy;
+mod rekey;
 mod row;
 
 use std::{
@@ -14,6 +16,7 @@ use std::{
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use serde::de::DeserializeOwned;
 
+pub use self::copy::{Facts, copy, facts};
 use self::row::{Row, number, to_json};
 use super::{Contents, Store, StoreError};
 use crate::{
@@ -128,26 +131,6 @@ impl SqliteStore {
         Ok(Self { path: path.to_owned(), db, key: None, macs: RowMacs::new(), epoch: 0, _lock: lock })
     }
 
-    /// Copies the store, as it stands, into a new file. Runs beside writers.
-    ///
-    /// # Errors
-    /// If there is such a file already, or it cannot be written.
-    pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
-        if to.exists() {
-            return Err(StoreError::Exists { path: to.to_owned() });
-        }
-        fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        let mut copy = Connection::open(to)?;
-        rusqlite::backup::Backup::new(&self.db, &mut copy)?.run_to_completion(
-            1024,
-            std::time::Duration::ZERO,
-            None,
-        )?;
-        copy.close().map_err(|(_, e)| e)?;
-        File::open(to)?.sync_all()?;
-        Ok(())
-    }
-
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -239,6 +222,13 @@ impl Store for SqliteStore {
         Ok(TokenIdentity { label: self.meta("token_label")?, serial: self.meta("token_serial")? })
     }
 
+    fn key_number(&mut self) -> Result<u64, StoreError> {
+        let query = "SELECT value FROM meta WHERE name = 'store_key'";
+        let number: Option<String> = self.db.query_row(query, [], |row| row.get(0)).optional()?;
+        let damaged = || StoreError::Damaged { what: "meta", id: "store_key".to_owned() };
+        number.map_or(Ok(1), |number| number.parse().map_err(|_| damaged()))
+    }
+
     fn unlock(&mut self, key: IntegrityKey) {
         self.key = Some(key);
     }
@@ -305,6 +295,21 @@ impl Store for SqliteStore {
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         self.record(&[Row::Clock(to_json(clock))])
     }
+
+    fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError> {
+        // What is there must be right, or the new MACs would vouch for what somebody else wrote.
+        self.load()?;
+        let epoch = self.epoch + 1;
+        let transaction = self.db.transaction()?;
+        let macs = rekey::renew(&transaction, &key)?;
+        if !macs.keys().eq(self.macs.keys()) {
+            return Err(StoreError::Conflict);
+        }
+        rekey::finish(&transaction, number, epoch, &key.root(epoch, &macs))?;
+        transaction.commit()?;
+        (self.key, self.macs, self.epoch) = (Some(key), macs, epoch);
+        Ok(epoch)
+    }
 }
 
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -336,7 +341,10 @@ fn migrate(path: &Path, db: &mut Connection) -> Result<(), StoreError> {
 }
 
 /// Locks the store against other processes. The lock file stays; the lock goes with the process.
-fn lock(path: &Path) -> Result<File, StoreError> {
+///
+/// # Errors
+/// If another process holds it, or it cannot be made.
+pub fn lock(path: &Path) -> Result<File, StoreError> {
     let file = fs::OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -350,7 +358,7 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     }
 }
 
-fn side_file(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn side_file(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

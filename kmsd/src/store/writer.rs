@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Contents, Store, StoreError};
 use crate::domain::{
+    integrity::IntegrityKey,
     registry::{Change, Conflict, Registry},
     time::TrustedClock,
 };
@@ -40,6 +41,7 @@ pub enum CommitError {
 enum Request {
     Change(Box<Change>, oneshot::Sender<Result<(), CommitError>>),
     Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
+    Rekey(u64, IntegrityKey, oneshot::Sender<Result<(), CommitError>>),
 }
 
 /// The writer's handle. The thread ends when it is dropped, after everything that waits is written.
@@ -47,6 +49,7 @@ pub struct Writer {
     requests: Option<Sender<Request>>,
     registry: Arc<RwLock<Registry>>,
     epoch: Arc<AtomicU64>,
+    is_failing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,10 +63,12 @@ impl Writer {
         let epoch = Arc::new(AtomicU64::new(contents.epoch));
         let (requests, queue) = bounded(QUEUE);
         let (shared, number) = (Arc::clone(&registry), Arc::clone(&epoch));
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let failing = Arc::clone(&is_failing);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || run(store, &queue, &shared, &number))?;
-        Ok(Self { requests: Some(requests), registry, epoch, thread: Some(thread) })
+            .spawn(move || run(store, &queue, &shared, &number, &failing))?;
+        Ok(Self { requests: Some(requests), registry, epoch, is_failing, thread: Some(thread) })
     }
 
     /// Keys and anchors as they stand: what is durable, never more.
@@ -76,6 +81,12 @@ impl Writer {
     #[must_use]
     pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether the newest change could not be recorded.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
     }
 
     /// Records a change. When this returns, it is durable and seen by everyone.
@@ -92,6 +103,14 @@ impl Writer {
     /// If it is not durable.
     pub async fn put_clock(&self, clock: TrustedClock) -> Result<(), CommitError> {
         self.send(|reply| Request::Clock(clock, reply)).await
+    }
+
+    /// Makes every MAC of the store anew with another key.
+    ///
+    /// # Errors
+    /// If that is not durable; then the old key goes on.
+    pub async fn rekey(&self, number: u64, key: IntegrityKey) -> Result<(), CommitError> {
+        self.send(|reply| Request::Rekey(number, key, reply)).await
     }
 
     async fn send(
@@ -116,12 +135,25 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<Registry>, epoch: &AtomicU64) {
+fn run(
+    mut store: Box<dyn Store>,
+    queue: &Receiver<Request>,
+    registry: &RwLock<Registry>,
+    epoch: &AtomicU64,
+    is_failing: &AtomicBool,
+) {
     let mut waiting: Option<Request> = None;
     while let Some(first) = waiting.take().or_else(|| queue.recv().ok()) {
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
+                let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
+                continue;
+            }
+            Request::Rekey(number, key, reply) => {
+                let done = store.rekey(number, key).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;
             }
@@ -146,7 +178,9 @@ fn run(mut store: Box<dyn Store>, queue: &Receiver<Request>, registry: &RwLock<R
         if changes.is_empty() {
             continue;
         }
-        match store.commit(&changes) {
+        let committed = store.commit(&changes);
+        is_failing.store(committed.is_err(), Ordering::Relaxed);
+        match committed {
             Ok(number) => {
                 epoch.store(number, Ordering::Release);
                 // Durable first, then seen, then answered: no caller learns of a change that a crash could undo.

@@ -14,6 +14,9 @@ pub struct Health {
     pub token: TokenHealth,
     /// The store.
     pub store: StoreHealth,
+    /// The audit log.
+    #[serde(default)]
+    pub audit: AuditHealth,
     /// What destroys keys when their day comes.
     pub scheduler: SchedulerHealth,
 }
@@ -41,12 +44,21 @@ pub struct StoreHealth {
     pub keys: u64,
 }
 
+/// The audit log's part of [`Health`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditHealth {
+    /// Whether records can be written; if not, every operation is refused.
+    pub writable: bool,
+    /// Number of the last record.
+    pub records: u64,
+}
+
 /// The scheduler's part of [`Health`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SchedulerHealth {
     /// Keys that wait for their day.
     pub pending_deletions: u64,
-    /// The wall clock has moved against the monotonic one by more than the tolerance; due deletions are held.
+    /// The wall clock is ahead of the time that has gone by, and is not believed: it brings no deletion nearer.
     pub clock_distrusted: bool,
 }
 
@@ -125,12 +137,22 @@ pub struct AcceptRollbackRequest {
     pub reason: String,
 }
 
-/// Answer of `GET /kmsd/v1/audit`: the latest records, oldest first.
-#[cfg(feature = "daemon")]
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct AuditReply {
+/// Request of `POST /kmsd/v1/audit/list`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditRequest {
+    /// Only records with smaller numbers than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+    /// At most so many, 1 to 1000: the latest of them.
+    pub limit: usize,
+}
+
+/// Answer of `GET /kmsd/v1/audit` and `POST /kmsd/v1/audit/list`: oldest first.
+#[cfg(feature = "audit")]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditReply {
     /// The records, as they stand in the log.
-    pub(crate) records: Vec<crate::domain::audit::Record>,
+    pub records: Vec<crate::domain::audit::Record>,
 }
 
 /// Answer of `POST /kmsd/v1/audit/verify`.
@@ -140,6 +162,9 @@ pub struct AuditVerdict {
     pub intact: bool,
     /// Records that are as they were written.
     pub records: u64,
+    /// The last of them: number, colon, MAC. Noted elsewhere, it shows later whether a copy holds it.
+    #[serde(default)]
+    pub end: String,
     /// The first thing that is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

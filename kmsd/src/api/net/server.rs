@@ -48,6 +48,12 @@ impl Peer {
 
 /// Answers requests.
 pub(crate) trait Handler: Send + Sync + 'static {
+    /// What a connection holds for as long as it is open.
+    type Open: Send;
+
+    /// A connection has been accepted.
+    fn opened(&self) -> Self::Open;
+
     /// Answers one. The body has not been read; the handler bounds it by the limits.
     fn handle(
         &self,
@@ -56,16 +62,16 @@ pub(crate) trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Full<Bytes>>> + Send;
 }
 
-/// Serves until `stop` becomes true; then lets requests in progress end, for a while.
+/// Serves until `stop` becomes true; then lets requests in progress end, for a while. Each connection takes the TLS configuration
+/// that is there when it begins.
 pub(crate) async fn serve<H: Handler>(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     handler: Arc<H>,
     mut stop: watch::Receiver<bool>,
 ) {
     let slots = Slots::new(limits.connections);
-    let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -85,8 +91,10 @@ pub(crate) async fn serve<H: Handler>(
             tracing::warn!(%address, "a connection is refused: all are taken by known clients");
             continue;
         };
-        let (acceptor, handler, stop) = (acceptor.clone(), Arc::clone(&handler), stop.clone());
+        let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
+        let (handler, stop) = (Arc::clone(&handler), stop.clone());
         connections.spawn(async move {
+            let _open = handler.opened();
             connection(stream, address, slot, &acceptor, limits, &*handler, stop).await;
         });
     }

@@ -20,7 +20,7 @@ use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
     rustls::{
-        self, ClientConfig, RootCertStore,
+        self, ClientConfig, RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     },
 };
@@ -32,6 +32,10 @@ use crate::pki::TlsFiles;
 struct Echo(Limits);
 
 impl Handler for Echo {
+    type Open = ();
+
+    fn opened(&self) {}
+
     async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() == "/proof" {
             peer.prove();
@@ -49,6 +53,7 @@ struct Server {
     address: SocketAddr,
     files: TlsFiles,
     dir: TempDir,
+    tls: watch::Sender<Arc<ServerConfig>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -72,8 +77,9 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, Arc::new(tls), limits, Arc::new(Echo(limits)), stopped));
-        Self { address, files, dir, stop, task }
+        let (tls, used) = watch::channel(Arc::new(tls));
+        let task = tokio::spawn(serve(listener, used, limits, Arc::new(Echo(limits)), stopped));
+        Self { address, files, dir, tls, stop, task }
     }
 
     fn client(&self, identity: Option<&PathBuf>) -> TlsConnector {
@@ -259,4 +265,23 @@ fn exposed_missing_and_foreign_files_are_named() {
     assert!(matches!(refused(&authority, &server, None), TlsConfigError::Unusable { .. }));
     fs::set_permissions(&server, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(refused(&server, &server, None), TlsConfigError::Exposed { mode: 0o640, .. }));
+}
+
+/// A new certificate is shown to connections that begin after it was put in place; those that are open go on.
+#[tokio::test]
+async fn a_new_certificate_is_taken_up_without_a_restart() {
+    let server = Server::start(Limits::default()).await;
+    let shown = |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let mut open = server.connect(None).await.unwrap();
+    ask(&mut open, "/", "hello").await.unwrap();
+    server.files.renew_server("127.0.0.1".parse().unwrap(), jiff::Timestamp::now()).unwrap();
+    let again = server.connect(None).await.unwrap();
+    assert_eq!(shown(&open), shown(&again));
+    let file = server.files.server();
+    let renewed = server_config(&file, &file, Some(&server.files.authority())).unwrap();
+    server.tls.send(Arc::new(renewed)).unwrap();
+    let mut new = server.connect(None).await.unwrap();
+    assert_ne!(shown(&open), shown(&new));
+    assert!(ask(&mut new, "/", "hello").await.unwrap().ends_with("hello"));
+    assert!(ask(&mut open, "/", "hello").await.unwrap().ends_with("hello"));
 }

@@ -46,6 +46,14 @@ impl PinFile {
         &self.path
     }
 
+    /// Whether there is a PIN that may be tried.
+    ///
+    /// # Errors
+    /// If the file is exposed or unusable, or this very PIN was refused before.
+    pub fn check(&self) -> Result<(), HsmError> {
+        self.read().map(drop)
+    }
+
     /// The PIN.
     ///
     /// # Errors

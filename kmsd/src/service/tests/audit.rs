@@ -43,8 +43,8 @@ async fn k8_every_operation_is_recorded() {
     service.disable_key(&uid(1), &key).await.unwrap();
     refusal(datakey(&service, &uid(1), "a", "x").await);
     service.list_keys(&uid(3), None).await.unwrap();
-    refusal(service.audit_tail(&uid(1), 10).await);
-    let records = service.audit_tail(&admin(), 1000).await.unwrap();
+    refusal(service.audit_tail(&uid(1), u64::MAX, 10).await);
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
     let seen: Vec<_> = records.iter().map(seen).collect();
     let expected = [
         ("system", "service-start", Stage::Done, "ok"),
@@ -116,7 +116,7 @@ async fn k8_a_log_without_its_end_is_not_gone_on_with() {
     let refused = world.try_start().await.err();
     assert!(matches!(refused, Some(StartError::AuditCutOff { found: 2, newest: 3 })), "{refused:?}");
     let service = world.start_with(true).await.unwrap();
-    let records = service.audit_tail(&admin(), 1000).await.unwrap();
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
     let accepted = records.iter().find(|r| r.event.operation == "accept-restored").unwrap();
     assert!(accepted.event.note.as_ref().unwrap().contains("record 2"));
     drop(service);

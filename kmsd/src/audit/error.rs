@@ -1,0 +1,38 @@
+//! What can go wrong with the log's files.
+
+use std::path::PathBuf;
+
+/// Why a record is not durable, or the log cannot be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file system refuses.
+    #[error("the audit log {path} cannot be written ({kind}): operations are refused until it can", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        kind: std::io::ErrorKind,
+    },
+    /// The file system refuses.
+    #[error("the audit log {path} cannot be read ({kind})", path = path.display())]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        kind: std::io::ErrorKind,
+    },
+    /// A sync failed before: what is on disk is not known.
+    #[error("the audit log failed to sync; operations are refused until kmsd is restarted")]
+    Broken,
+    /// A name that is none of the log's.
+    #[error("the audit log {path} is damaged: {what}", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The log is closed.
+    #[error("the service is shutting down")]
+    Stopped,
+}

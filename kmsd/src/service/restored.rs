@@ -1,0 +1,87 @@
+//! After a restore, and when the store's integrity key is replaced.
+
+use std::{collections::HashSet, sync::atomic::Ordering};
+
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    start::{audit_key, store_key},
+};
+use crate::{
+    audit::{self, Extent},
+    domain::{
+        Caller, KeyId,
+        audit::{ChainKey, Stage},
+        key::{Phase, SharedKey},
+    },
+};
+
+/// Name of the operation that destroys a key whose day has come.
+pub(super) const DESTROY: &str = "destroy-key";
+
+impl Service {
+    /// Destroys what the audit log says was destroyed already: a store from before that does not know, and a token that was
+    /// restored with it has the key again (K4).
+    pub(super) async fn destroy_again(&self) -> Result<(), ServiceError> {
+        let directory = self.inner.audit.directory().to_owned();
+        let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut destroyed = HashSet::<KeyId>::new();
+            let verdict = audit::read::<ServiceError>(
+                &directory,
+                Extent::UpTo(end),
+                |number| Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?)),
+                |record| {
+                    let event = &record.event;
+                    let is_done = event.stage == Stage::Done && event.outcome.as_deref() == Some("ok");
+                    if event.operation == DESTROY && is_done {
+                        destroyed.extend(event.key);
+                    }
+                },
+            );
+            verdict.map(|verdict| (verdict, destroyed))
+        });
+        let (verdict, destroyed) = read.await.map_err(|_| ServiceError::Interrupted)??;
+        if let Some(fault) = verdict.fault {
+            // Only records before the fault are believed.
+            tracing::error!(%fault, "the audit log is not intact: it may not name every key that was destroyed");
+        }
+        let back: Vec<SharedKey> = {
+            let registry = self.inner.writer.registry().read();
+            let is_back = |key: &&SharedKey| {
+                destroyed.contains(&key.id) && matches!(key.phase, Phase::Live | Phase::Destroying)
+            };
+            registry.keys().filter(is_back).cloned().collect()
+        };
+        for key in back {
+            tracing::warn!(key = %key.id, alias = %key.alias, "was destroyed after this store was copied: destroyed again");
+            self.destroy(&key).await?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the store's integrity key and makes every MAC anew.
+    ///
+    /// # Errors
+    /// If the token, the store or the audit log fails; then the old key goes on.
+    pub async fn rekey_store(&self) -> Result<u64, ServiceError> {
+        self.rekey_store_above(self.inner.store_key.load(Ordering::Acquire)).await
+    }
+
+    pub(super) async fn rekey_store_above(&self, number: u64) -> Result<u64, ServiceError> {
+        let next = number + 1;
+        let trail = Trail::new(&Caller::SYSTEM, "rekey-store").note(format!("integrity key {next}"));
+        self.intend(&trail).await?;
+        let replaced = async {
+            let key = store_key(&self.inner.pool, next).await?;
+            self.inner.writer.rekey(next, key).await?;
+            self.inner.store_key.store(next, Ordering::Release);
+            // From now on the token knows that the key before is no good any more.
+            self.save_note().await
+        };
+        let replaced = replaced.await;
+        self.record(trail, replaced).await?;
+        Ok(next)
+    }
+}

@@ -1,0 +1,49 @@
+//! The store's integrity key, and files that are put back.
+
+use super::*;
+use crate::{domain::integrity::IntegrityKey, store::Store};
+
+/// A store under a key that was replaced is not served, whatever commit it claims: whoever has the old key could have written it.
+#[tokio::test]
+async fn a_store_under_a_replaced_key_is_not_served_unasked() {
+    let mut world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), "a", "").await.unwrap();
+    assert_eq!(service.rekey_store().await.unwrap(), 2);
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    drop(service);
+    world.start().await;
+    // Forged: newer than anything that the token was told of, but under the key before.
+    world.store.rekey(1, IntegrityKey::new([0; 32])).unwrap();
+    let refused = world.try_start().await.err();
+    assert!(matches!(refused, Some(StartError::ReplacedKey { found: 1, newest: 2 })), "{refused:?}");
+    let service = world.start_with(true).await.unwrap();
+    open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let rekeyed = records.iter().filter(|r| r.event.operation == "rekey-store").count();
+    assert_eq!(rekeyed, 4, "intent and done, twice");
+    drop(service);
+    // It was given a key of its own at once, so that it needs no acceptance again.
+    assert_eq!(world.store.key_number().unwrap(), 3);
+    world.start().await;
+}
+
+/// K8: the log's newest start knows how far the store was, though the token was put back too and knows no better.
+#[tokio::test]
+async fn k8_an_older_store_is_known_by_the_log_though_the_token_is_older_too() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.save_note().await.unwrap();
+    let (older, note) = (world.store.copy(), world.token.note());
+    service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+    drop(service);
+    drop(world.start().await);
+    world.store.put_back(&older);
+    world.token.set_note(note);
+    let refused = world.try_start().await.err();
+    assert!(matches!(refused, Some(StartError::OlderStore { .. })), "{refused:?}");
+    let service = world.start_with(true).await.unwrap();
+    drop(service);
+    world.start().await;
+}
