@@ -1,5 +1,6 @@
 """The AWS KMS protocol, with boto3 as it is: one test for each operation and each documented error."""
 
+import concurrent.futures
 import datetime
 import json
 
@@ -109,6 +110,12 @@ class TestKeys:
         assert code(kms.disable_key, KeyId=arn) == "AccessDeniedException"
         assert code(kms.schedule_key_deletion, KeyId=arn) == "AccessDeniedException"
 
+    def test_bodies_that_do_not_fit(self, kmsd, key_id):
+        kms = kmsd.boto(parameter_validation=False)
+        assert code(kms.describe_key, KeyId=5) == "SerializationException"
+        assert code(kms.describe_key) == "SerializationException"
+        assert code(kms.encrypt, KeyId=key_id, Plaintext=b"x" * 70000) == "RequestEntityTooLargeException"
+
     def test_unknown_operations_are_refused(self, kms, key_id):
         assert code(kms.sign, KeyId=key_id, Message=b"x", SigningAlgorithm="ECDSA_SHA_256") == "UnknownOperationException"
 
@@ -134,6 +141,28 @@ class TestRotation:
         assert code(kms.list_key_rotations, KeyId=key_id, Marker="none") == "InvalidMarkerException"
         assert code(kms.list_key_rotations, KeyId=key_id,
                     IncludeKeyMaterial="ALL_KEY_MATERIAL") == "UnsupportedOperationException"
+
+    def test_one_at_a_time(self, kms):
+        """Of those who rotate a key at once each made a version, or was told that another one was at it."""
+        codes = []
+        for _ in range(10):
+            key = kms.create_key()["KeyMetadata"]["KeyId"]
+
+            def rotate(_, key=key):
+                try:
+                    kms.rotate_key_on_demand(KeyId=key)
+                    return "ok"
+                except ClientError as refused:
+                    return refused.response["Error"]["Code"]
+
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                outcomes = list(pool.map(rotate, range(16)))
+            assert set(outcomes) <= {"ok", "ConflictException"} and "ok" in outcomes
+            assert len(kms.list_key_rotations(KeyId=key)["Rotations"]) == outcomes.count("ok")
+            codes += outcomes
+            if "ConflictException" in codes:
+                break
+        assert "ConflictException" in codes
 
     def test_on_demand_is_bounded(self, kms, key_id):
         for _ in range(25):

@@ -4,12 +4,15 @@ import base64
 import hashlib
 import inspect
 import os
+import re
 import time
 import uuid
 
 import huaweicloudsdkkms.v2 as sdk
 import pytest
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException
+
+from conftest import ROOT
 
 MISSING = "0d0466b0-e727-4d9c-b35d-f84bb474a37f"
 ENABLED, DISABLED, PENDING_DELETION = "2", "3", "4"
@@ -134,6 +137,11 @@ class TestKeys:
         for method in ("list_key_detail", "disable_key", "create_datakey"):
             assert code(stranger, method, 404, key_id=key) == "KMS.0207"
 
+    def test_bodies_that_do_not_fit(self, huawei):
+        assert code(huawei, "create_key", key_alias=5) == "KMS.0202"
+        assert code(huawei, "delete_key", key_id=fresh()) == "KMS.0202"
+        assert code(huawei, "list_key_detail", key_id="") == "KMS.0204"
+
     def test_verbs_that_do_not_exist(self, huawei, key):
         assert code(huawei, "create_pin", 404) == "KMS.0201"
 
@@ -151,6 +159,12 @@ class TestRotation:
         status = call(huawei, "show_key_rotation_status", key_id=key)
         assert (status.key_rotation_enabled, status.number_of_rotations) == (False, 2)
         assert abs(int(status.last_rotation_time) / 1000 - time.time()) < 60
+
+    def test_on_demand_is_bounded(self, huawei, key):
+        for _ in range(25):
+            call(huawei, "rotate_on_demand", key_id=key)
+        assert code(huawei, "rotate_on_demand", key_id=key) == "KMSD.0006"
+        assert call(huawei, "show_key_rotation_status", key_id=key).number_of_rotations == 25
 
     def test_by_interval(self, huawei, key):
         status = call(huawei, "show_key_rotation_status", key_id=key)
@@ -308,6 +322,25 @@ class TestGrants:
         call(huawei, "cancel_grant", key_id=key, grant_id=made[1])
         default = call(huawei, "create_datakey", key_id="evs/default").key_id
         assert code(huawei, "create_grant", key_id=default, **grant) == "KMS.0211"
+
+
+class TestThePage:
+    TABLE = (ROOT / "docs/kms-api.md").read_text().split("### The SDK's methods")[1].split("\n## ")[0]
+
+    def test_every_method_of_the_sdk_is_on_the_page(self):
+        methods = {name for name, _ in inspect.getmembers(sdk.KmsClient, inspect.isfunction)
+                   if "request" in inspect.signature(getattr(sdk.KmsClient, name)).parameters}
+        methods = {name for name in methods if not name.startswith("_") and not name.endswith("_invoker")}
+        assert len(methods) > 60
+        named = re.findall(r"`([a-z_]+)`", self.TABLE)
+        assert sorted(set(named) - {"huaweicloudsdkkms"}) == sorted(methods)
+
+    @pytest.mark.parametrize("method", ["sign", "validate_signature", "show_public_key", "create_rsa_datakey_pair",
+                                        "create_ec_datakey_pair", "derive_shared_secret", "generate_mac", "verify_mac",
+                                        "create_pin"])
+    def test_what_is_not_served_says_so(self, huawei, method):
+        assert f"`{method}`" in self.TABLE
+        assert code(huawei, method, 404) == "KMS.0201"
 
 
 class TestVersions:

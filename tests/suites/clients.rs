@@ -58,6 +58,11 @@ fn only_well_signed_requests_are_let_in() {
 }
 
 #[test]
+fn limits_and_a_lost_token_are_told() {
+    pytest("test_limits.py");
+}
+
+#[test]
 fn the_network_is_tls_and_bounded() {
     pytest("test_network.py");
 }
