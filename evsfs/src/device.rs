@@ -6,6 +6,8 @@ mod volume;
 use std::io;
 use std::path::PathBuf;
 
+use uuid::Uuid;
+
 pub use raw::RawDevice;
 pub use volume::VolumeDevice;
 
@@ -52,6 +54,12 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// If that failed; then it never succeeds again for these writes.
     fn flush(&self) -> Result<(), DeviceError>;
 
+    /// A state of the device that was kept, as a device of its own that is only read.
+    fn snapshot(&self, id: Uuid) -> Option<Box<dyn Kept + '_>> {
+        let _ = id;
+        None
+    }
+
     /// First offset from `offset` on that holds data; `None` if there is none.
     ///
     /// # Errors
@@ -62,6 +70,30 @@ pub trait BlockDevice: Send + Sync + 'static {
     ///
     /// # Errors
     /// If the device cannot tell.
+    fn next_hole(&self, offset: u64) -> Result<u64, DeviceError>;
+}
+
+/// A state of a device that was kept. It is there as long as nobody deletes it.
+pub trait Kept {
+    /// Size in bytes, which never changes.
+    fn size(&self) -> u64;
+
+    /// Fills `buf` from `offset`.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::read`]; also when it was deleted meanwhile.
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// As [`BlockDevice::next_data`].
+    ///
+    /// # Errors
+    /// As there.
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError>;
+
+    /// As [`BlockDevice::next_hole`].
+    ///
+    /// # Errors
+    /// As there.
     fn next_hole(&self, offset: u64) -> Result<u64, DeviceError>;
 }
 

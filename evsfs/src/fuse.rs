@@ -1,9 +1,11 @@
 //! Translates FUSE requests into calls of a [`BlockDevice`], and nothing else.
 //!
-//! The file system is one directory with one file, `disk`. It has no names to make or remove, and a fixed size.
+//! The file system is one directory with one file, `disk`. It has no names to make or remove, and a fixed size. Who knows the
+//! id of a snapshot can open it as `@ID`, read-only.
 //! Each serving thread reads into a buffer of its own, which the reply sends from without another copy.
 
 mod attributes;
+mod kept;
 mod openings;
 
 use std::cell::RefCell;
@@ -21,8 +23,9 @@ use fuser::{
 use tracing::{debug, error};
 
 use self::attributes::Attributes;
+use self::kept::Inodes;
 pub use self::openings::{Closed, Openings};
-use crate::device::{BlockDevice, DeviceError};
+use crate::device::{BlockDevice, DeviceError, Kept};
 use crate::errno::{errno, is_fault};
 
 /// Name of the raw view in the mount point.
@@ -56,6 +59,7 @@ pub struct DiskFs<D> {
     attributes: Attributes,
     cached: bool,
     openings: Arc<Openings>,
+    kept: Inodes,
     name: String,
 }
 
@@ -63,7 +67,14 @@ impl<D: BlockDevice> DiskFs<D> {
     /// Shows `device`; `name` is for the log. In `cached` mode the kernel keeps pages, so that files can be mapped.
     #[must_use]
     pub fn new(device: Arc<D>, name: String, cached: bool, read_only: bool, openings: Arc<Openings>) -> Self {
-        Self { device, attributes: Attributes::new(read_only, SystemTime::now()), cached, openings, name }
+        Self {
+            device,
+            attributes: Attributes::new(read_only, SystemTime::now()),
+            cached,
+            openings,
+            kept: Inodes::default(),
+            name,
+        }
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
@@ -84,7 +95,56 @@ impl<D: BlockDevice> DiskFs<D> {
         match ino {
             INodeNo::ROOT => Some(self.attributes.root()),
             DISK_INODE => Some(self.disk()),
-            _ => None,
+            _ => {
+                let size = self.device.snapshot(self.kept.id(ino)?)?.size();
+                Some(self.attributes.kept(ino, size))
+            }
+        }
+    }
+
+    /// The file that a name of the directory means.
+    fn named(&self, name: &OsStr) -> Option<fuser::FileAttr> {
+        if name == DISK_NAME {
+            return Some(self.disk());
+        }
+        let id = kept::id_of(name.to_str()?)?;
+        let size = self.device.snapshot(id)?.size();
+        Some(self.attributes.kept(self.kept.of(id), size))
+    }
+
+    /// Reads from the disk, or from the snapshot with this inode.
+    fn read_from(&self, ino: INodeNo, offset: u64, size: u32, reply: ReplyData) {
+        let kept = self.kept.id(ino).map(|id| self.device.snapshot(id));
+        let end = match &kept {
+            None => self.device.size(),
+            Some(Some(snapshot)) => snapshot.size(),
+            // It was deleted while somebody had it open.
+            Some(None) => return reply.error(Errno::ESTALE),
+        };
+        let length = u64::from(size).min(end.saturating_sub(offset));
+        if length == 0 {
+            return reply.data(&[]);
+        }
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
+            let read = match &kept {
+                Some(Some(snapshot)) => snapshot.read(offset, buf),
+                _ => self.device.read(offset, buf),
+            };
+            match read {
+                Ok(()) => reply.data(buf),
+                Err(error) => reply.error(self.failed("read", offset, length, &error)),
+            }
+        });
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE`.
+    fn seek(&self, kept: Option<&dyn Kept>, from: u64, whence: i32) -> Result<Option<u64>, DeviceError> {
+        match (kept, whence == libc::SEEK_DATA) {
+            (None, true) => self.device.next_data(from),
+            (None, false) => self.device.next_hole(from).map(Some),
+            (Some(snapshot), true) => snapshot.next_data(from),
+            (Some(snapshot), false) => snapshot.next_hole(from).map(Some),
         }
     }
 
@@ -115,10 +175,14 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        if parent == INodeNo::ROOT && name == DISK_NAME {
-            reply.entry_with_ttls(&NAME_TTL, &ATTRIBUTE_TTL, &self.disk(), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+        let found = self.named(name).filter(|_| parent == INodeNo::ROOT);
+        match found {
+            Some(attr) if attr.ino == DISK_INODE => {
+                reply.entry_with_ttls(&NAME_TTL, &ATTRIBUTE_TTL, &attr, Generation(0));
+            }
+            // It may be deleted at any time, and its name with it.
+            Some(attr) => reply.entry_with_ttls(&Duration::ZERO, &ATTRIBUTE_TTL, &attr, Generation(0)),
+            None => reply.error(Errno::ENOENT),
         }
     }
 
@@ -155,14 +219,19 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         reply.attr(&ATTRIBUTE_TTL, &self.disk());
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        if ino != DISK_INODE {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if ino == INodeNo::ROOT {
             return reply.error(Errno::EISDIR);
+        }
+        if ino != DISK_INODE && flags.0 & libc::O_ACCMODE != libc::O_RDONLY {
+            return reply.error(Errno::EROFS);
         }
         if !self.openings.enter() {
             return reply.error(Errno::ESHUTDOWN);
         }
-        let flags = if self.cached {
+        let flags = if ino != DISK_INODE {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else if self.cached {
             // Every write comes through this mount, so pages that the kernel has are never stale.
             FopenFlags::FOPEN_KEEP_CACHE
         } else {
@@ -188,7 +257,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         size: u32,
@@ -196,23 +265,13 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let length = self.clip(offset, size.into());
-        if length == 0 {
-            return reply.data(&[]);
-        }
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
-            match self.device.read(offset, buf) {
-                Ok(()) => reply.data(buf),
-                Err(error) => reply.error(self.failed("read", offset, length, &error)),
-            }
-        });
+        self.read_from(ino, offset, size, reply);
     }
 
     fn write(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -221,6 +280,9 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if ino != DISK_INODE {
+            return reply.error(Errno::EROFS);
+        }
         let length = self.clip(offset, data.len() as u64);
         if length == 0 && !data.is_empty() {
             return reply.error(Errno::ENOSPC);
@@ -276,13 +338,16 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     fn fallocate(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        if ino != DISK_INODE {
+            return reply.error(Errno::EROFS);
+        }
         let (what, zeros) = match mode {
             PUNCH => ("discard", self.device.discard(offset, length)),
             ZERO | ZERO_KEEP => ("zeroing", self.device.write_zeroes(offset, length)),
@@ -298,22 +363,24 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     fn lseek(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::EINVAL) };
-        if from >= self.device.size() {
+        let kept = match self.kept.id(ino).map(|id| self.device.snapshot(id)) {
+            Some(None) => return reply.error(Errno::ESTALE),
+            other => other.flatten(),
+        };
+        if from >= kept.as_ref().map_or_else(|| self.device.size(), |snapshot| snapshot.size()) {
             return reply.error(Errno::ENXIO);
         }
-        let found = match whence {
-            libc::SEEK_DATA => self.device.next_data(from),
-            libc::SEEK_HOLE => self.device.next_hole(from).map(Some),
-            _ => return reply.error(Errno::EINVAL),
-        };
-        match found {
+        if whence != libc::SEEK_DATA && whence != libc::SEEK_HOLE {
+            return reply.error(Errno::EINVAL);
+        }
+        match self.seek(kept.as_deref(), from, whence) {
             Ok(Some(at)) => reply.offset(i64::try_from(at).expect("sizes are far below 2^63")),
             Ok(None) => reply.error(Errno::ENXIO),
             Err(error) => reply.error(self.failed("lseek", from, 0, &error)),

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 use tracing::info;
+use uuid::Uuid;
 
-use super::{BlockDevice, DeviceError};
+use super::{BlockDevice, DeviceError, Kept};
 use crate::anchors::AnchorKeeper;
 use crate::control::Request;
 use crate::engine::{BLOCK, Volume};
@@ -56,12 +57,42 @@ impl BlockDevice for VolumeDevice {
         if self.read_only { Ok(()) } else { Ok(self.volume.flush()?) }
     }
 
+    fn snapshot(&self, id: Uuid) -> Option<Box<dyn Kept + '_>> {
+        let size = self.volume.snapshot_size(id).ok()?;
+        Some(Box::new(VolumeSnapshot { volume: &self.volume, id, size }))
+    }
+
     fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
         Ok(self.volume.next_data(offset)?)
     }
 
     fn next_hole(&self, offset: u64) -> Result<u64, DeviceError> {
         Ok(self.volume.next_hole(offset)?)
+    }
+}
+
+/// A snapshot of an open volume.
+struct VolumeSnapshot<'a> {
+    volume: &'a Volume,
+    id: Uuid,
+    size: u64,
+}
+
+impl Kept for VolumeSnapshot<'_> {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        Ok(self.volume.read_snapshot(self.id, offset, buf)?)
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
+        Ok(self.volume.next_data_in_snapshot(self.id, offset)?)
+    }
+
+    fn next_hole(&self, offset: u64) -> Result<u64, DeviceError> {
+        Ok(self.volume.next_hole_in_snapshot(self.id, offset)?)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Where there is data, for `SEEK_DATA` and `SEEK_HOLE` (F7).
 
-use super::core::Core;
+use uuid::Uuid;
+
+use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::map::Leaf;
 use super::read::BATCH;
 use crate::format::Entry;
-use crate::format::layout::BLOCK_BYTES;
+use crate::format::layout::{BLOCK_BYTES, map_entry};
 
 impl Core {
     /// The first byte at or after `offset` that is in a data block.
@@ -38,6 +40,61 @@ impl Core {
             block = end;
         }
         Ok(blocks * BLOCK_BYTES)
+    }
+
+    /// The same in a snapshot.
+    pub(super) fn next_data_in_snapshot(&self, id: Uuid, offset: u64) -> Result<Option<u64>, VolumeError> {
+        let root = self.snapshot_root(id)?;
+        let found = self.next_in_version(&root, offset, true);
+        self.still_there(id, found)
+    }
+
+    /// The same in a snapshot.
+    pub(super) fn next_hole_in_snapshot(&self, id: Uuid, offset: u64) -> Result<u64, VolumeError> {
+        let root = self.snapshot_root(id)?;
+        let found = self.next_in_version(&root, offset, false);
+        Ok(self.still_there(id, found)?.unwrap_or(root.blocks * BLOCK_BYTES))
+    }
+
+    /// The first byte at or after `offset` that is data (or not), under a root whose slots nobody frees meanwhile.
+    fn next_in_version(&self, root: &Root, offset: u64, data: bool) -> Result<Option<u64>, VolumeError> {
+        let mut block = offset / BLOCK_BYTES;
+        while block < root.blocks {
+            let leaf = self
+                .descend(root, block)
+                .map_err(|(level, reason)| self.damaged_page(level, block, reason))?;
+            // A span without a page is of one kind, unless the base shines through.
+            let (entry, next) = match leaf {
+                Leaf::Page(page) => (page.entry(map_entry(block, 0)), block + 1),
+                Leaf::Hole(hole, _) if hole.is_absent() && self.base.is_some() => (hole, block + 1),
+                Leaf::Hole(hole, span) => (hole, (block / span + 1) * span),
+            };
+            if (entry.is_data() || entry.is_absent() && self.is_data_in_base(block)?) == data {
+                return Ok(Some(offset.max(block * BLOCK_BYTES)));
+            }
+            block = next;
+            if let (true, true, Some(base)) = (data, entry.is_absent(), &self.base)
+                && let Some(skip) = self.absent_until(root, block)?
+            {
+                // Nothing of this version is before `skip`: the base alone decides where data comes next.
+                let from = (block * BLOCK_BYTES).min(base.size());
+                let data = base.next_data(from)?.map_or(u64::MAX, |at| at / BLOCK_BYTES);
+                block = block.max(skip.min(data));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The end of the span around a block that no page of this version describes.
+    fn absent_until(&self, root: &Root, block: u64) -> Result<Option<u64>, VolumeError> {
+        if block >= root.blocks {
+            return Ok(None);
+        }
+        match self.descend(root, block) {
+            Ok(Leaf::Hole(hole, span)) if hole.is_absent() => Ok(Some((block / span + 1) * span)),
+            Ok(_) => Ok(None),
+            Err((level, reason)) => Err(self.damaged_page(level, block, reason)),
+        }
     }
 
     /// If there is certainly no data in a larger span from `block` on, its end.

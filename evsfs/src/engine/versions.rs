@@ -163,13 +163,12 @@ impl Core {
 
     /// Reads from a snapshot: any offset and length within its size.
     pub(super) fn read_snapshot(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
-        let snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+        let root = self.snapshot_root(id)?;
         let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
-        let size = snapshot.blocks * BLOCK_BYTES;
+        let size = root.blocks * BLOCK_BYTES;
         if offset.checked_add(length).is_none_or(|end| end > size) {
             return Err(VolumeError::OutOfRange { offset, length, size });
         }
-        let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
         let mut whole = vec![0; BATCH * BLOCK];
         let (mut offset, mut rest) = (offset, buf);
         while !rest.is_empty() {
@@ -178,19 +177,26 @@ impl Core {
             let blocks = (within + rest.len()).div_ceil(BLOCK).min(BATCH);
             let len = rest.len().min(blocks * BLOCK - within);
             let part = &mut whole[..blocks * BLOCK];
-            if let Err(error) = self.read_version(&root, first, part) {
-                // Its slots may have been freed in the meantime.
-                return Err(if self.find_snapshot(id).is_some() {
-                    error
-                } else {
-                    VolumeError::NoSuchSnapshot { id }
-                });
-            }
+            self.still_there(id, self.read_version(&root, first, part))?;
             rest[..len].copy_from_slice(&part[within..within + len]);
             offset += u64::try_from(len).expect("small");
             rest = &mut rest[len..];
         }
         Ok(())
+    }
+
+    /// Where the tree of a snapshot begins.
+    pub(super) fn snapshot_root(&self, id: Uuid) -> Result<Root, VolumeError> {
+        let snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+        Ok(Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks })
+    }
+
+    /// What was found in a snapshot. When it is no longer there, its slots may have been freed meanwhile, and damage is none.
+    pub(super) fn still_there<T>(&self, id: Uuid, found: Result<T, VolumeError>) -> Result<T, VolumeError> {
+        match found {
+            Err(_) if self.find_snapshot(id).is_none() => Err(VolumeError::NoSuchSnapshot { id }),
+            other => other,
+        }
     }
 
     /// Reads whole blocks, at most [`BATCH`], under a root whose slots nobody frees meanwhile.

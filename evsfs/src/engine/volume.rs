@@ -214,6 +214,30 @@ impl Volume {
         self.core.read_snapshot(id, offset, buf)
     }
 
+    /// Bytes of a snapshot.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`].
+    pub fn snapshot_size(&self, id: Uuid) -> Result<u64, VolumeError> {
+        Ok(self.core.snapshot_root(id)?.blocks * BLOCK_BYTES)
+    }
+
+    /// The first byte of a snapshot at or after `offset` that holds data.
+    ///
+    /// # Errors
+    /// As [`Self::read_snapshot`].
+    pub fn next_data_in_snapshot(&self, id: Uuid, offset: u64) -> Result<Option<u64>, VolumeError> {
+        self.core.next_data_in_snapshot(id, offset)
+    }
+
+    /// The first byte of a snapshot at or after `offset` that lies in a hole, or its size.
+    ///
+    /// # Errors
+    /// As [`Self::read_snapshot`].
+    pub fn next_hole_in_snapshot(&self, id: Uuid, offset: u64) -> Result<u64, VolumeError> {
+        self.core.next_hole_in_snapshot(id, offset)
+    }
+
     /// Verifies everything: each block and page that is reachable, and the bitmaps. `progress` gets slots done and slots in all. It takes
     /// 4 KiB of memory for each 128 MiB of the file.
     ///

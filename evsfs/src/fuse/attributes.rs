@@ -53,6 +53,12 @@ impl Attributes {
         }
     }
 
+    /// A snapshot: of the same owner, read-only, and the space that it takes is the disk's.
+    pub(super) fn kept(&self, ino: INodeNo, size: u64) -> FileAttr {
+        let disk = self.disk(size, 0);
+        FileAttr { ino, perm: disk.perm & 0o444, ..disk }
+    }
+
     pub(super) fn root(&self) -> FileAttr {
         FileAttr {
             ino: INodeNo::ROOT,

@@ -128,3 +128,47 @@ fn check_finds_damage_and_changes_nothing() {
     assert_eq!(damaged.raw_os_error(), Some(libc::EIO));
     assert!(disk.log().contains("block 10"), "the log names the block: {}", disk.log());
 }
+
+#[test]
+fn d5_a_snapshot_is_read_beside_the_disk_that_goes_on_changing() {
+    for options in [&[][..], &["--cached"]] {
+        let disk = Disk::with(Kind::Plain, 16 * MIB, options);
+        disk.open().write_all_at(&[1; 1 << 20], 4 * MIB).unwrap();
+        disk.open().write_all_at(b"end", 16 * MIB - 3).unwrap();
+        let id = done(&disk, "snapshot", &["s"])["id"].as_str().unwrap().to_owned();
+        disk.open().write_all_at(&[2; 2 << 20], 3 * MIB + 512).unwrap();
+        done(&disk, "extend", &["--size", "24M"]);
+
+        let path = disk.path().with_file_name(format!("@{id}"));
+        let meta = fs::metadata(&path).unwrap();
+        assert_eq!(
+            (meta.len(), std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o777),
+            (16 * MIB, 0o400)
+        );
+        let snapshot = fs::File::open(&path).unwrap();
+        let mut expected = vec![0; 16 << 20];
+        expected[4 << 20..5 << 20].fill(1);
+        expected[(16 << 20) - 3..].copy_from_slice(b"end");
+        assert!(read(&snapshot, 0, 16 << 20) == expected, "{options:?}");
+        assert_eq!(read(&disk.open(), 4 * MIB, 10), [2; 10]);
+        // Its holes are its own.
+        let seek = |from, data| {
+            let to = if data { rustix::fs::SeekFrom::Data(from) } else { rustix::fs::SeekFrom::Hole(from) };
+            rustix::fs::seek(&snapshot, to).ok()
+        };
+        assert_eq!(seek(0, true), Some(4 * MIB));
+        assert_eq!(seek(4 * MIB, false), Some(5 * MIB));
+        assert_eq!(seek(5 * MIB, true), Some(16 * MIB - 4096));
+        assert_eq!(seek(16 * MIB - 1, false), Some(16 * MIB));
+
+        // It is not listed, cannot be written, and goes when it is deleted.
+        let listed: Vec<_> =
+            fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(listed, ["disk"]);
+        fs::File::options().write(true).open(&path).unwrap_err();
+        fs::File::open(path.with_file_name(format!("@{}", uuid::Uuid::nil()))).unwrap_err();
+        done(&disk, "snapshot-delete", &[&id]);
+        snapshot.read_at(&mut [0; 16], 0).unwrap_err();
+        fs::metadata(&path).unwrap_err();
+    }
+}
