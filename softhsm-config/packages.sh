@@ -46,6 +46,25 @@ install_packages() {
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
+# QEMU and its image tool. They must be of one version: where the tool is there already and came from Debian's backports, so
+# does the rest. The system's own list of sources stays as it is.
+require_qemu() {
+    command -v qemu-img >/dev/null && command -v qemu-system-x86_64 >/dev/null && return
+    install_packages qemu-utils qemu-system-x86 && return
+    local suite list status
+    suite=$(. /etc/os-release && echo "$VERSION_CODENAME-backports")
+    echo "trying $suite"
+    list=$(mktemp) && chmod 644 "$list" || return 1
+    { cat /etc/apt/sources.list 2>/dev/null; echo "deb http://deb.debian.org/debian $suite main"; } >"$list"
+    as_root env DEBIAN_FRONTEND=noninteractive sh -c '
+        apt-get -qq -o Dir::Etc::SourceList="$1" update &&
+        apt-get -qq -o Dir::Etc::SourceList="$1" install -y --no-install-recommends -t "$2" qemu-utils qemu-system-x86 >/dev/null
+    ' sh "$list" "$suite"
+    status=$?
+    rm -f "$list"
+    return $status
+}
+
 # What building needs besides a Rust toolchain.
 require_rust() {
     [ -f "$HOME/.cargo/env" ] && ! command -v cargo >/dev/null && . "$HOME/.cargo/env"

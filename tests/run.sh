@@ -50,10 +50,13 @@ sweep_dead_runs() {
 
 install_tools() {
     require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
-        softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace faketime=faketime systemd-analyze=systemd &&
+        softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace faketime=faketime systemd-analyze=systemd \
+        extlinux=extlinux xz=xz-utils unzstd=zstd &&
+        require_qemu &&
         require_rust && require_fuse || return 1
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1
+    tests/guest/fetch.sh >/dev/null || return 1
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
     command -v cargo-deny >/dev/null || cargo install --locked cargo-deny || return 1
     cargo fetch --locked     # of every platform: the dependency policy looks at all of them, offline

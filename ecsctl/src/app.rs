@@ -6,6 +6,7 @@ use crate::{
     engine::Settled,
     error::Error,
     keys::{KeyError, KeyService},
+    machines::MachineTool,
     model::{
         Noun,
         disk::Disk,
@@ -27,12 +28,16 @@ pub(crate) struct App {
     pub(crate) keys: Box<dyn KeyService>,
     /// evsfs.
     pub(crate) volumes: Box<dyn VolumeTool>,
+    /// QEMU.
+    pub(crate) machines: Box<dyn MachineTool>,
     /// The time at which the command began, RFC 3339.
     pub(crate) now: String,
     /// Where results go.
     pub(crate) out: Output,
     /// What was found half-done and put right.
     pub(crate) settled: Vec<Settled>,
+    /// Servers whose machine was found to have ended.
+    pub(crate) ended: Vec<String>,
     /// Is told of each step before it is taken.
     pub(crate) observe: Option<Box<dyn FnMut(Step)>>,
 }

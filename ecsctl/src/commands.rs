@@ -12,6 +12,7 @@ pub(crate) mod key;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod status;
+pub(crate) mod stored;
 
 use crate::{
     app::App,

@@ -10,7 +10,10 @@ use serde::Deserialize;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::volumes::Place;
+use crate::{
+    machines::{MachinePlace, accel::Acceleration},
+    volumes::Place,
+};
 
 /// `$ECS_HOME/ecs.toml`. Unknown keys are refused: a slip must not be ignored.
 #[derive(Debug, Default, Deserialize)]
@@ -22,6 +25,15 @@ struct File {
     evsfs: Option<PathBuf>,
     /// How long to wait for another ecsctl that works on the same disk, in seconds.
     wait_seconds: Option<u64>,
+    /// The QEMU program.
+    qemu: Option<PathBuf>,
+    /// Whose rights QEMU keeps when it has opened everything.
+    qemu_user: Option<String>,
+    /// Further arguments of QEMU, such as those of a network.
+    #[serde(default)]
+    qemu_arguments: Vec<String>,
+    /// What runs the instructions of guests.
+    accel: Option<Acceleration>,
 }
 
 /// One installation: every path that this program uses.
@@ -35,6 +47,21 @@ pub(crate) struct Installation {
     pub(crate) evsfs: PathBuf,
     /// How long to wait for another ecsctl.
     pub(crate) patience: Duration,
+    /// How machines are run.
+    pub(crate) machines: MachineSettings,
+}
+
+/// How machines are run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MachineSettings {
+    /// The QEMU program.
+    pub(crate) qemu: PathBuf,
+    /// Whose rights QEMU keeps when it has opened everything.
+    pub(crate) user: Option<String>,
+    /// Further arguments.
+    pub(crate) arguments: Vec<String>,
+    /// What runs the instructions of guests, unless a command says otherwise.
+    pub(crate) acceleration: Acceleration,
 }
 
 /// What is wrong with the configuration.
@@ -87,6 +114,12 @@ impl Installation {
         Ok(Self {
             evsfs: file.evsfs.unwrap_or_else(beside_or_on_path),
             patience: Duration::from_secs(file.wait_seconds.unwrap_or(60)),
+            machines: MachineSettings {
+                qemu: file.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
+                user: file.qemu_user,
+                arguments: file.qemu_arguments,
+                acceleration: file.accel.unwrap_or_default(),
+            },
             kmsd_socket,
             home,
         })
@@ -131,6 +164,16 @@ impl Installation {
             mountpoint,
             control: self.home.join("run").join(format!("{disk}.sock")),
             log: self.home.join("log").join(format!("{disk}.log")),
+        }
+    }
+
+    /// Where the files of a server's machine lie.
+    pub(crate) fn machine_place(&self, server: Uuid) -> MachinePlace {
+        let log = self.home.join("log");
+        MachinePlace {
+            monitor: self.home.join("run").join(format!("{server}.qmp")),
+            console: log.join(format!("{server}.console")),
+            log: log.join(format!("{server}.log")),
         }
     }
 

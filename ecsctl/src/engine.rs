@@ -3,6 +3,7 @@
 pub(crate) mod build;
 mod copy;
 mod export;
+pub(crate) mod machines;
 pub(crate) mod make;
 mod scaling;
 pub(crate) mod servers;
@@ -61,6 +62,8 @@ pub(crate) struct Settled {
 struct Facts {
     written: Option<Written>,
     source: Option<Claimed>,
+    /// The source was in use, and a snapshot of it was taken to copy from.
+    snapshot: bool,
     serving: Option<crate::model::disk::Serving>,
 }
 
@@ -226,6 +229,7 @@ impl App {
                 }
             }
         }
+        self.notice_ended()?;
         Ok(failed)
     }
 

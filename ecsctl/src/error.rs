@@ -10,11 +10,13 @@ use crate::{
     config::ConfigError,
     images::ImageError,
     keys::KeyError,
+    machines::MachineError,
     model::{
         Noun,
         disk::{DiskAction, DiskStatus},
         key::KeyTrouble,
         name::NameError,
+        server::ServerStatus,
         size::SizeError,
     },
     volumes::{Failure, ToolError, holders},
@@ -126,6 +128,32 @@ pub(crate) enum Error {
     ServerDeleting {
         /// Its name.
         server: String,
+    },
+    /// The state of a server forbids it.
+    #[error("server {server} is {} and cannot be {doing}", status.as_str())]
+    ServerStatus {
+        /// Its name.
+        server: String,
+        /// Its state.
+        status: ServerStatus,
+        /// `started`, `stopped` or `deleted`.
+        doing: &'static str,
+    },
+    /// A server without a disk and without a kernel.
+    #[error("server {server} has no disk that it could boot from")]
+    NothingToBoot {
+        /// Its name.
+        server: String,
+    },
+    /// Its virtual machine.
+    #[error("server {server} cannot be {doing}: {source}")]
+    Machine {
+        /// Its name.
+        server: String,
+        /// `started` or `stopped`.
+        doing: &'static str,
+        /// What went wrong.
+        source: Box<MachineError>,
     },
     /// The key cannot open the disk (D2).
     #[error("{kind} {disk} cannot be {doing}: its key {key} is {}", trouble.as_str())]
@@ -425,6 +453,15 @@ impl Error {
                 (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
             }
             Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
+            Self::ServerStatus { server, status, .. } => {
+                (Exit::Refused, "wrong-state", server_hint(server, *status))
+            }
+            Self::NothingToBoot { server } => (
+                Exit::Refused,
+                "nothing-to-boot",
+                format!("attach a disk, or name a kernel: ecsctl server start {server} --kernel FILE"),
+            ),
+            Self::Machine { server, source, .. } => return machine_report(source, server),
             Self::KeyUnusable { key, trouble, .. } => (Exit::Refused, trouble.code(), trouble.remedy(key)),
             Self::Material { .. } => (
                 Exit::Usage,
@@ -509,9 +546,7 @@ impl Error {
                 }
             },
             Self::Config(source) => match source {
-                ConfigError::Parse { .. } => {
-                    (Exit::Usage, "config", "known keys: kmsd_socket, evsfs, wait_seconds".to_owned())
-                }
+                ConfigError::Parse { .. } => (Exit::Usage, "config", CONFIG_KEYS.to_owned()),
                 ConfigError::Read { .. } | ConfigError::MakeDir { .. } => {
                     (Exit::Failed, "config", "set ECS_HOME to a directory that you may write".to_owned())
                 }
@@ -531,6 +566,10 @@ impl Error {
         Report { exit, code, hint }
     }
 }
+
+/// What `ecs.toml` may hold.
+const CONFIG_KEYS: &str =
+    "known keys: kmsd_socket, evsfs, wait_seconds, qemu, qemu_user, qemu_arguments, accel (auto, kvm or tcg)";
 
 /// Where the system itself refused.
 const IO_HINT: &str = "check the permissions of, and the space on, the file system that holds ECS_HOME";
@@ -557,6 +596,41 @@ fn status_hint(disk: &str, status: DiskStatus) -> String {
     }
 }
 
+fn server_hint(server: &str, status: ServerStatus) -> String {
+    match status {
+        ServerStatus::Running => format!("ecsctl server stop {server}"),
+        ServerStatus::Stopped => format!("ecsctl server show {server}"),
+        ServerStatus::Building | ServerStatus::Deleting => {
+            "ecsctl status finishes or undoes what was cut short".to_owned()
+        }
+    }
+}
+
+fn machine_report(error: &MachineError, server: &str) -> Report {
+    let (exit, code, hint) = match error {
+        MachineError::Spawn { .. } => (
+            Exit::Failed,
+            "qemu-missing",
+            "install qemu-system-x86, or name the program as `qemu` in ecs.toml".to_owned(),
+        ),
+        MachineError::File { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+        MachineError::Failed { .. } | MachineError::Slow { .. } => (
+            Exit::Failed,
+            "machine-failed",
+            "look at memory, kernel files and `qemu_arguments` in ecs.toml".to_owned(),
+        ),
+        MachineError::NoKvm { .. } => {
+            (Exit::Refused, "no-kvm", "--accel auto or tcg emulates the processor".to_owned())
+        }
+        MachineError::Monitor { .. } | MachineError::StillRunning { .. } => (
+            Exit::Failed,
+            "still-running",
+            format!("shut it down from within, or cut its power: ecsctl server stop {server} --force"),
+        ),
+    };
+    Report { exit, code, hint }
+}
+
 fn image_report(error: &ImageError) -> Report {
     let (exit, code, hint) = match error {
         ImageError::Io(_) => (Exit::Failed, "io", "is it a file that you may read?"),
@@ -572,9 +646,11 @@ fn image_report(error: &ImageError) -> Report {
         ImageError::Unsupported { .. } => {
             (Exit::Refused, "image-unsupported", "convert it first: qemu-img convert -O qcow2 OLD NEW")
         }
-        ImageError::Damaged { .. } | ImageError::TooLarge { .. } | ImageError::Overlap => {
-            (Exit::Damaged, "image-damaged", "fetch it again, and compare its checksum")
-        }
+        ImageError::Damaged { .. }
+        | ImageError::Outside { .. }
+        | ImageError::TooLarge { .. }
+        | ImageError::Bomb { .. }
+        | ImageError::Overlap => (Exit::Damaged, "image-damaged", "fetch it again, and compare its checksum"),
     };
     Report { exit, code, hint: hint.to_owned() }
 }

@@ -9,8 +9,13 @@ pub(crate) mod probe;
 pub(crate) mod qcow2;
 pub(crate) mod qcow2_writer;
 pub(crate) mod raw;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+pub(crate) mod vdi;
+pub(crate) mod vhd;
+pub(crate) mod vhdx;
+pub(crate) mod vmdk;
 
 use std::io;
 
@@ -24,6 +29,14 @@ pub(crate) enum ImageFormat {
     Raw,
     /// QEMU's format, version 2 or 3.
     Qcow2,
+    /// VMware's, in one file: monolithicSparse or streamOptimized.
+    Vmdk,
+    /// Virtual PC's and Azure's, fixed or dynamic; QEMU calls it vpc.
+    Vhd,
+    /// Hyper-V's.
+    Vhdx,
+    /// VirtualBox's.
+    Vdi,
 }
 
 impl ImageFormat {
@@ -32,6 +45,36 @@ impl ImageFormat {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+            Self::Vhd => "vhd",
+            Self::Vhdx => "vhdx",
+            Self::Vdi => "vdi",
+        }
+    }
+}
+
+/// The formats that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ExportFormat {
+    /// The plain contents, sparse.
+    Raw,
+    /// QEMU's format, version 3.
+    Qcow2,
+}
+
+impl ExportFormat {
+    /// The word in options and messages.
+    pub(crate) fn as_str(self) -> &'static str {
+        ImageFormat::from(self).as_str()
+    }
+}
+
+impl From<ExportFormat> for ImageFormat {
+    fn from(format: ExportFormat) -> Self {
+        match format {
+            ExportFormat::Raw => Self::Raw,
+            ExportFormat::Qcow2 => Self::Qcow2,
         }
     }
 }
@@ -115,6 +158,12 @@ pub(crate) enum ImageError {
         /// The field.
         what: &'static str,
     },
+    /// A part of it is not there.
+    #[error("it is damaged or cut short: {what} lies beyond its end")]
+    Outside {
+        /// The part.
+        what: &'static str,
+    },
     /// A table or size beyond what is sensible.
     #[error("{what} is larger than allowed ({value}, at most {limit})")]
     TooLarge {
@@ -125,19 +174,44 @@ pub(crate) enum ImageError {
         /// The bound.
         limit: u64,
     },
+    /// Compression that no real disk has.
+    #[error("it unpacks to more than {limit} bytes, far beyond what the file could hold")]
+    Bomb {
+        /// The bound, which follows from the length of the file.
+        limit: u64,
+    },
     /// Parts of the file are used more than once: a file that would grow without bound.
     #[error("parts of the file are used more than once")]
     Overlap,
 }
 
-/// Big-endian fields of a table, read within its bounds.
-pub(crate) fn be32(bytes: &[u8], at: usize) -> Result<u32, ImageError> {
-    let field = bytes.get(at..at + 4).and_then(|field| field.try_into().ok());
-    field.map(u32::from_be_bytes).ok_or(ImageError::Damaged { what: "the file is shorter than its header" })
+/// The field of a table at `at`, read within its bounds.
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Result<[u8; N], ImageError> {
+    let field = at.checked_add(N).and_then(|end| bytes.get(at..end)).and_then(|field| field.try_into().ok());
+    field.ok_or(ImageError::Damaged { what: "a table is shorter than it says" })
 }
 
-/// The same for 64 bits.
+/// A big-endian field of 32 bits.
+pub(crate) fn be32(bytes: &[u8], at: usize) -> Result<u32, ImageError> {
+    field(bytes, at).map(u32::from_be_bytes)
+}
+
+/// A big-endian field of 64 bits.
 pub(crate) fn be64(bytes: &[u8], at: usize) -> Result<u64, ImageError> {
-    let field = bytes.get(at..at + 8).and_then(|field| field.try_into().ok());
-    field.map(u64::from_be_bytes).ok_or(ImageError::Damaged { what: "the file is shorter than its header" })
+    field(bytes, at).map(u64::from_be_bytes)
+}
+
+/// A little-endian field of 16 bits.
+pub(crate) fn le16(bytes: &[u8], at: usize) -> Result<u16, ImageError> {
+    field(bytes, at).map(u16::from_le_bytes)
+}
+
+/// A little-endian field of 32 bits.
+pub(crate) fn le32(bytes: &[u8], at: usize) -> Result<u32, ImageError> {
+    field(bytes, at).map(u32::from_le_bytes)
+}
+
+/// A little-endian field of 64 bits.
+pub(crate) fn le64(bytes: &[u8], at: usize) -> Result<u64, ImageError> {
+    field(bytes, at).map(u64::from_le_bytes)
 }

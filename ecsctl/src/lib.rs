@@ -6,6 +6,7 @@
 //!                                            +-->  catalog  SQLite: what exists, what is being done
 //!                                            +-->  keys     kmsd, by its client
 //!                                            +-->  volumes  evsfs, as a program
+//!                                            +-->  machines QEMU, as a program
 //! ```
 //!
 //! It holds no secret: DEKs pass between kmsd and evsfs only. It keeps no process of its own running; what it was
@@ -21,6 +22,7 @@ mod engine;
 mod error;
 mod images;
 mod keys;
+mod machines;
 mod model;
 mod output;
 mod select;
@@ -37,6 +39,7 @@ use crate::{
     config::Installation,
     error::{Error, Exit},
     keys::kmsd::Kmsd,
+    machines::qemu::Qemu,
     output::{Format, Output},
     volumes::evsfs::Evsfs,
 };
@@ -82,10 +85,16 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
             program: installation.evsfs.clone(),
             kmsd_socket: installation.kmsd_socket.clone(),
         }),
+        machines: Box::new(Qemu {
+            program: installation.machines.qemu.clone(),
+            user: installation.machines.user.clone(),
+            extra: installation.machines.arguments.clone(),
+        }),
         now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         installation,
         out,
         settled: Vec::new(),
+        ended: Vec::new(),
         observe: None,
     };
     commands::run(command, &mut app, cli.global.yes)

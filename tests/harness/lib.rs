@@ -7,6 +7,7 @@
 //!   ├─ Kmsd      started with --ready-fd; stop, kill, restart
 //!   └─ ecsctl(), evsfs(), api()   run the programs, call the API; an Outcome is what came out
 //! LoopDevice, Filesystem          guards over the raw view of an attached disk
+//! Guest          a cloud kernel and busybox, made into disks that boot
 //! tree           trees of files to copy and compare          process    facts from /proc
 //! ```
 //!
@@ -20,6 +21,7 @@
 mod api;
 mod block;
 mod daemon;
+mod guest;
 mod installation;
 mod outcome;
 pub mod process;
@@ -31,6 +33,7 @@ pub mod tree;
 pub use api::Reply;
 pub use block::{Filesystem, LoopDevice};
 pub use daemon::Kmsd;
+pub use guest::Guest;
 pub use installation::{Attached, Installation, Options};
 pub use outcome::Outcome;
 pub use program::{program, repository, run, run_patiently, scratch_dir};

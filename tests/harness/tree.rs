@@ -43,6 +43,16 @@ pub fn write(root: &Path, files: u32, canary: &str) {
     }
 }
 
+/// Writes a tree to `DIR/files` and a raw disk of 48 MiB to `DIR/original.raw`: ext4 with that tree, most of it free. Returns the disk.
+#[track_caller]
+pub fn file_system(dir: &Path, canary: &str) -> PathBuf {
+    let (source, image) = (dir.join("files"), dir.join("original.raw"));
+    write(&source, 150, canary);
+    fs::File::create(&image).and_then(|file| file.set_len(48 << 20)).expect("a sparse file can be made");
+    run(Command::new("mkfs.ext4").args(["-q", "-d"]).args([&source, &image])).ok();
+    image
+}
+
 /// Every entry below `root`: its path, and what it is (kind, mode, link target, number of links, content).
 type Listing = BTreeMap<PathBuf, (u32, u64, Vec<u8>)>;
 

@@ -5,11 +5,21 @@ mod delete;
 mod list;
 mod recover;
 mod show;
+mod start;
+mod stop;
 
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::{app::App, catalog::disks, commands::key::short, error::Error, model::server, output::Show};
+use crate::{
+    app::App,
+    catalog::disks,
+    commands::key::short,
+    error::Error,
+    machines::MachinePlace,
+    model::{disk::Serving, server},
+    output::Show,
+};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -20,6 +30,10 @@ pub(crate) enum Server {
     List(list::List),
     /// Show one server and its disks
     Show(show::ShowServer),
+    /// Run a server's virtual machine on its disks
+    Start(start::Start),
+    /// Stop a server's virtual machine; its disks stay attached
+    Stop(stop::Stop),
     /// Bring back the disks of servers after a reboot or a crash
     Recover(recover::Recover),
     /// Detach a server's disks and forget it; its system disk goes with it, the others stay
@@ -33,6 +47,8 @@ pub(super) fn run(command: Server, app: &mut App, yes: bool) -> Result<(), Error
         Server::Create(verb) => verb.run(app),
         Server::List(verb) => verb.run(app),
         Server::Show(verb) => verb.run(app),
+        Server::Start(verb) => verb.run(app),
+        Server::Stop(verb) => verb.run(app, yes),
         Server::Recover(verb) => verb.run(app),
         Server::Delete(verb) => verb.run(app, yes),
     }
@@ -43,6 +59,7 @@ pub(super) fn run(command: Server, app: &mut App, yes: bool) -> Result<(), Error
 pub(crate) struct Shown {
     server: server::Server,
     disks: Vec<String>,
+    machine: Option<(Serving, MachinePlace)>,
 }
 
 impl App {
@@ -52,7 +69,9 @@ impl App {
     /// Those of the catalogue.
     pub(crate) fn shown_server(&self, server: server::Server) -> Result<Shown, Error> {
         let disks = disks::of_server(self.catalog.read(), server.id)?;
-        Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect() })
+        let place = || self.installation.machine_place(server.id);
+        let machine = self.machine_of(&server).map(|serving| (serving, place()));
+        Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect(), machine })
     }
 }
 
@@ -65,6 +84,11 @@ impl Show for Shown {
             "disks": self.disks,
             "image": self.server.image,
             "group": self.server.group_id,
+            "machine": self.machine.as_ref().map(|(serving, place)| json!({
+                "pid": serving.pid,
+                "console": place.console,
+                "monitor": place.monitor,
+            })),
             "created_at": self.server.created_at,
         })
     }
@@ -83,13 +107,18 @@ impl Show for Shown {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut fields = vec![
             ("ID", self.server.id.to_string()),
             ("Name", self.server.name.clone()),
             ("Status", self.server.status.as_str().to_owned()),
             ("Disks", self.disks.join(", ")),
             ("Created", self.server.created_at.clone()),
-        ]
+        ];
+        if let Some((serving, place)) = &self.machine {
+            fields.push(("Process", serving.pid.to_string()));
+            fields.push(("Console", place.console.display().to_string()));
+        }
+        fields
     }
 
     fn handle(&self) -> String {

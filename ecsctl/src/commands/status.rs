@@ -52,6 +52,12 @@ impl Status {
             })
             .collect();
 
+        let ended = app
+            .ended
+            .iter()
+            .map(|name| (format!("server {name}"), "its virtual machine has ended".to_owned()));
+        let settled: Vec<(String, String)> = settled.into_iter().chain(ended).collect();
+
         if app.out.format == Format::Json {
             let counts: BTreeMap<&str, usize> = by_status.iter().map(|(s, n)| (s.as_str(), *n)).collect();
             return app

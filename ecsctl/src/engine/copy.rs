@@ -12,7 +12,6 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::disks,
-    claim::Claim,
     config::private_dir,
     engine::{Claimed, Facts, steps::io_at},
     error::Error,
@@ -20,15 +19,19 @@ use crate::{
         ImageError, Source, probe,
         raw::{OpenFile, Raw},
     },
-    model::plan::Fill,
+    model::{
+        Noun,
+        plan::{Fill, Operation},
+    },
     output::progress::Progress,
     volumes::{Mounting, Place, ToolError},
 };
 
 /// How much is read and written at once.
 const CHUNK: usize = 1 << 20;
-/// The unit in which zeros are left out.
+/// The unit in which zeros are left out; a cluster of an exported qcow2.
 const GRAIN: usize = 64 << 10;
+const GRAIN_BYTES: u64 = GRAIN as u64;
 
 impl App {
     /// Copies what the new volume is filled with into its view and flushes it.
@@ -65,7 +68,8 @@ impl App {
         }
     }
 
-    /// The view of the volume that is copied from: the one it has, or one that is mounted for this only.
+    /// The view of the volume that is copied from: one that is mounted for this only, or, of a volume in use, a snapshot
+    /// of this moment. Its ID is that of the new volume, whose operation cleans it up.
     fn open_source(
         &mut self,
         new: &Claimed,
@@ -76,47 +80,46 @@ impl App {
         let kind = disks::by_id(self.catalog.read(), id)?.map_or(new.disk.kind, |disk| disk.kind);
         let source = self.claim_volume_id(kind, id, &id.to_string())?;
         let own = self.installation.place(id);
+        let failed = |error| Error::Volume {
+            disk: source.disk.name.clone(),
+            doing: "copied",
+            source: Box::new(error),
+        };
         let view = if self.volumes.serving(&own).is_some() {
-            let holders = self.volumes.holders(&own);
-            // A snapshot does not change, whoever has the disk open.
-            if snapshot.is_none() && !holders.is_empty() {
-                let source_error = Box::new(ToolError::Busy { holders, message: String::new() });
-                return Err(Error::Volume { disk: source.disk.name, doing: "copied", source: source_error });
-            }
-            own.view
+            let kept = match snapshot {
+                Some(kept) => kept,
+                None => {
+                    let name = format!("copy to {}", new.disk.id);
+                    self.volumes.snapshot(&source.claim, &own.file, &name, new.disk.id).map_err(failed)?;
+                    facts.snapshot = true;
+                    new.disk.id
+                }
+            };
+            snapshot_view(&own, kept)
         } else {
             let place = self.source_place(new.disk.id, &own);
             io_at("make", &place.mountpoint, private_dir)?;
             self.volumes
                 .mount(new.claim(), &place, Mounting { read_only: true, encrypted: source.disk.encrypted })
-                .map_err(|error| Error::Volume {
-                    disk: source.disk.name.clone(),
-                    doing: "copied",
-                    source: Box::new(error),
-                })?;
-            place.view
+                .map_err(failed)?;
+            snapshot.map_or(place.view.clone(), |kept| snapshot_view(&place, kept))
         };
         facts.source = Some(source);
-        Ok(match snapshot {
-            // As evsfs shows it, beside the disk.
-            Some(id) => view.with_file_name(format!("snapshot-{id}")),
-            None => view,
-        })
+        Ok(view)
     }
 
-    /// Unmounts what was mounted to be copied from.
+    /// Unmounts what was mounted to be copied from, and deletes the snapshot that was taken for it.
     pub(super) fn release_source(
         &mut self,
-        new: Uuid,
-        claim: &Claim,
+        new: &Claimed,
+        operation: &Operation,
         facts: &mut Facts,
     ) -> Result<(), Error> {
-        let place = self.source_place(new, &self.installation.place(new));
-        self.volumes.unmount(claim, &place).map_err(|error| Error::Volume {
-            disk: new.to_string(),
-            doing: "copied",
-            source: Box::new(error),
-        })?;
+        let id = new.disk.id;
+        let place = self.source_place(id, &self.installation.place(id));
+        let failed =
+            |disk, error| Error::Volume { disk, doing: "copied", source: Box::<ToolError>::new(error) };
+        self.volumes.unmount(&new.claim, &place).map_err(|error| failed(id.to_string(), error))?;
         for (path, dir) in [(&place.control, false), (&place.log, false), (&place.mountpoint, true)] {
             let removed = if dir { fs::remove_dir(path) } else { fs::remove_file(path) };
             match removed {
@@ -126,7 +129,26 @@ impl App {
                 _ => {}
             }
         }
-        facts.source = None;
+        let source = match (facts.source.take(), operation) {
+            (Some(source), _) if facts.snapshot => Some(source),
+            (Some(_), _) => None,
+            // What was cut short may have taken one.
+            (None, Operation::Create { fill: Some(Fill::Volume { id, .. }), .. }) => {
+                match disks::by_id(self.catalog.read(), *id)? {
+                    Some(disk) if disk.kind == Noun::Disk => {
+                        Some(self.claim_volume_id(disk.kind, disk.id, &disk.name)?)
+                    }
+                    _ => None,
+                }
+            }
+            (None, _) => None,
+        };
+        if let Some(source) = source {
+            let file = self.installation.place(source.disk.id).file;
+            self.volumes
+                .delete_snapshot(&source.claim, &file, id)
+                .map_err(|error| failed(source.disk.name.clone(), error))?;
+        }
         Ok(())
     }
 
@@ -143,6 +165,11 @@ impl App {
             log: own.log.with_extension("source.log"),
         }
     }
+}
+
+/// Where evsfs shows a snapshot: beside the disk.
+fn snapshot_view(place: &Place, snapshot: Uuid) -> std::path::PathBuf {
+    place.mountpoint.join(format!("snapshot-{snapshot}"))
 }
 
 /// Which side failed.
@@ -169,7 +196,7 @@ pub(super) fn open_view(view: &Path) -> Result<Raw<OpenFile>, Error> {
     file.map(Raw::new).map_err(|source| Error::Io { doing: "open", path: view.to_owned(), source })
 }
 
-/// Calls `each` with every stretch of the source that may hold data, in order.
+/// Calls `each` with every stretch of the source that may hold data, in order. Each begins at a multiple of the grain.
 pub(super) fn walk(
     source: &mut dyn Source,
     progress: &mut Progress,
@@ -185,13 +212,15 @@ pub(super) fn walk(
         let mut data = false;
         while filled < CHUNK && at < size {
             let extent = source.extent(at).map_err(Trouble::Source)?;
-            if extent.zero && !data {
-                if filled > 0 {
+            if extent.zero && filled == 0 {
+                // Only whole grains are left out, so that each stretch begins at one.
+                let end = at.saturating_add(extent.length).min(size);
+                let end = if end == size { end } else { end - end % GRAIN_BYTES };
+                if end > at {
+                    at = end;
+                    progress.reach(at);
                     break;
                 }
-                at += extent.length;
-                progress.reach(at);
-                break;
             }
             let room = CHUNK - filled;
             let length = usize::try_from(extent.length).unwrap_or(usize::MAX).min(room);
@@ -275,7 +304,63 @@ mod tests {
 
     use super::*;
 
+    /// Extents of 512 bytes to 200 KiB, every other one a hole.
+    struct Patchy {
+        ends: Vec<u64>,
+        contents: Vec<u8>,
+    }
+
+    impl Patchy {
+        fn new(lengths: &[u64]) -> Self {
+            let (mut ends, mut contents) = (Vec::new(), Vec::new());
+            for (n, sectors) in lengths.iter().enumerate() {
+                let byte = if n % 2 == 0 { 0 } else { n.to_le_bytes()[0] | 1 };
+                contents.resize(contents.len() + usize::try_from(sectors * 512).unwrap(), byte);
+                ends.push(contents.len() as u64);
+            }
+            Self { ends, contents }
+        }
+    }
+
+    impl Source for Patchy {
+        fn size(&self) -> u64 {
+            self.contents.len() as u64
+        }
+
+        fn extent(&mut self, offset: u64) -> Result<crate::images::Extent, ImageError> {
+            let n = self.ends.partition_point(|end| *end <= offset);
+            Ok(crate::images::Extent { zero: n % 2 == 0, length: self.ends[n] - offset })
+        }
+
+        fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
+            let from = usize::try_from(offset).unwrap();
+            into.copy_from_slice(&self.contents[from..from + into.len()]);
+            Ok(())
+        }
+    }
+
     proptest! {
+        #[test]
+        fn i1_every_stretch_begins_at_a_grain_and_nothing_is_lost_between_them(
+            lengths in prop::collection::vec(1..400_u64, 1..40)
+        ) {
+            let mut source = Patchy::new(&lengths);
+            let expected = source.contents.clone();
+            let out = crate::output::Output { format: crate::output::Format::Json, quiet: true };
+            let mut progress = Progress::new(out, "walking", "it", source.size());
+            let mut seen = vec![0; expected.len()];
+            let mut starts = Vec::new();
+            walk(&mut source, &mut progress, |_, offset, data| {
+                starts.push(offset);
+                let from = usize::try_from(offset).unwrap();
+                seen[from..from + data.len()].copy_from_slice(data);
+                Ok(())
+            })
+            .unwrap();
+            prop_assert!(starts.iter().all(|start| start % GRAIN_BYTES == 0), "{:?}", starts);
+            prop_assert!(seen == expected);
+        }
+
         #[test]
         fn runs_cover_everything_once_and_only_zeros_are_left_out(
             grains in prop::collection::vec(any::<bool>(), 0..20), odd in 0..GRAIN

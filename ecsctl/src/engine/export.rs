@@ -11,7 +11,7 @@ use crate::{
     app::App,
     engine::copy::{Trouble, open_view, walk},
     error::Error,
-    images::{ImageFormat, Source, qcow2_writer::Writer},
+    images::{ExportFormat, Source, qcow2_writer::Writer},
     output::progress::Progress,
 };
 
@@ -22,7 +22,7 @@ impl App {
         name: &str,
         view: &Path,
         path: &Path,
-        format: ImageFormat,
+        format: ExportFormat,
     ) -> Result<(), Error> {
         let partial = partial(path);
         let failed = |source| Error::Io { doing: "write to", path: path.to_owned(), source };
@@ -33,7 +33,7 @@ impl App {
         let mut progress = Progress::new(self.out, "exporting", name, source.size());
         let told = |trouble: Trouble| trouble.told(view, path);
         match format {
-            ImageFormat::Raw => {
+            ExportFormat::Raw => {
                 file.set_len(source.size()).map_err(failed)?;
                 walk(&mut source, &mut progress, |_, offset, data| {
                     file.write_all_at(data, offset).map_err(Trouble::Target)
@@ -41,7 +41,7 @@ impl App {
                 .map_err(told)?;
                 file.sync_all().map_err(failed)?;
             }
-            ImageFormat::Qcow2 => {
+            ExportFormat::Qcow2 => {
                 let mut writer = Writer::new(file, source.size());
                 walk(&mut source, &mut progress, |_, offset, data| {
                     writer.write(offset, data).map_err(Trouble::Target)

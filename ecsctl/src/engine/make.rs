@@ -15,7 +15,6 @@ use crate::{
         plan::Fill,
         size::Size,
     },
-    volumes::ToolError,
 };
 
 /// What a new volume's encryption is to be.
@@ -113,15 +112,6 @@ impl App {
                 });
             }
             self.require_key(source, "read")?;
-            let place = self.installation.place(source.id);
-            // A snapshot does not change, whoever writes to its disk.
-            if snapshot.is_none() && self.volumes.serving(&place).is_some() {
-                let holders = self.volumes.holders(&place);
-                if !holders.is_empty() {
-                    let busy = Box::new(ToolError::Busy { holders, message: String::new() });
-                    return Err(Error::Volume { disk: source.name.clone(), doing: "copied", source: busy });
-                }
-            }
         }
         let (wanted, from) = match (&request.fill, &source) {
             (Some(Fill::File { path, format }), _) => {

@@ -27,6 +27,8 @@ pub(crate) enum ServerOperation {
         /// The disks that are its own.
         disks: Vec<Uuid>,
     },
+    /// Run its machine.
+    Start,
     /// Detach its disks, delete those that go with it, then forget it.
     Delete {
         /// The disks that go with it.
@@ -40,6 +42,7 @@ impl ServerOperation {
     fn doing(&self) -> &'static str {
         match self {
             Self::Create { .. } => "created",
+            Self::Start => "started",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -67,6 +70,13 @@ impl App {
         let id = servers::find(self.catalog.read(), given)?;
         let _claim = self.claim(Noun::Server, id, given)?;
         let server = self.server(id, given)?;
+        if self.machines.running().contains_key(&id) {
+            return Err(Error::ServerStatus {
+                server: server.name,
+                status: ServerStatus::Running,
+                doing: "deleted",
+            });
+        }
         let mut own = Vec::new();
         for disk in disks::of_server(self.catalog.read(), id)? {
             let holders = self.volumes.holders(&self.installation.place(disk.id));
@@ -90,7 +100,12 @@ impl App {
 
     /// Removes a server with the disks that go with it; when that cannot be, the server stays.
     pub(super) fn carry_out(&mut self, server: &Server, operation: &ServerOperation) -> Result<(), Error> {
-        let (ServerOperation::Create { disks: own } | ServerOperation::Delete { own }) = operation;
+        let own = match operation {
+            ServerOperation::Create { disks } => disks.as_slice(),
+            ServerOperation::Delete { own } => own,
+            // A machine that runs is not taken away (see `settle_start`).
+            ServerOperation::Start => return Ok(()),
+        };
         let failed = match self.remove_server(server, own) {
             Ok(()) => return Ok(()),
             Err(error) => error,
@@ -124,13 +139,21 @@ impl App {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         })?;
+        // What its guest wrote to the console is not kept longer than its disks.
+        let place = self.installation.machine_place(server.id);
+        for path in [&place.monitor, &place.console, &place.log] {
+            io_at("remove", path, |path| match fs::remove_file(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                other => other,
+            })?;
+        }
         self.catalog.write(|tx| {
             operations::end(tx, server.id)?;
             servers::remove(tx, server.id)
         })
     }
 
-    /// Finishes or undoes what a dead process began with a server: both mean that it goes.
+    /// Finishes or undoes what a dead process began with a server.
     pub(super) fn settle_server(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
         let _claim = self.claim(Noun::Server, id, name)?;
         let Some(operation) = operations::of::<ServerOperation>(self.catalog.read(), Noun::Server, id)?
@@ -138,11 +161,12 @@ impl App {
             return Ok(());
         };
         let server = self.server(id, name)?;
-        self.carry_out(&server, &operation)?;
         let direction = match operation {
             ServerOperation::Create { .. } => Direction::Undo,
             ServerOperation::Delete { .. } => Direction::Finish,
+            ServerOperation::Start => self.settle_start(&server)?,
         };
+        self.carry_out(&server, &operation)?;
         self.settled.push(Settled {
             name: server.name,
             noun: Noun::Server,
@@ -223,7 +247,7 @@ impl App {
         self.catalog.write(|tx| disks::update(tx, disk))
     }
 
-    fn server(&self, id: Uuid, given: &str) -> Result<Server, Error> {
+    pub(super) fn server(&self, id: Uuid, given: &str) -> Result<Server, Error> {
         servers::by_id(self.catalog.read(), id)?.ok_or_else(|| Error::NotFound {
             noun: Noun::Server,
             given: given.to_owned(),

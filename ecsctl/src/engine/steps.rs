@@ -88,7 +88,7 @@ impl App {
                 Operation::Create { fill: Some(fill), .. } => self.copy_into(claimed, fill, &place, facts),
                 _ => Ok(()),
             },
-            Step::ReleaseSource => self.release_source(claimed.disk.id, &claimed.claim, facts),
+            Step::ReleaseSource => self.release_source(claimed, operation, facts),
             Step::Publish => match self.stable_path_of(claimed)? {
                 Some(path) => publish(&path, claimed),
                 None => Ok(()),

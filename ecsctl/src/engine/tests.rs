@@ -3,6 +3,7 @@
 mod changed;
 mod crash;
 mod filled;
+mod machines;
 mod rules;
 mod scaling;
 
@@ -22,9 +23,10 @@ use super::servers::Recovery;
 use crate::{
     app::App,
     catalog::{Catalog, disks, operations, servers},
-    config::Installation,
+    config::{Installation, MachineSettings},
     error::Error,
     keys::fake::FakeKeys,
+    machines::fake::FakeMachines,
     model::{
         Noun,
         disk::{Disk, DiskStatus, Role},
@@ -45,11 +47,17 @@ struct World {
     dir: TempDir,
     keys: FakeKeys,
     volumes: FakeVolumes,
+    machines: FakeMachines,
 }
 
 impl World {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), keys: FakeKeys::default(), volumes: FakeVolumes::default() }
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            keys: FakeKeys::default(),
+            volumes: FakeVolumes::default(),
+            machines: FakeMachines::default(),
+        }
     }
 
     fn app(&self) -> App {
@@ -58,15 +66,18 @@ impl World {
             kmsd_socket: "/nowhere".into(),
             evsfs: "/nowhere".into(),
             patience: Duration::ZERO,
+            machines: MachineSettings::default(),
         };
         App {
             catalog: Catalog::open(&installation.catalogue()).unwrap(),
             installation,
             keys: Box::new(self.keys.clone()),
             volumes: Box::new(self.volumes.clone()),
+            machines: Box::new(self.machines.clone()),
             now: "2026-01-01T00:00:00Z".to_owned(),
             out: Output { format: Format::Json, quiet: false },
             settled: Vec::new(),
+            ended: Vec::new(),
             observe: None,
         }
     }

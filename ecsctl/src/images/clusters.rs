@@ -25,6 +25,8 @@ pub(crate) enum Cluster {
 pub(crate) enum Codec {
     /// RFC 1951, without a header.
     Deflate,
+    /// RFC 1950: the same with a header and a checksum.
+    Zlib,
     /// RFC 8878.
     Zstd,
 }
@@ -40,7 +42,17 @@ pub(crate) trait Map {
     /// # Errors
     /// [`ImageError`], for a table that contradicts itself.
     fn locate(&mut self, file: &dyn ReadAt, index: u64) -> Result<Cluster, ImageError>;
+    /// How many clusters from this one on no table lists, so that they read as zeros and need not be asked for one by
+    /// one: a disk of 64 TiB with nothing in it is walked in a moment.
+    fn unlisted(&self, _index: u64) -> u64 {
+        0
+    }
 }
+
+/// Compressed clusters may unpack to this much whatever the length of the file, bytes ...
+const UNPACKED_FREE: u64 = 256 << 20;
+/// ... and then to so many times that length. Disks with real contents stay far below; deflate cannot do more than 1,032.
+const UNPACKED_TIMES: u64 = 512;
 
 /// An image in clusters.
 pub(crate) struct Clustered<R, M> {
@@ -49,12 +61,13 @@ pub(crate) struct Clustered<R, M> {
     located: Option<(u64, Cluster)>,
     unpacked: Option<(u64, Vec<u8>)>,
     used: u64,
+    produced: u64,
 }
 
 impl<R: ReadAt, M: Map> Clustered<R, M> {
     /// Puts a file and its table together.
     pub(crate) fn new(file: R, map: M) -> Self {
-        Self { file, map, located: None, unpacked: None, used: 0 }
+        Self { file, map, located: None, unpacked: None, used: 0, produced: 0 }
     }
 
     fn locate(&mut self, index: u64) -> Result<Cluster, ImageError> {
@@ -95,11 +108,19 @@ impl<R: ReadAt, M: Map> Clustered<R, M> {
             }
             Cluster::Compressed { offset, length, codec } => {
                 if self.unpacked.as_ref().is_none_or(|(known, _)| *known != index) {
-                    let size = usize::try_from(self.map.cluster_size()).unwrap_or(usize::MAX);
+                    let size = self.map.cluster_size();
+                    self.produced = self.produced.saturating_add(size);
+                    let limit = UNPACKED_FREE.saturating_add(self.file.len().saturating_mul(UNPACKED_TIMES));
+                    if self.produced > limit {
+                        return Err(ImageError::Bomb { limit });
+                    }
+                    // The disk may end within its last cluster, and the stream with it.
+                    let least = size.min(self.map.size().saturating_sub(index.saturating_mul(size)));
+                    let [size, least] = [size, least].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
                     let present = length.min(self.file.len().saturating_sub(offset));
                     let mut packed = vec![0; usize::try_from(present).unwrap_or(0)];
                     self.file.read_at(offset, &mut packed)?;
-                    self.unpacked = Some((index, unpack(codec, &packed, size)?));
+                    self.unpacked = Some((index, unpack(codec, &packed, size, least)?));
                 }
                 let whole = self.unpacked.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
                 let part = whole.get(within..within + into.len());
@@ -119,6 +140,11 @@ impl<R: ReadAt, M: Map> Source for Clustered<R, M> {
 
     fn extent(&mut self, offset: u64) -> Result<Extent, ImageError> {
         let size = self.map.cluster_size();
+        let unlisted = self.map.unlisted(offset / size);
+        if unlisted > 0 {
+            let until = (offset / size).saturating_add(unlisted).saturating_mul(size).min(self.map.size());
+            return Ok(Extent { zero: true, length: until.saturating_sub(offset).max(1) });
+        }
         let zero = self.locate(offset / size)? == Cluster::Zero;
         let until = (offset / size + 1).saturating_mul(size).min(self.map.size());
         Ok(Extent { zero, length: until.saturating_sub(offset).max(1) })
@@ -132,18 +158,31 @@ impl<R: ReadAt, M: Map> Source for Clustered<R, M> {
     }
 }
 
-/// Unpacks one cluster into exactly `size` bytes: never more memory, whatever the stream says.
-fn unpack(codec: Codec, packed: &[u8], size: usize) -> Result<Vec<u8>, ImageError> {
+/// Unpacks one cluster into exactly `size` bytes, of which the stream must give `least`: never more memory, whatever the
+/// stream says.
+fn unpack(codec: Codec, packed: &[u8], size: usize, least: usize) -> Result<Vec<u8>, ImageError> {
+    use miniz_oxide::inflate::{
+        TINFLStatus,
+        core::{DecompressorOxide, decompress, inflate_flags as flags},
+    };
     const BAD: ImageError = ImageError::Damaged { what: "a compressed cluster cannot be unpacked" };
     let mut out = vec![0; size];
     match codec {
         Codec::Deflate => {
             // The stream may end before the sector does; what counts is that the cluster is full.
-            let mut state = miniz_oxide::inflate::core::DecompressorOxide::new();
-            let flags = miniz_oxide::inflate::core::inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-            let (_, _, written) =
-                miniz_oxide::inflate::core::decompress(&mut state, packed, &mut out, 0, flags);
+            let mut state = DecompressorOxide::new();
+            let how = flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
+            let (_, _, written) = decompress(&mut state, packed, &mut out, 0, how);
             if written != size {
+                return Err(BAD);
+            }
+        }
+        Codec::Zlib => {
+            let mut state = DecompressorOxide::new();
+            let how = flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | flags::TINFL_FLAG_PARSE_ZLIB_HEADER;
+            // Done also says that the checksum is right.
+            let (status, _, written) = decompress(&mut state, packed, &mut out, 0, how);
+            if status != TINFLStatus::Done || written < least {
                 return Err(BAD);
             }
         }

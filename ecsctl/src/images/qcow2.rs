@@ -4,14 +4,11 @@
 use crate::images::{
     ImageError, ReadAt, be32, be64,
     clusters::{Cluster, Clustered, Codec, Map},
+    table::{Tables, bounded_size, section},
 };
 
 /// `QFI\xfb`.
 pub(crate) const MAGIC: [u8; 4] = *b"QFI\xfb";
-/// The largest first-level table, in bytes; QEMU has the same bound.
-const MAX_L1: u64 = 32 << 20;
-/// The largest disk, in bytes.
-const MAX_SIZE: u64 = 64 << 40;
 
 /// Bits 9 to 55 of an entry.
 const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -34,8 +31,7 @@ pub(crate) struct Qcow2Map {
     version: u32,
     codec: Codec,
     l1: Vec<u64>,
-    l2: Option<(usize, Vec<u8>)>,
-    l2_read: u64,
+    l2: Tables,
 }
 
 /// Opens a qcow2 image.
@@ -73,59 +69,31 @@ impl Qcow2Map {
         if !(9..=21).contains(&cluster_bits) {
             return Err(ImageError::Damaged { what: "the cluster size" });
         }
-        let size = be64(&header, 24)?;
-        if size > MAX_SIZE {
-            return Err(ImageError::TooLarge { what: "the disk", value: size, limit: MAX_SIZE });
-        }
+        let size = bounded_size(be64(&header, 24)?)?;
         // One L2 table is one cluster of 8-byte entries.
         let entries = size.div_ceil(1 << cluster_bits).div_ceil(1 << (cluster_bits - 3));
         if entries > u64::from(be32(&header, 36)?) {
             return Err(ImageError::Damaged { what: "the first-level table is too short for the disk" });
         }
-        let length = entries * 8;
-        if length > MAX_L1 {
-            return Err(ImageError::TooLarge { what: "the first-level table", value: length, limit: MAX_L1 });
-        }
-        let offset = be64(&header, 40)?;
-        if offset.checked_add(length).is_none_or(|end| end > file.len()) {
-            return Err(ImageError::Damaged {
-                what: "the first-level table lies beyond the end of the file",
-            });
-        }
-        let mut table = vec![0; usize::try_from(length).unwrap_or(0)];
-        file.read_at(offset, &mut table)?;
+        let table = section(file, be64(&header, 40)?, entries * 8, "the first-level table")?;
         let l1 = (0..table.len()).step_by(8).map(|at| be64(&table, at)).collect::<Result<_, _>>()?;
-        Ok(Self { cluster_bits, size, version, codec, l1, l2: None, l2_read: 0 })
+        Ok(Self { cluster_bits, size, version, codec, l1, l2: Tables::default() })
     }
 
     fn l2_entry(&mut self, file: &dyn ReadAt, index: u64) -> Result<u64, ImageError> {
-        let bits = self.cluster_bits - 3;
-        let slot = usize::try_from(index >> bits).unwrap_or(usize::MAX);
-        let Some(&entry) = self.l1.get(slot) else {
+        let (bits, length) = (self.cluster_bits - 3, 1_u64 << self.cluster_bits);
+        let slot = index >> bits;
+        let Some(&entry) = usize::try_from(slot).ok().and_then(|slot| self.l1.get(slot)) else {
             return Err(ImageError::Damaged { what: "a cluster beyond the first-level table" });
         };
         let offset = entry & OFFSET;
         if offset == 0 {
             return Ok(0);
         }
-        let table = match &mut self.l2 {
-            Some((known, table)) if *known == slot => table,
-            other => {
-                let length = 1_u64 << self.cluster_bits;
-                if !offset.is_multiple_of(length)
-                    || offset.checked_add(length).is_none_or(|end| end > file.len())
-                {
-                    return Err(ImageError::Damaged { what: "a second-level table lies where none can be" });
-                }
-                self.l2_read = self.l2_read.saturating_add(length);
-                if self.l2_read > file.len() {
-                    return Err(ImageError::Overlap);
-                }
-                let mut table = vec![0; usize::try_from(length).unwrap_or(0)];
-                file.read_at(offset, &mut table)?;
-                &mut other.insert((slot, table)).1
-            }
-        };
+        if !offset.is_multiple_of(length) {
+            return Err(ImageError::Damaged { what: "a second-level table lies at an odd place" });
+        }
+        let table = self.l2.load(file, slot, offset, length)?;
         let within = usize::try_from(index & ((1 << bits) - 1)).unwrap_or(usize::MAX);
         be64(table, within.saturating_mul(8))
     }
@@ -162,6 +130,13 @@ impl Map for Qcow2Map {
 
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn unlisted(&self, index: u64) -> u64 {
+        let bits = self.cluster_bits - 3;
+        let entry = usize::try_from(index >> bits).ok().and_then(|slot| self.l1.get(slot));
+        let listed = entry.is_none_or(|entry| entry & OFFSET != 0);
+        if listed { 0 } else { (1 << bits) - (index & ((1 << bits) - 1)) }
     }
 
     fn locate(&mut self, file: &dyn ReadAt, index: u64) -> Result<Cluster, ImageError> {

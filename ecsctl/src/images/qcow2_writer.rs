@@ -33,6 +33,9 @@ impl Writer {
     /// # Errors
     /// Those of the file.
     pub(crate) fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if !offset.is_multiple_of(CLUSTER) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         for (index, cluster) in (offset / CLUSTER..).zip(data.chunks(1 << CLUSTER_BITS)) {
             if cluster.iter().all(|byte| *byte == 0) {
                 continue;

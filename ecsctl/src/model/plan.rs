@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::images::ImageFormat;
+use crate::images::{ExportFormat, ImageFormat};
 
 /// A change of one disk that takes more than one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,7 +69,7 @@ pub(crate) enum Operation {
         /// The file.
         path: PathBuf,
         /// Its format.
-        format: ImageFormat,
+        format: ExportFormat,
     },
     /// Destroy it: its wrapped DEK, then its file (D7).
     Delete {
@@ -325,7 +325,7 @@ mod tests {
             Operation::Extend { size: 8192 },
             Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Reencrypt { rate: None, wait: false },
-            Operation::Export { path: "/o".into(), format: ImageFormat::Raw },
+            Operation::Export { path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },
         ]

@@ -11,6 +11,8 @@ pub(crate) enum ServerStatus {
     Building,
     /// Exists; no virtual machine runs. Disks attach and detach.
     Stopped,
+    /// Its virtual machine runs on its disks.
+    Running,
     /// Being deleted; nothing attaches any more.
     Deleting,
 }
@@ -21,13 +23,15 @@ impl ServerStatus {
         match self {
             Self::Building => "building",
             Self::Stopped => "stopped",
+            Self::Running => "running",
             Self::Deleting => "deleting",
         }
     }
 
     /// The reverse of [`Self::as_str`].
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Building, Self::Stopped, Self::Deleting].into_iter().find(|s| s.as_str() == text)
+        let all = [Self::Building, Self::Stopped, Self::Running, Self::Deleting];
+        all.into_iter().find(|s| s.as_str() == text)
     }
 }
 

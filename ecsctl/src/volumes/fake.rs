@@ -53,6 +53,7 @@ struct World {
     dead: BTreeSet<u32>,
     busy: BTreeMap<PathBuf, Vec<Holder>>,
     next_pid: u32,
+    scribbles: bool,
     trouble: Option<Trouble>,
     log: Vec<String>,
 }
@@ -72,6 +73,11 @@ impl FakeVolumes {
         let mut world = self.0.borrow_mut();
         let views: Vec<PathBuf> = world.mounted.keys().cloned().collect();
         world.busy = views.into_iter().map(|view| (view, holders.to_vec())).collect();
+    }
+
+    /// Whether guests write over the beginning of a disk as soon as a snapshot of it was taken.
+    pub(crate) fn scribble(&self, scribbles: bool) {
+        self.0.borrow_mut().scribbles = scribbles;
     }
 
     /// Kills every serving process; their mounts stay behind, dead.
@@ -118,6 +124,12 @@ fn key_file(file: &Path) -> PathBuf {
 /// Where a snapshot's contents are kept.
 pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
     file.with_extension(format!("evs.snapshot-{id}"))
+}
+
+/// Where it is seen beside the view of an attached disk.
+fn shown_snapshot(file: &Path, id: Uuid) -> PathBuf {
+    let home = file.parent().and_then(Path::parent).unwrap();
+    home.join("mnt").join(file.file_stem().unwrap()).join(format!("@{id}"))
 }
 
 fn failed(message: &str) -> ToolError {
@@ -208,6 +220,14 @@ impl VolumeTool for FakeVolumes {
 
     fn snapshot(&self, _: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
         fs::copy(data_of(file), snapshot_of(file, id)).unwrap();
+        let shown = shown_snapshot(file, id);
+        if shown.parent().unwrap().is_dir() && !shown.exists() {
+            fs::hard_link(snapshot_of(file, id), shown).unwrap();
+        }
+        if self.0.borrow().scribbles {
+            let data = fs::File::options().write(true).open(data_of(file)).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&data, b"scribble", 0).unwrap();
+        }
         self.note(&format!("snapshot {name}"));
         if self.hits(Trouble::DieInSnapshot) {
             std::panic::resume_unwind(Box::new(Killed));
@@ -218,6 +238,7 @@ impl VolumeTool for FakeVolumes {
     fn delete_snapshot(&self, _: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
         // One that is gone is fine.
         let _ = fs::remove_file(snapshot_of(file, id));
+        let _ = fs::remove_file(shown_snapshot(file, id));
         Ok(())
     }
 

@@ -1,6 +1,12 @@
 //! Telling a process from a later one with the same number, and reading the mount table: thin over /proc.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fd::OwnedFd,
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 
 use crate::model::disk::Serving;
 
@@ -9,6 +15,47 @@ pub(crate) fn identify(pid: u32) -> Option<Serving> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(Serving { pid, started: format!("{}@{}", start_ticks(&stat)?, boot.trim()) })
+}
+
+/// Waits until a process has ended, for `patience` at most. True when it has; also a child that was not waited for.
+pub(crate) fn wait_for_end(pid: u32, patience: Duration) -> bool {
+    handle(pid).is_none_or(|process| ends_within(&process, patience))
+}
+
+/// The same for a process that may be gone, its number another's by now.
+pub(crate) fn wait_until_gone(serving: &Serving, patience: Duration) -> bool {
+    handle_of(serving).is_none_or(|process| ends_within(&process, patience))
+}
+
+/// Kills a process, if it is there still.
+pub(crate) fn kill(serving: &Serving) {
+    if let Some(process) = handle_of(serving) {
+        // Nothing is left to be done when it ended just now.
+        let _ = pidfd_send_signal(process, Signal::KILL);
+    }
+}
+
+fn handle(pid: u32) -> Option<OwnedFd> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    pidfd_open(pid, PidfdFlags::empty()).ok()
+}
+
+/// The handle is taken first: what is compared after it can only be the process that it means.
+fn handle_of(serving: &Serving) -> Option<OwnedFd> {
+    let process = handle(serving.pid)?;
+    (identify(serving.pid).as_ref() == Some(serving)).then_some(process)
+}
+
+fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
+    let end = std::time::Instant::now() + patience;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
+        match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)) {
+            Err(rustix::io::Errno::INTR) => {}
+            ready => return ready.is_ok_and(|ready| ready > 0),
+        }
+    }
 }
 
 /// Field 22 of `/proc/<pid>/stat` (proc(5)); a zombie has ended. The program's name may hold spaces and brackets.
@@ -70,6 +117,20 @@ mod tests {
         let me = identify(std::process::id()).unwrap();
         assert_eq!(identify(me.pid), Some(me));
         assert_eq!(identify(u32::MAX), None);
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_waited_for_and_a_later_one_is_left_alone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let serving = identify(child.id()).unwrap();
+        assert!(!wait_until_gone(&serving, Duration::from_millis(10)));
+        let other = Serving { started: "0@before".to_owned(), pid: serving.pid };
+        kill(&other);
+        assert!(wait_until_gone(&other, Duration::ZERO), "that one is gone");
+        assert!(!wait_for_end(child.id(), Duration::from_millis(10)), "this one was not killed for it");
+        kill(&serving);
+        assert!(wait_for_end(child.id(), Duration::from_secs(20)));
+        child.wait().unwrap();
     }
 
     #[test]

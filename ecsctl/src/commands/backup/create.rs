@@ -11,7 +11,8 @@ use crate::{
 };
 
 /// Make a full copy of a disk with a data key of its own, and read it back to verify it. It is encrypted as the disk
-/// is. An attached disk can be copied while nobody has it open.
+/// is. A disk in use is copied as it is at this moment, from a snapshot that is deleted afterwards; what its guest had not
+/// written to it yet is not in it, as after a power cut.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

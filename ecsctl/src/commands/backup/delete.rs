@@ -2,13 +2,7 @@
 
 use clap::Args;
 
-use crate::{
-    app::App,
-    commands::stdout,
-    error::Error,
-    model::{Noun, plan::Operation},
-    output::confirm,
-};
+use crate::{app::App, commands::stored, error::Error, model::Noun};
 
 /// Destroy a backup: its wrapped data key first, then its file.
 #[derive(Debug, Args)]
@@ -29,11 +23,6 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        let mut claimed = app.claim_volume(Noun::Backup, &self.backup)?;
-        let name = claimed.disk.name.clone();
-        confirm(yes, &format!("Backup {name} and everything in it will be destroyed. Go on?"))?;
-        let shown = app.stored(claimed.disk.clone());
-        app.run(&mut claimed, &Operation::Delete { skip_erase: self.skip_erase })?;
-        app.out.done(&shown.deleted(), &format!("backup {name} deleted")).map_err(stdout)
+        stored::delete(app, Noun::Backup, &self.backup, self.skip_erase, yes)
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, commands::stdout, error::Error, model::Noun};
+use crate::{app::App, commands::stored, error::Error, model::Noun};
 
 /// Show one backup.
 #[derive(Debug, Args)]
@@ -17,7 +17,6 @@ pub(crate) struct ShowBackup {
 
 impl ShowBackup {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let found = app.settle_and_find(Noun::Backup, &self.backup)?;
-        app.out.one(&app.stored(found)).map_err(stdout)
+        stored::show(app, Noun::Backup, &self.backup)
     }
 }

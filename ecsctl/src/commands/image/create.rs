@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Make an image from a file, or from the system disk of a server. The file is read once, straight into the image; no
-/// other file that it may name is ever opened.
+/// other file that it may name is ever opened. A disk in use is copied as it is at this moment.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("from").required(true).args(["from_file", "from_server", "from_disk"])), after_help = "\
 Examples:
@@ -32,7 +32,7 @@ pub(crate) struct Create {
     /// Its name: letters, digits, '.', '_' and '-'
     #[arg(allow_hyphen_values = true)]
     name: String,
-    /// An image file: qcow2 or raw
+    /// An image file: qcow2, raw, vmdk, vhd, vhdx or vdi, as a whole in this one file
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
     /// What the file is; refused if it is something else [default: what its first bytes say]

@@ -8,7 +8,7 @@ use crate::{
     app::App,
     commands::stdout,
     error::Error,
-    images::ImageFormat,
+    images::ExportFormat,
     model::{Noun, plan::Operation},
     output::confirm,
 };
@@ -26,7 +26,7 @@ pub(crate) struct Export {
     file: PathBuf,
     /// Its format
     #[arg(long, value_enum, default_value = "qcow2")]
-    format: ImageFormat,
+    format: ExportFormat,
 }
 
 impl Export {

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::disks, commands::stdout, error::Error, model::Noun};
+use crate::{app::App, commands::stored, error::Error, model::Noun};
 
 /// List images by name.
 #[derive(Debug, Args)]
@@ -17,9 +17,6 @@ pub(crate) struct List {}
 
 impl List {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        app.settle_all()?;
-        let rows = disks::all(app.catalog.read(), Noun::Image)?;
-        let shown: Vec<_> = rows.into_iter().map(|row| app.stored(row)).collect();
-        app.out.list(&shown).map_err(stdout)
+        stored::list(app, Noun::Image)
     }
 }

@@ -63,6 +63,11 @@ impl Recover {
         if all_well || app.out.format == Format::Table {
             app.out.list(&lines).map_err(stdout)?;
         }
+        for name in &app.ended {
+            app.out.note(&format!(
+                "server {name}: its virtual machine has ended\n  hint: ecsctl server start {name}"
+            ));
+        }
         for (name, error) in &troubled {
             app.out.note(&format!("{name}: {error}\n  hint: {}", error.report().hint));
         }

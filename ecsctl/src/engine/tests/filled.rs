@@ -6,7 +6,7 @@ use crate::{
         build::Blueprint,
         make::{Encryption, Request},
     },
-    images::ImageFormat,
+    images::{ExportFormat, ImageFormat},
     model::{plan::Fill, size::Size},
     volumes::fake::data_of,
 };
@@ -53,38 +53,64 @@ fn d5_a_backup_is_an_independent_copy_and_a_disk_from_it_may_choose_its_encrypti
 }
 
 #[test]
-fn d5_an_attached_disk_is_copied_while_nobody_has_it_open() {
+fn d5_a_disk_in_use_is_copied_as_it_was_at_one_moment() {
     let world = World::new();
     let server = world.server("web1");
     let disk = world.attached("d", &server);
-    world.volumes.hold(&[Holder::Process { pid: 4711, program: "dd".to_owned() }]);
-    let refused = world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap_err();
-    assert!(refused.to_string().contains("dd (pid 4711)"), "{refused}");
-    assert_eq!(world.volume(Noun::Backup, "b"), None);
-    world.volumes.hold(&[]);
-    world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap();
+    world.write(disk.id, b"as it was");
+    world.volumes.hold(&[Holder::Process { pid: 4711, program: "qemu-system-x86".to_owned() }]);
+    world.volumes.scribble(true);
+    let backup = world.filled(Noun::Backup, "b", &disk, Encryption::Inherit).unwrap();
+    assert!(world.read(disk.id).starts_with(b"scribble"), "its guest went on writing");
+    assert!(world.read(backup.id).starts_with(b"as it was\0"));
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    assert!(world.read(image.id).starts_with(b"scribble"));
     world.assert_settled(disk.id, "still attached");
+    let left: Vec<_> = world.files(disk.id).into_iter().filter(|name| name.contains("snapshot")).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
-fn i1_killed_before_any_step_of_a_copy_leaves_neither_a_copy_nor_a_mount() {
-    for step in 0.. {
-        let world = World::new();
-        let disk = world.disk("d");
-        let whole = dies_before(&world, step, |app| {
-            let prepared =
-                app.prepare(&Request::from_volume(Noun::Image, "i", &disk, Encryption::Inherit, true))?;
-            app.make(prepared).map(|_| ())
-        });
-        assert!(world.app().settle_all().unwrap().is_empty());
-        world.assert_settled(disk.id, &format!("source, before step {step}"));
-        if whole {
-            assert!(step >= 8, "a copy has steps");
-            break;
+fn i1_killed_before_any_step_of_a_copy_leaves_neither_a_copy_nor_a_mount_nor_a_snapshot() {
+    for attached in [false, true] {
+        for step in 0.. {
+            let world = World::new();
+            let server = world.server("web1");
+            let disk = if attached { world.attached("d", &server) } else { world.disk("d") };
+            let whole = dies_before(&world, step, |app| {
+                let prepared =
+                    app.prepare(&Request::from_volume(Noun::Image, "i", &disk, Encryption::Inherit, true))?;
+                app.make(prepared).map(|_| ())
+            });
+            assert!(world.app().settle_all().unwrap().is_empty());
+            world.assert_settled(disk.id, &format!("source, before step {step}"));
+            let files = world.files(disk.id);
+            assert!(!files.iter().any(|name| name.contains("snapshot") || name.contains('@')), "{files:?}");
+            if whole {
+                assert!(step >= 8, "a copy has steps");
+                break;
+            }
+            assert_eq!(world.volume(Noun::Image, "i"), None, "before step {step}");
+            assert!(files.iter().all(|file| file.contains("ID") || attached), "{files:?}");
         }
-        assert_eq!(world.volume(Noun::Image, "i"), None, "before step {step}");
-        assert!(world.files(disk.id).iter().all(|file| file.contains("ID")), "{:?}", world.files(disk.id));
     }
+}
+
+#[test]
+fn i1_killed_right_after_its_snapshot_a_copy_leaves_none() {
+    let world = World::new();
+    let server = world.server("web1");
+    let disk = world.attached("d", &server);
+    world.volumes.trouble(Some(Trouble::DieInSnapshot));
+    let mut app = world.app();
+    let request = Request::from_volume(Noun::Image, "i", &disk, Encryption::Inherit, true);
+    let prepared = app.prepare(&request).unwrap();
+    assert!(!survives(move || app.make(prepared).map(|_| ()).unwrap()));
+    assert!(world.files(disk.id).iter().any(|name| name.contains("snapshot")), "it was taken");
+    assert!(world.app().settle_all().unwrap().is_empty());
+    assert!(!world.files(disk.id).iter().any(|name| name.contains("snapshot")));
+    assert_eq!(world.volume(Noun::Image, "i"), None);
+    world.assert_settled(disk.id, "still attached");
 }
 
 #[test]
@@ -198,7 +224,7 @@ fn s1_killed_before_any_step_a_server_is_whole_or_not_there() {
 
 #[test]
 fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
-    for format in [ImageFormat::Raw, ImageFormat::Qcow2] {
+    for format in [ExportFormat::Raw, ExportFormat::Qcow2] {
         for step in 0.. {
             let world = World::new();
             let disk = world.disk("d");
@@ -220,7 +246,7 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
                 assert_eq!(left, ["out"]);
                 let (_, mut source) = crate::images::probe::open(
                     crate::images::raw::OpenFile::new(fs::File::open(&path).unwrap()).unwrap(),
-                    Some(format),
+                    Some(format.into()),
                 )
                 .unwrap();
                 let mut read = [0; 11];

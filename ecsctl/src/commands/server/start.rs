@@ -1,0 +1,74 @@
+//! `ecsctl server start`
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::{
+    app::App,
+    commands::{parse_size, stdout},
+    engine::machines::Hardware,
+    error::Error,
+    machines::{Kernel, accel::Acceleration},
+};
+
+/// Run the virtual machine of a server by QEMU, on the plain views of its disks: the system disk is the one that it boots
+/// from. It runs on when this command has ended. What it writes to its first serial port is in the file that
+/// `ecsctl server show` names.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  ecsctl server start web1
+  ecsctl server start web1 --memory 4G --cpus 2
+  ecsctl server start web1 --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0 root=/dev/vda1'")]
+pub(crate) struct Start {
+    /// The server: name, ID, or beginning of the ID
+    server: String,
+    /// Its memory
+    #[arg(long, value_name = "SIZE", default_value = "1G", allow_hyphen_values = true)]
+    memory: String,
+    /// Its processors
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=255))]
+    cpus: u32,
+    /// What runs its instructions [default: from ecs.toml, or KVM where it was seen to work]
+    #[arg(long, value_enum)]
+    accel: Option<Acceleration>,
+    /// A kernel of this host's to be started instead of what the system disk holds
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// The first file system of that kernel
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// The command line of that kernel
+    #[arg(long, value_name = "TEXT", requires = "kernel", allow_hyphen_values = true, default_value = "")]
+    append: String,
+}
+
+impl Start {
+    pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+        let hardware = Hardware {
+            memory: parse_size(&self.memory)?.bytes().div_ceil(1 << 20),
+            cpus: self.cpus,
+            acceleration: self.accel.unwrap_or(app.installation.machines.acceleration),
+            kernel: self.kernel.map(|kernel| Kernel {
+                kernel: absolute(kernel),
+                initrd: self.initrd.map(absolute),
+                append: self.append,
+            }),
+        };
+        let (server, acceleration) = app.start_server(&self.server, hardware)?;
+        let console = app.installation.machine_place(server.id).console;
+        let sentence = format!(
+            "server {} started ({}); its console: {}",
+            server.name,
+            acceleration.as_str(),
+            console.display()
+        );
+        app.out.done(&app.shown_server(server)?, &sentence).map_err(stdout)
+    }
+}
+
+/// QEMU changes its directory when it goes to the background.
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}

@@ -1,0 +1,144 @@
+//! D5, I1: copies of disks that are in use: backups and images, each a state of one moment, independent of what it was made from.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use harness::{Installation, LoopDevice, run, tree};
+use serde_json::Value;
+
+fn file_of(volume: &Value) -> PathBuf {
+    volume["file"].as_str().unwrap_or_else(|| panic!("no file in {volume}")).into()
+}
+
+#[track_caller]
+fn snapshots_of(ecs: &Installation, disk: &Value) -> Value {
+    ecs.evsfs(&["snapshots".as_ref(), file_of(disk).as_path()]).json()["snapshots"].clone()
+}
+
+/// Mounts the file system of an attached disk, replays its log, and demands that it is whole.
+#[track_caller]
+fn inspect(ecs: &Installation, disk: &str, look: impl FnOnce(&Path)) {
+    let device = LoopDevice::attach(&ecs.attach(disk, "inspector").path);
+    device.mount(&ecs.dir().join("inspected")).unmount();
+    let check = device.check("ext4");
+    assert_eq!(check.code, 0, "{disk}: {check}");
+    let mounted = device.mount(&ecs.dir().join("inspected"));
+    look(mounted.path());
+    mounted.unmount();
+    drop(device);
+    ecs.ecsctl(&format!("disk detach {disk}")).ok();
+}
+
+/// Writes files one after the other, each durable before the next, until it is told to end; says how many are.
+fn write_on(dir: &Path, end: &AtomicBool, done: &AtomicU32) {
+    for number in 0_u32.. {
+        if end.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut file = File::create(dir.join(format!("w{}", number % 500))).expect("a file can be made");
+        file.write_all(&vec![number.to_le_bytes()[0]; 5000]).expect("it can be written");
+        file.sync_all().expect("it can be made durable");
+        done.store(number + 1, Ordering::Relaxed);
+    }
+}
+
+/// D5: a backup of a disk that is mounted and written to all the while is whole, holds what was durable before it began, and can be
+/// restored with any encryption; the disk keeps no trace of it.
+#[test]
+fn d5_a_disk_that_is_written_to_is_backed_up_as_it_was_at_one_moment() {
+    let ecs = Installation::new();
+    for key in ["disk-key", "new-key"] {
+        ecs.ecsctl(&format!("key create --alias {key}")).ok();
+    }
+    let canary = format!("canary-backup-{}", std::process::id());
+    let source = ecs.dir().join("source");
+    tree::write(&source, 100, &canary);
+    let disk = ecs.create_disk("d", "--size 128M --encrypted --key disk-key");
+    let device = LoopDevice::attach(&ecs.attach("d", "web1").path);
+    device.format("ext4");
+    let mounted = device.mount(&ecs.dir().join("mnt"));
+    run(Command::new("cp").arg("-a").arg(&source).arg(mounted.path())).ok();
+    run(Command::new("sync").arg("-f").arg(mounted.path())).ok();
+
+    let (end, done) = (AtomicBool::new(false), AtomicU32::new(0));
+    let writes = mounted.path().join("writes");
+    fs::create_dir(&writes).expect("a directory can be made");
+    let backup = thread::scope(|scope| {
+        scope.spawn(|| write_on(&writes, &end, &done));
+        while done.load(Ordering::Relaxed) < 20 {
+            thread::yield_now();
+        }
+        let before = done.load(Ordering::Relaxed);
+        let backup = ecs.ecsctl("backup create b --disk d");
+        let during = done.load(Ordering::Relaxed) - before;
+        end.store(true, Ordering::Relaxed);
+        assert!(during > 0, "nothing was written while the backup was made: it proves nothing");
+        backup.json()
+    });
+    assert_eq!(
+        (&backup["key_alias"], &backup["status"]),
+        (&"disk-key".into(), &"available".into()),
+        "{backup}"
+    );
+    assert_eq!(snapshots_of(&ecs, &disk), Value::Array(vec![]), "the snapshot is gone");
+    mounted.unmount();
+    drop(device);
+    ecs.ecsctl("disk detach d").ok();
+    ecs.ecsctl("disk delete d --yes").ok();
+
+    for (name, options, key) in [
+        ("same", "", Some("disk-key")),
+        ("rekeyed", "--encrypted --key new-key", Some("new-key")),
+        ("open", "--plain", None),
+    ] {
+        let restored = ecs.ecsctl(&format!("backup restore b {name} {options}")).json();
+        assert_eq!(restored["key_alias"].as_str(), key, "{restored}");
+        inspect(&ecs, name, |root| {
+            tree::assert_same(&source, &root.join("source"));
+            for number in 0..20 {
+                let written =
+                    fs::read(root.join(format!("writes/w{number}"))).expect("it was durable before");
+                assert_eq!(written.len(), 5000, "w{number}");
+            }
+        });
+        assert_eq!(tree::holds(&file_of(&restored), &canary), key.is_none(), "{name}");
+    }
+    assert!(!tree::holds(&file_of(&backup), &canary), "the backup is encrypted");
+}
+
+/// I1: an image of a server whose system disk is in use is a state of that disk, under the same key, and a new server can be made from it.
+#[test]
+fn i1_an_image_is_made_of_a_system_disk_in_use() {
+    let ecs = Installation::new();
+    ecs.ecsctl("key create --alias img-key").ok();
+    let original = tree::file_system(ecs.dir(), "canary");
+    ecs.ecsctl(&format!("image create base --from-file {} --encrypted --key img-key", original.display()))
+        .ok();
+    ecs.ecsctl("server create web1 --image base").ok();
+    let system = ecs.ecsctl("disk show web1-system").json();
+    let device = LoopDevice::attach(Path::new(system["path"].as_str().expect("it is attached")));
+    let mounted = device.mount(&ecs.dir().join("mnt"));
+    fs::write(mounted.path().join("installed"), "later").expect("it can be written");
+    run(Command::new("sync").arg("-f").arg(mounted.path())).ok();
+    let image = ecs.ecsctl("image create golden --from-server web1").json();
+    fs::write(mounted.path().join("installed"), "too late for the image").expect("it is in use still");
+    assert_eq!((&image["key_alias"], &image["encrypted"]), (&"img-key".into(), &true.into()), "{image}");
+    assert_eq!(snapshots_of(&ecs, &system), Value::Array(vec![]), "the snapshot is gone");
+    mounted.unmount();
+    drop(device);
+
+    ecs.ecsctl("server create web2 --image golden").ok();
+    ecs.ecsctl("disk detach web2-system").ok();
+    inspect(&ecs, "web2-system", |root| {
+        assert_eq!(fs::read_to_string(root.join("installed")).expect("it is in the image"), "later");
+        fs::remove_file(root.join("installed")).expect("it is there");
+        tree::assert_same(&ecs.dir().join("files"), root);
+    });
+    // It does not depend on the server that it was made from.
+    ecs.ecsctl("server delete web1 --yes").ok();
+    ecs.ecsctl("image delete base --yes").ok();
+}
