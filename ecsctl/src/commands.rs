@@ -5,8 +5,10 @@ pub(crate) mod as_group;
 pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod disk;
+pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod key;
+pub(crate) mod man_pages;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod status;
@@ -33,6 +35,8 @@ pub(crate) fn run(command: Command, app: &mut App, yes: bool) -> Result<(), Erro
         Command::AsConfig(command) => as_config::run(command, app, yes),
         Command::AsGroup(command) => as_group::run(command, app, yes),
         Command::Status(command) => command.run(app),
+        Command::Doctor(command) => command.run(app),
+        Command::ManPages(command) => command.run(app.out),
         Command::Completions(command) => command.run(app.out),
     }
 }

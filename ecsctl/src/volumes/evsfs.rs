@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Seek},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Inspected, Kept, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
         process,
     },
@@ -42,6 +42,27 @@ struct MountReply {
 }
 
 #[derive(Deserialize)]
+struct InfoReply {
+    uuid: Uuid,
+    kind: String,
+    encrypted: bool,
+    key_id: Option<String>,
+    created: u64,
+    base: Option<BaseReply>,
+    size: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct BaseReply {
+    uuid: Uuid,
+}
+
+#[derive(Deserialize)]
+struct SnapshotsReply {
+    snapshots: Vec<Kept>,
+}
+
+#[derive(Deserialize)]
 struct Empty {}
 
 #[derive(Deserialize)]
@@ -59,7 +80,15 @@ struct ErrorBody {
 impl Evsfs {
     fn run<T: DeserializeOwned>(&self, claim: &Claim, arguments: &[&OsStr]) -> Result<T, ToolError> {
         let (status, stdout, stderr) = self
-            .spawn(claim, arguments)
+            .spawn(claim.stdin(), arguments)
+            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        self.interpret(status, &stdout, &stderr)
+    }
+
+    /// The same for what only reads and needs no claim.
+    fn look<T: DeserializeOwned>(&self, arguments: &[&OsStr]) -> Result<T, ToolError> {
+        let (status, stdout, stderr) = self
+            .spawn(Ok(Stdio::null()), arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         self.interpret(status, &stdout, &stderr)
     }
@@ -100,13 +129,17 @@ impl Evsfs {
     /// The output goes to files without a name, not pipes: a process that evsfs leaves behind may hold its
     /// descriptors for as long as the disk is attached. The claim is evsfs's standard input: should this process
     /// be killed, nobody else touches the disk before evsfs has ended too.
-    fn spawn(&self, claim: &Claim, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
+    fn spawn(
+        &self,
+        stdin: io::Result<Stdio>,
+        arguments: &[&OsStr],
+    ) -> io::Result<(ExitStatus, String, String)> {
         let (mut stdout, mut stderr) = (nameless("stdout")?, nameless("stderr")?);
         let status = Command::new(&self.program)
             .args(arguments)
             .arg("--json")
             .env("KMSD_SOCKET", &self.kmsd_socket)
-            .stdin(claim.stdin()?)
+            .stdin(stdin?)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .status()?;
@@ -257,13 +290,51 @@ impl VolumeTool for Evsfs {
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
         let arguments = ["check".as_ref(), file.as_os_str()];
         let (status, stdout, stderr) = self
-            .spawn(claim, &arguments)
+            .spawn(claim.stdin(), &arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         // A damaged volume is reported on stdout although the command fails.
         match serde_json::from_str(&stdout) {
             Ok(report) if matches!(status.code(), Some(0 | 5)) => Ok(report),
             _ => self.interpret(status, &stdout, &stderr),
         }
+    }
+
+    fn version(&self) -> Result<String, ToolError> {
+        let spawned = |source| ToolError::Spawn { program: self.program.clone(), source };
+        let done =
+            Command::new(&self.program).arg("--version").stdin(Stdio::null()).output().map_err(spawned)?;
+        let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        match said.strip_prefix("evsfs ") {
+            Some(version) if done.status.success() => Ok(version.to_owned()),
+            _ => Err(ToolError::Contract {
+                program: self.program.clone(),
+                status: done.status,
+                said: tail(&said),
+            }),
+        }
+    }
+
+    fn inspect(&self, file: &Path, unlock: bool) -> Result<Inspected, ToolError> {
+        let mut arguments = vec![OsStr::new("info"), file.as_os_str()];
+        if unlock {
+            arguments.push(OsStr::new("--unlock"));
+        }
+        let reply: InfoReply = self.look(&arguments)?;
+        let snapshots = if unlock {
+            self.look::<SnapshotsReply>(&[OsStr::new("snapshots"), file.as_os_str()])?.snapshots
+        } else {
+            Vec::new()
+        };
+        Ok(Inspected {
+            uuid: reply.uuid,
+            image: reply.kind == "image",
+            encrypted: reply.encrypted,
+            key_id: reply.key_id,
+            base: reply.base.map(|base| base.uuid),
+            created: reply.created,
+            size: reply.size,
+            snapshots,
+        })
     }
 
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError> {
