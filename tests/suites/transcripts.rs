@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use harness::{Installation, Options, program, repository, run};
-use snapbox::{Assert, Data, Redactions, assert::DEFAULT_ACTION_ENV, regex::Regex};
+use regex::Regex;
+use snapbox::{Assert, Data, Redactions, assert::DEFAULT_ACTION_ENV};
 
 fn page(name: &str) -> PathBuf {
     repository().join("tests/transcripts").join(name)
@@ -21,7 +22,8 @@ fn redactions(dir: &str) -> Redactions {
     for (name, regex) in [
         ("[ID]", r"(?<redacted>[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})"),
         ("[TIME]", r"(?<redacted>20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ)"),
-        ("[SHORT]", r"recovered-(?<redacted>[0-9a-f]{8})"),
+        ("[SHORT]", r"(?m)^(?<redacted>[0-9a-f]{8})  "),
+        ("[PID]", r#""pid": (?<redacted>\d+)"#),
         ("[SERIAL]", r"\(serial (?<redacted>[0-9a-f]{16})\)"),
         ("[SPACE]", r"(?<redacted>\d+\.\d GiB of \d+\.\d GiB) free"),
     ] {
@@ -71,6 +73,7 @@ fn play(name: &str, ecs: &Installation) {
     let dir = ecs.dir().to_str().expect("UTF-8").to_owned();
     Assert::new()
         .action_env(DEFAULT_ACTION_ENV)
+        .normalize_paths(false)
         .redact_with(redactions(&dir))
         .eq(shown, Data::read_from(&path, Some(snapbox::data::DataFormat::Text)));
 }
