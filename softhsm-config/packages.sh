@@ -33,6 +33,8 @@ require_packages() {
         command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     softhsm_module >/dev/null || missing+=(softhsm2)
+    # A compiler alone does not link: Debian only recommends the C library's headers and start files with it.
+    [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
     [ ${#missing[@]} = 0 ] || install_packages "${missing[@]}"
 }
 

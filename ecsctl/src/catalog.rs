@@ -100,6 +100,14 @@ impl Catalog {
         Ok(Self { connection })
     }
 
+    /// What SQLite's own check of the file says: `ok`, or what is wrong.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn verify(&self) -> Result<String, CatalogError> {
+        Ok(self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?)
+    }
+
     /// Reads, outside a transaction.
     pub(crate) fn read(&self) -> &Connection {
         &self.connection

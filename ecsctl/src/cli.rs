@@ -108,6 +108,10 @@ pub(crate) enum Command {
     Audit(commands::audit::Audit),
     /// Show how the installation is, and settle what was cut short
     Status(commands::status::Status),
+    /// Examine the installation and say what to do about what is wrong
+    Doctor(commands::doctor::Doctor),
+    /// Write a manual page for each command
+    ManPages(commands::man_pages::ManPages),
     /// Print a completion script for a shell
     Completions(commands::completions::Completions),
 }

@@ -7,8 +7,10 @@ pub(crate) mod audit;
 pub(crate) mod backup;
 pub(crate) mod completions;
 pub(crate) mod disk;
+pub(crate) mod doctor;
 pub(crate) mod image;
 pub(crate) mod key;
+pub(crate) mod man_pages;
 pub(crate) mod server;
 pub(crate) mod snapshot;
 pub(crate) mod status;
@@ -42,6 +44,8 @@ pub(crate) fn run(command: Command, app: &mut App, yes: bool) -> Result<(), Erro
         Command::AccessKey(command) => access_key::run(command, &app.installation, app.out, yes),
         Command::Audit(command) => audit::run(command, &app.installation, app.out),
         Command::Status(command) => command.run(app),
+        Command::Doctor(command) => command.run(app),
+        Command::ManPages(command) => command.run(app.out),
         Command::Completions(command) => command.run(app.out),
     }
 }

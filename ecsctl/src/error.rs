@@ -341,6 +341,28 @@ pub(crate) enum Error {
         /// What it said.
         source: Box<ToolError>,
     },
+    /// A volume file lies under the name of another volume.
+    #[error("{} holds the volume {found}", file.display())]
+    Misplaced {
+        /// The file.
+        file: PathBuf,
+        /// What is in it.
+        found: uuid::Uuid,
+    },
+    /// A thin volume's image is in no catalogue.
+    #[error("{disk} is thin over the volume {base}, which is not in the catalogue")]
+    BaseMissing {
+        /// The thin one.
+        disk: String,
+        /// The image.
+        base: uuid::Uuid,
+    },
+    /// `doctor` found something that does not work; each was told already.
+    #[error("not well: {}", checks.join(", "))]
+    Unwell {
+        /// What does not work.
+        checks: Vec<&'static str>,
+    },
     /// The catalogue.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
@@ -552,6 +574,21 @@ impl Error {
                 }
                 ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
             },
+            Self::Misplaced { file, found } => (
+                Exit::Refused,
+                "misplaced",
+                format!("mv {} {}", file.display(), file.with_file_name(format!("{found}.evs")).display()),
+            ),
+            Self::BaseMissing { base, .. } => (
+                Exit::Refused,
+                "base-missing",
+                format!(
+                    "put the image's file {base}.evs back among the volumes, then again: ecsctl doctor --rebuild"
+                ),
+            ),
+            Self::Unwell { .. } => {
+                (Exit::Failed, "not-well", "each finding above has its own hint".to_owned())
+            }
             Self::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
             Self::Unconfirmed { .. } => {
                 (Exit::Usage, "unconfirmed", "say --yes to go on without a question".to_owned())

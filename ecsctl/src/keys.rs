@@ -23,6 +23,19 @@ pub(crate) struct NewKey {
     pub(crate) is_external: bool,
 }
 
+/// How kmsd is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// Its version.
+    pub(crate) version: String,
+    /// Whether its token answers.
+    pub(crate) token_present: bool,
+    /// Which token, or why it is away.
+    pub(crate) token: String,
+    /// Whether all of it is as it should be.
+    pub(crate) well: bool,
+}
+
 /// Lifecycle of CMKs. Data keys are no business of this program: evsfs asks kmsd for them itself.
 pub(crate) trait KeyService {
     /// Makes an enabled CMK in the token.
@@ -68,6 +81,8 @@ pub(crate) trait KeyService {
     fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError>;
     /// Pending deletion to disabled.
     fn cancel_deletion(&self, key_id: &str) -> Result<(), KeyError>;
+    /// How the service is.
+    fn health(&self) -> Result<Health, KeyError>;
 }
 
 /// Why the key service did not do what it was asked.

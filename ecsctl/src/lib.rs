@@ -18,6 +18,7 @@ mod claim;
 mod cli;
 mod commands;
 mod config;
+mod doctor;
 mod engine;
 mod error;
 mod images;
@@ -66,6 +67,7 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
     let command = match cli.command {
         // Needs no installation.
         Command::Completions(command) => return command.run(out),
+        Command::ManPages(command) => return command.run(out),
         other => other,
     };
     let installation = Installation::find(cli.global.home, cli.global.kmsd_socket)?;

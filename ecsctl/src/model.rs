@@ -1,6 +1,7 @@
 //! The cloud's rules, pure: no I/O, no clock, no randomness.
 
 pub(crate) mod disk;
+pub(crate) mod finding;
 pub(crate) mod key;
 pub(crate) mod name;
 pub(crate) mod plan;

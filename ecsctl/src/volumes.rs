@@ -63,6 +63,38 @@ pub(crate) struct Written {
     pub(crate) key_id: Option<String>,
 }
 
+/// What the header of a volume file says, and, proven with the key, what only the key shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Inspected {
+    /// Its UUID.
+    pub(crate) uuid: Uuid,
+    /// Made as an image, not as a disk.
+    pub(crate) image: bool,
+    /// Whether it is encrypted.
+    pub(crate) encrypted: bool,
+    /// The CMK that wraps its DEK.
+    pub(crate) key_id: Option<String>,
+    /// The volume that it is thin over.
+    pub(crate) base: Option<Uuid>,
+    /// When it was made, seconds since 1970.
+    pub(crate) created: u64,
+    /// Bytes; only when unlocked.
+    pub(crate) size: Option<u64>,
+    /// Its snapshots; only when unlocked.
+    pub(crate) snapshots: Vec<Kept>,
+}
+
+/// A snapshot as the volume knows it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Kept {
+    /// Its ID.
+    pub(crate) id: Uuid,
+    /// Its name.
+    pub(crate) name: String,
+    /// Bytes of the disk at that time.
+    pub(crate) size: u64,
+}
+
 /// The volume engine, from outside. Whoever changes a volume shows the claim on its disk.
 pub(crate) trait VolumeTool {
     /// Writes a new volume file.
@@ -98,6 +130,10 @@ pub(crate) trait VolumeTool {
     fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError>;
+    /// The version of the engine.
+    fn version(&self) -> Result<String, ToolError>;
+    /// Reads a volume's header; `unlock` asks for the key, proves the header and reads the rest. Changes nothing.
+    fn inspect(&self, file: &Path, unlock: bool) -> Result<Inspected, ToolError>;
     /// Overwrites the wrapped DEK in the file. A file that is gone is fine.
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError>;
 }

@@ -9,7 +9,7 @@ use kmsd::{
 };
 
 use crate::{
-    keys::{KeyError, KeyService, NewKey, material::Material},
+    keys::{Health, KeyError, KeyService, NewKey, material::Material},
     model::key::{Grant, Key, KeyState},
 };
 
@@ -47,6 +47,20 @@ impl KeyService for Kmsd {
 
     fn describe(&self, key_id: &str) -> Result<Key, KeyError> {
         self.client.describe_key(key_id).map(key).map_err(|error| told(key_id, error))
+    }
+
+    fn health(&self) -> Result<Health, KeyError> {
+        let health = self.client.health().map_err(|error| told("", error))?;
+        let token = match &health.token.reason {
+            Some(reason) => format!("{}: {reason}", health.token.label),
+            None => format!("{} (serial {})", health.token.label, health.token.serial),
+        };
+        Ok(Health {
+            well: health.status == "ok",
+            version: health.version,
+            token_present: health.token.available,
+            token,
+        })
     }
 
     fn enable(&self, key_id: &str) -> Result<(), KeyError> {

@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Inspected, Kept, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
         process,
     },
@@ -48,6 +48,27 @@ struct MountReply {
 }
 
 #[derive(Deserialize)]
+struct InfoReply {
+    uuid: Uuid,
+    kind: String,
+    encrypted: bool,
+    key_id: Option<String>,
+    created: u64,
+    base: Option<BaseReply>,
+    size: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct BaseReply {
+    uuid: Uuid,
+}
+
+#[derive(Deserialize)]
+struct SnapshotsReply {
+    snapshots: Vec<Kept>,
+}
+
+#[derive(Deserialize)]
 struct Empty {}
 
 #[derive(Deserialize)]
@@ -66,6 +87,14 @@ impl Evsfs {
     fn run<T: DeserializeOwned>(&self, claim: &Claim, arguments: &[&OsStr]) -> Result<T, ToolError> {
         let (status, stdout, stderr) = self
             .claimed(claim, arguments)
+            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        self.interpret(status, &stdout, &stderr)
+    }
+
+    /// The same for what only reads and needs no claim.
+    fn look<T: DeserializeOwned>(&self, arguments: &[&OsStr]) -> Result<T, ToolError> {
+        let (status, stdout, stderr) = self
+            .spawn(Stdio::null(), arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         self.interpret(status, &stdout, &stderr)
     }
@@ -296,6 +325,44 @@ impl VolumeTool for Evsfs {
             Ok(report) if matches!(status.code(), Some(0 | 5)) => Ok(report),
             _ => self.interpret(status, &stdout, &stderr),
         }
+    }
+
+    fn version(&self) -> Result<String, ToolError> {
+        let spawned = |source| ToolError::Spawn { program: self.program.clone(), source };
+        let done =
+            Command::new(&self.program).arg("--version").stdin(Stdio::null()).output().map_err(spawned)?;
+        let said = String::from_utf8_lossy(&done.stdout).trim().to_owned();
+        match said.strip_prefix("evsfs ") {
+            Some(version) if done.status.success() => Ok(version.to_owned()),
+            _ => Err(ToolError::Contract {
+                program: self.program.clone(),
+                status: done.status,
+                said: tail(&said),
+            }),
+        }
+    }
+
+    fn inspect(&self, file: &Path, unlock: bool) -> Result<Inspected, ToolError> {
+        let mut arguments = vec![OsStr::new("info"), file.as_os_str()];
+        if unlock {
+            arguments.push(OsStr::new("--unlock"));
+        }
+        let reply: InfoReply = self.look(&arguments)?;
+        let snapshots = if unlock {
+            self.look::<SnapshotsReply>(&[OsStr::new("snapshots"), file.as_os_str()])?.snapshots
+        } else {
+            Vec::new()
+        };
+        Ok(Inspected {
+            uuid: reply.uuid,
+            image: reply.kind == "image",
+            encrypted: reply.encrypted,
+            key_id: reply.key_id,
+            base: reply.base.map(|base| base.uuid),
+            created: reply.created,
+            size: reply.size,
+            snapshots,
+        })
     }
 
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError> {

@@ -14,7 +14,9 @@ use uuid::Uuid;
 use crate::{
     claim::Claim,
     model::disk::Serving,
-    volumes::{Failure, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder},
+    volumes::{
+        Failure, Inspected, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder,
+    },
 };
 
 /// What a volume file holds until its key is erased.
@@ -129,7 +131,7 @@ pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
 /// Where it is seen beside the view of an attached disk.
 fn shown_snapshot(file: &Path, id: Uuid) -> PathBuf {
     let home = file.parent().and_then(Path::parent).unwrap();
-    home.join("mnt").join(file.file_stem().unwrap()).join(format!("@{id}"))
+    home.join("mnt").join(file.file_stem().unwrap()).join(format!("snapshot-{id}"))
 }
 
 fn failed(message: &str) -> ToolError {
@@ -280,6 +282,26 @@ impl VolumeTool for FakeVolumes {
 
     fn check(&self, _: &Claim, _: &Path) -> Result<serde_json::Value, ToolError> {
         Ok(serde_json::json!({ "sound": true, "bad_count": 0 }))
+    }
+
+    fn version(&self) -> Result<String, ToolError> {
+        Ok(env!("CARGO_PKG_VERSION").to_owned())
+    }
+
+    /// Its files hold no header: what a volume is follows from its name and its length.
+    fn inspect(&self, file: &Path, unlock: bool) -> Result<Inspected, ToolError> {
+        let text = fs::read_to_string(file).map_err(|_| failed("no such file"))?;
+        let data = fs::metadata(data_of(file)).map_err(|_| failed("no data"))?;
+        Ok(Inspected {
+            uuid: file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap(),
+            image: false,
+            encrypted: text == HEADER,
+            key_id: (text == HEADER).then(|| "evs/default".to_owned()),
+            base: None,
+            created: 0,
+            size: unlock.then_some(data.len()),
+            snapshots: Vec::new(),
+        })
     }
 
     fn erase(&self, _: &Claim, file: &Path) -> Result<(), ToolError> {

@@ -16,6 +16,10 @@ use crate::format::{Entry, data_aad};
 /// Discarded ranges before a checkpoint: each look-up passes them.
 pub(super) const RANGES_MOST: usize = 1024;
 
+/// Blocks that are sealed and then written together: few enough that the ciphertext is still in the core's own cache (L2) when the kernel
+/// copies it.
+const PIECE: usize = 32;
+
 thread_local! {
     /// Ciphertext on its way to the file.
     static SEALED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -116,24 +120,27 @@ impl Core {
     ) -> Result<(), VolumeError> {
         let plain = data.as_chunks::<BLOCK>().0;
         let (epoch, nonces) = self.store.epochs.take(u32::try_from(plain.len()).expect("at most 256"))?;
-        let slots = runs.iter().flat_map(|run| run.slot..run.slot + run.count);
         count(&self.store.counters.seals, u64::try_from(plain.len()).expect("at most 256"));
+        let mut sources = (first..).zip(plain).zip(nonces);
         SEALED.with_borrow_mut(|sealed| {
-            if sealed.len() < data.len() {
-                sealed.resize(data.len(), 0);
-            }
-            let out = sealed[..data.len()].as_chunks_mut::<BLOCK>().0;
-            for ((((block, plain), out), nonce), slot) in (first..).zip(plain).zip(out).zip(nonces).zip(slots)
-            {
-                let counter = nonce.counter();
-                let tag = epoch.keys.data.seal_into(nonce, &data_aad(&self.store.uuid, block), plain, out);
-                entries.push(Entry::data(slot, epoch.id, counter, tag));
-            }
-            let mut rest = &sealed[..data.len()];
+            sealed.resize(PIECE * BLOCK, 0);
             for run in runs {
-                let (part, after) = rest.split_at(usize::try_from(run.count).expect("at most 256") * BLOCK);
-                self.store.write(part, run.slot)?;
-                rest = after;
+                let mut slot = run.slot;
+                let end = run.slot + run.count;
+                while slot < end {
+                    let count = usize::try_from(end - slot).expect("at most 256").min(PIECE);
+                    let out = &mut sealed.as_chunks_mut::<BLOCK>().0[..count];
+                    for (place, (out, ((block, plain), nonce))) in
+                        (slot..).zip(out.iter_mut().zip(&mut sources))
+                    {
+                        let counter = nonce.counter();
+                        let aad = data_aad(&self.store.uuid, block);
+                        let tag = epoch.keys.data.seal_into(nonce, &aad, plain, out);
+                        entries.push(Entry::data(place, epoch.id, counter, tag));
+                    }
+                    self.store.write(out.as_flattened(), slot)?;
+                    slot += u64::try_from(count).expect("small");
+                }
             }
             Ok(())
         })

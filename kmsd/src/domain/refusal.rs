@@ -481,6 +481,7 @@ impl Refusal {
             Self::DefaultKey { .. } => "use a key of your own (`ecsctl key create`)",
             Self::NotPermitted { .. } => "ask the key's owner for a grant",
             Self::AliasTaken { .. } | Self::AliasReserved { .. } => "choose another alias",
+            Self::DeletionPeriod { .. } => "say 7 days or more: there must be time to notice a mistake",
             Self::DoesNotOpen { .. } => "give the encryption context that it was made with",
             Self::VersionGone { .. } => "data under it is lost; restore a backup that has its own key",
             Self::MaterialMissing { .. } => "look at `kmsd doctor`; restore the token from its backup",
