@@ -48,7 +48,7 @@ struct MountReply {
 }
 
 #[derive(Deserialize)]
-struct InfoReply {
+struct HeaderReply {
     uuid: Uuid,
     kind: String,
     encrypted: bool,
@@ -347,7 +347,7 @@ impl VolumeTool for Evsfs {
         if unlock {
             arguments.push(OsStr::new("--unlock"));
         }
-        let reply: InfoReply = self.look(&arguments)?;
+        let reply: HeaderReply = self.look(&arguments)?;
         let snapshots = if unlock {
             self.look::<SnapshotsReply>(&[OsStr::new("snapshots"), file.as_os_str()])?.snapshots
         } else {

@@ -59,7 +59,7 @@ impl Service {
         bits: RsaBits,
     ) -> Result<ImportParameters, ServiceError> {
         let operation = Operation::ImportMaterial;
-        let before = self.authorise(caller, key, operation)?.key().import.ticket.clone();
+        let before = self.asking(caller, key, operation)()?.key().import.ticket.clone();
         let mut random = [0; PairId::LEN];
         getrandom::fill(&mut random)?;
         let pair = PairId::new(random);
@@ -68,7 +68,7 @@ impl Service {
         self.save_clock().await?;
         let ticket = Ticket { pair, hash, expires };
         let decide = move |permit: &_| Ok(import::ticketed(permit, ticket.clone()));
-        let next = self.decide_and_commit(trail, caller, key, operation, decide).await?;
+        let next = self.decide_and_commit(trail, self.asking(caller, key, operation), decide).await?;
         if let Some(before) = before {
             self.drop_pair(before.pair).await;
         }
@@ -118,7 +118,7 @@ impl Service {
         expires: Option<WallTime>,
     ) -> Result<KeyId, ServiceError> {
         let operation = Operation::ImportMaterial;
-        let id = self.authorise(caller, key, operation)?.key().id;
+        let id = self.asking(caller, key, operation)()?.key().id;
         let clock = self.observe_clock();
         // On the trusted axis, so that a clock that leaps does not end it early.
         let expires = match expires {
@@ -137,7 +137,7 @@ impl Service {
             Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
         let (trusted, now) = (clock.now(), clock.wall());
         let decide = move |permit: &_| import::importing(permit, &token, trusted, now);
-        let arriving = self.decide_and_commit(trail, caller, key, operation, decide).await?;
+        let arriving = self.decide_and_commit(trail, self.asking(caller, key, operation), decide).await?;
         let done = self.unwrap_and_confirm(&arriving, wrapped, expires).await;
         if let Err(error) = &done {
             tracing::info!(key = %id, %error, "material is not taken");
@@ -183,8 +183,9 @@ impl Service {
         self.to_the_end(async move {
             let operation = Operation::DeleteMaterial;
             let mut trail = Trail::of(&caller, operation, &key);
-            let leaving =
-                service.decide_and_commit(&mut trail, &caller, &key, operation, import::removing).await;
+            let leaving = service
+                .decide_and_commit(&mut trail, service.asking(&caller, &key, operation), import::removing)
+                .await;
             let done = match leaving {
                 Ok(leaving) => service.settle(&leaving).await.map(|()| leaving.id),
                 Err(error) => Err(error),
