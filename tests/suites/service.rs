@@ -263,7 +263,12 @@ fn slow_idle_and_oversized_requests_are_bounded() {
             assert!(began.elapsed() < Duration::from_secs(5), "kept out for {:?}", began.elapsed());
         }
     }
-    assert!(descriptors(pid) <= open + 66, "{} descriptors", descriptors(pid));
+    // A connection that made room is closed by its own task, in a moment.
+    let began = Instant::now();
+    while descriptors(pid) > open + 65 {
+        assert!(began.elapsed() < Duration::from_secs(5), "{} descriptors", descriptors(pid));
+        thread::yield_now();
+    }
     // Those that drip go on dripping; the longest idle ones have been closed.
     for stream in held.iter_mut().skip(1).step_by(3) {
         let _ = stream.write_all(b"O");
