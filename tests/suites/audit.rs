@@ -143,7 +143,7 @@ impl Drop for SmallDisk {
 /// without a restart.
 #[test]
 fn k8_on_a_full_disk_operations_are_refused_and_go_on_when_there_is_room() {
-    let mut ecs = Installation::with(Options { init: false, start: false });
+    let mut ecs = Installation::with(Options { init: false, start: false, ..Options::default() });
     let disk = SmallDisk::new(ecs.kmsd().home().to_owned());
     ecs.kmsd().try_init(&[]).ok();
     ecs.kmsd_mut().start();

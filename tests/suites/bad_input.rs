@@ -411,7 +411,7 @@ fn requests_that_make_no_sense() {
         assert!(!reply.error_code().is_empty(), "{verb} {body}: {reply:?}");
     }
     for (method, target) in [
-        ("GET", "/"),
+        ("GET", "/nothing"),
         ("GET", "/v1.0/default/kms/create-key"),
         ("POST", "/kmsd/v1/health"),
         ("POST", "/%2e%2e/"),

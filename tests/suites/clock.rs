@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::Installation;
+use harness::{Installation, Options};
 use serde_json::{Value, json};
 
 const HOUR: u64 = 3600;
@@ -28,7 +28,7 @@ struct Clocked {
 
 impl Clocked {
     fn new() -> Self {
-        let ecs = Installation::with(harness::Options { init: true, start: false });
+        let ecs = Installation::with(Options { start: false, ..Options::default() });
         let leap = ecs.dir().join("leap");
         Self { ecs, leap }
     }

@@ -89,7 +89,7 @@ fn metrics_count_and_tell_no_names() {
 /// systemd hears that kmsd is ready only when it answers, hears from it while it works, and hears that it stops.
 #[test]
 fn systemd_is_told_of_readiness_liveness_and_stop() {
-    let mut ecs = Installation::with(Options { init: true, start: false });
+    let mut ecs = Installation::with(Options { start: false, ..Options::default() });
     let path = ecs.dir().join("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -168,7 +168,7 @@ fn serial(port: u16) -> Option<String> {
 /// SIGHUP takes up new certificates; one that cannot be used leaves the old one serving.
 #[test]
 fn certificates_are_reloaded_by_sighup() {
-    let mut ecs = Installation::with(Options { init: false, start: false });
+    let mut ecs = Installation::with(Options { init: false, start: false, ..Options::default() });
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let address = format!("127.0.0.1:{port}");
     ecs.kmsd().try_init(&[("--listen", Path::new(&address))]).ok();
@@ -202,7 +202,7 @@ fn certificates_are_reloaded_by_sighup() {
 /// With `KMSD_LOG_FORMAT=json` every line is an object with time, level and message.
 #[test]
 fn logs_can_be_json() {
-    let mut ecs = Installation::with(Options { init: true, start: false });
+    let mut ecs = Installation::with(Options { start: false, ..Options::default() });
     ecs.kmsd_mut().try_start_under(&["env", "KMSD_LOG_FORMAT=json", "KMSD_LOG=debug,cryptoki=off"]).unwrap();
     ecs.kms("describe-key", &json!({"key_id": "nothing"}));
     ecs.kmsd_mut().stop();
@@ -216,7 +216,7 @@ fn logs_can_be_json() {
 
 /// Starts kmsd with other limits.
 fn limited(changes: &[(&str, &str)]) -> Installation {
-    let mut ecs = Installation::with(Options { init: true, start: false });
+    let mut ecs = Installation::with(Options { start: false, ..Options::default() });
     let file = ecs.kmsd().home().join("kmsd.toml");
     let mut text = fs::read_to_string(&file).unwrap();
     for (from, to) in changes {
@@ -263,7 +263,12 @@ fn slow_idle_and_oversized_requests_are_bounded() {
             assert!(began.elapsed() < Duration::from_secs(5), "kept out for {:?}", began.elapsed());
         }
     }
-    assert!(descriptors(pid) <= open + 66, "{} descriptors", descriptors(pid));
+    // A connection that made room is closed by its own task, in a moment.
+    let began = Instant::now();
+    while descriptors(pid) > open + 65 {
+        assert!(began.elapsed() < Duration::from_secs(5), "{} descriptors", descriptors(pid));
+        thread::yield_now();
+    }
     // Those that drip go on dripping; the longest idle ones have been closed.
     for stream in held.iter_mut().skip(1).step_by(3) {
         let _ = stream.write_all(b"O");
