@@ -143,6 +143,16 @@ pub(crate) enum Error {
         /// Who.
         source: ClaimError,
     },
+    /// Not the material of an AES-256 key.
+    #[error("{} is not the material of a key: it has {}{len} bytes, and a key has 32", path.display(), if *is_longer { "more than 32, at least " } else { "" })]
+    Material {
+        /// The file.
+        path: PathBuf,
+        /// Whether there is more than was read.
+        is_longer: bool,
+        /// How many bytes were read.
+        len: usize,
+    },
     /// An image file that is not taken.
     #[error("{}: {source}", path.display())]
     Image {
@@ -380,6 +390,11 @@ impl Error {
             }
             Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
             Self::KeyUnusable { key, trouble, .. } => (Exit::Refused, trouble.code(), trouble.remedy(key)),
+            Self::Material { .. } => (
+                Exit::Usage,
+                "invalid-material",
+                "head -c 32 /dev/random >FILE makes new material".to_owned(),
+            ),
             Self::Image { source, .. } => return image_report(source),
             Self::SourceStatus { kind, name, .. } => {
                 (Exit::Refused, "wrong-state", format!("ecsctl {kind} show {name}"))

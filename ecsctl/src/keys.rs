@@ -3,10 +3,13 @@
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod kmsd;
+pub(crate) mod material;
 
 use ::kmsd::domain::grant::GrantSpec;
+use jiff::Timestamp;
 use thiserror::Error;
 
+use self::material::Material;
 use crate::model::key::{Grant, Key};
 
 /// What `ecsctl key create` asks for.
@@ -16,6 +19,8 @@ pub(crate) struct NewKey {
     pub(crate) alias: String,
     /// What the owner wants to remember of it.
     pub(crate) description: Option<String>,
+    /// Whether its material comes from elsewhere.
+    pub(crate) is_external: bool,
 }
 
 /// Lifecycle of CMKs. Data keys are no business of this program: evsfs asks kmsd for them itself.
@@ -59,6 +64,8 @@ pub(crate) trait KeyService {
     fn remove_tags(&self, key_id: &str, names: &[String]) -> Result<(), KeyError>;
     /// To pending deletion, destroyed after `days` days.
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError>;
+    /// Pending import to enabled: the material is wrapped for the token, which alone unwraps it.
+    fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError>;
     /// Pending deletion to disabled.
     fn cancel_deletion(&self, key_id: &str) -> Result<(), KeyError>;
 }

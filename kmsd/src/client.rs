@@ -17,6 +17,7 @@
 
 mod error;
 mod grants;
+mod import;
 mod names;
 mod rotation;
 mod transport;
@@ -38,6 +39,7 @@ use self::transport::{Replay, Reply, Transport};
 pub use self::{
     error::{ClientError, ProtocolFault},
     grants::GrantInfo,
+    import::ImportParameters,
     rotation::Rotation,
     transport::Timeouts,
     types::{Anchor, KeyInfo, NewDek, NewKey, NewWrappedDek},

@@ -13,6 +13,7 @@ pub mod envelope;
 pub mod grant;
 mod hex_bytes;
 pub mod id;
+pub mod import;
 #[cfg(feature = "daemon")]
 pub mod integrity;
 pub mod key;

@@ -18,7 +18,11 @@ pub use self::{
     error::{HsmError, Recovery},
     pool::{Pool, PoolSettings, TokenStatus},
 };
-use crate::domain::{envelope::Mechanism, reconcile::ObjectId};
+use crate::domain::{
+    envelope::Mechanism,
+    import::{CheckValue, OaepHash, PairId, RsaBits},
+    reconcile::ObjectId,
+};
 
 /// What tells one token from another.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +121,43 @@ pub trait Session: Send {
     /// # Errors
     /// [`HsmError::NoIntegrityKey`] if the key is not there.
     fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError>;
+
+    /// Makes an RSA pair that unwraps imported material and does nothing else, and gives its public half (SubjectPublicKeyInfo, DER).
+    ///
+    /// # Errors
+    /// [`HsmError::OaepHash`] if the token cannot unwrap with that hash; [`HsmError::Lacks`] if it cannot do imports.
+    fn make_pair(&mut self, pair: PairId, bits: RsaBits, hash: OaepHash) -> Result<Vec<u8>, HsmError>;
+
+    /// Destroys it. Destroying what is not there is no error.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn drop_pair(&mut self, pair: PairId) -> Result<(), HsmError>;
+
+    /// All such pairs that the token has.
+    ///
+    /// # Errors
+    /// If the token cannot say.
+    fn pairs(&mut self) -> Result<Vec<PairId>, HsmError>;
+
+    /// Unwraps material into the token, as a key that never leaves it and only encrypts and decrypts (K1, K6), in place of what there is of that
+    /// object.
+    ///
+    /// # Errors
+    /// [`HsmError::DoesNotOpen`] if it does not unwrap, or not to 32 bytes; [`HsmError::NoPair`] if the pair is not there.
+    fn import(
+        &mut self,
+        object: ObjectId,
+        pair: PairId,
+        hash: OaepHash,
+        wrapped: &[u8],
+    ) -> Result<(), HsmError>;
+
+    /// Tells an object's material from other material, without telling anything of it.
+    ///
+    /// # Errors
+    /// [`HsmError::NoObject`] if the token does not have the key.
+    fn check_value(&mut self, object: ObjectId) -> Result<CheckValue, HsmError>;
 
     /// What was noted in the token last; after a crash in the midst of it, also what was noted before.
     ///

@@ -14,6 +14,7 @@ mod datakeys;
 mod details;
 mod error;
 mod grants;
+mod import;
 mod lifecycle;
 mod policies;
 mod rotation;
@@ -36,6 +37,7 @@ pub use self::{
     data::{ReEncrypted, Source},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
+    import::ImportParameters,
     lifecycle::KeyView,
     start::{Parts, StartError},
 };

@@ -3,6 +3,7 @@
 pub mod control;
 pub mod grants;
 pub mod huawei;
+pub mod import;
 pub mod names;
 pub mod rotation;
 

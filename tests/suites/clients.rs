@@ -46,6 +46,12 @@ fn the_huawei_sdk_uses_the_native_api() {
     pytest("test_huawei.py");
 }
 
+/// K6
+#[test]
+fn k6_both_sdks_import_material() {
+    pytest("test_import.py");
+}
+
 #[test]
 fn only_well_signed_requests_are_let_in() {
     pytest("test_signatures.py");

@@ -2,10 +2,14 @@
 //! restart; no acknowledged key is lost and none is there twice. So it is when the token goes and comes back.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Installation, Options, Provider, Reply};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use harness::{Installation, Options, Provider, Reply, run};
 use serde_json::{Value, json};
 
 /// What devices answer when something is amiss (PKCS#11 v3.0, section 5.1).
@@ -26,6 +30,7 @@ struct Stage {
     ecs: Installation,
     wrapped: Value,
     plain: Value,
+    rounds: AtomicUsize,
 }
 
 impl Stage {
@@ -33,7 +38,12 @@ impl Stage {
         let ecs = Installation::with(Options { provider: Provider::SoftHsmByProxy, ..Options::default() });
         ecs.kms("create-key", &json!({"key_alias": "k"})).ok();
         let made = ecs.kms("create-datakey", &json!({"key_id": "k"})).ok();
-        Self { wrapped: made["cipher_text"].clone(), plain: made["plain_text"].clone(), ecs }
+        Self {
+            wrapped: made["cipher_text"].clone(),
+            plain: made["plain_text"].clone(),
+            rounds: AtomicUsize::new(0),
+            ecs,
+        }
     }
 
     fn decrypt(&self) -> Reply {
@@ -79,42 +89,87 @@ impl Stage {
         }
     }
 
-    /// Fails every call of an operation in turn. With `afterwards`, calls that the service makes on its own after the reply are waited for, up to the first of
-    /// that function.
+    /// Fails every call of an operation in turn, with each of the codes, before and after it took effect.
     fn fail_each_call(&self, operation: impl Fn(&Self, usize) -> Reply, afterwards: Option<&str>) {
-        let mut round = 0;
-        for (name, code) in CODES {
+        for code in CODES {
             for order in ["fail", "fail-after"] {
-                let mut struck = 0;
-                for index in 0.. {
-                    assert!(index < 200, "an operation has an end");
-                    let what = format!("{order} {index} {name}");
-                    self.ecs.proxy().order(&format!("{order} {index} {code:#x}"));
-                    round += 1;
-                    let reply = operation(self, round);
-                    assert!(matches!(reply.status, 200 | 503), "{what}: {reply:?}");
-                    if let Some(function) = afterwards {
-                        let started = Instant::now();
-                        let seen = || {
-                            let calls = self.ecs.proxy().calls();
-                            calls.iter().any(|call| call.starts_with(function) || call.ends_with(" struck"))
-                        };
-                        while reply.status == 200 && !seen() {
-                            assert!(started.elapsed() < BACK, "{what}: {function} is not called");
-                            thread::yield_now();
-                        }
-                    }
-                    if !self.ecs.proxy().has_struck() {
-                        break;
-                    }
-                    struck += 1;
-                    self.until_back(&what);
-                }
-                assert!(struck > 2, "{order} {name} struck {struck} times");
-                self.ecs.proxy().order("");
-                self.until_consistent(&format!("{order} {name}"));
+                self.fail_each_call_by(order, code, |_, round| round, &operation, afterwards);
             }
         }
+    }
+
+    /// Fails every call of an operation in turn, after a preparation that none fails in. With `afterwards`, calls that the service makes on its own after the
+    /// reply are waited for, up to the first of that function.
+    fn fail_each_call_by<T>(
+        &self,
+        order: &str,
+        (name, code): (&str, u32),
+        prepare: impl Fn(&Self, usize) -> T,
+        operation: impl Fn(&Self, T) -> Reply,
+        afterwards: Option<&str>,
+    ) {
+        let mut struck = 0;
+        for index in 0.. {
+            assert!(index < 200, "an operation has an end");
+            let what = format!("{order} {index} {name}");
+            let prepared = prepare(self, self.rounds.fetch_add(1, Ordering::Relaxed));
+            self.ecs.proxy().order(&format!("{order} {index} {code:#x}"));
+            let reply = operation(self, prepared);
+            assert!(matches!(reply.status, 200 | 503), "{what}: {reply:?}");
+            if let Some(function) = afterwards {
+                let started = Instant::now();
+                let seen = || {
+                    let calls = self.ecs.proxy().calls();
+                    calls.iter().any(|call| call.starts_with(function) || call.ends_with(" struck"))
+                };
+                while reply.status == 200 && !seen() {
+                    assert!(started.elapsed() < BACK, "{what}: {function} is not called");
+                    thread::yield_now();
+                }
+            }
+            if !self.ecs.proxy().has_struck() {
+                break;
+            }
+            struck += 1;
+            self.until_back(&what);
+        }
+        assert!(struck > 2, "{order} {name} struck {struck} times");
+        self.ecs.proxy().order("");
+        self.until_consistent(&format!("{order} {name}"));
+    }
+
+    /// A key that waits for its material.
+    fn external(&self, round: usize) -> String {
+        let made =
+            self.ecs.kms("create-key", &json!({"key_alias": format!("x{round}"), "origin": "external"})).ok();
+        made["key_info"]["key_id"].as_str().expect("an id").to_owned()
+    }
+
+    /// The request that imports its material.
+    fn wrapped(&self, round: usize) -> Value {
+        let key = self.external(round);
+        let offer = json!({"key_id": key, "wrapping_algorithm": "RSAES_OAEP_SHA_1"});
+        let offer = self.ecs.kms("get-parameters-for-import", &offer).ok();
+        let der = self.ecs.dir().join("public.der");
+        let material = self.ecs.dir().join("material");
+        let wrapped = self.ecs.dir().join("wrapped");
+        let public = BASE64.decode(offer["public_key"].as_str().expect("a key")).expect("base64");
+        fs::write(&der, public).expect("a file can be written");
+        fs::write(&material, [7; 32]).expect("a file can be written");
+        let mut openssl = Command::new("openssl");
+        openssl.args([
+            "pkeyutl",
+            "-encrypt",
+            "-pubin",
+            "-keyform",
+            "DER",
+            "-pkeyopt",
+            "rsa_padding_mode:oaep",
+            "-inkey",
+        ]);
+        run(openssl.arg(&der).arg("-in").arg(&material).arg("-out").arg(&wrapped)).ok();
+        let wrapped = BASE64.encode(fs::read(wrapped).expect("it was made"));
+        json!({"key_id": key, "import_token": offer["import_token"], "encrypted_key_material": wrapped})
     }
 }
 
@@ -153,6 +208,46 @@ fn every_call_of_the_data_operations_fails_in_turn() {
         reply
     };
     stage.fail_each_call(decrypt, None);
+}
+
+/// K5
+#[test]
+fn k5_every_call_of_a_rotation_fails_in_turn() {
+    let stage = Stage::new();
+    let create = |stage: &Stage, round: usize| {
+        let made = stage.ecs.kms("create-key", &json!({"key_alias": format!("r{round}")})).ok();
+        json!({"key_id": made["key_info"]["key_id"]})
+    };
+    let rotate = |stage: &Stage, request: Value| stage.ecs.kms("rotate-on-demand", &request);
+    for code in CODES {
+        for order in ["fail", "fail-after"] {
+            stage.fail_each_call_by(order, code, create, rotate, None);
+        }
+    }
+}
+
+/// Each import has an RSA pair of its own, which takes its time: so not with every code.
+#[test]
+fn k6_every_call_of_an_import_fails_in_turn() {
+    let device = CODES[2];
+    let mut stage = Stage::new();
+    let offer = |stage: &Stage, key: String| {
+        let request = json!({"key_id": key, "wrapping_algorithm": "RSAES_OAEP_SHA_1"});
+        stage.ecs.kms("get-parameters-for-import", &request)
+    };
+    let import = |stage: &Stage, request: Value| stage.ecs.kms("import-key-material", &request);
+    let imported = |stage: &Stage, round: usize| {
+        let request = stage.wrapped(round);
+        import(stage, request.clone()).ok();
+        json!({"key_id": request["key_id"]})
+    };
+    let delete = |stage: &Stage, request: Value| stage.ecs.kms("delete-imported-key-material", &request);
+    stage.fail_each_call_by("fail", device, Stage::external, offer, None);
+    stage.fail_each_call_by("fail-after", device, Stage::wrapped, import, None);
+    stage.fail_each_call_by("fail-after", device, imported, delete, None);
+    stage.ecs.kmsd_mut().stop();
+    stage.ecs.kmsd_mut().start();
+    stage.until_consistent("after a restart");
 }
 
 #[test]

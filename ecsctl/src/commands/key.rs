@@ -6,6 +6,7 @@ mod create;
 mod disable;
 mod enable;
 mod grant;
+mod import;
 mod list;
 mod revoke;
 mod rotate;
@@ -33,6 +34,8 @@ pub(crate) enum Key {
     Disable(disable::Disable),
     /// Make a newer version of a key, now or by interval
     Rotate(rotate::Rotate),
+    /// Import the material of a key that waits for it
+    Import(import::Import),
     /// Have a key destroyed in 7 to 1096 days; until then this can be cancelled
     ScheduleDeletion(schedule_deletion::ScheduleDeletion),
     /// Cancel the deletion of a key; it comes back disabled
@@ -57,6 +60,7 @@ pub(super) fn run(command: Key, app: &mut App, yes: bool) -> Result<(), Error> {
         Key::Enable(verb) => verb.run(app),
         Key::Disable(verb) => verb.run(app),
         Key::Rotate(verb) => verb.run(app),
+        Key::Import(verb) => verb.run(app),
         Key::ScheduleDeletion(verb) => verb.run(app, yes),
         Key::CancelDeletion(verb) => verb.run(app),
         Key::Grant(verb) => verb.run(app),

@@ -3,9 +3,10 @@
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use ::kmsd::domain::grant::GrantSpec;
+use jiff::Timestamp;
 
 use crate::{
-    keys::{KeyError, KeyService, NewKey},
+    keys::{KeyError, KeyService, NewKey, material::Material},
     model::key::{Grant, Key, KeyState},
 };
 
@@ -23,7 +24,7 @@ pub(crate) struct FakeKeys {
 impl FakeKeys {
     /// Adds an enabled key and returns its ID.
     pub(crate) fn add(&self, alias: &str) -> String {
-        self.create(&NewKey { alias: alias.to_owned(), description: None }).unwrap().key_id
+        self.create(&NewKey { alias: alias.to_owned(), ..NewKey::default() }).unwrap().key_id
     }
 
     /// Puts a key into a state.
@@ -59,10 +60,10 @@ impl KeyService for FakeKeys {
         let key = Key {
             key_id: uuid::Uuid::new_v4().to_string(),
             alias: new.alias.clone(),
-            state: KeyState::Enabled,
+            state: if new.is_external { KeyState::PendingImport } else { KeyState::Enabled },
             default: new.alias.ends_with("/default"),
-            origin: "kms".to_owned(),
-            versions: 1,
+            origin: if new.is_external { "external" } else { "kms" }.to_owned(),
+            versions: u64::from(!new.is_external),
             rotation: false,
             deletion_date: None,
             created_at: None,
@@ -82,6 +83,13 @@ impl KeyService for FakeKeys {
         let keys = self.keys.borrow();
         let key = keys.iter().find(|key| key.key_id == key_id).cloned();
         key.ok_or_else(|| KeyError::NotFound { key: key_id.to_owned() })
+    }
+
+    fn import(&self, key_id: &str, _: &Material, _: Option<Timestamp>) -> Result<(), KeyError> {
+        self.change(key_id, |key| {
+            key.state = KeyState::Enabled;
+            key.versions = 1;
+        })
     }
 
     fn enable(&self, key_id: &str) -> Result<(), KeyError> {

@@ -2,15 +2,19 @@
 
 use std::path::Path;
 
+use jiff::Timestamp;
 use kmsd::{
     client::{Client, ClientError, KeyInfo},
-    domain::{self, KeyId, grant::GrantSpec},
+    domain::{self, KeyId, grant::GrantSpec, import::OaepHash},
 };
 
 use crate::{
-    keys::{KeyError, KeyService, NewKey},
+    keys::{KeyError, KeyService, NewKey, material::Material},
     model::key::{Grant, Key, KeyState},
 };
+
+/// kmsd's code for a wrapping algorithm that the token lacks.
+const INVALID_PARAMETER: &str = "KMS.0308";
 
 /// kmsd at its socket.
 #[derive(Debug)]
@@ -30,7 +34,7 @@ impl KeyService for Kmsd {
         let request = kmsd::client::NewKey {
             alias: new.alias.clone(),
             description: new.description.clone().unwrap_or_default(),
-            origin: domain::Origin::Kms,
+            origin: if new.is_external { domain::Origin::External } else { domain::Origin::Kms },
         };
         let key_id = self.client.create_key(&request).map_err(|error| told(&new.alias, error))?;
         self.describe(&key_id.to_string())
@@ -117,6 +121,19 @@ impl KeyService for Kmsd {
 
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError> {
         self.client.schedule_deletion(key_id, days).map(|_| ()).map_err(|error| told(key_id, error))
+    }
+
+    fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError> {
+        let refused = |error| told(key_id, error);
+        // The better hash first; tokens that lack it say so when they are asked for the parameters. SoftHSM is one of them.
+        let (hash, parameters) = match self.client.import_parameters(key_id, OaepHash::Sha256) {
+            Err(ClientError::Refused { code, .. }) if code == INVALID_PARAMETER => {
+                (OaepHash::Sha1, self.client.import_parameters(key_id, OaepHash::Sha1).map_err(refused)?)
+            }
+            other => (OaepHash::Sha256, other.map_err(refused)?),
+        };
+        let wrapped = material.wrap(&parameters.public_key, hash)?;
+        self.client.import_material(key_id, &parameters.token, &wrapped, expires).map_err(refused)
     }
 
     fn cancel_deletion(&self, key_id: &str) -> Result<(), KeyError> {

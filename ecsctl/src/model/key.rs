@@ -150,7 +150,7 @@ impl KeyTrouble {
             Self::State(KeyState::PendingDeletion) => {
                 format!("ecsctl key cancel-deletion {key} && ecsctl key enable {key}")
             }
-            Self::State(KeyState::PendingImport) => format!("ecsctl key import {key}"),
+            Self::State(KeyState::PendingImport) => format!("ecsctl key import {key} --from-file FILE"),
             Self::Unknown => format!(
                 "ask the owner of {key} for a grant; if the key was destroyed, restore a backup that another key protects"
             ),
@@ -181,7 +181,7 @@ mod tests {
         for (state, remedy) in [
             (KeyState::Disabled, "ecsctl key enable db-key"),
             (KeyState::PendingDeletion, "ecsctl key cancel-deletion db-key && ecsctl key enable db-key"),
-            (KeyState::PendingImport, "ecsctl key import db-key"),
+            (KeyState::PendingImport, "ecsctl key import db-key --from-file FILE"),
         ] {
             let trouble = usable(state).unwrap_err();
             assert_eq!(trouble.remedy("db-key"), remedy);

@@ -104,6 +104,12 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::RotationInterval { .. }
         | Refusal::TooManyRotations { .. }
         | Refusal::TagInvalid
+        | Refusal::ImportTokenInvalid { .. }
+        | Refusal::ImportTokenExpired { .. }
+        | Refusal::MaterialInvalid { .. }
+        | Refusal::OtherMaterial { .. }
+        | Refusal::ImportUnderWay { .. }
+        | Refusal::NotExternal { .. }
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
         | Refusal::TooManyAccessKeys { .. }

@@ -6,6 +6,7 @@
 mod aliases;
 mod error;
 mod grants;
+mod import;
 mod keys;
 mod names;
 mod policies;
@@ -105,6 +106,9 @@ async fn answer(
         "GetKeyRotationStatus" => print(&rotation::status(&call, &parse(body)?).await?),
         "RotateKeyOnDemand" => print(&rotation::rotate(&call, &parse(body)?).await?),
         "ListKeyRotations" => print(&rotation::list(&call, parse(body)?).await?),
+        "GetParametersForImport" => print(&import::parameters(&call, &parse(body)?).await?),
+        "ImportKeyMaterial" => print(&import::import(&call, &parse(body)?).await?),
+        "DeleteImportedKeyMaterial" => print(&import::delete(&call, &parse(body)?).await?),
         "UpdateKeyDescription" => done(tags::describe(&call, parse(body)?).await?),
         "TagResource" => done(tags::tag(&call, parse(body)?).await?),
         "UntagResource" => done(tags::untag(&call, parse(body)?).await?),

@@ -3,6 +3,7 @@
 mod aliases;
 mod data;
 mod grants;
+mod import;
 mod page;
 mod rotation;
 pub(super) mod tags;
@@ -43,9 +44,18 @@ pub(super) async fn answer(
             let request: CreateKeyRequest = parse(body)?;
             only(request.key_spec.as_deref(), "AES_256", "key_spec", "AES_256")?;
             only(request.key_usage.as_deref(), "ENCRYPT_DECRYPT", "key_usage", "ENCRYPT_DECRYPT")?;
-            only(request.origin.as_deref(), "kms", "origin", "kms")?;
             let description = request.key_description.unwrap_or_default();
-            let view = service.create_key(caller, &request.key_alias, &description).await?;
+            let view = match request.origin.as_deref() {
+                None | Some("kms") => service.create_key(caller, &request.key_alias, &description).await?,
+                Some("external") => {
+                    service.create_external_key(caller, &request.key_alias, &description).await?
+                }
+                Some(_) => {
+                    return Err(
+                        Refusal::ParameterInvalid { name: "origin", expected: "kms or external" }.into()
+                    );
+                }
+            };
             let key_info = CreatedKey { key_id: view.key.id.to_string(), domain_id: DOMAIN.to_owned() };
             Ok(answer::ok(&CreateKeyReply { key_info }))
         }
@@ -98,6 +108,9 @@ pub(super) async fn answer(
         "aliases" => aliases::create(service, caller, body).await,
         _ => {
             if let Some(answered) = rotation::answer(service, caller, verb, body).await {
+                return answered;
+            }
+            if let Some(answered) = import::answer(service, caller, verb, body).await {
                 return answered;
             }
             match grants::answer(service, caller, verb, body).await {
@@ -206,7 +219,7 @@ fn details(view: &KeyView) -> KeyDetails {
         key_state: key.state.number().to_string(),
         default_key_flag: u8::from(key.is_default).to_string(),
         key_type: "1".to_owned(),
-        expiration_time: String::new(),
+        expiration_time: time(view.material_expires),
         origin: key.origin.as_str().to_owned(),
         key_rotation_enabled: key.rotation.is_some().to_string(),
         key_version: key.current().map_or(0, |version| version.number()),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     grant::Grant,
     id::{Alias, KeyId, KeyVersion},
+    import::ImportRecord,
     key_policy::KeyPolicy,
     operation::Operation,
     policy::Permit,
@@ -85,6 +86,9 @@ pub struct KeyRecord {
     /// What its owner lets others do, and forbids (K7).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<KeyPolicy>,
+    /// What is known of material from elsewhere (K6).
+    #[serde(default, skip_serializing_if = "ImportRecord::is_empty")]
+    pub import: Box<ImportRecord>,
     /// Rotation by interval, if it is on (K5).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<Schedule>,
@@ -101,6 +105,8 @@ pub struct KeySpec {
     pub owner: Principal,
     /// Whether the system makes it.
     pub is_default: bool,
+    /// Where its material comes from.
+    pub origin: Origin,
     /// What people sort it by.
     pub tags: Tags,
     /// What its owner lets others do, and forbids.
@@ -128,9 +134,17 @@ impl KeySpec {
             description: description.to_owned(),
             owner,
             is_default: false,
+            origin: Origin::Kms,
             tags: Tags::default(),
             policy: None,
         })
+    }
+
+    /// Whose material comes from elsewhere (K6).
+    #[must_use]
+    pub fn external(mut self) -> Self {
+        self.origin = Origin::External;
+        self
     }
 
     /// With tags from the start.
@@ -164,6 +178,7 @@ impl KeySpec {
             description: "Default key".to_owned(),
             owner: Principal::System,
             is_default: true,
+            origin: Origin::Kms,
             tags: Tags::default(),
             policy: None,
         }
@@ -171,9 +186,20 @@ impl KeySpec {
 }
 
 impl KeyRecord {
-    /// The intent to make a key: recorded before the token is asked.
+    /// The intent to make a key: recorded before the token is asked. One of external origin is not made, but waits for its material.
     #[must_use]
     pub fn creating(spec: KeySpec, id: KeyId, now: WallTime) -> Self {
+        let (phase, state) = match spec.origin {
+            Origin::Kms => (Phase::Creating, KeyState::Enabled),
+            Origin::External => (Phase::Live, KeyState::PendingImport),
+        };
+        let first = VersionRecord {
+            version: KeyVersion::FIRST,
+            phase,
+            created_at: now,
+            cause: Cause::Creation,
+            trusted_at: None,
+        };
         Self {
             id,
             revision: 0,
@@ -181,19 +207,14 @@ impl KeyRecord {
             description: spec.description,
             owner: spec.owner,
             is_default: spec.is_default,
-            origin: Origin::Kms,
-            phase: Phase::Creating,
-            state: KeyState::Enabled,
+            origin: spec.origin,
+            phase,
+            state,
             created_at: now,
             deletion_due: None,
-            versions: vec![VersionRecord {
-                version: KeyVersion::FIRST,
-                phase: Phase::Creating,
-                created_at: now,
-                cause: Cause::Creation,
-                trusted_at: None,
-            }],
+            versions: if phase == Phase::Creating { vec![first] } else { Vec::new() },
             tags: spec.tags,
+            import: Box::default(),
             rotation: None,
             grants: Vec::new(),
             policy: spec.policy,

@@ -9,6 +9,7 @@ use super::{
     id::{KeyId, KeyVersion},
     key::{KeyRecord, Phase},
     registry::Registry,
+    state::Origin,
 };
 
 /// One version's object in the token: its `CKA_ID` is the key's id and the version.
@@ -87,7 +88,8 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
                 findings.confirm.push(key.confirmed());
             }
             Phase::Creating => findings.forget.push(key.id),
-            Phase::Live if intended.is_empty() => {}
+            // Material from elsewhere that is on its way in or out is cleared away by the scheduler.
+            Phase::Live if intended.is_empty() || key.origin == Origin::External => {}
             Phase::Live if intended.iter().all(|v| has(v.version)) => findings.confirm.push(key.confirmed()),
             Phase::Live => findings
                 .drop_version
@@ -104,7 +106,13 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{key::KeySpec, principal::Principal, registry::Change, time::WallTime};
+    use crate::domain::{
+        key::{self, KeySpec},
+        principal::Principal,
+        registry::Change,
+        rotation,
+        time::WallTime,
+    };
 
     fn record(number: u8) -> KeyRecord {
         let spec = KeySpec::new(&format!("k{number}"), "", Principal::Uid(1)).unwrap();
@@ -146,6 +154,26 @@ mod tests {
         let findings = reconcile(&registry(std::slice::from_ref(&destroying)), &BTreeSet::new());
         assert_eq!(findings.destroy, [destroying]);
         assert!(findings.missing.is_empty() && !findings.is_foreign);
+    }
+
+    /// K6: material that was being imported is not taken for a new version.
+    #[test]
+    fn k6_unchecked_material_is_not_confirmed() {
+        let spec = KeySpec::new("k1", "", Principal::Uid(1)).unwrap().external();
+        let key = KeyRecord::creating(spec, KeyId::from_bytes([1; 16]), WallTime(1));
+        let version = key::VersionRecord {
+            version: KeyVersion::FIRST,
+            phase: Phase::Creating,
+            created_at: WallTime(1),
+            cause: rotation::Cause::Creation,
+            trusted_at: None,
+        };
+        let arriving = key.changed(|next| next.versions.push(version));
+        let mut registry = registry(&[key]);
+        registry.apply(Change::PutKey(arriving));
+        for token in [BTreeSet::from([object(1, 1)]), BTreeSet::new()] {
+            assert_eq!(reconcile(&registry, &token), Findings::default());
+        }
     }
 
     #[test]

@@ -268,6 +268,46 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// The import token is not the one that was given out last for this key, or it was used (K6).
+    #[error("the import token is not the newest one of the key {key}, or was used already")]
+    ImportTokenInvalid {
+        /// The key.
+        key: KeyName,
+    },
+    /// It came too late.
+    #[error("the import token of the key {key} has expired")]
+    ImportTokenExpired {
+        /// The key.
+        key: KeyName,
+    },
+    /// It does not unwrap, or to another length.
+    #[error(
+        "the key material for {key} does not unwrap to 32 bytes: it was wrapped with another public key or algorithm, or is not 256 bits long"
+    )]
+    MaterialInvalid {
+        /// The key.
+        key: KeyName,
+    },
+    /// It is other material than that which was imported first.
+    #[error(
+        "the key {key} takes only the material that was imported into it first, and this is other material"
+    )]
+    OtherMaterial {
+        /// The key.
+        key: KeyName,
+    },
+    /// Another caller imports into the same key.
+    #[error("material for the key {key} is being imported already")]
+    ImportUnderWay {
+        /// As the caller named it.
+        key: String,
+    },
+    /// The material was made in the token: there is no copy of it to import again.
+    #[error("the material of the key {key} was made in the token; only imported material can be removed")]
+    NotExternal {
+        /// The key.
+        key: KeyName,
+    },
     /// There is none with this id.
     #[error("there is no access key {id}")]
     NoSuchAccessKey {
@@ -401,6 +441,12 @@ impl Refusal {
             Self::TooManyRotations { .. } => "KMSD.0006",
             Self::TagInvalid => "KMS.0308",
             Self::TooManyTags { .. } => "KMS.0312",
+            Self::ImportTokenInvalid { .. }
+            | Self::ImportTokenExpired { .. }
+            | Self::MaterialInvalid { .. }
+            | Self::OtherMaterial { .. } => "KMS.0308",
+            Self::ImportUnderWay { .. } => "KMS.0310",
+            Self::NotExternal { .. } => "KMS.0309",
             Self::NoSuchAccessKey { .. } => "KMSD.0002",
             Self::AccessKeyDamaged { .. } => "KMSD.0003",
             Self::TooManyAccessKeys { .. } => "KMSD.0004",
@@ -421,7 +467,9 @@ impl Refusal {
                     "cancel the deletion (`ecsctl key cancel-deletion`), then enable the key"
                 }
                 StateFault::NoMaterial => "import key material first (`ecsctl key import`)",
-                StateFault::NotPendingImport => "make a key of origin external",
+                StateFault::NotPendingImport => {
+                    "make a key for imported material (`ecsctl key create --origin external`)"
+                }
                 StateFault::Imported => "make another key and re-encrypt under it",
                 StateFault::NotDisabled
                 | StateFault::NotEnabled
@@ -436,6 +484,14 @@ impl Refusal {
             Self::DoesNotOpen { .. } => "give the encryption context that it was made with",
             Self::VersionGone { .. } => "data under it is lost; restore a backup that has its own key",
             Self::MaterialMissing { .. } => "look at `kmsd doctor`; restore the token from its backup",
+            Self::ImportTokenInvalid { .. } | Self::ImportTokenExpired { .. } => {
+                "get new parameters for the import, and wrap the material with their public key"
+            }
+            Self::OtherMaterial { .. } => {
+                "import the same material again, or make another key for this material"
+            }
+            Self::ImportUnderWay { .. } => "look at the key's state in a moment",
+            Self::NotExternal { .. } => "disable the key, or schedule its deletion",
             Self::NoSuchAccessKey { .. } => "look at `ecsctl access-key list`",
             Self::AccessKeyDamaged { .. } => "delete this access key and make another",
             Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",

@@ -1,5 +1,6 @@
 //! What every token must do; run on the fake, on SoftHSM, on SoftHSM without GCM, and on opencryptoki.
 
+mod imports;
 mod place;
 
 use std::{process::Command, sync::Arc, time::Duration};
@@ -306,6 +307,7 @@ fn k4_softhsm_without_a_login_nothing_is_missing() {
                 session.seal(object(1, 1), b"aad", b"text").err(),
                 session.derive(b"a", true).err(),
                 session.notes().err(),
+                session.pairs().err(),
             ];
             for (index, error) in lost.into_iter().enumerate() {
                 assert!(matches!(error, Some(HsmError::Lost { .. })), "{index}: {error:?}");

@@ -63,6 +63,12 @@ pub enum HsmError {
         "the token has no integrity key of kmsd: it was initialised anew, or it is another one. Restore the token from its backup"
     )]
     NoIntegrityKey,
+    /// The token has no such RSA pair.
+    #[error("the token has no RSA pair for that import")]
+    NoPair,
+    /// The token's RSA-OAEP does not take the hash.
+    #[error("the token cannot unwrap with that hash")]
+    OaepHash,
     /// A ciphertext is not authentic.
     #[error("the ciphertext does not open")]
     DoesNotOpen,
@@ -155,6 +161,8 @@ impl HsmError {
             | Self::PinRefused { .. } => Recovery::Operator,
             Self::NoObject { .. }
             | Self::NoIntegrityKey
+            | Self::NoPair
+            | Self::OaepHash
             | Self::DoesNotOpen
             | Self::Lacks { .. }
             | Self::NoSession

@@ -13,11 +13,21 @@ use aes_gcm::{
     Aes256Gcm, KeyInit,
     aead::{Aead, Payload},
 };
+use aws_lc_rs::{
+    encoding::AsDer,
+    rsa::{
+        KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey,
+    },
+};
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use super::{HsmError, Sealed, Session, Token, TokenIdentity};
-use crate::domain::{envelope::Mechanism, reconcile::ObjectId};
+use crate::domain::{
+    envelope::Mechanism,
+    import::{CheckValue, MATERIAL_LEN, OaepHash, PairId, RsaBits},
+    reconcile::ObjectId,
+};
 
 /// The token. Clones share it.
 #[derive(Clone, Default)]
@@ -28,6 +38,7 @@ pub(crate) struct FakeToken {
 #[derive(Default)]
 struct Inner {
     objects: Mutex<HashMap<ObjectId, Vec<[u8; 32]>>>,
+    pairs: Mutex<BTreeMap<PairId, OaepPrivateDecryptingKey>>,
     integrity: Mutex<bool>,
     note: Mutex<Option<Vec<u8>>>,
     script: Mutex<Script>,
@@ -163,6 +174,12 @@ impl FakeToken {
     #[must_use]
     pub(crate) fn objects(&self) -> BTreeMap<ObjectId, usize> {
         self.inner.objects.lock().iter().map(|(id, copies)| (*id, copies.len())).collect()
+    }
+
+    /// RSA pairs that it has.
+    #[must_use]
+    pub(crate) fn pairs(&self) -> usize {
+        self.inner.pairs.lock().len()
     }
 
     /// Removes an object behind the service's back.
@@ -342,6 +359,63 @@ impl Session for FakeSession {
             let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"fake").expect("any length");
             mac.update(purpose);
             Ok(Zeroizing::new(mac.finalize().into_bytes().into()))
+        })
+    }
+
+    fn make_pair(&mut self, pair: PairId, _: RsaBits, _: OaepHash) -> Result<Vec<u8>, HsmError> {
+        self.call("make pair", || {
+            let unable = |_| HsmError::Lacks { feature: "RSA" };
+            let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(unable)?;
+            let der = key.public_key().as_der().map_err(unable)?.as_ref().to_vec();
+            self.token.inner.pairs.lock().insert(pair, OaepPrivateDecryptingKey::new(key).map_err(unable)?);
+            Ok(der)
+        })
+    }
+
+    fn drop_pair(&mut self, pair: PairId) -> Result<(), HsmError> {
+        self.call("drop pair", || {
+            self.token.inner.pairs.lock().remove(&pair);
+            Ok(())
+        })
+    }
+
+    fn pairs(&mut self) -> Result<Vec<PairId>, HsmError> {
+        self.call("pairs", || Ok(self.token.inner.pairs.lock().keys().copied().collect()))
+    }
+
+    fn import(
+        &mut self,
+        object: ObjectId,
+        pair: PairId,
+        hash: OaepHash,
+        wrapped: &[u8],
+    ) -> Result<(), HsmError> {
+        self.call("import", || {
+            self.token.inner.objects.lock().remove(&object);
+            let pairs = self.token.inner.pairs.lock();
+            let private = pairs.get(&pair).ok_or(HsmError::NoPair)?;
+            let algorithm = match hash {
+                OaepHash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+                OaepHash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+            };
+            let mut out = vec![0; private.min_output_size()];
+            let opened =
+                private.decrypt(algorithm, wrapped, &mut out, None).map_err(|_| HsmError::DoesNotOpen)?;
+            let material: [u8; MATERIAL_LEN] = (&*opened).try_into().map_err(|_| HsmError::DoesNotOpen)?;
+            self.token.inner.objects.lock().insert(object, vec![material]);
+            Ok(())
+        })
+    }
+
+    fn check_value(&mut self, object: ObjectId) -> Result<CheckValue, HsmError> {
+        use sha2::{Digest, Sha256};
+        self.call("check value", || {
+            let objects = self.token.inner.objects.lock();
+            let key = objects
+                .get(&object)
+                .and_then(|copies| copies.first())
+                .ok_or(HsmError::NoObject { object })?;
+            Ok(CheckValue::new(Sha256::digest(key).into()))
         })
     }
 

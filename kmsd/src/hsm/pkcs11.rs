@@ -5,6 +5,7 @@
 //! real HSMs, and it keeps the close of a dead session from hitting a live one with the same number.
 
 mod fault;
+mod importing;
 mod pin;
 mod sealing;
 mod session;

@@ -22,6 +22,8 @@ pub struct KeyView {
     pub key: SharedKey,
     /// When it will be destroyed.
     pub deletion_date: Option<WallTime>,
+    /// When its imported material will be destroyed.
+    pub material_expires: Option<WallTime>,
     /// When it will be rotated next.
     pub next_rotation: Option<WallTime>,
 }
@@ -30,7 +32,8 @@ impl KeyView {
     fn new(key: SharedKey, clock: &TrustedClock) -> Self {
         let deletion_date = key.deletion_due.map(|due| clock.wall_of(due));
         let next_rotation = key.next_rotation().map(|due| clock.wall_of(due));
-        Self { key, deletion_date, next_rotation }
+        let material_expires = key.import.expires.map(|due| clock.wall_of(due));
+        Self { key, deletion_date, material_expires, next_rotation }
     }
 }
 
@@ -50,16 +53,22 @@ impl Service {
         alias: &str,
         description: &str,
     ) -> Result<KeyView, ServiceError> {
-        let (service, caller) = (self.clone(), caller.clone());
-        let (alias, description) = (alias.to_owned(), description.to_owned());
-        self.to_the_end(async move {
-            let trail = Trail::new(&caller, CREATE).target(&alias);
-            match KeySpec::new(&alias, &description, caller.principal) {
-                Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
-                Err(refusal) => service.record(trail, Err(refusal.into())).await,
-            }
-        })
-        .await
+        let spec = KeySpec::new(alias, description, caller.principal.clone());
+        self.create(caller, Some(alias), spec).await
+    }
+
+    /// Makes a key whose material comes from elsewhere, and waits for it (K6).
+    ///
+    /// # Errors
+    /// If the name is taken or not allowed, there are too many keys, or the store fails.
+    pub async fn create_external_key(
+        &self,
+        caller: &Caller,
+        alias: &str,
+        description: &str,
+    ) -> Result<KeyView, ServiceError> {
+        let spec = KeySpec::new(alias, description, caller.principal.clone());
+        self.create(caller, Some(alias), spec.map(KeySpec::external)).await
     }
 
     /// Makes a key that has no name but one that the service makes up (K1).
@@ -73,15 +82,37 @@ impl Service {
         tags: &[(String, String)],
         policy: Option<&str>,
     ) -> Result<KeyView, ServiceError> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)?;
-        let policy = policy.map(KeyPolicy::parse).transpose().map_err(Refusal::from);
-        let spec = KeySpec::unnamed(random, description, caller.principal.clone())
-            .and_then(|spec| spec.with_tags(tags))
-            .and_then(|spec| Ok(spec.with_policy(policy?)));
-        let (service, caller) = (self.clone(), caller.clone());
+        let spec = unnamed(caller, description, tags, policy)?;
+        self.create(caller, None, spec).await
+    }
+
+    /// The same for material from elsewhere (K6).
+    ///
+    /// # Errors
+    /// If there are too many keys, or the store fails.
+    pub async fn create_unnamed_external_key(
+        &self,
+        caller: &Caller,
+        description: &str,
+        tags: &[(String, String)],
+        policy: Option<&str>,
+    ) -> Result<KeyView, ServiceError> {
+        let spec = unnamed(caller, description, tags, policy)?;
+        self.create(caller, None, spec.map(KeySpec::external)).await
+    }
+
+    async fn create(
+        &self,
+        caller: &Caller,
+        alias: Option<&str>,
+        spec: Result<KeySpec, Refusal>,
+    ) -> Result<KeyView, ServiceError> {
+        let service = self.clone();
+        let mut trail = Trail::new(caller, CREATE);
+        if let Some(alias) = alias {
+            trail = trail.target(&alias);
+        }
         self.to_the_end(async move {
-            let trail = Trail::new(&caller, CREATE);
             match spec {
                 Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
                 Err(refusal) => service.record(trail, Err(refusal.into())).await,
@@ -312,6 +343,10 @@ impl Service {
 
     /// From a recorded intent to a key in service.
     async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
+        if record.phase == Phase::Live {
+            // It waits for its material.
+            return Ok(record.into());
+        }
         let next = record.confirmed();
         let intended: Vec<_> =
             record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
@@ -350,7 +385,21 @@ impl Service {
     }
 }
 
-/// Marks a key as being made or rotated for as long as it lives.
+/// What a key without a name is made from.
+fn unnamed(
+    caller: &Caller,
+    description: &str,
+    tags: &[(String, String)],
+    policy: Option<&str>,
+) -> Result<Result<KeySpec, Refusal>, ServiceError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)?;
+    let policy = policy.map(KeyPolicy::parse).transpose().map_err(Refusal::from);
+    let spec = KeySpec::unnamed(random, description, caller.principal.clone());
+    Ok(spec.and_then(|spec| spec.with_tags(tags)).and_then(|spec| Ok(spec.with_policy(policy?))))
+}
+
+/// Marks a key as being made, rotated or imported into for as long as it lives.
 pub(super) struct Flight<'a> {
     service: &'a Service,
     id: KeyId,

@@ -24,6 +24,8 @@ enum Due {
     /// A version that could not be made.
     UndoingRotation,
     Rotation,
+    /// Material from elsewhere that is due, or on its way.
+    Material,
 }
 
 impl Service {
@@ -43,6 +45,11 @@ impl Service {
                     }
                 }
                 Due::Rotation => self.rotate_due(&key).await,
+                Due::Material => {
+                    if let Err(error) = self.tend_material(&key).await {
+                        tracing::warn!(key = %key.id, %error, "imported material cannot be seen to yet");
+                    }
+                }
             }
         }
     }
@@ -58,6 +65,9 @@ impl Service {
             // A default key in creation is finished by the next who asks for it.
             Phase::Creating => (!key.is_default).then_some(Due::Undoing),
             Phase::Live if key.is_due(now) => Some(Due::Destruction),
+            Phase::Live if key.is_unsettled() || key.is_material_due(now) || key.is_ticket_due(now) => {
+                Some(Due::Material)
+            }
             Phase::Live if key.intended().is_some() => Some(Due::UndoingRotation),
             Phase::Live => {
                 let waits = again.get(&key.id).is_some_and(|again| now < *again);
@@ -118,9 +128,13 @@ impl Service {
         };
         let objects: Vec<_> =
             destroying.versions.iter().map(|v| ObjectId { key: key.id, version: v.version }).collect();
+        let pair = destroying.import.ticket.as_ref().map(|ticket| ticket.pair);
         self.inner
             .pool
-            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
+            .call(move |session| {
+                objects.iter().try_for_each(|object| session.destroy(*object))?;
+                pair.map_or(Ok(()), |pair| session.drop_pair(pair))
+            })
             .await?;
         self.inner.writer.commit(Change::PutKey(destroying.destroyed())).await?;
         self.clear_aliases().await?;

@@ -177,6 +177,7 @@ impl Service {
         }
         service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
         service.clear_aliases().await.map_err(StartError::Unfinished)?;
+        service.drop_old_pairs().await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
         service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)

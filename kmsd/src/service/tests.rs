@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod crash;
+mod import;
 mod keys;
 mod rotation;
 mod token;

@@ -141,6 +141,12 @@ const fn refused(refusal: &Refusal) -> &'static str {
             "InvalidCiphertextException"
         }
         Refusal::OtherKey { .. } => "IncorrectKeyException",
+        Refusal::ImportTokenInvalid { .. } => "InvalidImportTokenException",
+        Refusal::ImportTokenExpired { .. } => "ExpiredImportTokenException",
+        Refusal::MaterialInvalid { .. } => "InvalidCiphertextException",
+        Refusal::OtherMaterial { .. } => "IncorrectKeyMaterialException",
+        Refusal::ImportUnderWay { .. } => "KMSInvalidStateException",
+        Refusal::NotExternal { .. } => "UnsupportedOperationException",
         Refusal::TagInvalid => "TagException",
         Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }

@@ -80,6 +80,10 @@ struct KeyMetadata {
     #[serde(skip_serializing_if = "Option::is_none")]
     deletion_date: Option<f64>,
     origin: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration_model: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    valid_to: Option<f64>,
     key_manager: &'static str,
     customer_master_key_spec: &'static str,
     key_spec: &'static str,
@@ -131,7 +135,11 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
         "SYMMETRIC_DEFAULT",
         "a KeySpec other than SYMMETRIC_DEFAULT",
     )?;
-    only(request.origin.as_deref(), "AWS_KMS", "an Origin other than AWS_KMS")?;
+    let is_external = match request.origin.as_deref() {
+        None | Some("AWS_KMS") => false,
+        Some("EXTERNAL") => true,
+        Some(_) => return Err(Fault::Unsupported { what: "an Origin other than AWS_KMS and EXTERNAL" }),
+    };
     let unsupported = [
         (request.multi_region, "MultiRegion"),
         (request.custom_key_store_id.is_some() || request.xks_key_id.is_some(), "a custom key store"),
@@ -139,15 +147,12 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     if let Some((_, what)) = unsupported.into_iter().find(|(asked, _)| *asked) {
         return Err(Fault::Unsupported { what });
     }
-    let view = call
-        .service
-        .create_unnamed_key(
-            call.caller,
-            &request.description,
-            &pairs(request.tags),
-            request.policy.as_deref(),
-        )
-        .await?;
+    let (description, tags, policy) = (&request.description, pairs(request.tags), request.policy.as_deref());
+    let view = if is_external {
+        call.service.create_unnamed_external_key(call.caller, description, &tags, policy).await?
+    } else {
+        call.service.create_unnamed_key(call.caller, description, &tags, policy).await?
+    };
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 
@@ -255,6 +260,14 @@ fn metadata(call: &Call<'_>, view: &KeyView) -> KeyMetadata {
             Origin::Kms => "AWS_KMS",
             Origin::External => "EXTERNAL",
         },
+        expiration_model: (key.origin == Origin::External && key.current().is_some()).then_some(
+            if view.material_expires.is_some() {
+                "KEY_MATERIAL_EXPIRES"
+            } else {
+                "KEY_MATERIAL_DOES_NOT_EXPIRE"
+            },
+        ),
+        valid_to: view.material_expires.map(seconds),
         key_manager: if key.is_default { "AWS" } else { "CUSTOMER" },
         customer_master_key_spec: "SYMMETRIC_DEFAULT",
         key_spec: "SYMMETRIC_DEFAULT",

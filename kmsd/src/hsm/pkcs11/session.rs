@@ -20,7 +20,11 @@ use super::{
     template,
 };
 use crate::{
-    domain::{envelope::Mechanism, reconcile::ObjectId},
+    domain::{
+        envelope::Mechanism,
+        import::{CheckValue, OaepHash, PairId, RsaBits},
+        reconcile::ObjectId,
+    },
     hsm::{HsmError, Sealed, Session},
 };
 
@@ -45,6 +49,14 @@ pub(super) struct Pkcs11Session {
 impl Pkcs11Session {
     pub(super) const fn new(place: Place, handles: Arc<Handles>, mechanism: Mechanism) -> Self {
         Self { place, handles, mechanism }
+    }
+
+    pub(super) const fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    pub(super) fn remember(&self, object: ObjectId, handle: ObjectHandle) {
+        self.handles.write().insert((object, Part::Cipher), handle);
     }
 
     /// The keys that a whole object has, in the order in which they are made: when the last is there, all are.
@@ -119,7 +131,7 @@ impl Pkcs11Session {
 }
 
 /// What a search finds. A session whose login has gone finds nothing private: that is no answer, and must not be taken for one.
-fn find(session: &CkSession, search: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmError> {
+pub(super) fn find(session: &CkSession, search: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmError> {
     let found = session.find_objects(search).map_err(classify)?;
     if found.is_empty()
         && !matches!(session.get_session_info().map_err(classify)?.session_state(), SessionState::RwUser)
@@ -133,7 +145,7 @@ fn find(session: &CkSession, search: &[Attribute]) -> Result<Vec<ObjectHandle>, 
 }
 
 /// Destroys what a search finds.
-fn destroy_all(session: &CkSession, search: &[Attribute]) -> Result<(), HsmError> {
+pub(super) fn destroy_all(session: &CkSession, search: &[Attribute]) -> Result<(), HsmError> {
     for handle in find(session, search)? {
         match session.destroy_object(handle) {
             Ok(()) => {}
@@ -243,6 +255,32 @@ impl Session for Pkcs11Session {
                 .map_err(|_| HsmError::Lacks { feature: "HMAC-SHA-256 of 32 bytes" })?;
             Ok(Zeroizing::new(*mac))
         })
+    }
+
+    fn make_pair(&mut self, pair: PairId, bits: RsaBits, hash: OaepHash) -> Result<Vec<u8>, HsmError> {
+        self.generate_pair(pair, bits, hash)
+    }
+
+    fn drop_pair(&mut self, pair: PairId) -> Result<(), HsmError> {
+        self.destroy_pair(pair)
+    }
+
+    fn pairs(&mut self) -> Result<Vec<PairId>, HsmError> {
+        self.list_pairs()
+    }
+
+    fn import(
+        &mut self,
+        object: ObjectId,
+        pair: PairId,
+        hash: OaepHash,
+        wrapped: &[u8],
+    ) -> Result<(), HsmError> {
+        self.unwrap(object, pair, hash, wrapped)
+    }
+
+    fn check_value(&mut self, object: ObjectId) -> Result<CheckValue, HsmError> {
+        self.check(object)
     }
 
     fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError> {

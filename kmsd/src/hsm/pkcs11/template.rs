@@ -3,7 +3,10 @@
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
 use super::session::Part;
-use crate::domain::reconcile::ObjectId;
+use crate::domain::{
+    import::{PairId, RsaBits},
+    reconcile::ObjectId,
+};
 
 /// Attributes of a new master key: made in the token, never leaving it, usable to encrypt and decrypt only. No
 /// `CKA_WRAP`: a key that wraps and decrypts would show in the open what it wrapped.
@@ -99,6 +102,125 @@ pub(super) fn all_keys() -> [Attribute; 2] {
     [Attribute::Class(ObjectClass::SECRET_KEY), Attribute::Token(true)]
 }
 
+/// Attributes of a master key whose material is unwrapped into the token: the same, but that its length cannot be asked for. What makes it unmodifiable comes
+/// last: SoftHSM takes the template in order.
+pub(super) fn imported_key(object: ObjectId) -> Vec<Attribute> {
+    let mut template = master_key(object);
+    template.retain(|attribute| !matches!(attribute, Attribute::ValueLen(_)));
+    template
+}
+
+/// Whether the token's answer is what was asked for. Material that was outside once is neither always sensitive nor never extractable.
+pub(super) fn is_protected_import(answer: &[Attribute]) -> bool {
+    protection(Part::Cipher).iter().all(|attribute| answer.contains(attribute))
+}
+
+/// Attributes of the public half of a pair that imports: a session's, for as long as it takes to read it.
+pub(super) fn pair_public(bits: RsaBits) -> [Attribute; 7] {
+    [
+        Attribute::Token(false),
+        Attribute::Private(false),
+        Attribute::ModulusBits(u64::from(bits.bits()).into()),
+        Attribute::PublicExponent(vec![1, 0, 1]),
+        Attribute::Encrypt(true),
+        Attribute::Wrap(false),
+        Attribute::Verify(false),
+    ]
+}
+
+/// Attributes of its private half: it unwraps, and does nothing else.
+pub(super) fn pair_private(pair: PairId) -> Vec<Attribute> {
+    let mut template = vec![Attribute::Id(pair_id(pair)), Attribute::Label(b"kmsd import".to_vec())];
+    template.extend(PAIR_PROTECTION);
+    template
+}
+
+const PAIR_PROTECTION: [Attribute; 8] = [
+    Attribute::Token(true),
+    Attribute::Private(true),
+    Attribute::Sensitive(true),
+    Attribute::Extractable(false),
+    Attribute::Unwrap(true),
+    Attribute::Decrypt(false),
+    Attribute::Sign(false),
+    Attribute::Modifiable(false),
+];
+
+/// What to ask a token about a pair that it says it has made.
+pub(super) const PAIR_TYPES: [AttributeType; 10] = [
+    AttributeType::Token,
+    AttributeType::Private,
+    AttributeType::Sensitive,
+    AttributeType::Extractable,
+    AttributeType::Unwrap,
+    AttributeType::Decrypt,
+    AttributeType::Sign,
+    AttributeType::Modifiable,
+    AttributeType::AlwaysSensitive,
+    AttributeType::NeverExtractable,
+];
+
+/// Whether the token's answer is what was asked for.
+pub(super) fn is_protected_pair(answer: &[Attribute]) -> bool {
+    let born_here = [Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)];
+    PAIR_PROTECTION.iter().chain(&born_here).all(|attribute| answer.contains(attribute))
+}
+
+const PAIR_PREFIX: &[u8] = b"kmsd import ";
+
+fn pair_id(pair: PairId) -> Vec<u8> {
+    [PAIR_PREFIX, pair.as_bytes()].concat()
+}
+
+/// The pair that a `CKA_ID` stands for.
+pub(super) fn pair_of(id: &[u8]) -> Option<PairId> {
+    id.strip_prefix(PAIR_PREFIX)?.try_into().ok().map(PairId::new)
+}
+
+/// Finds a pair.
+pub(super) fn pair_search(pair: PairId) -> [Attribute; 3] {
+    [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true), Attribute::Id(pair_id(pair))]
+}
+
+/// Finds all private keys.
+pub(super) fn all_pairs() -> [Attribute; 2] {
+    [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)]
+}
+
+/// A copy of unwrapped material that lives for two calls in one session and can only be wrapped, so that its length shows.
+pub(super) fn length_probe() -> [Attribute; 11] {
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+    ]
+}
+
+/// What wraps it: a key that can do nothing else, not even unwrap, and ends with the session.
+pub(super) fn length_wrapper() -> [Attribute; 11] {
+    [
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::ValueLen(32.into()),
+        Attribute::Token(false),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(true),
+        Attribute::Unwrap(false),
+    ]
+}
+
 /// The key that guards store and audit log: it signs, and does nothing else.
 pub(super) fn integrity_key() -> Vec<Attribute> {
     let mut template = integrity_key_search().to_vec();
@@ -154,6 +276,29 @@ pub(super) fn note_search() -> [Attribute; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{KeyId, KeyVersion};
+
+    /// K6: and one that would let the pair decrypt, so that this service could read what it is to unwrap.
+    #[test]
+    fn k6_each_attribute_of_a_pair_is_read_back() {
+        let mut answer = PAIR_PROTECTION.to_vec();
+        answer.extend([Attribute::AlwaysSensitive(true), Attribute::NeverExtractable(true)]);
+        assert!(is_protected_pair(&answer));
+        for index in 0..answer.len() {
+            let mut weaker = answer.clone();
+            weaker.remove(index);
+            assert!(!is_protected_pair(&weaker), "{:?}", answer[index]);
+        }
+        assert_eq!(answer.len(), PAIR_TYPES.len());
+        let key = ObjectId { key: KeyId::from_bytes([1; 16]), version: KeyVersion::FIRST };
+        let answer = protection(Part::Cipher);
+        assert!(is_protected_import(&answer));
+        assert!(
+            (0..answer.len())
+                .all(|index| !is_protected_import(&[&answer[..index], &answer[index + 1..]].concat()))
+        );
+        assert_eq!(imported_key(key).last(), Some(&Attribute::Modifiable(false)));
+    }
 
     /// K1: a token that silently ignores a part of the template is found out.
     #[test]

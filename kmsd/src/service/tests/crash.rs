@@ -31,7 +31,7 @@ where
             drop(service);
             let calls = world.token.log().len();
             let service = world.start().await;
-            let idle = ["open session", "inventory", "notes", "derive", "put note"];
+            let idle = ["open session", "inventory", "pairs", "notes", "derive", "put note"];
             assert!(
                 world.token.log()[calls..].iter().all(|call| idle.contains(call)),
                 "{:?}",

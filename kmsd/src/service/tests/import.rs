@@ -1,0 +1,299 @@
+//! Material comes, goes, expires and comes back (K6).
+
+use aws_lc_rs::rsa::{
+    OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey,
+};
+
+use super::*;
+use crate::{
+    domain::{
+        KeyId, KeyRef, KeyState,
+        import::{OaepHash, RsaBits},
+        operation::StateFault,
+        time::{DAY_MS, WallTime},
+    },
+    hsm::fake::Fault,
+};
+
+const SHA256: OaepHash = OaepHash::Sha256;
+
+fn wrap(public_key: &[u8], material: &[u8], hash: OaepHash) -> Vec<u8> {
+    let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(public_key).unwrap()).unwrap();
+    let algorithm = match hash {
+        OaepHash::Sha1 => &OAEP_SHA1_MGF1SHA1,
+        OaepHash::Sha256 => &OAEP_SHA256_MGF1SHA256,
+    };
+    let mut out = vec![0; key.ciphertext_size()];
+    key.encrypt(algorithm, material, &mut out, None).unwrap().to_vec()
+}
+
+async fn external(service: &Service) -> KeyRef {
+    let view = service.create_external_key(&uid(1), "a", "").await.unwrap();
+    assert_eq!(view.key.state, KeyState::PendingImport);
+    KeyRef::Id(view.key.id)
+}
+
+async fn import_of(
+    service: &Service,
+    key: &KeyRef,
+    material: &[u8],
+    expires: Option<WallTime>,
+) -> Result<KeyId, ServiceError> {
+    let made = service.import_parameters(&uid(1), key, SHA256, RsaBits::Rsa2048).await?;
+    let wrapped = wrap(&made.public_key, material, SHA256);
+    service.import_material(&uid(1), key, &made.token, wrapped, expires).await
+}
+
+async fn state(service: &Service, key: &KeyRef) -> KeyState {
+    service.describe_key(&uid(1), key).await.unwrap().key.state
+}
+
+/// K6: the whole way, and the same material again.
+#[tokio::test]
+async fn k6_only_the_same_material_is_imported_again() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let fault = |refusal| match refusal {
+        Refusal::State { fault, .. } => fault,
+        other => panic!("{other}"),
+    };
+    assert_eq!(fault(refusal(datakey(&service, &uid(1), "a", "x").await)), StateFault::NoMaterial);
+    assert_eq!(fault(refusal(service.enable_key(&uid(1), &key).await)), StateFault::NoMaterial);
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    assert_eq!(state(&service, &key).await, KeyState::Enabled);
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    let refused = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await;
+    assert_eq!(fault(refusal(refused)), StateFault::NotPendingImport);
+
+    service.delete_material(&uid(1), &key).await.unwrap();
+    assert!(world.token.objects().is_empty());
+    world.check_consistent(&service);
+    assert_eq!(fault(refusal(open(&service, &uid(1), &new.wrapped, "x").await)), StateFault::NoMaterial);
+
+    let refused = import_of(&service, &key, &[8; 32], None).await;
+    assert!(matches!(refusal(refused), Refusal::OtherMaterial { .. }));
+    assert!(world.token.objects().is_empty(), "what was refused does not stay");
+    assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
+    assert_eq!(world.token.pairs(), 0, "pairs go with their offers");
+    world.check_consistent(&service);
+}
+
+/// K6: what is not 256 bits, or was wrapped for another offer, is refused, and leaves nothing.
+#[tokio::test]
+async fn k6_what_does_not_unwrap_is_refused() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    for len in [0, 16, 24, 31, 33, 64] {
+        let refused = import_of(&service, &key, &vec![7; len], None).await;
+        assert!(matches!(refusal(refused), Refusal::MaterialInvalid { .. }), "{len}");
+    }
+    let old = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    let new = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    assert_eq!(world.token.pairs(), 1, "the old offer is closed");
+    let good = wrap(&new.public_key, &[7; 32], SHA256);
+    for (token, wrapped) in [
+        (&new.token, wrap(&old.public_key, &[7; 32], SHA256)),
+        (&new.token, wrap(&new.public_key, &[7; 32], OaepHash::Sha1)),
+        (&new.token, vec![7; 256]),
+        (&new.token, good[1..].to_vec()),
+        (&new.token, vec![]),
+    ] {
+        let refused = service.import_material(&uid(1), &key, token, wrapped, None).await;
+        assert!(matches!(refusal(refused), Refusal::MaterialInvalid { .. }));
+    }
+    for token in [&old.token, &vec![], &vec![0; 19]] {
+        let refused = service.import_material(&uid(1), &key, token, good.clone(), None).await;
+        assert!(matches!(refusal(refused), Refusal::ImportTokenInvalid { .. }));
+    }
+    let past = Some(WallTime(ManualClock::START - 1));
+    let refused = service.import_material(&uid(1), &key, &new.token, good.clone(), past).await;
+    assert!(matches!(refusal(refused), Refusal::ParameterInvalid { name: "expiration_time", .. }));
+    assert!(world.token.objects().is_empty());
+    service.import_material(&uid(1), &key, &new.token, good.clone(), None).await.unwrap();
+    world.check_consistent(&service);
+    // Once it was used, the token is good for nothing.
+    service.delete_material(&uid(1), &key).await.unwrap();
+    let refused = service.import_material(&uid(1), &key, &new.token, good, None).await;
+    assert!(matches!(refusal(refused), Refusal::ImportTokenInvalid { .. }));
+}
+
+/// K6: an offer is open for a day.
+#[tokio::test]
+async fn k6_an_offer_expires() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    assert_eq!(made.expires.0, ManualClock::START + DAY_MS);
+    world.clock.pass(DAY_MS);
+    let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+    let refused = service.import_material(&uid(1), &key, &made.token, wrapped.clone(), None).await;
+    assert!(matches!(refusal(refused), Refusal::ImportTokenExpired { .. }));
+    service.tick().await;
+    assert_eq!(world.token.pairs(), 0);
+    let refused = service.import_material(&uid(1), &key, &made.token, wrapped, None).await;
+    assert!(matches!(refusal(refused), Refusal::ImportTokenInvalid { .. }));
+}
+
+/// K6: material expires on its day, also while the service is down, and not when the clock leaps.
+#[tokio::test]
+async fn k6_material_expires_on_its_day_and_not_by_a_leap() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let day = WallTime(ManualClock::START + 10 * DAY_MS);
+    import_of(&service, &key, &[7; 32], Some(day)).await.unwrap();
+    assert_eq!(service.describe_key(&uid(1), &key).await.unwrap().material_expires, Some(day));
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    world.clock.leap(3650 * DAY_MS);
+    service.tick().await;
+    assert_eq!(state(&service, &key).await, KeyState::Enabled);
+    world.clock.leap(-3650 * DAY_MS);
+    world.clock.pass(10 * DAY_MS - 1);
+    service.tick().await;
+    assert_eq!(state(&service, &key).await, KeyState::Enabled);
+    drop(service);
+    world.clock.pass(1);
+    let service = world.start().await;
+    service.tick().await;
+    assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+    assert!(world.token.objects().is_empty());
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
+    world.check_consistent(&service);
+}
+
+/// K6, K4: a key waits for its deletion, its material expires; cancelled, it waits for its material.
+#[tokio::test]
+async fn k4_material_that_expires_before_the_deletion() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    import_of(&service, &key, &[7; 32], Some(WallTime(ManualClock::START + DAY_MS))).await.unwrap();
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    world.clock.pass(DAY_MS);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+    assert_eq!(state(&service, &key).await, KeyState::PendingDeletion);
+    let view = service.cancel_deletion(&uid(1), &key).await.unwrap();
+    assert_eq!(view.key.state, KeyState::PendingImport);
+    // A key that still waits for its material is deleted like any other, its open offer with it.
+    service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    world.clock.pass(7 * DAY_MS);
+    service.tick().await;
+    assert_eq!(world.token.pairs(), 0);
+    assert!(service.list_keys(&uid(1), None).await.unwrap().is_empty());
+    world.check_consistent(&service);
+}
+
+/// K6: material that the token made is not removed: it would be lost.
+#[tokio::test]
+async fn k6_only_imported_material_is_removed() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), "b", "").await.unwrap();
+    let refused = service.delete_material(&uid(1), &"b".parse().unwrap()).await;
+    assert!(matches!(refusal(refused), Refusal::NotExternal { .. }));
+    assert_eq!(world.token.objects().len(), 1);
+    let key = external(&service).await;
+    let refused = service.import_parameters(&uid(2), &key, SHA256, RsaBits::Rsa2048).await;
+    assert!(matches!(refusal(refused), Refusal::NoSuchKey { .. }));
+}
+
+/// K6: of many who import at once, one does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn k6_of_many_imports_at_once_one_is_done() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+    let callers: Vec<_> = (0..20)
+        .map(|_| {
+            let (service, key, made, wrapped) = (service.clone(), key.clone(), made.clone(), wrapped.clone());
+            tokio::spawn(async move {
+                service.import_material(&uid(1), &key, &made.token, wrapped, None).await.is_ok()
+            })
+        })
+        .collect();
+    let mut done = 0;
+    for caller in callers {
+        done += usize::from(caller.await.unwrap());
+    }
+    assert_eq!(done, 1);
+    world.check_consistent(&service);
+}
+
+/// K6: each call to the token fails in turn, for good or by a loss; what is acknowledged holds, and nothing is left behind.
+#[tokio::test]
+async fn k6_each_call_of_an_import_fails_in_turn() {
+    for fault in [Fault::lost(false), Fault::lost(true), Fault::failed(false), Fault::failed(true)] {
+        for index in 0..10 {
+            let world = World::new();
+            let service = world.start().await;
+            let key = external(&service).await;
+            world.token.fail_call(index, fault.clone());
+            let imported = import_of(&service, &key, &[7; 32], None).await.is_ok();
+            world.token.clear_faults();
+            service.tick().await;
+            world.check_consistent(&service);
+            let expected = if imported { KeyState::Enabled } else { KeyState::PendingImport };
+            assert_eq!(state(&service, &key).await, expected, "{fault:?} {index}");
+            if !imported {
+                import_of(&service, &key, &[7; 32], None).await.unwrap();
+            }
+            datakey(&service, &uid(1), "a", "x").await.unwrap();
+            world.token.fail_call(0, fault.clone());
+            let _ = service.delete_material(&uid(1), &key).await;
+            world.token.clear_faults();
+            service.tick().await;
+            assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+            assert!(world.token.objects().is_empty());
+            drop(service);
+            let service = world.start().await;
+            assert!(world.token.pairs() <= 1, "no more than that of an open offer");
+            world.check_consistent(&service);
+        }
+    }
+}
+
+/// K6: the process dies at every effect; the key has its material, wholly and checked, or waits for it.
+#[tokio::test]
+async fn k6_a_crash_while_material_comes_or_goes() {
+    let mut deaths = 0;
+    for last_takes_place in [false, true] {
+        for index in 0..24 {
+            let world = World::new();
+            let service = world.start().await;
+            let key = external(&service).await;
+            let power = Power::until(index, last_takes_place);
+            world.set_power(&power);
+            let imported = import_of(&service, &key, &[7; 32], None).await.is_ok();
+            let deleted = imported && service.delete_material(&uid(1), &key).await.is_ok();
+            drop(service);
+            world.set_power(&Power::default());
+            deaths += usize::from(power.is_spent());
+            let service = world.start().await;
+            service.tick().await;
+            world.check_consistent(&service);
+            match state(&service, &key).await {
+                KeyState::Enabled => {
+                    assert!(!deleted, "what was acknowledged to be deleted is there again");
+                    datakey(&service, &uid(1), "a", "x").await.unwrap();
+                }
+                KeyState::PendingImport => {
+                    assert!(world.token.objects().is_empty());
+                    import_of(&service, &key, &[7; 32], None).await.unwrap();
+                    datakey(&service, &uid(1), "a", "x").await.unwrap();
+                }
+                other => panic!("{other}"),
+            }
+        }
+    }
+    assert!(deaths >= 20, "{deaths}");
+}
