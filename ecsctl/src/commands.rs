@@ -17,7 +17,11 @@ use crate::{
     app::App,
     cli::Command,
     error::Error,
-    model::{Noun, name::Name, size::Size},
+    model::{
+        Noun,
+        name::Name,
+        size::{self, Size},
+    },
 };
 
 /// Runs a command that needs the installation.
@@ -47,6 +51,10 @@ fn parse_name(noun: Noun, text: &str) -> Result<Name, Error> {
 
 fn parse_size(text: &str) -> Result<Size, Error> {
     text.parse().map_err(|source| Error::Size { given: text.to_owned(), source })
+}
+
+fn parse_rate(text: &str) -> Result<u64, Error> {
+    size::parse_rate(text).map_err(|source| Error::Rate { given: text.to_owned(), source })
 }
 
 /// A failure to write the result.

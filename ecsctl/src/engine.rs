@@ -249,7 +249,10 @@ impl App {
                     demand(&disk, DiskAction::Change)?;
                     snapshots::refuse_taken(tx, name)?;
                 }
-                Operation::DeleteSnapshot { .. } | Operation::RollBack { .. } | Operation::Rekey { .. } => {
+                Operation::DeleteSnapshot { .. }
+                | Operation::RollBack { .. }
+                | Operation::Rekey { .. }
+                | Operation::Reencrypt { .. } => {
                     demand(&disk, DiskAction::Change)?;
                 }
                 Operation::Extend { size } => {

@@ -49,6 +49,14 @@ pub(crate) enum Error {
         /// Why.
         source: SizeError,
     },
+    /// A rate that cannot be one.
+    #[error("{given:?} cannot be a rate in bytes per second: {source}")]
+    Rate {
+        /// The text.
+        given: String,
+        /// Why.
+        source: SizeError,
+    },
     /// Nothing is called that.
     #[error("there is no {noun} {given:?}")]
     NotFound {
@@ -384,6 +392,7 @@ impl Error {
             }
             Self::Alias { .. } => (Exit::Usage, "invalid-name", "--alias db-key, say".to_owned()),
             Self::Size { source, .. } => (Exit::Usage, "invalid-size", size_hint(source)),
+            Self::Rate { .. } => (Exit::Usage, "invalid-rate", "--rate 50M, or 0 for no limit".to_owned()),
             Self::NotFound { noun, near, .. } => {
                 let hint = match near {
                     Some(near) => format!("did you mean {near}?"),

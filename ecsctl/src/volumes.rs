@@ -90,6 +90,10 @@ pub(crate) trait VolumeTool {
     fn extend(&self, claim: &Claim, file: &Path, size: u64) -> Result<(), ToolError>;
     /// Wraps the DEK anew, under the newest version of a CMK. The volume may be attached.
     fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
+    /// Begins to re-encrypt the volume under a new DEK, or goes on; a detached one to the end.
+    fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
+    /// How far a re-encryption is, if one is under way. Needs no claim.
+    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError>;
     /// The CMK that the header names.
     fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.

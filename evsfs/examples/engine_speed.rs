@@ -42,7 +42,7 @@ fn run(path: &std::path::Path, threads: u64) -> anyhow::Result<()> {
         cmk_id: Text::new("speed").expect("short"),
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).expect("short"),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     };
     let backing = FileBacking::create(path)?;

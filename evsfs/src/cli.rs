@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
-use crate::size::{DiskSize, MemorySize};
+use crate::size::{DiskSize, MemorySize, Rate};
 
 /// Encrypted, authenticated volume files, shown as plain raw disks.
 #[derive(Debug, Parser)]
@@ -42,7 +42,7 @@ pub enum Command {
     SnapshotDelete(OfSnapshot),
     /// Go back to a snapshot; nobody may have the disk open
     Rollback(OfSnapshot),
-    /// Wrap the data key of a volume anew, attached or not
+    /// Wrap the data key of a volume anew, or re-encrypt it under a new data key; attached or not
     Rekey(Rekey),
     /// Copy all that verifies of a damaged volume into a raw file, and list the rest
     Salvage(Salvage),
@@ -151,6 +151,16 @@ pub struct Rekey {
     /// Under this master key: an id, an alias, or evs/default; by default the newest version of the one that it has
     #[arg(long, value_name = "KEY")]
     pub key: Option<String>,
+    /// Make a new data key and re-encrypt everything under it, snapshots too; the old one is destroyed in the end. An attached disk does it in
+    /// the background, also after it was detached and attached again; else it is done here, and goes on later if it is cut short
+    #[arg(long)]
+    pub new_data_key: bool,
+    /// Re-encrypt at most so many bytes in a second (with K, M, G); 0 for as fast as it goes
+    #[arg(long, value_name = "BYTES", requires = "new_data_key", allow_hyphen_values = true)]
+    pub rate: Option<Rate>,
+    /// Return only when an attached disk is re-encrypted
+    #[arg(long, requires = "new_data_key")]
+    pub wait: bool,
 }
 
 /// `evsfs salvage`

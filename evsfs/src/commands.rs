@@ -7,6 +7,7 @@ mod info;
 mod mount;
 mod operation;
 mod output;
+mod rekey;
 mod salvage;
 mod umount;
 
@@ -39,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Snapshots(arguments) => operation::snapshots(&arguments, output),
         Command::SnapshotDelete(arguments) => operation::delete(&arguments, output),
         Command::Rollback(arguments) => operation::rollback(&arguments, output),
-        Command::Rekey(arguments) => operation::rekey(&arguments, output),
+        Command::Rekey(arguments) => rekey::run(&arguments, output),
         Command::Salvage(arguments) => salvage::run(&arguments, output),
         Command::Erase(arguments) => erase::run(&arguments, output),
     };

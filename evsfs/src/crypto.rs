@@ -8,6 +8,7 @@ mod aws_lc;
 mod cipher;
 mod entropy;
 mod kdf;
+mod keyring;
 mod keys;
 mod nonce;
 mod plain;
@@ -20,6 +21,7 @@ pub mod witness;
 
 pub use cipher::{AuthenticationFailed, Backend, BlockCipher, Suite, Tag};
 pub use entropy::{Entropy, EntropyUnavailable, SeededEntropy, SystemEntropy};
+pub use keyring::{Keyring, Switch};
 pub use keys::{Chain, EpochKeys, EpochSalt, FreshEpoch, HeaderMac, TablePurpose, VolumeKeys};
 pub use kmsd::Dek;
 pub use nonce::{EpochExhausted, NonceRun, NonceSequence, SEALS_PER_EPOCH, SealNonce};

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 pub use raw::RawDevice;
 pub use volume::VolumeDevice;
 
+use uuid::Uuid;
+
 use crate::engine::VolumeError;
 
 /// A device that takes any offset and length within its size, from many threads at once.
@@ -63,6 +65,35 @@ pub trait BlockDevice: Send + Sync + 'static {
     /// # Errors
     /// If the device cannot tell.
     fn next_hole(&self, offset: u64) -> Result<u64, DeviceError>;
+
+    /// Its earlier states, if it keeps any.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        None
+    }
+}
+
+/// Earlier states of a device. They never change; each may go at any time.
+pub trait Snapshots: Sync {
+    /// Bytes of one, if it is there.
+    fn size_of(&self, id: Uuid) -> Option<u64>;
+
+    /// Fills `buf` from `offset` of one.
+    ///
+    /// # Errors
+    /// As [`BlockDevice::read`]; also if it is gone.
+    fn read_from(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError>;
+
+    /// As [`BlockDevice::next_data`] in one.
+    ///
+    /// # Errors
+    /// As there.
+    fn next_data_in(&self, id: Uuid, offset: u64) -> Result<Option<u64>, DeviceError>;
+
+    /// As [`BlockDevice::next_hole`] in one.
+    ///
+    /// # Errors
+    /// As there.
+    fn next_hole_in(&self, id: Uuid, offset: u64) -> Result<u64, DeviceError>;
 }
 
 /// Why a request to a device failed.

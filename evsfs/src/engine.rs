@@ -29,6 +29,7 @@ mod params;
 mod ranges;
 mod read;
 mod recovery;
+mod reencrypt;
 mod report;
 mod seek;
 mod store;
@@ -38,12 +39,14 @@ mod tests;
 mod trash;
 mod versions;
 mod volume;
+mod walk;
 mod worker;
 mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
 pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
-pub use report::{BadBlock, CheckReport, SnapshotInfo, Stats};
+pub use reencrypt::Step;
+pub use report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
 pub use volume::Volume;
 
 /// Size in bytes of a block, a page and a slot.

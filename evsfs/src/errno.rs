@@ -31,6 +31,7 @@ pub fn errno(error: &DeviceError) -> Errno {
             | VolumeError::NameTooLong { .. } => Errno::EINVAL,
             VolumeError::NoSuchSnapshot { .. } => Errno::ENOENT,
             VolumeError::SnapshotExists { .. } => Errno::EEXIST,
+            VolumeError::Reencrypting { .. } | VolumeError::HeaderChanged { .. } => Errno::EBUSY,
         },
     }
 }

@@ -330,7 +330,7 @@ impl Failure {
             },
             Self::Open { source, .. } => match source.as_ref() {
                 OpenError::TooShort => ("truncated", Exit::Damaged, "restore the volume file from a backup"),
-                OpenError::ForeignKeys { .. } => {
+                OpenError::ForeignKeys { .. } | OpenError::KeysOfBoth { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
                 OpenError::NoSuperblock { .. } | OpenError::LogCut { .. } => {
@@ -497,6 +497,10 @@ fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
         VolumeError::Header(error) => format_kind(error),
         VolumeError::WouldShrink { .. } => ("would_shrink", Exit::Refused, "a disk only grows"),
         VolumeError::BadSize { .. } => ("bad_size", Exit::Usage, "give a multiple of 4096 bytes, up to 64T"),
+        VolumeError::HeaderChanged { .. } => ("header_changed", Exit::Failed, "ask again"),
+        VolumeError::Reencrypting { .. } => {
+            ("re_encrypting", Exit::Refused, "wait until it is done; `evsfs info FILE` shows how far it is")
+        }
         VolumeError::TooManySnapshots { .. } => {
             ("too_many_snapshots", Exit::Refused, "delete a snapshot first")
         }

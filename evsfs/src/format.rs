@@ -26,14 +26,15 @@ pub use entry::{Entry, Kind};
 pub use epochs::{EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EpochDirectory, EpochPage, epoch_place};
 pub use error::{FormatError, Structure};
 pub use header::{
-    Header, HeaderCopies, HeaderError, UnverifiedHeader, VolumeKind, WrappedDekField, erase_wrapped_keys,
+    Header, HeaderCopies, HeaderError, NextKey, UnverifiedHeader, VolumeKind, WrappedDekField,
+    erase_wrapped_keys,
 };
 pub use log_page::{
     LOG_PAGE_RECORDS, LogPageError, LogPageHeader, decode_log_records, open_log_page, seal_log_page,
 };
 pub use log_record::LogRecord;
 pub use map_page::MapPage;
-pub use superblock::{Anchor, LogHead, Superblock, UPPER_ALLOCATION_ENTRIES, VERSION_PAGES};
+pub use superblock::{Anchor, LogHead, Superblock, Task, TaskKind, UPPER_ALLOCATION_ENTRIES, VERSION_PAGES};
 pub use text::Text;
 pub use versions::{VERSION_PAGE_RECORDS, VersionPage, VersionRecord, VersionState};
 

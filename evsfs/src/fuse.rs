@@ -1,10 +1,12 @@
 //! Translates FUSE requests into calls of a [`BlockDevice`], and nothing else.
 //!
-//! The file system is one directory with one file, `disk`. It has no names to make or remove, and a fixed size.
+//! The file system is one directory with one file, `disk`, and for who asks by name one file for each snapshot. It has no names to make or
+//! remove, and a fixed size.
 //! Each serving thread reads into a buffer of its own, which the reply sends from without another copy.
 
 mod attributes;
 mod openings;
+mod snapshots;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -14,14 +16,17 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem, FopenFlags,
-    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenFlags, PollEvents, PollFlags,
-    PollNotifier, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek,
-    ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner, OpenAccMode, OpenFlags, PollEvents,
+    PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tracing::{debug, error};
+use uuid::Uuid;
 
 use self::attributes::Attributes;
 pub use self::openings::{Closed, Openings};
+pub use self::snapshots::SNAPSHOT_PREFIX;
+use self::snapshots::SnapshotFiles;
 use crate::device::{BlockDevice, DeviceError};
 use crate::errno::{errno, is_fault};
 
@@ -56,6 +61,7 @@ pub struct DiskFs<D> {
     attributes: Attributes,
     cached: bool,
     openings: Arc<Openings>,
+    snapshots: SnapshotFiles,
     name: String,
 }
 
@@ -63,7 +69,8 @@ impl<D: BlockDevice> DiskFs<D> {
     /// Shows `device`; `name` is for the log. In `cached` mode the kernel keeps pages, so that files can be mapped.
     #[must_use]
     pub fn new(device: Arc<D>, name: String, cached: bool, read_only: bool, openings: Arc<Openings>) -> Self {
-        Self { device, attributes: Attributes::new(read_only, SystemTime::now()), cached, openings, name }
+        let attributes = Attributes::new(read_only, SystemTime::now());
+        Self { device, attributes, cached, openings, snapshots: SnapshotFiles::default(), name }
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
@@ -84,7 +91,19 @@ impl<D: BlockDevice> DiskFs<D> {
         match ino {
             INodeNo::ROOT => Some(self.attributes.root()),
             DISK_INODE => Some(self.disk()),
-            _ => None,
+            other => self.snapshot(self.snapshots.of(other)?),
+        }
+    }
+
+    fn snapshot(&self, id: Uuid) -> Option<fuser::FileAttr> {
+        self.snapshots.attr(id, self.device.snapshots(), &self.attributes)
+    }
+
+    /// Reads from the disk or from a snapshot.
+    fn read_from(&self, snapshot: Option<Uuid>, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        match (snapshot, self.device.snapshots()) {
+            (Some(id), Some(snapshots)) => snapshots.read_from(id, offset, buf),
+            _ => self.device.read(offset, buf),
         }
     }
 
@@ -116,9 +135,13 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         if parent == INodeNo::ROOT && name == DISK_NAME {
-            reply.entry_with_ttls(&NAME_TTL, &ATTRIBUTE_TTL, &self.disk(), Generation(0));
-        } else {
-            reply.error(Errno::ENOENT);
+            return reply.entry_with_ttls(&NAME_TTL, &ATTRIBUTE_TTL, &self.disk(), Generation(0));
+        }
+        let named = if parent == INodeNo::ROOT { SnapshotFiles::named(name) } else { None };
+        match named.and_then(|id| self.snapshot(id)) {
+            // It may go at any time.
+            Some(attr) => reply.entry_with_ttls(&ATTRIBUTE_TTL, &ATTRIBUTE_TTL, &attr, Generation(0)),
+            None => reply.error(Errno::ENOENT),
         }
     }
 
@@ -155,7 +178,13 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         reply.attr(&ATTRIBUTE_TTL, &self.disk());
     }
 
-    fn open(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if self.snapshots.of(ino).is_some() {
+            return match flags.acc_mode() {
+                OpenAccMode::O_RDONLY => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+                OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => reply.error(Errno::EROFS),
+            };
+        }
         if ino != DISK_INODE {
             return reply.error(Errno::EISDIR);
         }
@@ -174,21 +203,23 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     fn release(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.openings.leave();
+        if ino == DISK_INODE {
+            self.openings.leave();
+        }
         reply.ok();
     }
 
     fn read(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         size: u32,
@@ -196,13 +227,20 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let length = self.clip(offset, size.into());
+        let snapshot = self.snapshots.of(ino);
+        let length = match snapshot {
+            None => self.clip(offset, size.into()),
+            Some(id) => match self.snapshot(id) {
+                Some(attr) => u64::from(size).min(attr.size.saturating_sub(offset)),
+                None => return reply.error(Errno::ESTALE),
+            },
+        };
         if length == 0 {
             return reply.data(&[]);
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
             let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
-            match self.device.read(offset, buf) {
+            match self.read_from(snapshot, offset, buf) {
                 Ok(()) => reply.data(buf),
                 Err(error) => reply.error(self.failed("read", offset, length, &error)),
             }
@@ -298,19 +336,23 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     fn lseek(
         &self,
         _req: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
         let Ok(from) = u64::try_from(offset) else { return reply.error(Errno::EINVAL) };
-        if from >= self.device.size() {
+        let Some(attr) = self.attr(ino) else { return reply.error(Errno::ESTALE) };
+        if from >= attr.size {
             return reply.error(Errno::ENXIO);
         }
-        let found = match whence {
-            libc::SEEK_DATA => self.device.next_data(from),
-            libc::SEEK_HOLE => self.device.next_hole(from).map(Some),
+        let snapshot = self.snapshots.of(ino).zip(self.device.snapshots());
+        let found = match (whence, snapshot) {
+            (libc::SEEK_DATA, None) => self.device.next_data(from),
+            (libc::SEEK_HOLE, None) => self.device.next_hole(from).map(Some),
+            (libc::SEEK_DATA, Some((id, snapshots))) => snapshots.next_data_in(id, from),
+            (libc::SEEK_HOLE, Some((id, snapshots))) => snapshots.next_hole_in(id, from).map(Some),
             _ => return reply.error(Errno::EINVAL),
         };
         match found {

@@ -166,7 +166,8 @@ impl KeyService {
     /// # Errors
     /// As [`Self::open`].
     pub fn open_next(&self, header: &UnverifiedHeader) -> Result<Dek, KeyError> {
-        self.open_field(header, &header.claims().next_wrapped_dek)
+        let none = WrappedDekField::default();
+        self.open_field(header, header.claims().next.as_ref().map_or(&none, |next| &next.wrapped_dek))
     }
 
     fn open_field(&self, header: &UnverifiedHeader, field: &WrappedDekField) -> Result<Dek, KeyError> {

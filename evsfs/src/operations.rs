@@ -40,6 +40,7 @@ pub fn operate(volume: &Volume, request: &Request) -> Result<Value, Failure> {
             Ok(json!({"size": volume.size()}))
         }
         Request::Rekey { key } => rekey::rewrap(volume, &KeyService::from_env(), key.as_deref()),
+        Request::Reencrypt { rate } => rekey::reencrypt(volume, &KeyService::from_env(), *rate),
         Request::Status {} | Request::Flush {} | Request::Detach {} => {
             Err(ControlError::Unsupported { operation: request.operation() }.into())
         }

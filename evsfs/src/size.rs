@@ -15,6 +15,10 @@ pub struct DiskSize(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemorySize(pub u64);
 
+/// Bytes in a second; 0 for no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate(pub u64);
+
 /// Why text is no size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SizeError {
@@ -48,6 +52,14 @@ impl FromStr for MemorySize {
             bytes if bytes >= 16 << 20 => Ok(Self(bytes)),
             _ => Err(SizeError::TooLittleMemory),
         }
+    }
+}
+
+impl FromStr for Rate {
+    type Err = SizeError;
+
+    fn from_str(text: &str) -> Result<Self, SizeError> {
+        bytes(text).map(Self)
     }
 }
 
@@ -90,5 +102,11 @@ mod tests {
     fn memory_has_a_least_amount() {
         assert_eq!("64M".parse(), Ok(MemorySize(64 << 20)));
         assert_eq!("1M".parse::<MemorySize>(), Err(SizeError::TooLittleMemory));
+    }
+
+    #[test]
+    fn a_rate_may_be_none() {
+        assert_eq!(("0".parse(), "50M".parse()), (Ok(Rate(0)), Ok(Rate(50 << 20))));
+        assert_eq!("fast".parse::<Rate>(), Err(SizeError::NotANumber));
     }
 }

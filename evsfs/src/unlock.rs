@@ -10,7 +10,7 @@ use std::io;
 use uuid::Uuid;
 
 use crate::backing::Backing;
-use crate::crypto::{Backend, Suite, VolumeKeys};
+use crate::crypto::{Backend, Keyring, Suite, VolumeKeys};
 use crate::format::{FormatError, Header, HeaderCopies, HeaderError, UnverifiedHeader};
 use crate::keys::{KeyError, KeyErrorKind, KeyService};
 
@@ -76,7 +76,7 @@ pub fn unlock(
     service: &KeyService,
     expected: Expected,
     backend: Backend,
-) -> Result<(Header, VolumeKeys), UnlockError> {
+) -> Result<(Header, Keyring), UnlockError> {
     let mut first = None;
     for copy in copies.candidates() {
         match unlock_copy(copy, service, expected, backend) {
@@ -102,7 +102,7 @@ fn unlock_copy(
     service: &KeyService,
     expected: Expected,
     backend: Backend,
-) -> Result<(Header, VolumeKeys), UnlockError> {
+) -> Result<(Header, Keyring), UnlockError> {
     let found = *copy.uuid();
     if let Some(expected) = expected.uuid.filter(|uuid| *uuid != found) {
         return Err(UnlockError::AnotherVolume { found, expected });
@@ -112,6 +112,12 @@ fn unlock_copy(
         Suite::Plain => VolumeKeys::plain(found, backend),
         Suite::Aes256Gcm => VolumeKeys::new(service.open(copy)?, found, backend),
     };
-    let header = copy.verify(&keys)?;
-    Ok((header, keys))
+    let Some(claimed) = &copy.claims().next else {
+        return Ok((copy.verify(&keys)?, keys.into()));
+    };
+    // A re-encryption runs: both keys, and each must prove the header.
+    let switch = claimed.switch;
+    let next = VolumeKeys::new(service.open_next(copy)?, found, backend);
+    let header = copy.verify_with(&keys, Some(&next))?;
+    Ok((header, Keyring::from(keys).switched(next, switch)))
 }

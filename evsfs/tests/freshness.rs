@@ -31,7 +31,7 @@ fn create() -> SimBacking {
         cmk_id: Text::new("key").unwrap(),
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     };
     let file = SimBacking::new();

@@ -448,3 +448,62 @@ fn d2_a_disk_is_attached_once_and_at_a_stable_path() {
     let second = ecs.attach("d", "web1");
     assert_eq!(first.path, second.path);
 }
+
+/// D5, D7: a new disk from a snapshot of a disk that is in use: what the snapshot holds, encrypted as that disk is, and independent of both.
+#[test]
+fn d5_a_new_disk_from_a_snapshot_is_independent_of_it() {
+    let ecs = Installation::new();
+    ecs.ecsctl("key create --alias k").ok();
+    for (name, options) in [("secret", "--size 64M --encrypted --key k"), ("open", "--size 64M")] {
+        let source = ecs.create_disk(name, options);
+        let attached = ecs.attach(name, "web1");
+        let canary = canary(name);
+        write_and_sync(&attached.path, 0, &pattern(1, 8 * MIB));
+        write_and_sync(&attached.path, 20 << 20, canary.as_bytes());
+        ecs.ecsctl(&format!("snapshot create {name}-then --disk {name}")).ok();
+        write_and_sync(&attached.path, 0, &pattern(2, 12 * MIB));
+        // It is in use: somebody has it open, and writes.
+        let view = OpenOptions::new().write(true).open(&attached.path).expect("the view can be opened");
+        let made = ecs.ecsctl(&format!("disk create {name}-copy --snapshot {name}-then")).json();
+        view.write_all_at(b"still in use", 0).expect("the view takes writes");
+        drop(view);
+        let fields = ["size", "encrypted", "key_id", "key_alias"];
+        assert_eq!(fields.map(|field| &made[field]), fields.map(|field| &source[field]), "{made}");
+        assert_eq!((&made["status"], &made["image_id"]), (&"available".into(), &Value::Null), "{made}");
+        assert_eq!(made["source"], format!("snapshot {name}-then"));
+        // Its source is wholly destroyed.
+        ecs.ecsctl(&format!("disk detach {name}")).ok();
+        ecs.ecsctl(&format!("snapshot delete {name}-then --yes")).ok();
+        ecs.ecsctl(&format!("disk delete {name} --yes")).ok();
+        let attached = ecs.attach(&format!("{name}-copy"), "web1");
+        assert!(read(&attached.path, 0, 8 * MIB) == pattern(1, 8 * MIB));
+        assert_eq!(read(&attached.path, 8 << 20, 4 * MIB), vec![0; 4 * MIB]);
+        assert_eq!(read(&attached.path, 20 << 20, canary.len()), canary.as_bytes());
+        ecs.ecsctl(&format!("disk detach {name}-copy")).ok();
+        assert_eq!(tree::holds(&file_of(&made), &canary), name == "open");
+    }
+}
+
+/// D5, D2: from a detached disk as well, larger if it is asked for; what cannot be is refused, and nothing is left.
+#[test]
+fn d5_a_disk_from_a_snapshot_keeps_the_rules() {
+    let ecs = Installation::new();
+    ecs.ecsctl("key create --alias k").ok();
+    ecs.create_disk("d", "--size 16M --encrypted --key k");
+    let attached = ecs.attach("d", "web1");
+    write_and_sync(&attached.path, 4096, b"then");
+    ecs.ecsctl("disk detach d").ok();
+    ecs.ecsctl("snapshot create s --disk d").ok();
+    let before = ecs.fingerprint();
+    ecs.ecsctl("disk create e --snapshot s --size 8M").error(3).naming(&["e", "8388608"]);
+    ecs.ecsctl("disk create e --snapshot s --encrypted --key k").error(2);
+    ecs.ecsctl("disk create e --snapshot nothing").error(6).naming(&["nothing"]);
+    ecs.ecsctl("key disable k").ok();
+    ecs.ecsctl("disk create e --snapshot s").error(3).naming(&["k", "disabled"]);
+    assert_eq!(ecs.fingerprint(), before);
+    ecs.ecsctl("key enable k").ok();
+    assert_eq!(ecs.ecsctl("disk create e --snapshot s --size 32M").json()["size"], 32 * MIB);
+    let attached = ecs.attach("e", "web1");
+    assert_eq!(read(&attached.path, 4096, 4), b"then");
+    ecs.ecsctl("disk delete d --yes").error(3).naming(&["snapshot s"]);
+}

@@ -1,10 +1,11 @@
 //! D8: keys of disks are exchanged in place, on a real token, daemon and mount.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use harness::Installation;
+use harness::{Installation, process};
 use serde_json::Value;
 
 fn file_of(disk: &Value) -> PathBuf {
@@ -118,4 +119,135 @@ fn d8_a_key_that_cannot_be_used_leaves_the_disk_as_it_is() {
     assert_eq!(ecs.ecsctl("disk show d").json()["key_alias"], "first");
     write_and_sync(&attached.path, 0, b"works on");
     assert_eq!(wrapped(&file), before[136..136 + wrapped(&file).len()], "the wrapped key is the same");
+}
+
+/// The slots of a file that hold something, without the headers.
+fn slots(file: &Path) -> HashSet<Vec<u8>> {
+    let bytes = fs::read(file).expect("the volume file can be read");
+    let slots = bytes.chunks(4096).enumerate();
+    let full = slots.filter(|(place, slot)| ![0, 8].contains(place) && slot.iter().any(|byte| *byte != 0));
+    full.map(|(_, slot)| slot.to_vec()).collect()
+}
+
+fn pattern(seed: u8, length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 249).to_le_bytes()[0] ^ seed).collect()
+}
+
+const MIB: usize = 1 << 20;
+
+/// D8, F9: everything under a new data key, with a snapshot, while others write and read; nothing that the old one opens is left in the file.
+#[test]
+fn d8_a_disk_is_re_encrypted_while_it_is_used() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 64M --encrypted");
+    let file = file_of(&disk);
+    let attached = ecs.attach("d", "web1");
+    write_and_sync(&attached.path, 0, &pattern(1, 24 * MIB));
+    ecs.ecsctl("snapshot create s --disk d").ok();
+    write_and_sync(&attached.path, 4 << 20, &pattern(2, 2 * MIB));
+    let (old, before) = (wrapped(&file), slots(&file));
+
+    let begun = ecs.ecsctl("disk rekey d --new-data-key").json();
+    assert_eq!(begun["status"], "in-use", "{begun}");
+    // Somebody writes, and reads what they wrote, until it is done; and it is done while they do.
+    let view =
+        OpenOptions::new().read(true).write(true).open(&attached.path).expect("the view can be opened");
+    let mut rounds = 0_u8;
+    loop {
+        let at = (30 << 20) + u64::from(rounds % 16) * 65_536;
+        let data = pattern(rounds, 65_536);
+        view.write_all_at(&data, at).expect("the view takes writes");
+        let mut back = vec![0; data.len()];
+        view.read_exact_at(&mut back, at).expect("the view can be read");
+        assert!(back == data, "round {rounds}");
+        rounds += 1;
+        let shown = ecs.ecsctl("disk show d").json();
+        if shown["re_encryption"].is_null() {
+            break;
+        }
+        assert!(shown["re_encryption"]["percent"].as_u64().is_some_and(|percent| percent <= 100), "{shown}");
+        assert!(rounds < 250, "it does not end: {shown}");
+    }
+    drop(view);
+    ecs.ecsctl("disk rekey d --new-data-key --wait").ok();
+    ecs.ecsctl("disk detach d").ok();
+
+    assert!(!holds(&file, &old), "the old wrapped key is in the file");
+    let left = slots(&file).intersection(&before).count();
+    assert_eq!(left, 0, "slots of the old key are left, of {}", before.len());
+    let attached = ecs.attach("d", "web1");
+    assert!(read(&attached.path, 4 << 20, 2 * MIB) == pattern(2, 2 * MIB));
+    assert!(read(&attached.path, 6 << 20, 18 * MIB) == pattern(1, 24 * MIB)[6 * MIB..]);
+    ecs.ecsctl("snapshot rollback s --yes").ok();
+    assert!(read(&attached.path, 0, 24 * MIB) == pattern(1, 24 * MIB));
+    ecs.ecsctl("disk detach d").ok();
+    assert_eq!(ecs.ecsctl("disk check d").json()["sound"], true);
+}
+
+/// D8: it is slow when it is told to be; killing the process or detaching only delays it; asked again, it goes on, faster.
+#[test]
+fn d8_a_re_encryption_goes_on_after_a_kill_and_a_detach() {
+    let ecs = Installation::new();
+    let file = file_of(&ecs.create_disk("d", "--size 64M --encrypted"));
+    let attached = ecs.attach("d", "web1");
+    write_and_sync(&attached.path, 0, &pattern(3, 24 * MIB));
+    let old = wrapped(&file);
+    ecs.ecsctl("disk rekey d --new-data-key --rate 256K").ok();
+    let running = |ecs: &Installation| {
+        let shown = ecs.ecsctl("disk show d").json();
+        let progress = shown["re_encryption"].clone();
+        assert!(progress.is_object(), "24 MiB at 256 KiB a second take longer: {shown}");
+        progress
+    };
+    assert_eq!(running(&ecs)["rate"], 256 << 10);
+    process::kill_hard(attached.pid);
+    ecs.ecsctl("server recover web1").ok();
+    let attached = ecs.attached(&ecs.ecsctl("disk show d").json());
+    assert_eq!(running(&ecs)["rate"], 256 << 10, "it goes on by itself, at the same rate");
+    assert!(read(&attached.path, 0, 24 * MIB) == pattern(3, 24 * MIB));
+    ecs.ecsctl("disk detach d").ok();
+    assert_eq!(running(&ecs)["phase"], "waiting");
+    assert!(holds(&file, &old));
+
+    // Half-done, with the old header put back: two headers that are both authentic, but not of this moment.
+    let (now, then) = (fs::read(&file).expect("ours"), wrapped(&file));
+    assert_eq!(then, old, "the old one comes first while it runs");
+    let mut forged = now.clone();
+    for copy in [0, 8 * 4096] {
+        // The second wrapped key is taken out, as if nothing ran.
+        forged[copy + 1160..copy + 2186].fill(0);
+        forged[copy + 3269..copy + 4064].fill(0);
+    }
+    fs::write(&file, &forged).expect("ours");
+    ecs.ecsctl("disk attach d web1").error(5);
+    fs::write(&file, &now).expect("ours");
+
+    ecs.ecsctl("disk rekey d --new-data-key --rate 0").ok();
+    assert!(ecs.ecsctl("disk show d").json()["re_encryption"].is_null());
+    assert!(!holds(&file, &old));
+    let attached = ecs.attach("d", "web1");
+    assert!(read(&attached.path, 0, 24 * MIB) == pattern(3, 24 * MIB));
+}
+
+/// D8, D2, I2: what cannot be re-encrypted is refused, and stays as it is.
+#[test]
+fn d8_a_re_encryption_that_is_not_possible_changes_nothing() {
+    let ecs = Installation::new();
+    ecs.ecsctl("key create --alias k").ok();
+    let file = file_of(&ecs.create_disk("d", "--size 16M --encrypted --key k"));
+    ecs.create_disk("plain", "--size 16M");
+    ecs.ecsctl("disk rekey plain --new-data-key").error(3).naming(&["plain", "not encrypted"]);
+    ecs.ecsctl("disk rekey d --rate 5M").error(2);
+    ecs.ecsctl("disk rekey d --new-data-key --rate fast").error(2).naming(&["fast"]);
+    let before = fs::read(&file).expect("ours");
+    ecs.ecsctl("key disable k").ok();
+    ecs.ecsctl("disk rekey d --new-data-key").error(3).naming(&["d", "k", "disabled"]);
+    ecs.evsfs(&["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()])
+        .error(3)
+        .naming(&["k", "disabled"]);
+    assert!(fs::read(&file).expect("ours") == before);
+    ecs.ecsctl("key enable k").ok();
+    ecs.ecsctl("image create i --from-disk d").ok();
+    let image = file_of(&ecs.ecsctl("image show i").json());
+    ecs.evsfs(&["rekey".as_ref(), image.as_os_str(), "--new-data-key".as_ref()]).error(3).naming(&["image"]);
 }

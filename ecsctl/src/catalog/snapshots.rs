@@ -57,11 +57,18 @@ pub(crate) fn remove(connection: &Connection, id: Uuid) -> Result<(), Error> {
 /// # Errors
 /// [`Error::NotFound`], [`Error::Ambiguous`].
 pub(crate) fn find(connection: &Connection, given: &str) -> Result<Snapshot, Error> {
-    let id = resolve(connection, Noun::Snapshot, given)?;
+    by_id(connection, resolve(connection, Noun::Snapshot, given)?)
+}
+
+/// A snapshot by its ID.
+///
+/// # Errors
+/// [`Error::NotFound`].
+pub(crate) fn by_id(connection: &Connection, id: Uuid) -> Result<Snapshot, Error> {
     let mut statement =
         connection.prepare_cached(&format!("SELECT {COLUMNS} FROM snapshots WHERE id = ?1"))?;
     let row = statement.query_row([id.to_string()], |row| Ok(snapshot(row))).optional()?;
-    row.unwrap_or_else(|| Err(Error::NotFound { noun: Noun::Snapshot, given: given.to_owned(), near: None }))
+    row.unwrap_or_else(|| Err(Error::NotFound { noun: Noun::Snapshot, given: id.to_string(), near: None }))
 }
 
 /// Every snapshot, or those of one disk, oldest first.

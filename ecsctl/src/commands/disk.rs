@@ -76,6 +76,8 @@ pub(crate) struct Shown {
     path: Option<PathBuf>,
     file: PathBuf,
     pid: Option<u32>,
+    /// How far a re-encryption is; looked at for one disk only.
+    re_encryption: Option<Option<Value>>,
 }
 
 impl App {
@@ -106,7 +108,7 @@ impl App {
             _ => None,
         };
         let file = self.installation.place(disk.id).file;
-        Ok(Shown { disk, status, reason, server, path, file, pid })
+        Ok(Shown { disk, status, reason, server, path, file, pid, re_encryption: None })
     }
 }
 
@@ -126,6 +128,11 @@ impl Shown {
         self.reason.as_deref()
     }
 
+    /// The same with how far its re-encryption is.
+    fn with_re_encryption(self, progress: Option<Value>) -> Self {
+        Self { re_encryption: Some(progress), ..self }
+    }
+
     /// The state at this moment.
     pub(crate) fn status(&self) -> DiskStatus {
         self.status
@@ -134,7 +141,7 @@ impl Shown {
 
 impl Show for Shown {
     fn json(&self) -> Value {
-        json!({
+        let mut value = json!({
             "id": self.disk.id,
             "name": self.disk.name,
             "status": self.status.as_str(),
@@ -152,7 +159,11 @@ impl Show for Shown {
             "source": self.disk.source,
             "image_id": self.disk.base,
             "created_at": self.disk.created_at,
-        })
+        });
+        if let Some(progress) = &self.re_encryption {
+            value["re_encryption"] = json!(progress);
+        }
+        value
     }
 
     fn headings() -> &'static [&'static str] {
@@ -185,6 +196,7 @@ impl Show for Shown {
             ("Path", self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
             ("File", self.file.display().to_string()),
             ("Created", self.disk.created_at.clone()),
+            ("Re-encryption", self.progress()),
         ]
     }
 
@@ -194,6 +206,16 @@ impl Show for Shown {
 }
 
 impl Shown {
+    fn progress(&self) -> String {
+        let Some(Some(progress)) = &self.re_encryption else { return String::new() };
+        let phase = progress["phase"].as_str().unwrap_or_default();
+        match (progress["stopped"].as_str(), progress["percent"].as_u64()) {
+            (Some(reason), _) => format!("stopped: {reason}"),
+            (None, Some(percent)) => format!("{percent} %, {phase}"),
+            (None, None) => "goes on when the disk is attached".to_owned(),
+        }
+    }
+
     fn key(&self) -> String {
         let id = || self.disk.key_id.as_deref().map(short);
         self.disk.key_alias.clone().or_else(id).unwrap_or_default()

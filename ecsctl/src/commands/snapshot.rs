@@ -60,7 +60,7 @@ impl App {
         Ok(Shown { snapshot, disk })
     }
 
-    fn find_snapshot(&mut self, given: &str) -> Result<snapshot::Snapshot, Error> {
+    pub(crate) fn find_snapshot(&mut self, given: &str) -> Result<snapshot::Snapshot, Error> {
         self.settle_all()?;
         snapshots::find(self.catalog.read(), given)
     }

@@ -49,8 +49,8 @@ impl App {
                 copy(&mut *source, &place.view, &mut progress)
                     .map_err(|trouble| trouble.told(path, &place.view))
             }
-            Fill::Volume { id, verify } => {
-                let view = self.open_source(new, *id, facts)?;
+            Fill::Volume { id, verify, snapshot } => {
+                let view = self.open_source(new, *id, *snapshot, facts)?;
                 let told = |trouble: Trouble| trouble.told(&view, &place.view);
                 let mut source = open_view(&view)?;
                 let mut progress = Progress::new(self.out, "copying", &title, source.size());
@@ -70,6 +70,7 @@ impl App {
         &mut self,
         new: &Claimed,
         id: Uuid,
+        snapshot: Option<Uuid>,
         facts: &mut Facts,
     ) -> Result<std::path::PathBuf, Error> {
         let kind = disks::by_id(self.catalog.read(), id)?.map_or(new.disk.kind, |disk| disk.kind);
@@ -77,7 +78,8 @@ impl App {
         let own = self.installation.place(id);
         let view = if self.volumes.serving(&own).is_some() {
             let holders = self.volumes.holders(&own);
-            if !holders.is_empty() {
+            // A snapshot does not change, whoever has the disk open.
+            if snapshot.is_none() && !holders.is_empty() {
                 let source_error = Box::new(ToolError::Busy { holders, message: String::new() });
                 return Err(Error::Volume { disk: source.disk.name, doing: "copied", source: source_error });
             }
@@ -95,7 +97,11 @@ impl App {
             place.view
         };
         facts.source = Some(source);
-        Ok(view)
+        Ok(match snapshot {
+            // As evsfs shows it, beside the disk.
+            Some(id) => view.with_file_name(format!("snapshot-{id}")),
+            None => view,
+        })
     }
 
     /// Unmounts what was mounted to be copied from.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::disks,
+    catalog::{disks, snapshots},
     error::Error,
     images::{probe, raw::OpenFile},
     model::{
@@ -75,7 +75,7 @@ impl Request {
             role: Role::Data,
             size: None,
             encryption,
-            fill: Some(Fill::Volume { id: source.id, verify }),
+            fill: Some(Fill::Volume { id: source.id, verify, snapshot: None }),
         }
     }
 }
@@ -98,6 +98,12 @@ impl App {
             Some(Fill::Volume { id, .. }) => disks::by_id(self.catalog.read(), *id)?,
             _ => None,
         };
+        let snapshot = match &request.fill {
+            Some(Fill::Volume { snapshot: Some(id), .. }) => {
+                Some(snapshots::by_id(self.catalog.read(), *id)?)
+            }
+            _ => None,
+        };
         if let Some(source) = &source {
             if source.status != DiskStatus::Available && source.status != DiskStatus::InUse {
                 return Err(Error::SourceStatus {
@@ -108,7 +114,8 @@ impl App {
             }
             self.require_key(source, "read")?;
             let place = self.installation.place(source.id);
-            if self.volumes.serving(&place).is_some() {
+            // A snapshot does not change, whoever writes to its disk.
+            if snapshot.is_none() && self.volumes.serving(&place).is_some() {
                 let holders = self.volumes.holders(&place);
                 if !holders.is_empty() {
                     let busy = Box::new(ToolError::Busy { holders, message: String::new() });
@@ -123,7 +130,10 @@ impl App {
                 let (_, image) = probe::open(file, *format).map_err(failed)?;
                 (image.size().next_multiple_of(crate::model::size::BLOCK), Some(path.display().to_string()))
             }
-            (_, Some(source)) => (source.size, Some(format!("{} {}", source.kind, source.name))),
+            (_, Some(source)) => match &snapshot {
+                Some(snapshot) => (snapshot.size, Some(format!("snapshot {}", snapshot.name))),
+                None => (source.size, Some(format!("{} {}", source.kind, source.name))),
+            },
             (_, None) => (0, None),
         };
         let size = match request.size {

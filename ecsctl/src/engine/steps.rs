@@ -130,6 +130,12 @@ impl App {
                 Operation::Rekey { key, .. } => self.volumes.rekey(claim, &place.file, key).map_err(volume),
                 _ => Ok(()),
             },
+            Step::Reencrypt => match operation {
+                Operation::Reencrypt { rate, wait } => {
+                    self.volumes.reencrypt(claim, &place.file, *rate, *wait).map_err(volume)
+                }
+                _ => Ok(()),
+            },
             Step::NoteKey => {
                 let now = self.volumes.key_of(claim, &place.file).map_err(volume)?;
                 if let Operation::Rekey { alias, .. } = operation

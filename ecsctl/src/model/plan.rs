@@ -57,6 +57,13 @@ pub(crate) enum Operation {
         /// The name of it.
         alias: Option<String>,
     },
+    /// Re-encrypt it under a new DEK, or let that go on (D8).
+    Reencrypt {
+        /// Bytes in a second at most, 0 for no limit; as before if none is given.
+        rate: Option<u64>,
+        /// Return only when an attached disk is done.
+        wait: bool,
+    },
     /// Write it to a file of the user's, in the open.
     Export {
         /// The file.
@@ -88,6 +95,9 @@ pub(crate) enum Fill {
         id: Uuid,
         /// Compare what was written with what was read.
         verify: bool,
+        /// A snapshot of it, instead of what it holds now.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<Uuid>,
     },
 }
 
@@ -122,6 +132,8 @@ pub(crate) enum Step {
     Grow,
     /// Wrap the DEK anew.
     Rewrap,
+    /// Begin to re-encrypt, or go on; of a detached disk, to the end.
+    Reencrypt,
     /// Read from the volume's header which key it has.
     NoteKey,
     /// Put the symlink at the stable path (S2).
@@ -168,8 +180,8 @@ pub(crate) enum Direction {
 
 use Step::{
     ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
-    NoteKey, Publish, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot, Unlink,
-    Unmount, Unpublish, WriteVolume,
+    NoteKey, Publish, Reencrypt, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot,
+    Unlink, Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -185,6 +197,7 @@ impl Operation {
             Self::RollBack { .. } => "rolled back",
             Self::Extend { .. } => "extended",
             Self::Rekey { .. } => "re-keyed",
+            Self::Reencrypt { .. } => "re-encrypted",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -212,6 +225,7 @@ impl Operation {
             Self::RollBack { .. } => &[RollBack, Settle(Outcome::Kept)],
             Self::Extend { .. } => &[Grow, Settle(Outcome::Applied)],
             Self::Rekey { .. } => &[Rewrap, NoteKey, Settle(Outcome::Applied)],
+            Self::Reencrypt { .. } => &[Reencrypt, Settle(Outcome::Kept)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
@@ -239,9 +253,11 @@ impl Operation {
             // The engine has done it wholly or not at all.
             Self::Rekey { .. } => &[NoteKey, Settle(Outcome::Kept)],
             Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
-            Self::DeleteSnapshot { .. } | Self::RollBack { .. } | Self::Extend { .. } => {
-                &[Settle(Outcome::Kept)]
-            }
+            // One that was cut short goes on at the next attach.
+            Self::DeleteSnapshot { .. }
+            | Self::RollBack { .. }
+            | Self::Extend { .. }
+            | Self::Reencrypt { .. } => &[Settle(Outcome::Kept)],
             Self::Delete { .. } => &[Settle(Outcome::ErrorDeleting)],
         }
     }
@@ -254,7 +270,7 @@ impl Operation {
             // The engine goes back wholly or not at all. Doing it again would take away what was written since.
             Self::RollBack { .. } => Direction::Undo,
             // Which key the volume has now is in its header; the user sees it, and asks again if need be.
-            Self::Rekey { .. } => Direction::Undo,
+            Self::Rekey { .. } | Self::Reencrypt { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -280,6 +296,7 @@ impl Operation {
             | Self::DeleteSnapshot { .. }
             | Self::RollBack { .. }
             | Self::Rekey { .. }
+            | Self::Reencrypt { .. }
             | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
@@ -295,7 +312,10 @@ mod tests {
         vec![
             Operation::Create { key: Some("evs/default".into()), fill: None },
             Operation::Create { key: None, fill: None },
-            Operation::Create { key: None, fill: Some(Fill::Volume { id: Uuid::nil(), verify: true }) },
+            Operation::Create {
+                key: None,
+                fill: Some(Fill::Volume { id: Uuid::nil(), verify: true, snapshot: None }),
+            },
             Operation::Create { key: None, fill: Some(Fill::File { path: "/i".into(), format: None }) },
             Operation::Attach { server: Uuid::nil() },
             Operation::Detach,
@@ -304,6 +324,7 @@ mod tests {
             Operation::RollBack { id: Uuid::nil() },
             Operation::Extend { size: 8192 },
             Operation::Rekey { key: "evs/default".into(), alias: None },
+            Operation::Reencrypt { rate: None, wait: false },
             Operation::Export { path: "/o".into(), format: ImageFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },

@@ -62,6 +62,19 @@ impl Size {
     }
 }
 
+/// Bytes in a second, written as a size is; 0 stands for no limit.
+///
+/// # Errors
+/// As for a size, but any number of bytes will do.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, SizeError> {
+    match text.parse::<Size>() {
+        Ok(size) => Ok(size.bytes()),
+        Err(SizeError::Zero) => Ok(0),
+        Err(SizeError::Unaligned { bytes, .. }) => Ok(bytes),
+        Err(other) => Err(other),
+    }
+}
+
 impl FromStr for Size {
     type Err = SizeError;
 

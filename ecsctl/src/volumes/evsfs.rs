@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Seek},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    process::{Command, ExitStatus, Stdio},
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
@@ -37,6 +37,12 @@ struct CreateReply {
 }
 
 #[derive(Deserialize)]
+struct InfoReply {
+    re_encrypting: bool,
+    re_encryption: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
 struct MountReply {
     pid: u32,
 }
@@ -59,7 +65,7 @@ struct ErrorBody {
 impl Evsfs {
     fn run<T: DeserializeOwned>(&self, claim: &Claim, arguments: &[&OsStr]) -> Result<T, ToolError> {
         let (status, stdout, stderr) = self
-            .spawn(claim, arguments)
+            .claimed(claim, arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         self.interpret(status, &stdout, &stderr)
     }
@@ -100,13 +106,17 @@ impl Evsfs {
     /// The output goes to files without a name, not pipes: a process that evsfs leaves behind may hold its
     /// descriptors for as long as the disk is attached. The claim is evsfs's standard input: should this process
     /// be killed, nobody else touches the disk before evsfs has ended too.
-    fn spawn(&self, claim: &Claim, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
+    fn claimed(&self, claim: &Claim, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
+        self.spawn(claim.stdin()?, arguments)
+    }
+
+    fn spawn(&self, stdin: Stdio, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
         let (mut stdout, mut stderr) = (nameless("stdout")?, nameless("stderr")?);
         let status = Command::new(&self.program)
             .args(arguments)
             .arg("--json")
             .env("KMSD_SOCKET", &self.kmsd_socket)
-            .stdin(claim.stdin()?)
+            .stdin(stdin)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .status()?;
@@ -249,6 +259,28 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
+    fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+        let rate = rate.map(|rate| rate.to_string());
+        let mut arguments: Vec<&OsStr> = vec!["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()];
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
+        }
+        if wait {
+            arguments.push("--wait".as_ref());
+        }
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError> {
+        let (status, stdout, stderr) = self
+            .spawn(Stdio::null(), &["info".as_ref(), file.as_os_str()])
+            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        let reply: InfoReply = self.interpret(status, &stdout, &stderr)?;
+        // A disk that nobody serves goes on when it is attached.
+        let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
+        Ok(reply.re_encryption.or_else(waiting))
+    }
+
     fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
         let reply: CreateReply = self.run(claim, &["info".as_ref(), file.as_os_str()])?;
         Ok(reply.key_id)
@@ -257,7 +289,7 @@ impl VolumeTool for Evsfs {
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
         let arguments = ["check".as_ref(), file.as_os_str()];
         let (status, stdout, stderr) = self
-            .spawn(claim, &arguments)
+            .claimed(claim, &arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         // A damaged volume is reported on stdout although the command fails.
         match serde_json::from_str(&stdout) {

@@ -244,6 +244,15 @@ impl VolumeTool for FakeVolumes {
         Ok(())
     }
 
+    fn reencrypt(&self, _: &Claim, _: &Path, rate: Option<u64>, _: bool) -> Result<(), ToolError> {
+        self.note(&format!("re-encrypt {rate:?}"));
+        Ok(())
+    }
+
+    fn reencryption(&self, _: &Path) -> Result<Option<serde_json::Value>, ToolError> {
+        Ok(None)
+    }
+
     fn key_of(&self, _: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
         Ok(fs::read_to_string(key_file(file)).ok())
     }

@@ -20,8 +20,13 @@ fuzz_target!(|data: &[u8]| {
         evsfs::crypto::Suite::Plain => VolumeKeys::plain(*claimed.uuid(), Backend::AwsLc),
         evsfs::crypto::Suite::Aes256Gcm => VolumeKeys::new(Dek::new(&[7; 32]), *claimed.uuid(), Backend::AwsLc),
     };
+    let next = claimed.claims().next.as_ref().map(|_| &keys);
+    if let Some(next) = next {
+        let mac = next.next_header_mac(&block[..4032]);
+        block[4032..4064].copy_from_slice(&mac);
+    }
     let mac = keys.header_mac(&block[..4064]);
     block[4064..].copy_from_slice(&mac);
-    let header = UnverifiedHeader::parse(&block).unwrap().verify(&keys).unwrap();
-    assert_eq!(header.encode(&keys).unwrap().as_slice(), block.as_slice());
+    let header = UnverifiedHeader::parse(&block).unwrap().verify_with(&keys, next).unwrap();
+    assert_eq!(header.encode_with(&keys, next).unwrap().as_slice(), block.as_slice());
 });

@@ -69,7 +69,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
         cmk_id: Text::new("").expect("it fits"),
         cmk_version: 0,
         wrapped_dek: WrappedDekField::default(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     };
     let Some(key) = &arguments.key else {

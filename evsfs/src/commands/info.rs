@@ -5,14 +5,16 @@ use serde_json::{Value, json};
 use super::output::Output;
 use crate::backing::FileBacking;
 use crate::cli;
+use crate::control::{self, Request};
 use crate::crypto::Suite;
 use crate::engine::BLOCK;
 use crate::failure::{Failure, FileError};
 use crate::format::{Header, HeaderCopies, layout};
 use crate::keys::KeyService;
+use crate::mount::table;
 use crate::open::{self, Access, LockedFile};
 use crate::unlock::{self, Expected};
-use crate::{lock, regular_file};
+use crate::{lock, regular_file, rekey};
 
 pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
@@ -29,6 +31,9 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
     let object = value.as_object_mut().expect("it was made as one");
     object.insert("file".into(), json!(path));
     object.insert("attached".into(), json!(attached));
+    if attached.is_some() {
+        object.insert("re_encryption".into(), running(regular.identity));
+    }
     if arguments.unlock {
         object.append(unlocked(&path)?.as_object_mut().expect("it was made as one"));
     }
@@ -57,13 +62,20 @@ fn describe(copies: &HeaderCopies) -> Value {
         "cipher": if encrypted { "aes-256-gcm" } else { "none" },
         "key_id": encrypted.then(|| header.cmk_id.as_str()),
         "key_version": encrypted.then_some(header.cmk_version),
-        "re_encrypting": !header.next_wrapped_dek.is_empty(),
+        "re_encrypting": header.next.is_some(),
         "created": header.created,
         "log_ring_bytes": header.ring_pages * BLOCK,
         "base": header.base.map(|base| json!({"uuid": base.uuid, "path": base.path.as_str()})),
         "header_copies": copies.candidates().len(),
         "note": note,
     })
+}
+
+/// How far the serving process is with a re-encryption; null if none runs, or it is another user's.
+fn running((device, inode): (u64, u64)) -> Value {
+    let Ok(Some(entry)) = table::of_file(device, inode) else { return Value::Null };
+    let status = control::call(&entry.source.to_string_lossy(), &Request::Status {});
+    status.map_or(Value::Null, |status| status["volume"]["re_encryption"].clone())
 }
 
 fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
@@ -79,6 +91,7 @@ fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
     let stats = volume.stats();
     Ok(json!({
         "size": volume.size(),
+        "re_encryption": rekey::describe(&volume)["re_encryption"],
         "commit": volume.anchor().commit,
         "used_bytes": stats.used_slots * BLOCK,
         "file_bytes": stats.file_slots * BLOCK,

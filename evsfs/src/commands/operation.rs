@@ -1,4 +1,4 @@
-//! `evsfs extend`, `snapshot`, `snapshots`, `snapshot-delete`, `rollback`, `rekey`: by the process that serves the volume, or, when it is
+//! `evsfs extend`, `snapshot`, `snapshots`, `snapshot-delete`, `rollback`: by the process that serves the volume, or, when it is
 //! not attached, here.
 
 use std::path::Path;
@@ -46,24 +46,22 @@ pub(super) fn rollback(arguments: &cli::OfSnapshot, output: Output) -> Result<()
     output.result(&value, &format!("{} is as in snapshot {}", arguments.file.display(), arguments.id))
 }
 
-pub(super) fn rekey(arguments: &cli::Rekey, output: Output) -> Result<(), Failure> {
-    let value = perform(&arguments.file, &Request::Rekey { key: arguments.key.clone() })?;
-    let key = value["key_id"].as_str().unwrap_or_default();
-    let text = format!(
-        "the data key of {} is wrapped by key {key}, version {}",
-        arguments.file.display(),
-        value["key_version"]
-    );
-    output.result(&value, &text)
-}
-
 fn line(snapshot: &Value) -> String {
     let field =
         |name: &str| snapshot[name].as_str().map_or_else(|| snapshot[name].to_string(), str::to_owned);
     format!("{}  {} bytes  {}", field("id"), field("size"), field("name"))
 }
 
-fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
+/// Who can carry out a request for a volume.
+pub(super) enum Reached {
+    /// The process that serves it: its name.
+    Served(String),
+    /// This one; nobody serves it.
+    Here(VolumeDevice),
+}
+
+/// Finds the process that serves a volume, or opens it.
+pub(super) fn reach(path: &Path) -> Result<Reached, Failure> {
     let (device, inode) = regular_file::open(path, false)?.identity;
     let mounted = table::of_file(device, inode).map_err(|source| FileError::System {
         operation: "find the mount of",
@@ -71,7 +69,7 @@ fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
         source,
     })?;
     if let Some(entry) = mounted {
-        return control::call(&entry.source.to_string_lossy(), request);
+        return Ok(Reached::Served(entry.source.to_string_lossy().into_owned()));
     }
     let file = LockedFile::open(path, false)?;
     let access = Access {
@@ -92,8 +90,16 @@ fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
             Some(keeper)
         }
     };
-    let device = VolumeDevice::new(volume, anchors, false);
-    let result = device.operate(request);
-    device.close()?;
-    result
+    Ok(Reached::Here(VolumeDevice::new(volume, anchors, false)))
+}
+
+pub(super) fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
+    match reach(path)? {
+        Reached::Served(source) => control::call(&source, request),
+        Reached::Here(device) => {
+            let result = device.operate(request);
+            device.close()?;
+            result
+        }
+    }
 }

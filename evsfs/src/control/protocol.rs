@@ -45,6 +45,11 @@ pub enum Request {
         /// Under this key; under the newest version of its own if none is given.
         key: Option<String>,
     },
+    /// Re-encrypt everything under a new data key, in the background; or let that go on.
+    Reencrypt {
+        /// Bytes of data in a second at most, 0 for no limit; as before if none is given.
+        rate: Option<u64>,
+    },
 }
 
 impl Request {
@@ -61,6 +66,7 @@ impl Request {
             Self::Rollback { .. } => "rollback",
             Self::Extend { .. } => "extend",
             Self::Rekey { .. } => "rekey",
+            Self::Reencrypt { .. } => "reencrypt",
         }
     }
 }
@@ -109,6 +115,7 @@ mod tests {
             Request::Rollback { id },
             Request::Extend { size: 1 },
             Request::Rekey { key: None },
+            Request::Reencrypt { rate: None },
         ] {
             assert_eq!(serde_json::to_value(&request).unwrap()["op"], request.operation());
         }

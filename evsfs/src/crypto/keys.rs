@@ -147,6 +147,18 @@ impl VolumeKeys {
         self.header.verify(&[header], mac)
     }
 
+    /// The MAC that commits a header, besides that of the older DEK, to this one, which a re-encryption goes to (F13).
+    #[must_use]
+    pub fn next_header_mac(&self, header: &[u8]) -> HeaderMac {
+        self.header.mac(&[b"evs/v1 re-encryption", header])
+    }
+
+    /// Whether that MAC was made with this DEK.
+    #[must_use]
+    pub fn verify_next_header(&self, header: &[u8], mac: &HeaderMac) -> bool {
+        self.header.verify(&[b"evs/v1 re-encryption", header], mac)
+    }
+
     /// The chain value of a volume to which nothing was ever written.
     #[must_use]
     pub fn genesis_chain(&self) -> Chain {

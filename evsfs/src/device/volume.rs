@@ -3,12 +3,15 @@
 use serde_json::{Value, json};
 use tracing::info;
 
-use super::{BlockDevice, DeviceError};
+use uuid::Uuid;
+
+use super::{BlockDevice, DeviceError, Snapshots};
 use crate::anchors::AnchorKeeper;
 use crate::control::Request;
 use crate::engine::{BLOCK, Volume};
 use crate::failure::Failure;
 use crate::operations;
+use crate::rekey;
 use crate::serve::Attachment;
 
 /// An open volume, and the one who tells the key service how far it has come.
@@ -23,6 +26,12 @@ impl VolumeDevice {
     #[must_use]
     pub const fn new(volume: Volume, anchors: Option<AnchorKeeper>, read_only: bool) -> Self {
         Self { volume, anchors, read_only }
+    }
+
+    /// The volume.
+    #[must_use]
+    pub const fn volume(&self) -> &Volume {
+        &self.volume
     }
 }
 
@@ -63,6 +72,28 @@ impl BlockDevice for VolumeDevice {
     fn next_hole(&self, offset: u64) -> Result<u64, DeviceError> {
         Ok(self.volume.next_hole(offset)?)
     }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+}
+
+impl Snapshots for VolumeDevice {
+    fn size_of(&self, id: Uuid) -> Option<u64> {
+        self.volume.snapshots().into_iter().find(|snapshot| snapshot.id == id).map(|snapshot| snapshot.size)
+    }
+
+    fn read_from(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
+        Ok(self.volume.read_snapshot(id, offset, buf)?)
+    }
+
+    fn next_data_in(&self, id: Uuid, offset: u64) -> Result<Option<u64>, DeviceError> {
+        Ok(self.volume.next_data_in(id, offset)?)
+    }
+
+    fn next_hole_in(&self, id: Uuid, offset: u64) -> Result<u64, DeviceError> {
+        Ok(self.volume.next_hole_in(id, offset)?)
+    }
 }
 
 impl Attachment for VolumeDevice {
@@ -74,6 +105,7 @@ impl Attachment for VolumeDevice {
             "uuid": header.uuid,
             "kind": header.kind.as_str(),
             "encrypted": self.anchors.is_some(),
+            "re_encryption": rekey::describe(&self.volume)["re_encryption"],
             "commit": self.volume.anchor().commit,
             "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
             "stats": {

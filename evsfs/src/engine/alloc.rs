@@ -17,6 +17,7 @@ use crate::format::{Entry, Tree};
 
 mod persist;
 mod region;
+mod wipe;
 
 pub(super) use persist::Prepared;
 pub(super) use region::Bitmap;

@@ -12,7 +12,9 @@ use super::tables::Tables;
 use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
 use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
-use crate::format::{Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, VersionRecord, VersionState};
+use crate::format::{
+    Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
+};
 
 /// Pages of trash that one checkpoint frees at most (128 blocks each).
 const TRASH_BUDGET: usize = 4096;
@@ -37,12 +39,16 @@ pub(super) struct Checkpointer {
 pub(super) struct Plan {
     pub(super) root: Root,
     pub(super) versions: Vec<VersionRecord>,
+    /// What runs in the background, and how far it has come.
+    pub(super) task: Option<Task>,
+    /// Bitmaps of these regions are written although nothing in them changed.
+    pub(super) regions: Vec<u64>,
     /// What the chain takes up, if the change is one that must not be undone by an old superblock.
     pub(super) event: Option<Vec<u8>>,
 }
 
 /// A structural change, applied to the merged map.
-type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
+pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
@@ -52,7 +58,7 @@ impl Checkpointer {
 
 impl Core {
     /// Whether a checkpoint would change anything.
-    fn has_changes(&self, checkpointer: &Checkpointer) -> bool {
+    pub(super) fn has_changes(&self, checkpointer: &Checkpointer) -> bool {
         checkpointer.cut.is_some()
             || !self.dirty.is_empty()
             || self.pending.lock().len() > 0
@@ -71,7 +77,20 @@ impl Core {
         self.checkpoint_locked(&mut checkpointer)
     }
 
-    fn checkpoint_locked(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
+    /// A checkpoint that also does what `edit` says; everybody goes on meanwhile.
+    pub(super) fn checkpoint_with(&self, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
+        self.checkpoint_locked_with(&mut self.checkpointer.lock(), edit)
+    }
+
+    pub(super) fn checkpoint_locked(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
+        self.checkpoint_locked_with(checkpointer, &mut |_, _| Ok(()))
+    }
+
+    fn checkpoint_locked_with(
+        &self,
+        checkpointer: &mut Checkpointer,
+        edit: &mut Edit<'_>,
+    ) -> Result<(), VolumeError> {
         if checkpointer.cut.is_some() {
             // A cut whose checkpoint failed (the host was full) must be finished before there can be another.
             self.finish(checkpointer, None, false, &mut |_, _| Ok(()))?;
@@ -81,7 +100,7 @@ impl Core {
             let gate = self.gate.write();
             self.cut(checkpointer, &mut log, gate)?;
         }
-        self.finish(checkpointer, None, false, &mut |_, _| Ok(()))
+        self.finish(checkpointer, None, false, edit)
     }
 
     /// The last checkpoint of an attach: nothing is left in the log.
@@ -110,7 +129,7 @@ impl Core {
         self.exclusive_locked(&mut checkpointer, false, edit)
     }
 
-    fn exclusive_locked(
+    pub(super) fn exclusive_locked(
         &self,
         checkpointer: &mut Checkpointer,
         clean: bool,
@@ -198,8 +217,9 @@ impl Core {
         };
         if let Some(event) = &plan.event {
             // The caller holds the log, so no group comes between the cut and this.
+            let keys = self.store.keys.now();
             state =
-                Anchor { commit: state.commit + 1, chain: self.store.keys.chain_event(&state.chain, event) };
+                Anchor { commit: state.commit + 1, chain: keys.newest().chain_event(&state.chain, event) };
         }
         let log_head = cut.log_head;
         // Barrier one: data, log and pages are durable before anything refers to them.
@@ -222,6 +242,7 @@ impl Core {
             least_commit: state.commit,
             clean,
             upper_allocation: prepared.upper.clone(),
+            task: plan.task,
         };
         self.write_superblock(&superblock)?;
         count(&self.store.counters.checkpoints, 1);
@@ -277,7 +298,8 @@ impl Core {
         }
         drop(items);
         self.walk_trash(&root, &mut versions, work, &mut budget)?;
-        let mut plan = Plan { root, versions, event: None };
+        let task = self.task_of(&checkpointer.superblock);
+        let mut plan = Plan { root, versions, task, regions: Vec::new(), event: None };
         edit(&mut plan, work)?;
         work.flush(self)?;
         work.settle(self);
@@ -285,7 +307,7 @@ impl Core {
             // Whatever is sealed from here on must be of an epoch that the table has.
             drop(self.store.epochs.take(1)?);
             let mut attempt = Work::default();
-            match self.build_tables(checkpointer, &plan.versions, work, &mut attempt) {
+            match self.build_tables(checkpointer, &plan, work, &mut attempt) {
                 Ok((tables, prepared)) if self.store.epochs.len() == tables.salts => {
                     work.absorb(attempt);
                     return Ok((plan, tables, prepared));
@@ -303,11 +325,12 @@ impl Core {
     fn build_tables(
         &self,
         checkpointer: &Checkpointer,
-        versions: &[VersionRecord],
+        plan: &Plan,
         work: &Work,
         attempt: &mut Work,
     ) -> Result<(Tables, Prepared), VolumeError> {
-        let tables = self.write_tables(&checkpointer.tables, versions, attempt)?;
+        let generation = checkpointer.superblock.generation;
+        let tables = self.write_tables(&checkpointer.tables, generation, &plan.versions, attempt)?;
         attempt.settle(self);
         let union = |left: &[u64], right: &[u64]| {
             let mut both = [left, right].concat();
@@ -316,7 +339,7 @@ impl Core {
         };
         let taken = union(work.taken(), attempt.taken());
         let freed = union(work.freed(), attempt.freed());
-        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed)?))
+        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed, &plan.regions)?))
     }
 
     fn log_head(&self, sequence: u64) -> LogHead {
@@ -332,7 +355,9 @@ impl Core {
     /// and nothing that it refers to has been touched.
     fn write_superblock(&self, superblock: &Superblock) -> Result<(), VolumeError> {
         let payload = superblock.encode();
-        let sealed = self.store.keys.seal_table(TablePurpose::Superblock, &payload, &*self.store.entropy);
+        let ring = self.store.keys.now();
+        let keys = ring.of_generation(superblock.generation);
+        let sealed = keys.seal_table(TablePurpose::Superblock, &payload, &*self.store.entropy);
         let page = sealed.map_err(|error| self.poison(error.into()))?;
         count(&self.store.counters.seals, 1);
         for slot in SUPERBLOCK_SLOTS[usize::from(superblock.generation % 2 == 1)] {
@@ -380,6 +405,11 @@ impl Core {
         mut log: parking_lot::MutexGuard<'_, Log>,
         most: u64,
     ) -> Result<bool, VolumeError> {
+        let generation = checkpointer.superblock.generation;
+        if self.store.keys.now().differ(generation, generation + 1) {
+            // The tables must be written anew, which this does not do.
+            return Ok(false);
+        }
         let (group, mut entries, holes) = {
             let _gate = self.gate.write();
             // Counted behind the gate, where nobody adds to them.

@@ -211,7 +211,7 @@ fn seal_one(
     };
     count(&store.counters.seals, 1);
     let tag = seal_log_page(&header, records, &*epoch.keys.log, nonce, &store.uuid, before, page);
-    Ok(store.keys.chain_step(before, &tag))
+    Ok(store.keys.now().of_epoch(epoch.id).chain_step(before, &tag))
 }
 
 impl Core {

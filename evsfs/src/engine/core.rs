@@ -1,7 +1,7 @@
 //! What the parts of the engine share.
 //!
-//! Locks, in the order in which they may be taken: `checkpointer`, `log`, `gate`, a shard of `dirty`, `pending`, and last those
-//! inside `alloc`, `cache` and `store`. Readers take none but the shard's.
+//! Locks, in the order in which they may be taken: that of a step of `reencryption`, `checkpointer`, `log`, `gate`, a shard of `dirty`,
+//! `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use super::commit::{Log, Pending};
 use super::dirty::DirtyMap;
 use super::error::VolumeError;
 use super::params::BaseImage;
+use super::reencrypt::Reencryption;
 use super::report::Stats;
 use super::store::Store;
 use super::worker::Signals;
@@ -89,6 +90,7 @@ pub(super) struct Core {
     /// Whether a copy of the header is not the one that counts.
     pub(super) stale_header: AtomicBool,
     pub(super) checkpointer: Mutex<Checkpointer>,
+    pub(super) reencryption: Reencryption,
     pub(super) header: Mutex<Header>,
     pub(super) limits: Limits,
     /// How a discarded block is recorded: absent, or zero if there is a base to hide.

@@ -1,5 +1,6 @@
 //! Making a new volume file.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::alloc::reserve_slots;
@@ -7,11 +8,11 @@ use super::core::Core;
 use super::error::{CreateError, VolumeError};
 use super::params::CreateParams;
 use crate::backing::Backing;
-use crate::crypto::{Entropy, TablePurpose, VolumeKeys};
+use crate::crypto::{Entropy, Keyring, TablePurpose, VolumeKeys};
 use crate::format::layout::{
     BLOCK, BLOCK_BYTES, BLOCKS_MAX, HEADER_SLOTS, RING_START, SUPERBLOCK_SLOTS, map_height,
 };
-use crate::format::{Anchor, Block, Entry, Header, LogHead, Superblock};
+use crate::format::{Anchor, Block, Entry, FormatError, Header, LogHead, Superblock};
 
 /// Bytes of zeros that are written at once.
 const ZEROS: usize = 1 << 20;
@@ -64,6 +65,7 @@ pub(super) fn create(
         least_commit: 0,
         clean: true,
         upper_allocation: Vec::new(),
+        task: None,
     };
     let page = keys.seal_table(TablePurpose::Superblock, &superblock.encode(), entropy)?;
     for slot in SUPERBLOCK_SLOTS[0] {
@@ -82,13 +84,19 @@ pub(super) fn write_header(backing: &dyn Backing, encoded: &Block) -> std::io::R
     barrier(backing)
 }
 
+/// The bytes of a header of a volume that has these keys.
+pub(super) fn encode_header(header: &Header, ring: &Keyring) -> Result<Box<Block>, FormatError> {
+    let next = header.next.as_ref().map(|_| ring.newest().as_ref());
+    header.encode_with(ring.oldest(), next)
+}
+
 /// Whether one of the copies is not this header: a change of it was cut short, or it is damaged.
 pub(super) fn header_is_stale(
     backing: &dyn Backing,
     header: &Header,
-    keys: &VolumeKeys,
+    ring: &Keyring,
 ) -> Result<bool, VolumeError> {
-    let encoded = header.encode(keys)?;
+    let encoded = encode_header(header, ring)?;
     let mut copy = [0; BLOCK];
     for slot in HEADER_SLOTS {
         backing.read_at(&mut copy, slot * BLOCK_BYTES).map_err(VolumeError::Io)?;
@@ -100,13 +108,22 @@ pub(super) fn header_is_stale(
 }
 
 impl Core {
-    /// Writes another header over both copies.
-    pub(super) fn rewrite_header(&self, header: &Header) -> Result<(), VolumeError> {
+    /// Writes another header, made from the one that counts now, over both copies; with it come other keys, if `ring` has some. Header and keys
+    /// change together under one lock, so that none is ever written with keys that it does not speak of.
+    pub(super) fn rewrite_header(&self, header: &Header, ring: Option<Keyring>) -> Result<(), VolumeError> {
         let mut current = self.header.lock();
+        let keys = ring.clone().map_or_else(|| self.store.keys.now(), Arc::new);
+        let speaks_of = header.next.as_ref().map(|next| next.switch);
+        if header.sequence != current.sequence || speaks_of != keys.switch() {
+            return Err(VolumeError::HeaderChanged { volume: self.store.uuid });
+        }
         let next = Header { sequence: current.sequence + 1, ..header.clone() };
-        let encoded = next.encode(&self.store.keys)?;
+        let encoded = encode_header(&next, &keys)?;
         write_header(&*self.store.backing, &encoded).map_err(|error| self.poison(VolumeError::Io(error)))?;
         *current = next;
+        if let Some(ring) = ring {
+            self.store.keys.set(ring);
+        }
         Ok(())
     }
 
@@ -115,7 +132,7 @@ impl Core {
     pub(super) fn mend_header(&self) -> Result<(), VolumeError> {
         let header = self.header.lock();
         if self.stale_header.load(Ordering::Acquire) {
-            let encoded = header.encode(&self.store.keys)?;
+            let encoded = encode_header(&header, &self.store.keys.now())?;
             write_header(&*self.store.backing, &encoded)
                 .map_err(|error| self.poison(VolumeError::Io(error)))?;
             self.stale_header.store(false, Ordering::Release);

@@ -10,7 +10,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::dirty::BlockMap;
 use super::error::VolumeError;
-use crate::crypto::{Entropy, EpochKeys, EpochSalt, NonceRun, NonceSequence, VolumeKeys};
+use super::store::Keys;
+use crate::crypto::{Entropy, EpochKeys, EpochSalt, NonceRun, NonceSequence};
 use crate::format::epoch_place;
 
 /// Epochs whose keys are kept ready.
@@ -26,7 +27,7 @@ pub(super) struct Current {
 
 /// See the module.
 pub(super) struct Epochs {
-    keys: Arc<VolumeKeys>,
+    keys: Arc<Keys>,
     entropy: Arc<dyn Entropy>,
     /// Salt of epoch *n* at *n* - 1; zeros for a number that was skipped because nothing durable was sealed under it.
     salts: RwLock<Vec<EpochSalt>>,
@@ -37,12 +38,7 @@ pub(super) struct Epochs {
 }
 
 impl Epochs {
-    pub(super) fn new(
-        keys: Arc<VolumeKeys>,
-        entropy: Arc<dyn Entropy>,
-        salts: Vec<EpochSalt>,
-        seals: u64,
-    ) -> Self {
+    pub(super) fn new(keys: Arc<Keys>, entropy: Arc<dyn Entropy>, salts: Vec<EpochSalt>, seals: u64) -> Self {
         Self {
             keys,
             entropy,
@@ -65,7 +61,7 @@ impl Epochs {
         if salt == EpochSalt::default() {
             return None;
         }
-        let keys = Arc::new(self.keys.epoch(&salt));
+        let keys = Arc::new(self.keys.now().of_epoch(epoch).epoch(&salt));
         let mut ready = self.ready.write();
         if ready.len() >= KEYS_KEPT {
             ready.clear();
@@ -130,15 +126,30 @@ impl Epochs {
         }
     }
 
+    /// Ends the epoch that seals now: the next seal begins one, with the keys that are the newest then. Nobody seals meanwhile.
+    pub(super) fn end_current(&self) {
+        *self.current.write() = None;
+    }
+
+    /// Drops the keys of the epochs before this one.
+    pub(super) fn forget_before(&self, epoch: u32) {
+        self.ready.write().retain(|id, _| *id >= u64::from(epoch));
+    }
+
     fn begin(&self, count: u32) -> Result<(), VolumeError> {
         let _one = self.beginning.lock();
         if self.current.read().as_ref().is_some_and(|current| current.nonces.left() >= u64::from(count)) {
             return Ok(());
         }
-        let fresh = self.keys.begin_epoch_of(&*self.entropy, self.seals)?;
+        let ring = self.keys.now();
+        let fresh = ring.newest().begin_epoch_of(&*self.entropy, self.seals)?;
         let mut salts = self.salts.write();
         let id = u32::try_from(salts.len() + 1).ok().filter(|id| epoch_place(*id).is_some());
         let id = id.ok_or(VolumeError::EpochsExhausted)?;
+        assert!(
+            Arc::ptr_eq(ring.of_epoch(id), ring.newest()),
+            "an epoch of the older DEK cannot begin any more"
+        );
         salts.push(fresh.salt);
         let keys = Arc::new(fresh.keys);
         self.ready.write().insert(u64::from(id), Arc::clone(&keys));
@@ -152,11 +163,11 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::crypto::{Backend, Dek, SeededEntropy};
+    use crate::crypto::{Backend, Dek, SeededEntropy, VolumeKeys};
 
     fn epochs(seals: u64) -> Epochs {
-        let keys = Arc::new(VolumeKeys::new(Dek::new(&[1; 32]), Uuid::from_u128(7), Backend::AwsLc));
-        Epochs::new(keys, Arc::new(SeededEntropy::new(1)), vec![[9; 16]], seals)
+        let keys = VolumeKeys::new(Dek::new(&[1; 32]), Uuid::from_u128(7), Backend::AwsLc);
+        Epochs::new(Arc::new(Keys::new(keys.into())), Arc::new(SeededEntropy::new(1)), vec![[9; 16]], seals)
     }
 
     #[test]

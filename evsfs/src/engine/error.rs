@@ -112,6 +112,18 @@ pub enum VolumeError {
         /// The largest size in bytes.
         most: u64,
     },
+    /// Something else changed the header meanwhile.
+    #[error("the header of volume {volume} was changed meanwhile: nothing was written")]
+    HeaderChanged {
+        /// The volume.
+        volume: Uuid,
+    },
+    /// There is one already.
+    #[error("volume {volume} is being re-encrypted already")]
+    Reencrypting {
+        /// The volume.
+        volume: Uuid,
+    },
     /// The version table is full.
     #[error("the volume holds {most} snapshots, as many as it can: delete some first")]
     TooManySnapshots {
@@ -178,6 +190,12 @@ pub enum OpenError {
         header: Uuid,
         /// From the keys.
         keys: Uuid,
+    },
+    /// A re-encryption needs the keys of both DEKs, and those that the header speaks of.
+    #[error("volume {volume} is being re-encrypted: it opens with both data keys of its header only")]
+    KeysOfBoth {
+        /// The volume.
+        volume: Uuid,
     },
     /// No superblock verifies.
     #[error("volume {volume}: none of its four superblocks verifies: restore a backup")]

@@ -185,6 +185,10 @@ impl Merge<'_> {
         let before = match old.kind() {
             Kind::Page => match self.core.page(place.level, place.index, &old, place.level > 0) {
                 Ok(page) => Some(page),
+                // The page may be good: whoever writes gets the error, and the next checkpoint tries again (F11).
+                Err(reason @ Damage::Unreadable) => {
+                    return Err(self.core.damaged_page(place.level, place.blocks().start, reason));
+                }
                 Err(reason) => return self.replace_damaged(place, items, reason),
             },
             _ => None,

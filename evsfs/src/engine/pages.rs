@@ -21,6 +21,8 @@ pub(super) struct Work {
     freed: Vec<u64>,
     punched: Vec<u64>,
     waiting: Vec<(u64, Box<[u8; BLOCK]>)>,
+    /// Leaves the reserve alone: what it does can wait.
+    without_reserve: bool,
 }
 
 impl Work {
@@ -30,6 +32,11 @@ impl Work {
         Self { freed, punched: discarded.to_vec(), ..Self::default() }
     }
 
+    /// For what can be left out when the host is full.
+    pub(super) fn without_reserve() -> Self {
+        Self { without_reserve: true, ..Self::default() }
+    }
+
     /// A new slot.
     pub(super) fn take(&mut self, core: &Core) -> Result<u64, VolumeError> {
         if self.spare.is_empty() {
@@ -37,7 +44,7 @@ impl Work {
             let count = u64::try_from(self.taken.len().clamp(1, BATCH)).expect("small");
             let runs = match core.alloc.take(&core.store, count) {
                 Ok(runs) => runs,
-                Err(VolumeError::NoSpace) => {
+                Err(VolumeError::NoSpace) if !self.without_reserve => {
                     let slot = core.alloc.take_reserved(&core.store)?;
                     self.taken.push(slot);
                     return Ok(slot);
@@ -119,6 +126,8 @@ impl Work {
         self.taken.extend(other.taken);
         self.freed.extend(other.freed);
         self.freed.sort_unstable();
+        self.punched.extend(other.punched);
+        self.punched.sort_unstable();
     }
 
     pub(super) fn taken(&self) -> &[u64] {

@@ -10,7 +10,7 @@ use super::dirty::DirtyMap;
 use super::error::{Damage, OpenError};
 use super::params::{Anchor, OpenOptions};
 use super::store::Store;
-use crate::crypto::{Chain, EpochKeys, EpochSalt, TablePurpose};
+use crate::crypto::{Chain, EpochKeys, EpochSalt, Keyring};
 use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
 use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log_page};
 
@@ -21,12 +21,15 @@ const ENTRIES_MOST: u64 = 512;
 
 /// The superblock with the highest generation of those that verify.
 pub(super) fn newest_superblock(store: &Store) -> Result<Superblock, OpenError> {
+    let ring = store.keys.now();
     let read = |slot: u64| {
         let mut page = [0; BLOCK];
         store.read(&mut page, slot).ok()?;
-        let payload = store.keys.open_superblock(&page).ok()?;
-        debug_assert_eq!(TablePurpose::Superblock.label(), "superblock");
-        Superblock::decode(&payload).ok()
+        // While there are two DEKs, each generation has its own: the other one's key does not make one.
+        [Some(ring.newest()), ring.before()].into_iter().flatten().find_map(|keys| {
+            let superblock = Superblock::decode(&*keys.open_superblock(&page).ok()?).ok()?;
+            Arc::ptr_eq(keys, ring.of_generation(superblock.generation)).then_some(superblock)
+        })
     };
     let found = SUPERBLOCK_SLOTS.into_iter().flatten().filter_map(read);
     found.max_by_key(|superblock| superblock.generation).ok_or(OpenError::NoSuperblock { volume: store.uuid })
@@ -54,7 +57,8 @@ struct Reader<'a> {
     ring_pages: u64,
     buffer: Vec<u8>,
     buffered: std::ops::Range<u64>,
-    keys: HashMap<EpochSalt, Arc<EpochKeys>>,
+    ring: Arc<Keyring>,
+    keys: HashMap<(u32, EpochSalt), Arc<EpochKeys>>,
 }
 
 impl Reader<'_> {
@@ -83,8 +87,9 @@ impl Reader<'_> {
         if header.sequence != sequence || header.group != group {
             return None;
         }
-        let keys =
-            self.keys.entry(header.salt).or_insert_with(|| Arc::new(self.store.keys.epoch(&header.salt)));
+        let of_epoch = self.ring.of_epoch(header.epoch);
+        let place = (header.epoch, header.salt);
+        let keys = self.keys.entry(place).or_insert_with(|| Arc::new(of_epoch.epoch(&header.salt)));
         let (records, tag) = open_log_page(&header, &*keys.log, &self.store.uuid, chain, &mut page).ok()?;
         let epochs = &self.store.epochs;
         if !epochs.learn(header.epoch, &header.salt)
@@ -92,7 +97,7 @@ impl Reader<'_> {
         {
             return None;
         }
-        Some((header, records, self.store.keys.chain_step(chain, &tag)))
+        Some((header, records, of_epoch.chain_step(chain, &tag)))
     }
 }
 
@@ -105,7 +110,8 @@ pub(super) fn replay(
     hole: Entry,
 ) -> Result<Replay, OpenError> {
     let keys = HashMap::new();
-    let mut reader = Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, keys };
+    let ring = store.keys.now();
+    let mut reader = Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ring, keys };
     let head = superblock.log_head.sequence;
     let mut state = superblock.state;
     let mut states = vec![state];

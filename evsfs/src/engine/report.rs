@@ -39,6 +39,23 @@ pub struct Stats {
     pub trash: bool,
 }
 
+/// How far a re-encryption has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReencryptionStatus {
+    /// What it does: `blocks`, `proof`, `bitmaps`, `wiping`, `header`.
+    pub phase: &'static str,
+    /// Bytes of the volume, from its start, in which nothing is sealed under the older DEK any more.
+    pub position: u64,
+    /// Bytes of the volume.
+    pub size: u64,
+    /// Bytes of data sealed anew since the volume was opened.
+    pub sealed: u64,
+    /// Bytes in a second at most; 0 for no limit.
+    pub rate: u64,
+    /// Why it does not go on by itself, if it does not.
+    pub stopped: Option<String>,
+}
+
 /// A snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotInfo {

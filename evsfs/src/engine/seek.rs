@@ -1,11 +1,13 @@
 //! Where there is data, for `SEEK_DATA` and `SEEK_HOLE` (F7).
 
-use super::core::Core;
+use uuid::Uuid;
+
+use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::map::Leaf;
 use super::read::BATCH;
 use crate::format::Entry;
-use crate::format::layout::BLOCK_BYTES;
+use crate::format::layout::{BLOCK_BYTES, map_entry};
 
 impl Core {
     /// The first byte at or after `offset` that is in a data block.
@@ -38,6 +40,53 @@ impl Core {
             block = end;
         }
         Ok(blocks * BLOCK_BYTES)
+    }
+
+    /// The first byte at or after `offset` that is in a data block (or in a hole) of a snapshot; the size, or nothing, if there is none.
+    pub(super) fn next_in_snapshot(
+        &self,
+        id: Uuid,
+        offset: u64,
+        data: bool,
+    ) -> Result<Option<u64>, VolumeError> {
+        let mut snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+        let mut block = offset / BLOCK_BYTES;
+        while block < snapshot.blocks {
+            let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
+            let leaf = match self.descend(&root, block) {
+                Ok(leaf) => leaf,
+                Err((level, reason)) => {
+                    // Its pages may have been sealed anew in the meantime.
+                    let now = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+                    if now.root == snapshot.root {
+                        return Err(self.damaged_page(level, block, reason));
+                    }
+                    snapshot = now;
+                    continue;
+                }
+            };
+            let end = match &leaf {
+                Leaf::Hole(hole, span) if !hole.is_absent() || self.base.is_none() => {
+                    (block / span + 1) * span
+                }
+                Leaf::Hole(..) | Leaf::Page(_) => (block | 127) + 1,
+            };
+            for block in block..end.min(snapshot.blocks) {
+                let entry = match &leaf {
+                    Leaf::Page(page) => page.entry(map_entry(block, 0)),
+                    Leaf::Hole(hole, _) => *hole,
+                };
+                if (entry.is_data() || entry.is_absent() && self.is_data_in_base(block)?) == data {
+                    return Ok(Some(offset.max(block * BLOCK_BYTES)));
+                }
+                // All of a hole is alike, unless a base shows through.
+                if matches!(leaf, Leaf::Hole(..)) && end - block > 128 {
+                    break;
+                }
+            }
+            block = end;
+        }
+        Ok((!data).then_some(snapshot.blocks * BLOCK_BYTES))
     }
 
     /// If there is certainly no data in a larger span from `block` on, its end.

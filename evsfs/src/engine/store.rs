@@ -4,12 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 use super::epochs::Epochs;
 use super::error::{Damage, VolumeError};
 use crate::backing::Backing;
-use crate::crypto::{Entropy, TablePurpose, Tag, VolumeKeys};
+use crate::crypto::{Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
 
@@ -35,10 +36,28 @@ pub(super) fn count(counter: &AtomicU64, by: u64) {
 pub(super) struct Store {
     pub(super) backing: Arc<dyn Backing>,
     pub(super) uuid: Uuid,
-    pub(super) keys: Arc<VolumeKeys>,
+    pub(super) keys: Arc<Keys>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
+}
+
+/// The keys that the volume has now: they change when a re-encryption begins and when it ends.
+pub(super) struct Keys(RwLock<Arc<Keyring>>);
+
+impl Keys {
+    pub(super) fn new(ring: Keyring) -> Self {
+        Self(RwLock::new(Arc::new(ring)))
+    }
+
+    pub(super) fn now(&self) -> Arc<Keyring> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// Nobody seals meanwhile.
+    pub(super) fn set(&self, ring: Keyring) {
+        *self.0.write() = Arc::new(ring);
+    }
 }
 
 /// A full disk is told apart from a broken one.
@@ -136,29 +155,33 @@ impl Store {
         Ok(Entry::page(slot, epoch.id, counter, tag))
     }
 
-    /// Writes a table page to `slot`.
+    /// Writes a table page of a superblock's generation to `slot`.
     pub(super) fn write_table(
         &self,
         purpose: TablePurpose,
         payload: &TablePayload,
         slot: u64,
+        generation: u64,
     ) -> Result<Entry, VolumeError> {
-        let page = self.keys.seal_table(purpose, payload, &*self.entropy)?;
+        let ring = self.keys.now();
+        let page = ring.of_generation(generation).seal_table(purpose, payload, &*self.entropy)?;
         count(&self.counters.seals, 1);
         self.write(page.as_ref(), slot)?;
         Ok(Entry::table(slot, VolumeKeys::table_tag(&page)))
     }
 
-    /// Reads a table page that an entry names.
+    /// Reads a table page that an entry in, or under, a superblock names.
     pub(super) fn read_table(
         &self,
         purpose: TablePurpose,
         entry: &Entry,
+        generation: u64,
     ) -> Result<Box<TablePayload>, VolumeError> {
         let damaged = |reason| VolumeError::DamagedTable { volume: self.uuid, slot: entry.slot(), reason };
         let mut page = [0; BLOCK];
         self.read(&mut page, entry.slot()).map_err(damaged)?;
         let tag: &Tag = entry.tag();
-        self.keys.open_table(purpose, &page, tag).map_err(|_| damaged(Damage::Tag))
+        let ring = self.keys.now();
+        ring.of_generation(generation).open_table(purpose, &page, tag).map_err(|_| damaged(Damage::Tag))
     }
 }

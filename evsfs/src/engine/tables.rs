@@ -43,16 +43,17 @@ impl Tables {
         };
         let mut salts = Vec::new();
         if !superblock.epochs.is_absent() {
-            let payload = store.read_table(TablePurpose::EpochDirectory, &superblock.epochs)?;
+            let payload =
+                store.read_table(TablePurpose::EpochDirectory, &superblock.epochs, superblock.generation)?;
             let directory = EpochDirectory::decode(&payload).map_err(|_| malformed(&superblock.epochs))?;
             for entry in &directory.pages {
-                let payload = store.read_table(TablePurpose::EpochPage, entry)?;
+                let payload = store.read_table(TablePurpose::EpochPage, entry, superblock.generation)?;
                 salts.extend(EpochPage::decode(&payload).map_err(|_| malformed(entry))?.salts);
             }
             tables.epoch_pages = directory.pages;
         }
         for entry in &superblock.versions {
-            let payload = store.read_table(TablePurpose::Versions, entry)?;
+            let payload = store.read_table(TablePurpose::Versions, entry, superblock.generation)?;
             tables.versions.extend(VersionPage::decode(&payload).map_err(|_| malformed(entry))?.records);
         }
         tables.salts = salts.len();
@@ -67,39 +68,43 @@ impl Tables {
 }
 
 impl Core {
-    /// Writes what changed of the tables to new slots and frees the old ones.
+    /// Writes what changed of the tables to new slots and frees the old ones: for the superblock after the one of `generation`.
     pub(super) fn write_tables(
         &self,
         old: &Tables,
+        generation: u64,
         versions: &[VersionRecord],
         work: &mut Work,
     ) -> Result<Tables, VolumeError> {
         let mut new = old.clone();
         let salts = self.store.epochs.salts();
-        if salts.len() != old.salts {
+        let next = generation + 1;
+        // All tables of a superblock are of its own keys.
+        let moved = self.store.keys.now().differ(generation, next);
+        if salts.len() != old.salts || moved {
             // Full pages stay; only the last one grows.
-            let unchanged = old.salts / EPOCH_PAGE_SALTS;
+            let unchanged = if moved { 0 } else { old.salts / EPOCH_PAGE_SALTS };
             for entry in new.epoch_pages.drain(unchanged.min(old.epoch_pages.len())..) {
                 work.free(entry.slot());
             }
             for part in salts.chunks(EPOCH_PAGE_SALTS).skip(new.epoch_pages.len()) {
                 let payload = EpochPage { salts: part.to_vec() }.encode();
-                new.epoch_pages.push(self.table(TablePurpose::EpochPage, &payload, work)?);
+                new.epoch_pages.push(self.table(TablePurpose::EpochPage, &payload, next, work)?);
             }
             if !old.directory.is_absent() {
                 work.free(old.directory.slot());
             }
             let payload = EpochDirectory { pages: new.epoch_pages.clone() }.encode();
-            new.directory = self.table(TablePurpose::EpochDirectory, &payload, work)?;
+            new.directory = self.table(TablePurpose::EpochDirectory, &payload, next, work)?;
             new.salts = salts.len();
         }
-        if versions != old.versions {
+        if versions != old.versions || moved {
             for entry in new.version_pages.drain(..) {
                 work.free(entry.slot());
             }
             for part in versions.chunks(VERSION_PAGE_RECORDS) {
                 let payload = VersionPage { records: part.to_vec() }.encode();
-                new.version_pages.push(self.table(TablePurpose::Versions, &payload, work)?);
+                new.version_pages.push(self.table(TablePurpose::Versions, &payload, next, work)?);
             }
             new.versions = versions.to_vec();
         }
@@ -110,9 +115,10 @@ impl Core {
         &self,
         purpose: TablePurpose,
         payload: &crate::format::TablePayload,
+        generation: u64,
         work: &mut Work,
     ) -> Result<Entry, VolumeError> {
         let slot = work.take(self)?;
-        self.store.write_table(purpose, payload, slot)
+        self.store.write_table(purpose, payload, slot, generation)
     }
 }

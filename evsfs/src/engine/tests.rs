@@ -97,7 +97,7 @@ fn header(ring_pages: u64) -> Header {
         cmk_id: Text::new("key").unwrap(),
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     }
 }

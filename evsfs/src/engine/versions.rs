@@ -49,7 +49,7 @@ impl Core {
         versions.iter().filter(|version| version.state == VersionState::Snapshot).map(info).collect()
     }
 
-    fn find_snapshot(&self, id: Uuid) -> Option<VersionRecord> {
+    pub(super) fn find_snapshot(&self, id: Uuid) -> Option<VersionRecord> {
         self.versions.read().iter().find(|version| is_snapshot(version, id)).copied()
     }
 
@@ -163,13 +163,12 @@ impl Core {
 
     /// Reads from a snapshot: any offset and length within its size.
     pub(super) fn read_snapshot(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
-        let snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+        let mut snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
         let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
         let size = snapshot.blocks * BLOCK_BYTES;
         if offset.checked_add(length).is_none_or(|end| end > size) {
             return Err(VolumeError::OutOfRange { offset, length, size });
         }
-        let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
         let mut whole = vec![0; BATCH * BLOCK];
         let (mut offset, mut rest) = (offset, buf);
         while !rest.is_empty() {
@@ -178,13 +177,15 @@ impl Core {
             let blocks = (within + rest.len()).div_ceil(BLOCK).min(BATCH);
             let len = rest.len().min(blocks * BLOCK - within);
             let part = &mut whole[..blocks * BLOCK];
+            let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
             if let Err(error) = self.read_version(&root, first, part) {
-                // Its slots may have been freed in the meantime.
-                return Err(if self.find_snapshot(id).is_some() {
-                    error
-                } else {
-                    VolumeError::NoSuchSnapshot { id }
-                });
+                // Its slots may have been freed in the meantime, because it was deleted or sealed anew.
+                let now = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
+                if now.root == snapshot.root {
+                    return Err(error);
+                }
+                snapshot = now;
+                continue;
             }
             rest[..len].copy_from_slice(&part[within..within + len]);
             offset += u64::try_from(len).expect("small");

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
@@ -18,14 +19,15 @@ use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
 use super::recovery::{check_anchor, newest_superblock, replay};
-use super::report::{BadBlock, CheckReport, SnapshotInfo, Stats};
-use super::store::{Counters, Store};
+use super::reencrypt::{Reencryption, Step};
+use super::report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
+use super::store::{Counters, Keys, Store};
 use super::tables::Tables;
 use super::worker::{self, Signals};
 use crate::backing::Backing;
-use crate::crypto::{Dek, Entropy, VolumeKeys};
+use crate::crypto::{Dek, Entropy, Keyring, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
-use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState};
+use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState, WrappedDekField};
 
 /// Fewest dirty entries before a checkpoint, whatever the size of the volume.
 const DIRTY_LEAST: u64 = 4096;
@@ -36,7 +38,7 @@ const WRITERS: u64 = 16;
 /// does: nothing more is written.
 pub struct Volume {
     core: Arc<Core>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Volume {
@@ -61,15 +63,22 @@ impl Volume {
     pub fn open(
         backing: Arc<dyn Backing>,
         header: Header,
-        keys: VolumeKeys,
+        keys: impl Into<Keyring>,
         options: OpenOptions,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
-        if *keys.uuid() != header.uuid {
-            return Err(OpenError::ForeignKeys { header: header.uuid, keys: *keys.uuid() });
+        let ring: Keyring = keys.into();
+        for keys in [ring.oldest(), ring.newest()] {
+            if *keys.uuid() != header.uuid {
+                return Err(OpenError::ForeignKeys { header: header.uuid, keys: *keys.uuid() });
+            }
+        }
+        let switch = ring.switch();
+        if header.next.as_ref().map(|next| next.switch) != switch {
+            return Err(OpenError::KeysOfBoth { volume: header.uuid });
         }
         check_base(&header, options.base.as_ref())?;
-        let keys = Arc::new(keys);
+        let keys = Arc::new(Keys::new(ring));
         let epochs =
             Epochs::new(Arc::clone(&keys), Arc::clone(&entropy), Vec::new(), options.seals_per_epoch);
         let uuid = header.uuid;
@@ -83,6 +92,9 @@ impl Volume {
             store.epochs.learn(epoch, salt);
         }
         store.epochs.skip_to(superblock.next_epoch);
+        if let Some(switch) = switch {
+            store.epochs.skip_to(switch.epoch);
+        }
         let hole = if header.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
@@ -94,7 +106,12 @@ impl Volume {
         } else {
             Vec::new()
         };
-        Ok(Self { core, workers })
+        let volume = Self { core, workers: Mutex::new(workers) };
+        if switch.is_some() {
+            // One that was cut short goes on by itself.
+            volume.resume_reencryption()?;
+        }
+        Ok(volume)
     }
 
     /// Size in bytes.
@@ -214,6 +231,22 @@ impl Volume {
         self.core.read_snapshot(id, offset, buf)
     }
 
+    /// As [`Self::next_data`], in a snapshot.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`], or as there.
+    pub fn next_data_in(&self, id: Uuid, offset: u64) -> Result<Option<u64>, VolumeError> {
+        self.core.next_in_snapshot(id, offset, true)
+    }
+
+    /// As [`Self::next_hole`], in a snapshot.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSuchSnapshot`], or as there.
+    pub fn next_hole_in(&self, id: Uuid, offset: u64) -> Result<u64, VolumeError> {
+        Ok(self.core.next_in_snapshot(id, offset, false)?.unwrap_or(offset))
+    }
+
     /// Verifies everything: each block and page that is reachable, and the bitmaps. `progress` gets slots done and slots in all. It takes
     /// 4 KiB of memory for each 128 MiB of the file.
     ///
@@ -259,20 +292,81 @@ impl Volume {
         self.core.stats()
     }
 
-    /// Whether this is the DEK that the volume is encrypted with.
+    /// Whether this is the DEK that the header's wrapped DEK has to open to.
     #[must_use]
     pub fn has_key(&self, dek: &Dek) -> bool {
-        self.core.store.keys.are_of(dek)
+        self.core.store.keys.now().oldest().are_of(dek)
     }
 
-    /// Writes another header (a DEK wrapped anew) over both copies. At any moment one of them is whole.
+    /// Whether this is the DEK that a running re-encryption goes to.
+    #[must_use]
+    pub fn has_next_key(&self, dek: &Dek) -> bool {
+        let ring = self.core.store.keys.now();
+        ring.switch().is_some() && ring.newest().are_of(dek)
+    }
+
+    /// Begins to re-encrypt everything, snapshots too, under another DEK, of which `wrapped_dek` is the wrapped form: at most `rate` bytes of
+    /// data in a second, or as fast as it goes if that is 0. With background threads it goes on by itself, also at later attaches.
     ///
     /// # Errors
-    /// If the host fails; the old or the new header counts then.
+    /// If one is running, or as [`Self::flush`].
+    pub fn start_reencryption(
+        &self,
+        next: VolumeKeys,
+        wrapped_dek: WrappedDekField,
+        rate: u64,
+    ) -> Result<(), VolumeError> {
+        self.core.start_reencryption(next, wrapped_dek, rate)?;
+        self.resume_reencryption()
+    }
+
+    /// Lets a re-encryption that stopped, because something was damaged, go on, if there are background threads.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn resume_reencryption(&self) -> Result<(), VolumeError> {
+        if self.core.background && !self.core.read_only && self.reencryption().is_some() {
+            let started = worker::start_reencrypter(&self.core).map_err(VolumeError::Io)?;
+            self.workers.lock().extend(started);
+        }
+        Ok(())
+    }
+
+    /// Sets how many bytes of data a running re-encryption does in a second; 0 for no limit.
+    pub fn set_reencryption_rate(&self, rate: u64) {
+        self.core.reencryption.set_rate(rate);
+    }
+
+    /// How far a re-encryption is, if one is running.
+    #[must_use]
+    pub fn reencryption(&self) -> Option<ReencryptionStatus> {
+        self.core.reencryption_status()
+    }
+
+    /// Does a part of a running re-encryption on the calling thread, and tells how long its rate asks to wait before the next.
+    ///
+    /// # Errors
+    /// As [`Self::reencrypt`].
+    pub fn reencrypt_paced(&self) -> Result<(Step, Duration), VolumeError> {
+        self.core.reencrypt_paced()
+    }
+
+    /// Does a part of a running re-encryption, about so many blocks, on the calling thread.
+    ///
+    /// # Errors
+    /// If something that is to be sealed anew is damaged, or as [`Self::flush`]. It can be tried again.
+    pub fn reencrypt(&self, blocks: u64) -> Result<Step, VolumeError> {
+        self.core.reencrypt_step(blocks)
+    }
+
+    /// Writes another header (a DEK wrapped anew), made from [`Self::header`], over both copies. At any moment one of them is whole.
+    ///
+    /// # Errors
+    /// If it was changed since, or the host fails; the old or the new header counts then.
     pub fn rewrite_header(&self, header: &Header) -> Result<(), VolumeError> {
         self.core.check_writable()?;
         self.core.settle()?;
-        self.core.rewrite_header(header)
+        self.core.rewrite_header(header, None)
     }
 
     /// Flushes, checkpoints, and closes. The anchor is that of the state that the file holds.
@@ -290,7 +384,8 @@ impl Volume {
 
     fn stop(&mut self) {
         self.core.signals.stop();
-        for worker in self.workers.drain(..) {
+        let workers = std::mem::take(&mut *self.workers.lock());
+        for worker in workers {
             if worker.join().is_err() {
                 tracing::error!(volume = %self.core.store.uuid, "a background thread of the engine panicked");
             }
@@ -385,7 +480,9 @@ fn assemble(
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
-    let stale_header = !options.read_only && header_is_stale(&*store.backing, &header, &store.keys)?;
+    let ring = store.keys.now();
+    let stale_header = !options.read_only && header_is_stale(&*store.backing, &header, &ring)?;
+    let reencryption = Reencryption::new(&superblock, ring.switch());
     let signals = Signals::default();
     signals.set_trash(
         root.entry.aux() != 0 || versions.iter().any(|version| version.state == VersionState::Trash),
@@ -406,6 +503,7 @@ fn assemble(
         settled: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
+        reencryption,
         header: Mutex::new(header),
         limits,
         hole,

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::error::VolumeError;
+use super::reencrypt::Step;
 
 /// Changes are committed at the latest this long after they came, plus one round.
 const COMMIT_AGE: Duration = Duration::from_secs(5);
@@ -16,6 +17,9 @@ const COMMIT_AGE: Duration = Duration::from_secs(5);
 const COMMIT_ROUND: Duration = Duration::from_secs(2);
 /// How often an otherwise idle volume is checkpointed, so that discarded space goes back to the host.
 const CHECKPOINT_ROUND: Duration = Duration::from_secs(30);
+
+/// How often a re-encryption that waits for others looks again.
+const WAITING_ROUND: Duration = Duration::from_secs(1);
 
 /// What wakes the threads.
 #[derive(Default)]
@@ -53,6 +57,15 @@ impl Signals {
         *self.stop.lock()
     }
 
+    /// Waits, at most so long, for the threads to be ended.
+    fn is_stopping_after(&self, wait: Duration) -> bool {
+        let mut stop = self.stop.lock();
+        if !*stop && !wait.is_zero() {
+            self.stopped.wait_for(&mut stop, wait);
+        }
+        *stop
+    }
+
     /// Ends the threads after what they do now.
     pub(super) fn stop(&self) {
         *self.stop.lock() = true;
@@ -69,6 +82,52 @@ pub(super) fn start(core: &Arc<Core>) -> std::io::Result<Vec<JoinHandle<()>>> {
         std::thread::Builder::new().name(name.to_owned()).stack_size(512 << 10).spawn(move || run(&core))
     };
     Ok(vec![thread("committer", committer)?, thread("checkpointer", checkpointer)?])
+}
+
+/// Starts the thread of a re-encryption, unless there is one.
+pub(super) fn start_reencrypter(core: &Arc<Core>) -> std::io::Result<Option<JoinHandle<()>>> {
+    if core.reencryption.running.swap(true, Ordering::AcqRel) {
+        return Ok(None);
+    }
+    core.reencryption.set_stopped(None);
+    let shared = Arc::clone(core);
+    let thread = std::thread::Builder::new().name("re-encrypter".to_owned()).stack_size(512 << 10);
+    let started = thread.spawn(move || {
+        let work = &shared.reencryption;
+        loop {
+            let done = reencrypter(&shared);
+            work.running.store(false, Ordering::Release);
+            // Another may have begun meanwhile, and have found this thread still there.
+            let more = done && shared.store.keys.now().switch().is_some();
+            if !more || work.running.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        }
+    });
+    if started.is_err() {
+        core.reencryption.running.store(false, Ordering::Release);
+    }
+    started.map(Some)
+}
+
+/// Steps until there is nothing left to do, which is true then, it fails, or the volume is closed.
+fn reencrypter(core: &Core) -> bool {
+    let mut wait = Duration::ZERO;
+    while !core.signals.is_stopping_after(wait) {
+        wait = match core.reencrypt_paced() {
+            Ok((Step::Finished, _)) => return true,
+            Ok((Step::Went { .. }, pause)) => pause,
+            Ok((Step::Freeing | Step::NoSpace, _)) => WAITING_ROUND,
+            // It was wrapped anew in that moment.
+            Err(VolumeError::HeaderChanged { .. }) => Duration::ZERO,
+            Err(error) => {
+                tracing::error!(volume = %core.store.uuid, %error, "the re-encryption stopped; it goes on when it is asked for again");
+                core.reencryption.set_stopped(Some(error.to_string()));
+                return false;
+            }
+        };
+    }
+    false
 }
 
 fn committer(core: &Core) {

@@ -15,6 +15,10 @@ pub const EPOCH_DIRECTORY_PAGES: usize = (TABLE_PAYLOAD - ITEMS) / Entry::LEN;
 /// Salts of an epoch page at most.
 pub const EPOCH_PAGE_SALTS: usize = (TABLE_PAYLOAD - ITEMS) / 16;
 
+/// Epochs of a volume at most.
+#[allow(clippy::cast_possible_truncation)] // 126 times 252
+pub(super) const EPOCHS_MAX: u32 = (EPOCH_DIRECTORY_PAGES * EPOCH_PAGE_SALTS) as u32;
+
 /// Epoch `epoch` (from 1) is salt `.1` of epoch page `.0`. `None` for 0 and for more than a volume can have.
 #[must_use]
 pub fn epoch_place(epoch: u32) -> Option<(usize, usize)> {

@@ -1,7 +1,7 @@
 //! One plain function per parser, for fuzzers and for tests: hostile bytes in, no panic, and what is accepted is written back
 //! byte for byte (there is one encoding of everything).
 
-use super::layout::{BLOCK, HEADER_MAC, LOG_BODY, LOG_HEADER, TABLE_PAYLOAD};
+use super::layout::{BLOCK, HEADER_NEXT_MAC, LOG_BODY, LOG_HEADER, TABLE_PAYLOAD};
 use super::{
     Block, EpochDirectory, EpochPage, HeaderCopies, LogPageHeader, MapPage, Superblock, TablePayload,
     VersionPage, decode_log_records, open_log_page,
@@ -40,11 +40,15 @@ pub fn header(data: &[u8]) {
             Suite::Plain => VolumeKeys::plain(claims.uuid, Backend::AesGcm),
             Suite::Aes256Gcm => VolumeKeys::new(Dek::new(&[0x5a; 32]), claims.uuid, Backend::AesGcm),
         };
-        let written = claims.encode(&keys).expect("what was accepted can be written");
-        let same = data.chunks(BLOCK).any(|block| block.starts_with(&written[..HEADER_MAC]));
+        let next = claims.next.as_ref().map(|_| &keys);
+        let written = claims.encode_with(&keys, next).expect("what was accepted can be written");
+        let same = data.chunks(BLOCK).any(|block| block.starts_with(&written[..HEADER_NEXT_MAC]));
         assert!(same, "a header with two encodings was accepted");
         if claims.suite == Suite::Aes256Gcm {
-            assert!(copy.verify(&keys).is_err(), "a header that was not made with this key passed");
+            assert!(
+                copy.verify_with(&keys, next).is_err(),
+                "a header that was not made with this key passed"
+            );
         }
     }
 }

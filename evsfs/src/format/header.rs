@@ -2,13 +2,15 @@
 
 use super::base::BaseReference;
 use super::bytes::{array, put, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
+use super::epochs::EPOCHS_MAX;
 use super::error::{FormatError, Structure, bounded, zeros};
 use super::layout::{
-    BLOCK, HEADER_MAC, MAGIC as MAGIC_BYTES, RING_PAGES_MAX, RING_PAGES_TEST, VERSION as THIS_VERSION,
+    BLOCK, HEADER_MAC, HEADER_NEXT_MAC, MAGIC as MAGIC_BYTES, RING_PAGES_MAX, RING_PAGES_TEST,
+    VERSION as THIS_VERSION,
 };
 use super::text::Text;
 use super::{Block, layout};
-use crate::crypto::{Chain, Suite, VolumeKeys};
+use crate::crypto::{Chain, Suite, Switch, VolumeKeys};
 use uuid::Uuid;
 
 const STRUCTURE: Structure = Structure::Header;
@@ -36,7 +38,10 @@ const BASE_COMMIT: usize = BASE_UUID + 16;
 const BASE_CHAIN: usize = BASE_COMMIT + 8;
 const BASE_PATH_LEN: usize = BASE_CHAIN + 32;
 const BASE_PATH: usize = BASE_PATH_LEN + 2;
-const UNUSED: usize = BASE_PATH + 1024;
+const NEXT_EPOCH: usize = BASE_PATH + 1024;
+const NEXT_GENERATION: usize = NEXT_EPOCH + 4;
+const UNUSED: usize = NEXT_GENERATION + 8;
+const NEXT_MAC: usize = HEADER_NEXT_MAC;
 const MAC: usize = HEADER_MAC;
 
 /// Offset, size and name, as in docs/volume-format.md.
@@ -64,8 +69,11 @@ pub(super) const FIELDS: &[super::tests::Field] = &[
     (BASE_COMMIT, BASE_CHAIN - BASE_COMMIT, "base commit"),
     (BASE_CHAIN, BASE_PATH_LEN - BASE_CHAIN, "base chain"),
     (BASE_PATH_LEN, BASE_PATH - BASE_PATH_LEN, "base path length"),
-    (BASE_PATH, UNUSED - BASE_PATH, "base path"),
-    (UNUSED, MAC - UNUSED, "zero"),
+    (BASE_PATH, NEXT_EPOCH - BASE_PATH, "base path"),
+    (NEXT_EPOCH, NEXT_GENERATION - NEXT_EPOCH, "re-encryption epoch"),
+    (NEXT_GENERATION, UNUSED - NEXT_GENERATION, "re-encryption generation"),
+    (UNUSED, NEXT_MAC - UNUSED, "zero"),
+    (NEXT_MAC, MAC - NEXT_MAC, "second MAC"),
     (MAC, BLOCK - MAC, "MAC"),
 ];
 
@@ -136,6 +144,15 @@ impl std::fmt::Debug for WrappedDekField {
     }
 }
 
+/// The DEK that a running re-encryption goes to, and what is sealed under it already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextKey {
+    /// That DEK, wrapped; never empty.
+    pub wrapped_dek: WrappedDekField,
+    /// The first epoch, and the first generation of superblocks, under it.
+    pub switch: Switch,
+}
+
 /// A header that is authentic, or is about to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
@@ -157,8 +174,8 @@ pub struct Header {
     pub cmk_version: u32,
     /// The DEK, wrapped.
     pub wrapped_dek: WrappedDekField,
-    /// The DEK that a running re-encryption goes to, wrapped; else empty.
-    pub next_wrapped_dek: WrappedDekField,
+    /// What a running re-encryption goes to.
+    pub next: Option<NextKey>,
     /// The volume under a thin one.
     pub base: Option<BaseReference>,
 }
@@ -170,9 +187,26 @@ impl Header {
     /// If a decoder would refuse it: what this writes can always be read.
     ///
     /// # Panics
-    /// If the keys are of another volume or suite.
+    /// If the keys are of another volume or suite, or a re-encryption is running, which needs the keys of both.
     pub fn encode(&self, keys: &VolumeKeys) -> Result<Box<Block>, FormatError> {
-        assert!(keys.uuid() == &self.uuid && keys.suite() == self.suite, "keys of another volume");
+        self.encode_with(keys, None)
+    }
+
+    /// The same with the keys that a running re-encryption goes to.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    ///
+    /// # Panics
+    /// If the keys are of another volume or suite, or `next` is there without a re-encryption, or not with one.
+    pub fn encode_with(
+        &self,
+        keys: &VolumeKeys,
+        next: Option<&VolumeKeys>,
+    ) -> Result<Box<Block>, FormatError> {
+        let ours = |keys: &VolumeKeys| keys.uuid() == &self.uuid && keys.suite() == self.suite;
+        assert!(ours(keys) && next.is_none_or(ours), "keys of another volume");
+        assert!(next.is_some() == self.next.is_some(), "the keys of both DEKs, or of the only one");
         let mut block = Box::new([0; BLOCK]);
         let out = block.as_mut();
         put(out, MAGIC, &MAGIC_BYTES);
@@ -188,7 +222,11 @@ impl Header {
         put_u16(out, CMK_LEN, u16::try_from(self.cmk_id.as_str().len()).expect("at most 64"));
         put(out, CMK, self.cmk_id.padded());
         self.wrapped_dek.put(out, WRAPPED_LEN);
-        self.next_wrapped_dek.put(out, NEXT_LEN);
+        if let Some(next) = &self.next {
+            next.wrapped_dek.put(out, NEXT_LEN);
+            put_u32(out, NEXT_EPOCH, next.switch.epoch);
+            put_u64(out, NEXT_GENERATION, next.switch.generation);
+        }
         if let Some(base) = &self.base {
             out[BASE] = 1;
             put(out, BASE_UUID, base.uuid.as_bytes());
@@ -196,6 +234,10 @@ impl Header {
             put(out, BASE_CHAIN, &base.chain.0);
             put_u16(out, BASE_PATH_LEN, u16::try_from(base.path.as_str().len()).expect("at most 1,024"));
             put(out, BASE_PATH, base.path.padded());
+        }
+        if let Some(next) = next {
+            let mac = next.next_header_mac(&out[..NEXT_MAC]);
+            put(out, NEXT_MAC, &mac);
         }
         let mac = keys.header_mac(&out[..MAC]);
         put(out, MAC, &mac);
@@ -222,7 +264,7 @@ impl Header {
         };
         number("flags", u32_at(block, FLAGS).into(), 0, 0)?;
         number("ring start", u64_at(block, RING_START), layout::RING_START, layout::RING_START)?;
-        zeros(STRUCTURE, "base path", &block[UNUSED..MAC])?;
+        zeros(STRUCTURE, "re-encryption generation", &block[UNUSED..NEXT_MAC])?;
         let header = Self {
             suite,
             kind,
@@ -233,7 +275,7 @@ impl Header {
             cmk_id: Text::decode(STRUCTURE, "CMK id", u16_at(block, CMK_LEN).into(), array(block, CMK))?,
             cmk_version: u32_at(block, CMK_VERSION),
             wrapped_dek: WrappedDekField::decode(block, WRAPPED_LEN, "wrapped DEK")?,
-            next_wrapped_dek: WrappedDekField::decode(block, NEXT_LEN, "second wrapped DEK")?,
+            next: decode_next(block)?,
             base: decode_base(block)?,
         };
         header.check_keys()?;
@@ -244,7 +286,7 @@ impl Header {
     fn check_keys(&self) -> Result<(), FormatError> {
         let field = match self.suite {
             Suite::Plain if !self.wrapped_dek.is_empty() => "wrapped DEK",
-            Suite::Plain if !self.next_wrapped_dek.is_empty() => "second wrapped DEK",
+            Suite::Plain if self.next.is_some() => "second wrapped DEK",
             Suite::Plain if !self.cmk_id.as_str().is_empty() => "CMK id",
             Suite::Aes256Gcm if self.wrapped_dek.is_empty() => "wrapped DEK",
             Suite::Aes256Gcm if self.cmk_id.as_str().is_empty() => "CMK id",
@@ -254,9 +296,23 @@ impl Header {
     }
 }
 
+fn decode_next(block: &Block) -> Result<Option<NextKey>, FormatError> {
+    let wrapped_dek = WrappedDekField::decode(block, NEXT_LEN, "second wrapped DEK")?;
+    if wrapped_dek.is_empty() {
+        zeros(STRUCTURE, "second wrapped DEK", &block[NEXT_EPOCH..UNUSED])?;
+        zeros(STRUCTURE, "second wrapped DEK", &block[NEXT_MAC..MAC])?;
+        return Ok(None);
+    }
+    let epoch = u32_at(block, NEXT_EPOCH);
+    bounded(STRUCTURE, "re-encryption epoch", epoch.into(), 1, EPOCHS_MAX.into())?;
+    let generation = u64_at(block, NEXT_GENERATION);
+    bounded(STRUCTURE, "re-encryption generation", generation, 1, u64::MAX)?;
+    Ok(Some(NextKey { wrapped_dek, switch: Switch { epoch, generation } }))
+}
+
 fn decode_base(block: &Block) -> Result<Option<BaseReference>, FormatError> {
     if bounded(STRUCTURE, "base", block[BASE].into(), 0, 1)? == 0 {
-        zeros(STRUCTURE, "base", &block[BASE_UUID..UNUSED])?;
+        zeros(STRUCTURE, "base", &block[BASE_UUID..NEXT_EPOCH])?;
         return Ok(None);
     }
     Ok(Some(BaseReference {
@@ -320,14 +376,29 @@ impl UnverifiedHeader {
         &self.header.wrapped_dek
     }
 
-    /// Proves that the header was made with these keys and not changed since (F13).
+    /// Proves that the header was made with these keys and not changed since (F13). One that speaks of a re-encryption is not proved by the
+    /// keys of one DEK.
     ///
     /// # Errors
     /// If it was not. Nothing has been decrypted then, and nothing may be.
     pub fn verify(&self, keys: &VolumeKeys) -> Result<Header, HeaderError> {
-        let authentic = keys.uuid() == self.uuid()
-            && keys.suite() == self.suite()
-            && keys.verify_header(&self.raw[..MAC], &array(self.raw.as_ref(), MAC));
+        self.verify_with(keys, None)
+    }
+
+    /// The same for a header that may speak of a re-encryption: then the keys of both DEKs must prove it, each by itself, so that nobody
+    /// who lacks one of them can make a volume go on to a DEK of his, or take one for done that is not.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_with(&self, keys: &VolumeKeys, next: Option<&VolumeKeys>) -> Result<Header, HeaderError> {
+        let ours = |keys: &VolumeKeys| keys.uuid() == self.uuid() && keys.suite() == self.suite();
+        let authentic = ours(keys)
+            && keys.verify_header(&self.raw[..MAC], &array(self.raw.as_ref(), MAC))
+            && next.is_some() == self.header.next.is_some()
+            && next.is_none_or(|next| {
+                ours(next)
+                    && next.verify_next_header(&self.raw[..NEXT_MAC], &array(self.raw.as_ref(), NEXT_MAC))
+            });
         if !authentic {
             return Err(HeaderError::NotAuthentic { volume: *self.uuid() });
         }
@@ -413,4 +484,4 @@ impl HeaderCopies {
     }
 }
 
-const _: () = assert!(UNUSED <= MAC);
+const _: () = assert!(UNUSED <= NEXT_MAC);

@@ -111,6 +111,8 @@ pub const fn allocation_slots(level: u8, index: u64) -> [u64; 2] {
 
 /// Offset of a header's MAC, the last 32 bytes.
 pub const HEADER_MAC: usize = BLOCK - 32;
+/// Offset of the MAC of the DEK that a re-encryption goes to.
+pub const HEADER_NEXT_MAC: usize = HEADER_MAC - 32;
 /// Offset of the salt of a table page.
 pub const TABLE_SALT: usize = 0;
 /// Offset of the sealed payload of a table page.

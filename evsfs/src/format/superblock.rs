@@ -36,7 +36,11 @@ const ROOT: usize = LEAST_COMMIT + 8;
 const EPOCHS: usize = ROOT + Entry::LEN;
 const VERSIONS: usize = EPOCHS + Entry::LEN;
 const UPPER: usize = VERSIONS + VERSION_PAGES * Entry::LEN;
-const END: usize = UPPER + UPPER_ALLOCATION_ENTRIES * Entry::LEN;
+const TASK: usize = UPPER + UPPER_ALLOCATION_ENTRIES * Entry::LEN;
+const TASK_UNUSED: usize = TASK + 1;
+const TASK_CURSOR: usize = TASK_UNUSED + 7;
+const TASK_RATE: usize = TASK_CURSOR + 8;
+const END: usize = TASK_RATE + 8;
 
 /// Offset, size and name, as in docs/volume-format.md.
 #[cfg(test)]
@@ -63,7 +67,11 @@ pub(super) const FIELDS: &[super::tests::Field] = &[
     (ROOT, EPOCHS - ROOT, "root"),
     (EPOCHS, VERSIONS - EPOCHS, "epoch directory"),
     (VERSIONS, UPPER - VERSIONS, "version pages"),
-    (UPPER, END - UPPER, "upper allocation entries"),
+    (UPPER, TASK - UPPER, "upper allocation entries"),
+    (TASK, TASK_UNUSED - TASK, "task"),
+    (TASK_UNUSED, TASK_CURSOR - TASK_UNUSED, "zero"),
+    (TASK_CURSOR, TASK_RATE - TASK_CURSOR, "task cursor"),
+    (TASK_RATE, END - TASK_RATE, "task rate"),
 ];
 
 /// A state of the volume: how many groups it contains, and the chain value after them.
@@ -82,6 +90,25 @@ pub struct LogHead {
     pub page: u64,
     /// Its number since the volume was created.
     pub sequence: u64,
+}
+
+/// What goes through all blocks of a volume in the background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TaskKind {
+    /// Everything is sealed anew under another DEK.
+    Reencrypt = 1,
+}
+
+/// How far such a task has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task {
+    /// Which.
+    pub kind: TaskKind,
+    /// It is done with all blocks before this one; with `u64::MAX`, with all there are.
+    pub cursor: u64,
+    /// Bytes of data in a second at most; 0 for as fast as it goes.
+    pub rate: u64,
 }
 
 /// The payload of a superblock.
@@ -121,6 +148,8 @@ pub struct Superblock {
     pub clean: bool,
     /// Entries of the highest pages of the allocation tree, at most [`UPPER_ALLOCATION_ENTRIES`]; they may be absent.
     pub upper_allocation: Vec<Entry>,
+    /// What runs in the background.
+    pub task: Option<Task>,
 }
 
 impl Superblock {
@@ -157,6 +186,11 @@ impl Superblock {
         put(out, EPOCHS, &self.epochs.encode());
         put_entries(out, VERSIONS, &self.versions);
         put_entries(out, UPPER, &self.upper_allocation);
+        if let Some(task) = &self.task {
+            out[TASK] = task.kind as u8;
+            put_u64(out, TASK_CURSOR, task.cursor);
+            put_u64(out, TASK_RATE, task.rate);
+        }
         payload
     }
 
@@ -175,7 +209,8 @@ impl Superblock {
         }
         let clean = bounded(structure, "clean flag", payload[CLEAN].into(), 0, 1)? == 1;
         zeros(structure, "upper allocation count", &payload[UNUSED..CONFIRMED_COMMIT])?;
-        zeros(structure, "upper allocation entries", &payload[END..])?;
+        zeros(structure, "task rate", &payload[END..])?;
+        let task = decode_task(payload)?;
         let next_epoch = u32_at(payload, NEXT_EPOCH);
         bounded(structure, "next epoch", next_epoch.into(), 1, u32::MAX.into())?;
         let file_slots = number("file length", FILE_SLOTS, 0, SLOT_MAX)?;
@@ -230,8 +265,23 @@ impl Superblock {
                 upper_count,
                 UPPER_ALLOCATION_ENTRIES,
             )?,
+            task,
         })
     }
+}
+
+fn decode_task(payload: &TablePayload) -> Result<Option<Task>, FormatError> {
+    let structure = Structure::Superblock;
+    zeros(structure, "task", &payload[TASK_UNUSED..TASK_CURSOR])?;
+    if bounded(structure, "task", payload[TASK].into(), 0, 1)? == 0 {
+        zeros(structure, "task", &payload[TASK_CURSOR..END])?;
+        return Ok(None);
+    }
+    Ok(Some(Task {
+        kind: TaskKind::Reencrypt,
+        cursor: u64_at(payload, TASK_CURSOR),
+        rate: u64_at(payload, TASK_RATE),
+    }))
 }
 
 const _: () = assert!(END <= TABLE_PAYLOAD);

@@ -8,7 +8,7 @@ mod hostile;
 mod round_trip;
 
 use super::*;
-use crate::crypto::{Backend, Chain, Dek, FreshEpoch, SeededEntropy, Suite, Tag, VolumeKeys};
+use crate::crypto::{Backend, Chain, Dek, FreshEpoch, SeededEntropy, Suite, Switch, Tag, VolumeKeys};
 use uuid::Uuid;
 
 /// Offset and size in bytes, and name.
@@ -35,7 +35,7 @@ fn header() -> Header {
         cmk_id: Text::new("0d0466b0-e727-4d9c-b35d-f84bb474a37f").unwrap(),
         cmk_version: 2,
         wrapped_dek: WrappedDekField::new(vec![0xab; 77]).unwrap(),
-        next_wrapped_dek: WrappedDekField::new(vec![0xcd; 78]).unwrap(),
+        next: None,
         base: Some(BaseReference {
             uuid: Uuid::from_bytes([0x33; 16]),
             commit: 44,
@@ -50,10 +50,20 @@ fn plain_header() -> Header {
         suite: Suite::Plain,
         cmk_id: Text::new("").unwrap(),
         wrapped_dek: WrappedDekField::default(),
-        next_wrapped_dek: WrappedDekField::default(),
         base: None,
         ..header()
     }
+}
+
+/// A re-encryption runs, to the DEK of [`next_keys`].
+fn running_header() -> Header {
+    let switch = Switch { epoch: 5, generation: 6 };
+    let wrapped_dek = WrappedDekField::new(vec![0xcd; 78]).unwrap();
+    Header { next: Some(NextKey { wrapped_dek, switch }), ..header() }
+}
+
+fn next_keys() -> VolumeKeys {
+    VolumeKeys::new(Dek::new(&[0x44; 32]), VOLUME, Backend::AwsLc)
 }
 
 fn records() -> [LogRecord; 3] {
@@ -117,6 +127,7 @@ fn superblock() -> Superblock {
         least_commit: 6,
         clean: true,
         upper_allocation: vec![Entry::page(7, 1, 9, Tag([6; 16])).with_aux(12), Entry::ABSENT],
+        task: None,
     }
 }
 

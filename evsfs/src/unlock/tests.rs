@@ -24,7 +24,7 @@ fn header(sequence: u64, wrapped: u8) -> Header {
         cmk_id: Text::new("key").unwrap(),
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![wrapped; 4]).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     }
 }

@@ -83,6 +83,45 @@ fn d5_snapshots_keep_what_was_and_can_be_gone_back_to() {
 }
 
 #[test]
+fn d5_a_snapshot_is_a_file_for_who_knows_its_id() {
+    let mut disk = Disk::new(Kind::Plain, 16 * MIB);
+    disk.open().write_all_at(&[1; 1 << 20], 4096).unwrap();
+    let id = done(&disk, "snapshot", &["s"])["id"].as_str().unwrap().to_owned();
+    disk.open().write_all_at(&[2; 1 << 20], 512 << 10).unwrap();
+    done(&disk, "extend", &["--size", "24M"]);
+    for _ in 0..2 {
+        let directory = disk.path().parent().unwrap().to_owned();
+        let names: Vec<_> =
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["disk"], "it is not listed");
+        let path = directory.join(format!("snapshot-{id}"));
+        let view = fs::File::open(&path).unwrap();
+        assert_eq!(view.metadata().unwrap().len(), 16 * MIB, "the size of then");
+        let mut expected = vec![0; 2 << 20];
+        expected[4096..4096 + (1 << 20)].fill(1);
+        assert!(read(&view, 0, 2 << 20) == expected);
+        assert_eq!(view.read_at(&mut [0; 100], 16 * MIB).unwrap(), 0, "the end");
+        use rustix::fs::{SeekFrom, seek};
+        assert_eq!(seek(&view, SeekFrom::Data(0)).unwrap(), 4096);
+        assert_eq!(seek(&view, SeekFrom::Hole(8192)).unwrap(), 4096 + (1 << 20));
+        assert!(seek(&view, SeekFrom::Data(2 << 20)).is_err(), "nothing behind");
+        assert_eq!(seek(&view, SeekFrom::Hole(2 << 20)).unwrap(), 2 << 20);
+        let refused = fs::OpenOptions::new().write(true).open(&path).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        assert!(fs::File::open(directory.join("snapshot-0")).is_err());
+        // It holds nobody up, and goes with its snapshot.
+        done(&disk, "rollback", &[&id]);
+        drop(view);
+        disk.detach();
+        disk.attach();
+    }
+    let path = disk.path().parent().unwrap().join(format!("snapshot-{id}"));
+    let view = fs::File::open(&path).unwrap();
+    done(&disk, "snapshot-delete", &[&id]);
+    assert!(view.read_at(&mut [0; 4096], 4096).is_err());
+}
+
+#[test]
 fn a_rollback_leaves_nothing_of_the_old_contents_in_the_kernels_cache() {
     let disk = Disk::with(Kind::Plain, 4 * MIB, &["--cached"]);
     disk.open().write_all_at(b"then", 4096).unwrap();

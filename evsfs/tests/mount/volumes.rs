@@ -79,7 +79,7 @@ fn create_encrypted(path: &Path) -> Uuid {
         cmk_id: Text::new("0f0e0d0c-0000-4000-8000-000000000001").unwrap(),
         cmk_version: 3,
         wrapped_dek: WrappedDekField::new(WRAPPED.to_vec()).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     };
     let keys = VolumeKeys::new(Dek::new(&[42; 32]), uuid, Backend::AwsLc);

@@ -90,7 +90,7 @@ pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Resul
         cmk_id: Text::new("0d0466b0-e727-4d9c-b35d-f84bb474a37f").unwrap(),
         cmk_version: 1,
         wrapped_dek: wrapped(0),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     };
     let params = CreateParams { size: setup.blocks * BLOCK };

@@ -8,14 +8,19 @@ use crate::{
     commands::{parse_name, parse_size, stdout},
     engine::make::{Encryption, Request},
     error::Error,
-    model::{Noun, disk::Role, plan::Fill, size},
+    model::{
+        Noun,
+        disk::{Disk, Role},
+        plan::Fill,
+        size,
+    },
 };
 
-/// Make a disk: empty, or from an image or a backup. Whether it is encrypted is decided now and never changes.
+/// Make a disk: empty, or from an image, a backup or a snapshot. Whether it is encrypted is decided now and never changes.
 #[derive(Debug, Args)]
 #[command(
-    group(ArgGroup::new("source").args(["image", "backup"])),
-    group(ArgGroup::new("has_size").required(true).multiple(true).args(["size", "image", "backup"])),
+    group(ArgGroup::new("source").args(["image", "backup", "snapshot"])),
+    group(ArgGroup::new("has_size").required(true).multiple(true).args(["size", "image", "backup", "snapshot"])),
     after_help = "\
 Examples:
   ecsctl disk create data1 --size 10G --encrypted --key db-key
@@ -23,6 +28,7 @@ Examples:
   ecsctl disk create scratch --size 1T                      not encrypted
   ecsctl disk create root1 --image debian                   thin over the image, encrypted as it is
   ecsctl disk create data3 --backup monday --encrypted --key new-key
+  ecsctl disk create data4 --snapshot before-upgrade        a full copy, encrypted as the disk is
 
 A disk takes space only for what is written to it."
 )]
@@ -48,16 +54,24 @@ pub(crate) struct Create {
     /// Fill it from this backup
     #[arg(long)]
     backup: Option<String>,
+    /// Fill it with what this snapshot holds, under the key of its disk; it needs neither of them afterwards
+    #[arg(long, conflicts_with_all = ["encrypted", "key", "plain"])]
+    snapshot: Option<String>,
 }
 
 impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let name = parse_name(Noun::Disk, &self.name)?;
         let size = self.size.as_deref().map(parse_size).transpose()?;
-        let source = match (&self.image, &self.backup) {
-            (Some(image), _) => Some(app.settle_and_find(Noun::Image, image)?),
-            (None, Some(backup)) => Some(app.settle_and_find(Noun::Backup, backup)?),
-            (None, None) => None,
+        let whole = |source: Disk| Fill::Volume { id: source.id, verify: false, snapshot: None };
+        let fill = match (&self.image, &self.backup, &self.snapshot) {
+            (Some(image), ..) => Some(whole(app.settle_and_find(Noun::Image, image)?)),
+            (None, Some(backup), _) => Some(whole(app.settle_and_find(Noun::Backup, backup)?)),
+            (None, None, Some(snapshot)) => {
+                let found = app.find_snapshot(snapshot)?;
+                Some(Fill::Volume { id: found.disk_id, verify: false, snapshot: Some(found.id) })
+            }
+            (None, None, None) => None,
         };
         let prepared = app.prepare(&Request {
             id: Uuid::new_v4(),
@@ -66,7 +80,7 @@ impl Create {
             role: Role::Data,
             size,
             encryption: Encryption::from_options(self.encrypted, self.key, self.plain),
-            fill: source.map(|source| Fill::Volume { id: source.id, verify: false }),
+            fill,
         })?;
         let disk = app.make(prepared)?;
         let sentence = format!(

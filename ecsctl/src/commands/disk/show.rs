@@ -18,6 +18,18 @@ pub(crate) struct ShowDisk {
 impl ShowDisk {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let disk = app.settle_and_find(Noun::Disk, &self.disk)?;
-        app.out.one(&app.shown(disk)?).map_err(stdout)
+        let (id, name, encrypted) = (disk.id, disk.name.clone(), disk.encrypted);
+        let mut shown = app.shown(disk)?;
+        let file = app.installation.place(id).file;
+        if encrypted && file.exists() {
+            let progress = app.volumes.reencryption(&file);
+            let progress = progress.map_err(|source| Error::Volume {
+                disk: name,
+                doing: "looked at",
+                source: Box::new(source),
+            });
+            shown = shown.with_re_encryption(progress?);
+        }
+        app.out.one(&shown).map_err(stdout)
     }
 }

@@ -60,10 +60,12 @@ impl Create {
                 let path = std::path::absolute(&path).unwrap_or(path);
                 Fill::File { path, format: self.format }
             }
-            (None, Some(server), _) => Fill::Volume { id: system_disk(app, server)?.id, verify: false },
+            (None, Some(server), _) => {
+                Fill::Volume { id: system_disk(app, server)?.id, verify: false, snapshot: None }
+            }
             (None, None, disk) => {
                 let disk = disk.as_deref().unwrap_or_default();
-                Fill::Volume { id: app.settle_and_find(Noun::Disk, disk)?.id, verify: false }
+                Fill::Volume { id: app.settle_and_find(Noun::Disk, disk)?.id, verify: false, snapshot: None }
             }
         };
         let prepared = app.prepare(&Request {

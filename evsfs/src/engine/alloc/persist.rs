@@ -28,18 +28,19 @@ impl Allocator {
     }
 
     /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Both are
-    /// sorted. Each page goes to the one of its two places that the durable tree does not use, so nothing durable changes.
+    /// sorted. The regions of `also` are written in any case. Each page goes to the one of its two places that the durable tree does not use, so nothing durable changes.
     pub(in crate::engine) fn prepare(
         &self,
         store: &Store,
         taken: &[u64],
         freed: &[u64],
+        also: &[u64],
     ) -> Result<Prepared, VolumeError> {
         let mut regions: Vec<u64> = {
             let inner = self.inner.lock();
             inner.loaded.iter().filter(|(_, region)| region.dirty).map(|(number, _)| *number).collect()
         };
-        regions.extend(taken.iter().chain(freed).map(|slot| slot / REGION_SLOTS));
+        regions.extend(taken.iter().chain(freed).map(|slot| slot / REGION_SLOTS).chain(also.iter().copied()));
         regions.sort_unstable();
         regions.dedup();
 

@@ -35,6 +35,10 @@ fn golden_bytes() {
         ("record", hex::encode(records()[0].encode())),
         ("header", digest(header().encode(&keys()).unwrap().as_ref())),
         ("plain header", digest(plain_header().encode(&plain).unwrap().as_ref())),
+        (
+            "header of a re-encryption",
+            digest(running_header().encode_with(&keys(), Some(&next_keys())).unwrap().as_ref()),
+        ),
         ("log page", digest(log_page().0.as_ref())),
         ("map page", digest(&map[0])),
         ("leaf", digest(&map[1])),

@@ -7,6 +7,10 @@ fn refused(bytes: &[u8], keys: &VolumeKeys) -> bool {
     !UnverifiedHeader::parse(bytes).is_ok_and(|header| header.verify(keys).is_ok())
 }
 
+fn refused_with(bytes: &[u8], keys: &VolumeKeys, next: Option<&VolumeKeys>) -> bool {
+    !UnverifiedHeader::parse(bytes).is_ok_and(|header| header.verify_with(keys, next).is_ok())
+}
+
 /// The file's start with these two copies.
 fn start(copies: [&[u8]; 2]) -> Vec<u8> {
     let mut start = vec![0; HeaderCopies::SPAN];
@@ -18,23 +22,78 @@ fn start(copies: [&[u8]; 2]) -> Vec<u8> {
 #[test]
 fn f13_every_change_of_any_byte_of_a_header_is_refused() {
     let plain_keys = VolumeKeys::plain(VOLUME, Backend::AwsLc);
-    for (header, keys) in [(header(), keys()), (plain_header(), plain_keys)] {
-        let bytes = header.encode(&keys).unwrap();
-        assert!(!refused(bytes.as_ref(), &keys));
+    let all = [
+        (header(), keys(), None),
+        (plain_header(), plain_keys, None),
+        (running_header(), keys(), Some(next_keys())),
+    ];
+    for (header, keys, next) in all {
+        let bytes = header.encode_with(&keys, next.as_ref()).unwrap();
+        assert!(!refused_with(bytes.as_ref(), &keys, next.as_ref()));
         std::thread::scope(|scope| {
             for half in 0..2 {
-                let (mut copy, keys) = (bytes.clone(), &keys);
+                let (mut copy, keys, next) = (bytes.clone(), &keys, next.as_ref());
                 scope.spawn(move || {
                     for at in half * BLOCK / 2..(half + 1) * BLOCK / 2 {
                         for change in 1..=255 {
                             copy[at] ^= change;
-                            assert!(refused(copy.as_ref(), keys), "byte {at} changed by {change:#x}");
+                            assert!(
+                                refused_with(copy.as_ref(), keys, next),
+                                "byte {at} changed by {change:#x}"
+                            );
                             copy[at] ^= change;
                         }
                     }
                 });
             }
         });
+    }
+}
+
+/// F13 (the class of CVE-2021-4122): who knows only one of the two DEKs makes no header that speaks of a re-encryption, nor one that does not
+/// any more; and neither DEK alone opens one.
+#[test]
+fn f13_a_re_encryption_is_proved_by_both_deks_or_refused() {
+    let (old, new) = (keys(), next_keys());
+    let mine = || VolumeKeys::new(Dek::new(&[0x77; 32]), VOLUME, Backend::AwsLc);
+    let running = running_header();
+    let honest = running.encode_with(&old, Some(&new)).unwrap();
+    let opens = |copy: &[u8], keys, next| !refused_with(copy, keys, next);
+    assert!(opens(honest.as_ref(), &old, Some(&new)));
+    for (keys, next) in
+        [(&old, None), (&new, None), (&new, Some(&old)), (&old, Some(&old)), (&new, Some(&new))]
+    {
+        assert!(!opens(honest.as_ref(), keys, next));
+    }
+    // Begun by somebody who knows neither, the old or the new DEK only.
+    for forged in [
+        running.encode_with(&mine(), Some(&mine())),
+        running.encode_with(&mine(), Some(&new)),
+        running.encode_with(&old, Some(&mine())),
+    ] {
+        assert!(!opens(forged.unwrap().as_ref(), &old, Some(&new)));
+    }
+    // Parts of honest headers: a MAC of another moment, a second MAC under an ordinary header and the other way round.
+    let switch = Switch { epoch: 4, generation: 6 };
+    let wrapped_dek = running.next.as_ref().unwrap().wrapped_dek.clone();
+    let other = Header { next: Some(NextKey { wrapped_dek, switch }), ..running }
+        .encode_with(&old, Some(&new))
+        .unwrap();
+    let ordinary = header().encode(&old).unwrap();
+    let (second, first) = (layout::HEADER_NEXT_MAC, layout::HEADER_MAC);
+    for donor in [&other, &ordinary] {
+        for range in [second..first, first..BLOCK, second..BLOCK] {
+            let mut mixed = honest.clone();
+            mixed[range.clone()].copy_from_slice(&donor[range]);
+            assert!(!opens(mixed.as_ref(), &old, Some(&new)) && !opens(mixed.as_ref(), &old, None));
+        }
+    }
+    // Ended by somebody else: only the new DEK's own MAC over an ordinary header does that.
+    let wrapped_dek = WrappedDekField::new(vec![0xcd; 78]).unwrap();
+    let ended = Header { next: None, wrapped_dek, ..header() };
+    assert!(opens(ended.encode(&new).unwrap().as_ref(), &new, None));
+    for keys in [keys(), mine()] {
+        assert!(!opens(ended.encode(&keys).unwrap().as_ref(), &new, None));
     }
 }
 
@@ -89,7 +148,11 @@ fn reasons_name_the_field() {
         (reason(field("base present"), &[2]), "header: base is 2, allowed are 0 to 1"),
         (reason(field("base present"), &[0]), "header: unused bytes after base are not zero"),
         (reason(field("base path"), b"\n"), "header: base path is not text"),
-        (reason(field("zero"), &[1]), "header: unused bytes after base path are not zero"),
+        (reason(field("zero"), &[1]), "header: unused bytes after re-encryption generation are not zero"),
+        (
+            reason(field("re-encryption epoch"), &[1]),
+            "header: unused bytes after second wrapped DEK are not zero",
+        ),
     ];
     for (reason, expected) in cases {
         assert_eq!(reason, expected);

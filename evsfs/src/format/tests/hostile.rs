@@ -8,7 +8,9 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     match target {
         "header" => {
-            [header().encode(&keys()), plain_header().encode(&VolumeKeys::plain(VOLUME, Backend::AwsLc))]
+            let plain = VolumeKeys::plain(VOLUME, Backend::AwsLc);
+            let running = running_header().encode_with(&keys(), Some(&next_keys()));
+            [header().encode(&keys()), plain_header().encode(&plain), running]
                 .into_iter()
                 .map(|copy| {
                     let mut start = vec![0; HeaderCopies::SPAN];

@@ -55,12 +55,15 @@ prop_compose! {
         epochs in prop_oneof![Just(Entry::ABSENT), table()], versions in vec(table(), 0..=VERSION_PAGES),
         confirmed in anchor(), offered in anchor(), more: u64, clean: bool,
         upper_allocation in vec(prop_oneof![Just(Entry::ABSENT), page()], 0..=UPPER_ALLOCATION_ENTRIES),
+        task in proptest::option::of((any::<u64>(), any::<u64>()).prop_map(|(cursor, rate)| Task {
+            kind: TaskKind::Reencrypt, cursor, rate,
+        })),
     ) -> Superblock {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let used_slots = (file_slots as f64 * used) as u64;
         Superblock {
             generation, state, log_head: LogHead { page: head.0, sequence: head.1 }, blocks, height: layout::map_height(blocks),
-            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more), clean, upper_allocation,
+            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more), clean, upper_allocation, task,
         }
     }
 }
@@ -80,13 +83,15 @@ prop_compose! {
 prop_compose! {
     fn any_header()(
         image: bool, sequence: u64, created: u64, ring_pages in 8..=16_384_u64, cmk_version: u32,
-        cmk_id in "[ -~]{1,64}", wrapped in vec(any::<u8>(), 1..=1_024), next in vec(any::<u8>(), 0..=1_024),
+        cmk_id in "[ -~]{1,64}", wrapped in vec(any::<u8>(), 1..=1_024), next in proptest::option::of((vec(any::<u8>(), 1..=1_024), 1..=31_752_u32, 1..=u64::MAX)),
         base in proptest::option::of((any::<[u8; 16]>(), any::<u64>(), chain(), text())),
     ) -> Header {
         Header {
             suite: Suite::Aes256Gcm, kind: if image { VolumeKind::Image } else { VolumeKind::Disk }, sequence, uuid: VOLUME, created,
             ring_pages, cmk_id: Text::new(&cmk_id).unwrap(), cmk_version, wrapped_dek: WrappedDekField::new(wrapped).unwrap(),
-            next_wrapped_dek: WrappedDekField::new(next).unwrap(),
+            next: next.map(|(wrapped, epoch, generation)| NextKey {
+                wrapped_dek: WrappedDekField::new(wrapped).unwrap(), switch: Switch { epoch, generation },
+            }),
             base: base.map(|(uuid, commit, chain, path)| BaseReference { uuid: Uuid::from_bytes(uuid), commit, chain, path }),
         }
     }
@@ -105,8 +110,10 @@ proptest! {
 
     #[test]
     fn headers(header in any_header()) {
-        let bytes = header.encode(&keys()).unwrap();
-        prop_assert_eq!(UnverifiedHeader::parse(bytes.as_ref()).unwrap().verify(&keys()).unwrap(), header);
+        let next = header.next.as_ref().map(|_| next_keys());
+        let bytes = header.encode_with(&keys(), next.as_ref()).unwrap();
+        let parsed = UnverifiedHeader::parse(bytes.as_ref()).unwrap();
+        prop_assert_eq!(parsed.verify_with(&keys(), next.as_ref()).unwrap(), header);
     }
 
     #[test]
