@@ -191,8 +191,9 @@ fn d8_a_re_encryption_goes_on_after_a_kill_and_a_detach() {
     let file = file_of(&ecs.create_disk("d", "--size 64M --encrypted"));
     let attached = ecs.attach("d", "web1");
     write_and_sync(&attached.path, 0, &pattern(3, 24 * MIB));
-    let old = wrapped(&file);
     ecs.ecsctl("disk rekey d --new-data-key --rate 256K").ok();
+    // As it was wrapped anew at the beginning.
+    let old = wrapped(&file);
     let running = |ecs: &Installation| {
         let shown = ecs.ecsctl("disk show d").json();
         let progress = shown["re_encryption"].clone();
