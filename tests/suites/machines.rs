@@ -115,10 +115,14 @@ fn s3_a_machine_is_found_again_stopped_and_missed() {
         "
 echo \"disk of $(cat /sys/class/block/vda/size 2>/dev/null || blockdev --getsize64 /dev/vda) bytes\"
 dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null
+n=3
+for button in /dev/input/event*; do
+    eval \"exec $n<$button\"
+    (head -c 1 <&$n >/dev/null; echo GUEST DOWN; poweroff -f) &
+    n=$((n + 1))
+done
 echo GUEST UP
-head -c 1 /dev/input/event0 >/dev/null
-echo GUEST DOWN
-poweroff -f
+wait
 ",
     );
     ecs.ecsctl("server create web1").ok();
