@@ -244,6 +244,10 @@ impl Store for Doubtful {
         self.inner.token()
     }
 
+    fn key_number(&mut self) -> Result<u64, StoreError> {
+        self.inner.key_number()
+    }
+
     fn unlock(&mut self, key: IntegrityKey) {
         self.inner.unlock(key);
     }
@@ -266,6 +270,10 @@ impl Store for Doubtful {
 
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         self.inner.put_clock(clock)
+    }
+
+    fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError> {
+        self.inner.rekey(number, key)
     }
 }
 
