@@ -26,6 +26,10 @@ mod map;
 mod merge;
 mod pages;
 mod params;
+#[cfg(not(feature = "sim"))]
+mod protection;
+#[cfg(feature = "sim")]
+pub mod protection;
 mod ranges;
 mod read;
 mod recovery;

@@ -386,17 +386,27 @@ impl Allocator {
     }
 
     /// Marks slots that the recovered log refers to as taken.
-    pub(super) fn recover(&self, store: &Store, slots: &[u64]) {
+    ///
+    /// # Errors
+    /// If the host fails to read a bitmap. What can be read another time must not be passed over: the next checkpoint would let go of the
+    /// log, and a later attach would find those slots free. Of a bitmap that is damaged nobody hands out a slot, now or later.
+    pub(super) fn recover(&self, store: &Store, slots: &[u64]) -> Result<(), VolumeError> {
         let mut inner = self.inner.lock();
         let mut added = 0;
         for slot in slots {
-            if let Ok(region) = self.load(&mut inner, store, slot / REGION_SLOTS) {
-                let at = slot % REGION_SLOTS;
-                if !region.bits.is_set(at) {
-                    region.change(false).set(at);
-                    region.used += 1;
-                    added += 1;
+            match self.load(&mut inner, store, slot / REGION_SLOTS) {
+                Ok(region) => {
+                    let at = slot % REGION_SLOTS;
+                    if !region.bits.is_set(at) {
+                        region.change(false).set(at);
+                        region.used += 1;
+                        added += 1;
+                    }
                 }
+                Err(error @ VolumeError::DamagedTable { reason: Damage::Unreadable, .. }) => {
+                    return Err(error);
+                }
+                Err(_) => {}
             }
         }
         inner.used += added;
@@ -405,6 +415,7 @@ impl Allocator {
             inner.file_slots = inner.file_slots.max(last + 1);
             inner.regions = inner.regions.max(inner.file_slots.div_ceil(REGION_SLOTS));
         }
+        Ok(())
     }
 
     /// Length of the file, and slots in use.

@@ -7,6 +7,7 @@ use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
+use super::protection::Protection;
 use super::store::count;
 use super::tables::Tables;
 use super::write::RANGES_MOST;
@@ -15,9 +16,6 @@ use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
-
-/// Pages of trash that one checkpoint frees at most (128 blocks each).
-const TRASH_BUDGET: usize = 4096;
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -244,6 +242,12 @@ impl Core {
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
         };
+        let mut prepared = Some(prepared);
+        if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
+            && let Some(prepared) = prepared.take()
+        {
+            self.alloc.commit(&self.store, prepared, work.freed());
+        }
         self.write_superblock(&superblock)?;
         count(&self.store.counters.checkpoints, 1);
 
@@ -258,7 +262,9 @@ impl Core {
                 break;
             }
         }
-        self.alloc.commit(&self.store, prepared, work.freed());
+        if let Some(prepared) = prepared {
+            self.alloc.commit(&self.store, prepared, work.freed());
+        }
         let publish = |log: &mut Log| {
             log.head = log_head;
             if plan.event.is_some() {
@@ -288,7 +294,7 @@ impl Core {
         let old = self.root();
         let mut versions = self.versions.read().clone();
         let (items, holes) = self.dirty.frozen();
-        let mut budget = TRASH_BUDGET;
+        let mut budget = self.limits.trash;
         let mut root = old;
         if !items.is_empty() || !holes.is_empty() || old.entry.aux() != 0 {
             let place = Place { level: old.height - 1, index: 0 };
@@ -303,12 +309,15 @@ impl Core {
         edit(&mut plan, work)?;
         work.flush(self)?;
         work.settle(self);
+        let guarded = self.store.protections.has(Protection::SaltInTable);
         loop {
             // Whatever is sealed from here on must be of an epoch that the table has.
-            drop(self.store.epochs.take(1)?);
+            if guarded {
+                drop(self.store.epochs.take(1)?);
+            }
             let mut attempt = Work::default();
             match self.build_tables(checkpointer, &plan, work, &mut attempt) {
-                Ok((tables, prepared)) if self.store.epochs.len() == tables.salts => {
+                Ok((tables, prepared)) if !guarded || self.store.epochs.len() == tables.salts => {
                     work.absorb(attempt);
                     return Ok((plan, tables, prepared));
                 }
@@ -360,7 +369,8 @@ impl Core {
         let sealed = keys.seal_table(TablePurpose::Superblock, &payload, &*self.store.entropy);
         let page = sealed.map_err(|error| self.poison(error.into()))?;
         count(&self.store.counters.seals, 1);
-        for slot in SUPERBLOCK_SLOTS[usize::from(superblock.generation % 2 == 1)] {
+        let copies = if self.store.protections.has(Protection::SecondCopy) { 2 } else { 1 };
+        for &slot in &SUPERBLOCK_SLOTS[usize::from(superblock.generation % 2 == 1)][..copies] {
             self.store.write(page.as_ref(), slot).map_err(|error| self.poison(error))?;
         }
         self.store.sync().map_err(|error| self.poison(error))

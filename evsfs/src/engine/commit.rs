@@ -210,7 +210,8 @@ fn seal_one(
         record_salt,
     };
     count(&store.counters.seals, 1);
-    let tag = seal_log_page(&header, records, &*epoch.keys.log, nonce, &store.uuid, before, page);
+    let link = store.link(before);
+    let tag = seal_log_page(&header, records, &*epoch.keys.log, nonce, &store.uuid, &link, page);
     Ok(store.keys.now().of_epoch(epoch.id).chain_step(before, &tag))
 }
 

@@ -64,6 +64,8 @@ pub(super) struct Limits {
     pub(super) group: usize,
     /// Blocks that are written in one go.
     pub(super) chunk: u64,
+    /// Pages of trash that one checkpoint frees.
+    pub(super) trash: usize,
     /// Log pages that only a checkpoint or a compaction may use.
     pub(super) log_reserve: u64,
 }

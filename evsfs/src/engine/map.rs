@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::core::{Core, Root};
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::{Damage, VolumeError};
+use super::protection::Protection;
 use crate::crypto::Tag;
 use crate::format::layout::{FANOUT_BITS, RING_START, map_entry, map_index};
 use crate::format::{Entry, Kind, MapPage, Tree};
@@ -100,7 +101,10 @@ impl Core {
             let root = self.root();
             match self.descend(&root, block) {
                 Ok(leaf) => return Ok(leaf),
-                Err(_) if self.root().entry != root.entry => {
+                Err(_)
+                    if self.root().entry != root.entry
+                        && self.store.protections.has(Protection::SecondWalk) =>
+                {
                     super::store::count(&self.store.counters.retried_reads, 1);
                 }
                 Err((level, reason)) => return Err(self.damaged_page(level, block, reason)),

@@ -71,6 +71,11 @@ pub struct OpenOptions {
     pub seals_per_epoch: u64,
     /// Dirty entries before a checkpoint; `None` chooses by size and memory.
     pub dirty_limit: Option<usize>,
+    /// Pages of deleted snapshots and discarded ranges that one checkpoint frees at most, each with up to 128 blocks.
+    pub trash_budget: usize,
+    /// Does without a protection, to see what happens then.
+    #[cfg(feature = "sim")]
+    pub omitted: Option<super::protection::Protection>,
 }
 
 impl Default for OpenOptions {
@@ -84,6 +89,9 @@ impl Default for OpenOptions {
             base: None,
             seals_per_epoch: u64::from(u32::MAX),
             dirty_limit: None,
+            trash_budget: 4096,
+            #[cfg(feature = "sim")]
+            omitted: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 
 use super::core::Core;
 use super::error::{Damage, VolumeError};
+use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
@@ -88,8 +89,12 @@ impl Core {
                 (Ok(()), None) => Err(Damage::UnknownEpoch { epoch: entry.epoch() }),
                 (Err(damage), _) => Err(*damage),
             };
-            if opened.is_err() {
-                self.read_again(block, bytes)?;
+            match opened {
+                Ok(()) => {}
+                Err(reason) if !self.store.protections.has(Protection::SecondLook) => {
+                    return Err(VolumeError::DamagedBlock { volume: self.store.uuid, block, reason });
+                }
+                Err(_) => self.read_again(block, bytes)?,
             }
         }
         count(&self.store.counters.opens, u64::try_from(entries.len()).expect("small"));
@@ -103,7 +108,7 @@ impl Core {
             count(&self.store.counters.retried_reads, 1);
             let Err(reason) = self.read_entry(block, &entry, bytes)? else { return Ok(()) };
             let now = self.resolve_one(block)?;
-            if now == entry {
+            if now == entry || !self.store.protections.has(Protection::LooksUntilStable) {
                 bytes.fill(0);
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
                 tracing::error!(%error, slot = entry.slot(), "damage found");

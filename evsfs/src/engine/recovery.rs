@@ -7,8 +7,9 @@ use std::sync::Arc;
 use super::commit::Log;
 use super::core::Core;
 use super::dirty::DirtyMap;
-use super::error::{Damage, OpenError};
+use super::error::{Damage, OpenError, VolumeError};
 use super::params::{Anchor, OpenOptions};
+use super::protection::Protection;
 use super::store::Store;
 use crate::crypto::{Chain, EpochKeys, EpochSalt, Keyring};
 use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
@@ -22,17 +23,35 @@ const ENTRIES_MOST: u64 = 512;
 /// The superblock with the highest generation of those that verify.
 pub(super) fn newest_superblock(store: &Store) -> Result<Superblock, OpenError> {
     let ring = store.keys.now();
-    let read = |slot: u64| {
-        let mut page = [0; BLOCK];
-        store.read(&mut page, slot).ok()?;
-        // While there are two DEKs, each generation has its own: the other one's key does not make one.
+    // While there are two DEKs, each generation has its own: the other one's key does not make one.
+    let open = |page: &Block| {
         [Some(ring.newest()), ring.before()].into_iter().flatten().find_map(|keys| {
-            let superblock = Superblock::decode(&*keys.open_superblock(&page).ok()?).ok()?;
+            let superblock = Superblock::decode(&*keys.open_superblock(page).ok()?).ok()?;
             Arc::ptr_eq(keys, ring.of_generation(superblock.generation)).then_some(superblock)
         })
     };
-    let found = SUPERBLOCK_SLOTS.into_iter().flatten().filter_map(read);
-    found.max_by_key(|superblock| superblock.generation).ok_or(OpenError::NoSuperblock { volume: store.uuid })
+    let mut found: Vec<Superblock> = Vec::new();
+    for copies in SUPERBLOCK_SLOTS {
+        let (mut unread, before) = (None, found.len());
+        for slot in copies {
+            let mut page = [0; BLOCK];
+            match store.read(&mut page, slot) {
+                Ok(()) => found.extend(open(&page)),
+                Err(Damage::Unreadable) => unread = Some(slot),
+                Err(_) => {}
+            }
+        }
+        // The newest may be one that the host only fails to read now. An older one must not take its place.
+        if let Some(slot) = unread.filter(|_| found.len() == before) {
+            return Err(unreadable(store, slot).into());
+        }
+    }
+    let newest = found.into_iter().max_by_key(|superblock| superblock.generation);
+    newest.ok_or(OpenError::NoSuperblock { volume: store.uuid })
+}
+
+fn unreadable(store: &Store, slot: u64) -> VolumeError {
+    VolumeError::DamagedTable { volume: store.uuid, slot, reason: Damage::Unreadable }
 }
 
 /// One group of the log.
@@ -52,6 +71,9 @@ pub(super) struct Replay {
     states: Vec<Anchor>,
 }
 
+/// A page of the log: its header and records, and the chain value after it.
+type Next = (LogPageHeader, Vec<LogRecord>, Chain);
+
 struct Reader<'a> {
     store: &'a Store,
     ring_pages: u64,
@@ -68,21 +90,30 @@ impl Reader<'_> {
             let at = sequence % self.ring_pages;
             let count = READ_AHEAD.min(self.ring_pages - at);
             self.buffer.resize(usize::try_from(count).expect("small") * BLOCK, 0);
-            self.store.read(&mut self.buffer, RING_START + at)?;
             self.buffered = sequence..sequence + count;
+            if self.store.read(&mut self.buffer, RING_START + at).is_err() {
+                // The host may fail on a page that nobody needs.
+                self.buffer.truncate(BLOCK);
+                self.buffered = sequence..sequence;
+                self.store.read(&mut self.buffer, RING_START + at)?;
+                self.buffered.end += 1;
+            }
         }
         let at = usize::try_from(sequence - self.buffered.start).expect("small");
         Ok(Box::new(self.buffer.as_chunks::<BLOCK>().0[at]))
     }
 
-    /// The page, if it is the one that follows in number, group and chain.
-    fn next(
-        &mut self,
-        sequence: u64,
-        group: u64,
-        chain: &Chain,
-    ) -> Option<(LogPageHeader, Vec<LogRecord>, Chain)> {
-        let mut page = self.page(sequence).ok()?;
+    /// The page, if it is the one that follows in number, group and chain. One that the host fails to read is not the end of the log:
+    /// what it holds may have been acknowledged.
+    fn next(&mut self, sequence: u64, group: u64, chain: &Chain) -> Result<Option<Next>, VolumeError> {
+        match self.page(sequence) {
+            Ok(page) => Ok(self.accept(page, sequence, group, chain)),
+            Err(Damage::Unreadable) => Err(unreadable(self.store, RING_START + sequence % self.ring_pages)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn accept(&mut self, mut page: Box<Block>, sequence: u64, group: u64, chain: &Chain) -> Option<Next> {
         let header = LogPageHeader::decode(&page).ok()?;
         if header.sequence != sequence || header.group != group {
             return None;
@@ -90,10 +121,12 @@ impl Reader<'_> {
         let of_epoch = self.ring.of_epoch(header.epoch);
         let place = (header.epoch, header.salt);
         let keys = self.keys.entry(place).or_insert_with(|| Arc::new(of_epoch.epoch(&header.salt)));
-        let (records, tag) = open_log_page(&header, &*keys.log, &self.store.uuid, chain, &mut page).ok()?;
+        let link = self.store.link(chain);
+        let (records, tag) = open_log_page(&header, &*keys.log, &self.store.uuid, &link, &mut page).ok()?;
         let epochs = &self.store.epochs;
-        if !epochs.learn(header.epoch, &header.salt)
-            || !epochs.learn(header.record_epoch, &header.record_salt)
+        let salts = [(header.epoch, header.salt), (header.record_epoch, header.record_salt)];
+        if self.store.protections.has(Protection::SaltInLog)
+            && !salts.iter().all(|(epoch, salt)| epochs.learn(*epoch, salt))
         {
             return None;
         }
@@ -134,7 +167,7 @@ pub(super) fn replay(
                 break 'groups;
             }
             let Some((header, records, chain)) =
-                reader.next(sequence, group.after.commit, &group.after.chain)
+                reader.next(sequence, group.after.commit, &group.after.chain)?
             else {
                 break 'groups;
             };
@@ -159,7 +192,8 @@ pub(super) fn replay(
     if let Some(group) = last {
         // Its barrier may not have returned, so some of its data may be missing; then it was never acknowledged. If a later page is
         // there its barrier did return: what fails now is damage, and shows when it is read.
-        if followed || group.compaction || is_complete(store, &group) {
+        let unproved = followed || group.compaction || !store.protections.has(Protection::LastGroup);
+        if unproved || is_complete(store, &group)? {
             apply(dirty, &group, hole);
             states.push(group.after);
         } else {
@@ -168,7 +202,7 @@ pub(super) fn replay(
             next = group.first_page;
         }
     }
-    if state.commit < superblock.least_commit {
+    if state.commit < superblock.least_commit && store.protections.has(Protection::LeastCommit) {
         let (found, least) = (state.commit, superblock.least_commit);
         return Err(OpenError::LogCut { volume: store.uuid, found, least });
     }
@@ -195,7 +229,10 @@ fn apply(dirty: &DirtyMap, group: &Group, hole: Entry) {
 
 /// Whether every block that the group leaves behind is as the group says. A slot whose entry a later record of the same group replaced
 /// may have been used again since the group became durable, so it proves nothing.
-fn is_complete(store: &Store, group: &Group) -> bool {
+///
+/// # Errors
+/// If the host fails to read one: it may be there, and then it was perhaps acknowledged.
+fn is_complete(store: &Store, group: &Group) -> Result<bool, VolumeError> {
     let mut left: HashMap<u64, Option<Entry>> = HashMap::new();
     for (epoch, record) in &group.records {
         match *record {
@@ -218,10 +255,17 @@ fn is_complete(store: &Store, group: &Group) -> bool {
         left.into_iter().filter_map(|(block, entry)| entry.map(|entry| (block, entry))).collect();
     blocks.sort_unstable_by_key(|(_, entry)| entry.slot());
     let mut bytes = Box::new([0; BLOCK]);
-    blocks.into_iter().all(|(block, entry)| {
-        store.read(bytes.as_mut_slice(), entry.slot()).is_ok()
-            && store.open_data(&entry, block, bytes.as_mut_slice()).is_ok()
-    })
+    for (block, entry) in blocks {
+        let read = store.read(bytes.as_mut_slice(), entry.slot());
+        match read.and_then(|()| store.open_data(&entry, block, bytes.as_mut_slice())) {
+            Ok(()) => {}
+            Err(reason @ Damage::Unreadable) => {
+                return Err(VolumeError::DamagedBlock { volume: store.uuid, block, reason });
+            }
+            Err(_) => return Ok(false),
+        }
+    }
+    Ok(true)
 }
 
 /// Whether the state that was found descends from the one that the key service knows (F3). Gives that one if it does, and nothing if there
@@ -232,7 +276,8 @@ pub(super) fn check_anchor(
     replay: &Replay,
     options: &OpenOptions,
 ) -> Result<Option<Anchor>, OpenError> {
-    let Some(anchor) = options.anchor.filter(|_| !options.accept_rollback) else { return Ok(None) };
+    let compared = !options.accept_rollback && store.protections.has(Protection::Anchor);
+    let Some(anchor) = options.anchor.filter(|_| compared) else { return Ok(None) };
     let volume = store.uuid;
     let found = replay.log.state.commit;
     if found < anchor.commit {

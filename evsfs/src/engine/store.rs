@@ -9,8 +9,9 @@ use uuid::Uuid;
 
 use super::epochs::Epochs;
 use super::error::{Damage, VolumeError};
+use super::protection::{Protection, Protections};
 use crate::backing::Backing;
-use crate::crypto::{Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
+use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
 
@@ -40,6 +41,7 @@ pub(super) struct Store {
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
+    pub(super) protections: Protections,
 }
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
@@ -98,6 +100,11 @@ impl Store {
         crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
         count(&self.counters.syncs, 1);
         self.backing.sync().map_err(host_error)
+    }
+
+    /// What a log page is bound to: the chain value of all before it.
+    pub(super) fn link(&self, chain: &Chain) -> Chain {
+        if self.protections.has(Protection::ChainLink) { *chain } else { Chain([0; 32]) }
     }
 
     /// Opens a data block where it lies. On failure it holds nothing of the plaintext.
@@ -181,6 +188,8 @@ impl Store {
         let mut page = [0; BLOCK];
         self.read(&mut page, entry.slot()).map_err(damaged)?;
         let tag: &Tag = entry.tag();
+        let own = VolumeKeys::table_tag(&page);
+        let tag = if self.protections.has(Protection::TableTag) { tag } else { &own };
         let ring = self.keys.now();
         ring.of_generation(generation).open_table(purpose, &page, tag).map_err(|_| damaged(Damage::Tag))
     }

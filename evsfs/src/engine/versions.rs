@@ -169,7 +169,8 @@ impl Core {
         if offset.checked_add(length).is_none_or(|end| end > size) {
             return Err(VolumeError::OutOfRange { offset, length, size });
         }
-        let mut whole = vec![0; BATCH * BLOCK];
+        let touched = usize::try_from((offset + length).div_ceil(BLOCK_BYTES) - offset / BLOCK_BYTES);
+        let mut whole = vec![0; touched.map_or(BATCH, |blocks| blocks.min(BATCH)) * BLOCK];
         let (mut offset, mut rest) = (offset, buf);
         while !rest.is_empty() {
             let first = offset / BLOCK_BYTES;

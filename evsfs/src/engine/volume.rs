@@ -18,6 +18,7 @@ use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
+use super::protection::Protections;
 use super::recovery::{check_anchor, newest_superblock, replay};
 use super::reencrypt::{Reencryption, Step};
 use super::report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
@@ -82,7 +83,12 @@ impl Volume {
         let epochs =
             Epochs::new(Arc::clone(&keys), Arc::clone(&entropy), Vec::new(), options.seals_per_epoch);
         let uuid = header.uuid;
-        let store = Store { backing, uuid, keys, entropy, epochs, counters: Counters::default() };
+        #[cfg(feature = "sim")]
+        let protections = Protections::without(options.omitted);
+        #[cfg(not(feature = "sim"))]
+        let protections = Protections::default();
+        let counters = Counters::default();
+        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections };
         if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
             return Err(OpenError::TooShort);
         }
@@ -449,7 +455,8 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     // A cut must always find room for the group that is pending, however full the log is.
     let reserve = pages_for(number(group + writers * chunk))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
-    Limits { dirty: dirty.max(number(chunk)), group: number(group), chunk, log_reserve: reserve }
+    let trash = options.trash_budget.max(1);
+    Limits { dirty: dirty.max(number(chunk)), group: number(group), chunk, trash, log_reserve: reserve }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -476,7 +483,9 @@ fn assemble(
         // needs while it runs, for buffers, and for the program.
         number(options.memory / 16 / 4096),
     );
-    alloc.recover(&store, &Core::recovered_slots(&dirty));
+    if !options.read_only {
+        alloc.recover(&store, &Core::recovered_slots(&dirty))?;
+    }
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();

@@ -9,6 +9,7 @@ use super::commit::Change;
 use super::core::Core;
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::VolumeError;
+use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
@@ -172,7 +173,11 @@ impl Core {
                 if let Some(old) = shard.insert(block, *entry)
                     && old.is_data()
                 {
-                    pending.replaced.push(old.slot());
+                    if self.store.protections.has(Protection::ReuseAfterCommit) {
+                        pending.replaced.push(old.slot());
+                    } else {
+                        self.alloc.free(&self.store, &[old.slot()]);
+                    }
                 }
                 pending.push(Change::Block(block, *entry));
                 block += 1;
@@ -208,7 +213,8 @@ impl Core {
             self.place(block, bytes.as_slice(), &mut entries, &gate)?;
             let new = entries[0];
             let mut shard = self.dirty.lock(block);
-            if shard.find(block, self.hole) == found && self.dirty.moves() == moves {
+            let unchanged = shard.find(block, self.hole) == found && self.dirty.moves() == moves;
+            if unchanged || !self.store.protections.has(Protection::UnchangedMeanwhile) {
                 let mut pending = self.pending.lock();
                 if let Some(old) = shard.insert(block, new)
                     && old.is_data()

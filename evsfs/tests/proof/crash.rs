@@ -1,16 +1,17 @@
 //! F4: after any crash the volume opens without repair and shows the state at some commit not older than the last promise.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use evsfs::backing::sim::{Bound, SimBacking};
 
-use crate::engine::{Engine, EngineSetup};
-use crate::explore::{Depth, Explorer, Start};
+use crate::engine::{Base, Engine, EngineSetup};
+use crate::explore::{Depth, Explorer, Start, Tally};
 use crate::subject::Subject;
-use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, Sense, TINY_GROUPS, exhaustive, random};
+use crate::workload::{ALL_KINDS, BLOCK, COMMON, Kind, Op, Sense, TINY_GROUPS, VERSIONS, exhaustive, random};
 
-/// Blocks of the volumes: the map has two levels.
-const BLOCKS: u64 = 200;
+/// Blocks of the volumes: the map has two levels, and much of it can be discarded at once.
+const BLOCKS: u64 = 640;
 
 /// `EVSFS_CRASH_SCALE` multiplies the number of random workloads and the states tried of each (default 1).
 pub(crate) fn scale() -> u64 {
@@ -22,6 +23,8 @@ fn before() -> Vec<Op> {
     vec![
         Op::Write { offset: 0, len: 10 * BLOCK, stamp: 1 << 40 },
         Op::Write { offset: 130 * BLOCK, len: 2 * BLOCK, stamp: 2 << 40 },
+        Op::Snapshot(0),
+        Op::Write { offset: 500 * BLOCK, len: 3 * BLOCK, stamp: 6 << 40 },
         Op::Checkpoint,
         Op::Write { offset: BLOCK, len: BLOCK, stamp: 3 << 40 },
     ]
@@ -30,7 +33,7 @@ fn before() -> Vec<Op> {
 /// The same volume in use: groups are in the log, a snapshot holds older blocks, something is dirty.
 fn in_use(setup: &EngineSetup) -> Start {
     let explorer = Explorer::<Engine>::new(setup, Depth::default());
-    let mut start = explorer.start(BLOCKS * BLOCK, &before()).unwrap();
+    let mut start = explorer.start(&before()).unwrap();
     let file = SimBacking::from_image(start.image);
     let mut engine = Engine::open(setup, &file, 5).unwrap();
     for op in [
@@ -51,64 +54,124 @@ fn in_use(setup: &EngineSetup) -> Start {
 fn depth() -> Depth {
     let scale = u32::try_from(scale()).unwrap();
     Depth {
-        bound: Bound { exhaustive: 512, random: 96 * scale, torn: 16 * scale },
+        bound: Bound { exhaustive: 256, random: 64 * scale, torn: 12 * scale },
         full_every: 64,
         again_every: 192,
         again_bound: Bound { exhaustive: 32, random: 16, torn: 4 },
     }
 }
 
-/// Kinds as a guest uses them: many writes and flushes, the rest now and then.
-const COMMON: &[Kind] = &[
-    Kind::Aligned,
-    Kind::Aligned,
-    Kind::Aligned,
-    Kind::Unaligned,
-    Kind::Unaligned,
-    Kind::Across,
-    Kind::Wide,
-    Kind::Overwrite,
-    Kind::Discard,
-    Kind::Discard,
-    Kind::Flush,
-    Kind::Flush,
-    Kind::Flush,
-    Kind::Checkpoint,
-    Kind::Rekey,
-    Kind::Reopen,
-    Kind::Kill,
-];
-
-fn run_all(name: &str, explorer: &Explorer<'_, Engine>, start: &Start, workloads: &[Vec<Op>]) {
+/// Explores all; the states are counted in `tally`.
+fn run_all(name: &str, setup: &EngineSetup, start: &Start, workloads: &[Vec<Op>], tally: &Arc<Tally>) {
     let began = Instant::now();
-    explorer.run_all(start, workloads).unwrap_or_else(|violation| panic!("{violation}"));
-    println!("{name}: {} in {:?}", explorer.tally, began.elapsed());
+    let mut explorer = Explorer::<Engine>::new(setup, depth());
+    explorer.tally = Arc::clone(tally);
+    for part in workloads.chunks(workloads.len().div_ceil(4)) {
+        explorer.run_all(start, part).unwrap_or_else(|violation| panic!("{violation}"));
+        println!("{name}: {tally} after {:?}", began.elapsed());
+    }
 }
 
 #[test]
 fn f4_every_short_workload() {
     let setup = EngineSetup::small(BLOCKS);
-    let explorer = Explorer::<Engine>::new(&setup, depth());
     let start = in_use(&setup);
-    let sense = Sense::new(BLOCKS * BLOCK);
-    let workloads = exhaustive(ALL_KINDS, 3, &sense);
-    run_all("every workload of three operations", &explorer, &start, &workloads);
+    let tally = Arc::default();
+    let workloads = exhaustive(ALL_KINDS, 3, &Sense::of(&start.state));
+    run_all("every workload of three operations", &setup, &start, &workloads, &tally);
+    assert!(tally.distinct() > 450_000, "{tally}");
 }
+
+/// Random workloads of one kind.
+struct Sort {
+    name: &'static str,
+    kinds: &'static [Kind],
+    operations: usize,
+    seeds: u64,
+    dirty_limit: usize,
+    ring_pages: u64,
+    base: bool,
+}
+
+const SORTS: [Sort; 6] = [
+    Sort {
+        name: "a log that wraps all the time",
+        kinds: COMMON,
+        operations: 60,
+        seeds: 20,
+        dirty_limit: 12,
+        ring_pages: 8,
+        base: false,
+    },
+    Sort {
+        name: "larger groups",
+        kinds: COMMON,
+        operations: 60,
+        seeds: 12,
+        dirty_limit: 40,
+        ring_pages: 8,
+        base: false,
+    },
+    Sort {
+        name: "a log that is seldom full",
+        kinds: COMMON,
+        operations: 60,
+        seeds: 8,
+        dirty_limit: 100,
+        ring_pages: 64,
+        base: false,
+    },
+    Sort {
+        name: "a log that is compacted",
+        kinds: TINY_GROUPS,
+        operations: 200,
+        seeds: 8,
+        dirty_limit: 400,
+        ring_pages: 32,
+        base: false,
+    },
+    Sort {
+        name: "snapshots and wide discards",
+        kinds: VERSIONS,
+        operations: 40,
+        seeds: 12,
+        dirty_limit: 12,
+        ring_pages: 8,
+        base: false,
+    },
+    Sort {
+        name: "the same over a base",
+        kinds: VERSIONS,
+        operations: 40,
+        seeds: 12,
+        dirty_limit: 100,
+        ring_pages: 16,
+        base: true,
+    },
+];
 
 #[test]
 fn f4_long_random_workloads() {
-    let sense = Sense::new(BLOCKS * BLOCK);
-    // A log that wraps all the time, larger groups, a log that is seldom full, one that is compacted.
-    for (kinds, dirty_limit, ring_pages, seeds) in
-        [(COMMON, 12, 8, 36), (COMMON, 40, 8, 24), (COMMON, 100, 64, 16), (TINY_GROUPS, 400, 32, 16)]
-    {
-        let setup = EngineSetup { dirty_limit, ring_pages, ..EngineSetup::small(BLOCKS) };
-        let explorer = Explorer::<Engine>::new(&setup, depth());
+    let tally = Arc::default();
+    let base = Base::new(150);
+    for (number, sort) in (1..).zip(&SORTS) {
+        let setup = EngineSetup {
+            number,
+            dirty_limit: sort.dirty_limit,
+            ring_pages: sort.ring_pages,
+            base: sort.base.then(|| base.clone()),
+            // What was deleted is freed bit by bit, over many crashes.
+            trash_budget: 1,
+            ..EngineSetup::small(BLOCKS)
+        };
         let start = in_use(&setup);
-        let workloads: Vec<_> =
-            (0..seeds * scale()).map(|seed| random(kinds, 60, 24, &sense, seed * 7 + ring_pages)).collect();
-        run_all("long random workloads", &explorer, &start, &workloads);
+        let sense = Sense::of(&start.state);
+        let workloads: Vec<_> = (0..sort.seeds * scale())
+            .map(|seed| random(sort.kinds, sort.operations, 24, &sense, seed * 7 + u64::from(number)))
+            .collect();
+        run_all(sort.name, &setup, &start, &workloads, &tally);
     }
+    assert!(tally.distinct() > 550_000, "{tally}");
 }
 
 #[test]
@@ -125,7 +188,7 @@ fn f4_a_crash_while_a_volume_is_created_leaves_none_or_a_whole_one() {
             let file = SimBacking::from_image(point.image(&survivors));
             let Ok(engine) = Engine::open(&setup, &file, 2) else { continue };
             opened += 1;
-            engine.check().unwrap();
+            engine.check(false).unwrap();
             let mut bytes = vec![1; 4096];
             engine.read(7 * BLOCK, &mut bytes).unwrap();
             assert!(bytes.iter().all(|&b| b == 0) && engine.size() == BLOCKS * BLOCK);

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use evsfs::backing::{Backing, sim::SimBacking};
 use evsfs::crypto::{Backend, Dek, Entropy, EntropyUnavailable, SeededEntropy, Suite, VolumeKeys};
+use evsfs::engine::protection::Protection;
 use evsfs::engine::{Anchor, CreateParams, OpenOptions, Volume};
 use evsfs::format::layout::RING_PAGES_TEST;
-use evsfs::format::{Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+use evsfs::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
 use uuid::Uuid;
 
+use crate::oracle::{Content, Shown, State};
 use crate::subject::{Failure, Subject};
 use crate::workload::{BLOCK, Op, bytes_of};
 
@@ -21,7 +23,41 @@ pub(crate) enum Randomness {
     AlwaysTheSame,
 }
 
-#[derive(Clone, Debug)]
+/// What a thin volume stands on: a volume of its own, closed and opened for reading only.
+#[derive(Clone)]
+pub(crate) struct Base {
+    reference: BaseReference,
+    volume: Arc<Volume>,
+    blocks: Vec<Content>,
+}
+
+impl Base {
+    /// With so many blocks, of which about half are written.
+    pub(crate) fn new(blocks: u64) -> Self {
+        let setup = EngineSetup { number: 90, ..EngineSetup::small(blocks) };
+        let file = SimBacking::new();
+        create(&setup, &file, 1).unwrap();
+        let volume = open(&setup, &file, 2).unwrap();
+        let mut state = State::new(blocks * BLOCK);
+        for block in (0..blocks).filter(|block| block % 5 < 3) {
+            let op = Op::Write { offset: block * BLOCK, len: BLOCK, stamp: (9 << 40) + block };
+            let Op::Write { offset, len, stamp } = op else { unreachable!() };
+            volume.write(offset, &bytes_of(stamp, len)).unwrap();
+            state.apply(&op);
+        }
+        let anchor = volume.close().unwrap();
+        let reference = BaseReference {
+            uuid: setup.uuid(),
+            commit: anchor.commit,
+            chain: anchor.chain,
+            path: Text::new("base.evs").unwrap(),
+        };
+        let volume = Arc::new(open(&EngineSetup { read_only: true, ..setup }, &file, 3).unwrap());
+        Self { reference, volume, blocks: state.now.blocks }
+    }
+}
+
+#[derive(Clone)]
 pub(crate) struct EngineSetup {
     pub(crate) blocks: u64,
     pub(crate) ring_pages: u64,
@@ -31,6 +67,12 @@ pub(crate) struct EngineSetup {
     pub(crate) anchor: Option<Anchor>,
     /// Whether opening the file makes durable what a killed process left in the cache, as `FileBacking` does.
     pub(crate) opens_with_sync: bool,
+    pub(crate) read_only: bool,
+    /// Pages of trash that one checkpoint frees.
+    pub(crate) trash_budget: usize,
+    pub(crate) base: Option<Base>,
+    /// What the engine does without.
+    pub(crate) omitted: Option<Protection>,
     /// Tells volumes apart: identity and key.
     pub(crate) number: u8,
 }
@@ -46,6 +88,10 @@ impl EngineSetup {
             randomness: Randomness::Seeded,
             anchor: None,
             opens_with_sync: true,
+            read_only: false,
+            trash_budget: 1 << 20,
+            base: None,
+            omitted: None,
             number: 1,
         }
     }
@@ -91,7 +137,7 @@ pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Resul
         cmk_version: 1,
         wrapped_dek: wrapped(0),
         next: None,
-        base: None,
+        base: setup.base.as_ref().map(|base| base.reference),
     };
     let params = CreateParams { size: setup.blocks * BLOCK };
     Volume::create(file, &header, &params, &setup.keys(), &*setup.entropy(seed)).map_err(|e| e.to_string())
@@ -100,6 +146,16 @@ pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Resul
 /// As a mount does it: the file opened as `FileBacking` opens it (what a killed process left is made durable, what a failed sync lost is
 /// forgotten), the header proved, then the volume.
 pub(crate) fn open(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<Volume, Failure> {
+    open_through(setup, file, Arc::new(file.clone()), seed)
+}
+
+/// The same, with something between the engine and the file.
+pub(crate) fn open_through(
+    setup: &EngineSetup,
+    file: &SimBacking,
+    backing: Arc<dyn Backing>,
+    seed: u64,
+) -> Result<Volume, Failure> {
     if setup.opens_with_sync {
         file.sync().map_err(|e| e.to_string())?;
     }
@@ -114,16 +170,24 @@ pub(crate) fn open(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<
         memory: 1 << 20,
         background: setup.background,
         anchor: setup.anchor,
+        read_only: setup.read_only,
+        base: setup.base.as_ref().map(|base| Arc::clone(&base.volume) as _),
         dirty_limit: Some(setup.dirty_limit),
+        trash_budget: setup.trash_budget,
+        omitted: setup.omitted,
         seals_per_epoch: 1,
         ..OpenOptions::default()
     };
-    let volume = Volume::open(Arc::new(file.clone()), header, keys, options, setup.entropy(seed))
-        .map_err(|e| e.to_string())?;
+    let volume =
+        Volume::open(backing, header, keys, options, setup.entropy(seed)).map_err(|e| e.to_string())?;
     if let Some(anchor) = setup.anchor {
         volume.confirm_anchor(anchor);
     }
     Ok(volume)
+}
+
+fn id_of(snapshot: u8) -> Uuid {
+    Uuid::from_u128(0x5A_0000 + u128::from(snapshot))
 }
 
 /// An open volume.
@@ -132,6 +196,11 @@ pub(crate) struct Engine(pub(crate) Volume);
 impl Subject for Engine {
     type Setup = EngineSetup;
     const OPEN_WRITES_NOTHING: bool = true;
+
+    fn empty(setup: &EngineSetup) -> State {
+        let base = setup.base.as_ref().map_or(&[][..], |base| &base.blocks);
+        State::over(base, setup.blocks * BLOCK)
+    }
 
     fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<(), Failure> {
         create(setup, file, seed)
@@ -148,7 +217,12 @@ impl Subject for Engine {
             Op::Discard { offset, len } => volume.discard(*offset, *len),
             Op::Flush => volume.flush(),
             Op::Checkpoint => volume.checkpoint(),
-            Op::Snapshot(_) | Op::Rollback(_) | Op::DeleteSnapshot(_) | Op::Extend(_) => unreachable!(),
+            Op::Snapshot(number) => {
+                volume.snapshot(&Op::snapshot_name(*number), id_of(*number), 0).map(|_| ())
+            }
+            Op::Rollback(number) => volume.rollback(id_of(*number)),
+            Op::DeleteSnapshot(number) => volume.delete_snapshot(id_of(*number)),
+            Op::Extend(size) => volume.extend(*size),
             Op::Rekey(version) => {
                 let header = Header { wrapped_dek: wrapped(*version), ..volume.header() };
                 volume.rewrite_header(&header)
@@ -166,16 +240,26 @@ impl Subject for Engine {
         self.0.read(offset, buf).map_err(|e| e.to_string())
     }
 
-    fn snapshots(&self) -> Vec<String> {
-        Vec::new()
+    fn snapshots(&self) -> Vec<Shown> {
+        self.0.snapshots().into_iter().map(|snapshot| (snapshot.name, snapshot.size)).collect()
+    }
+
+    fn read_snapshot(&self, name: &str, offset: u64, buf: &mut [u8]) -> Result<(), Failure> {
+        let found = self.0.snapshots().into_iter().find(|snapshot| snapshot.name == name);
+        let id = found.ok_or_else(|| format!("there is no {name}"))?.id;
+        self.0.read_snapshot(id, offset, buf).map_err(|e| e.to_string())
     }
 
     fn key(&self) -> u8 {
         self.0.header().wrapped_dek.as_bytes()[0]
     }
 
-    fn check(&self) -> Result<(), Failure> {
-        Ok(())
+    fn check(&self, may_leak: bool) -> Result<(), Failure> {
+        let mut report = self.0.check(&mut |_, _| {}).map_err(|e| e.to_string())?;
+        if may_leak {
+            report.leaked_slots = 0;
+        }
+        if report.is_sound() { Ok(()) } else { Err(format!("{report:?}")) }
     }
 
     fn close(self) -> Result<(), Failure> {

@@ -5,8 +5,8 @@ use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use evsfs::backing::sim::{Bound, CrashPoint, Fault, FaultPlan, IgnoredSyncs, Image, SimBacking, Survivors};
 
@@ -104,7 +104,8 @@ pub(crate) struct Explorer<'a, S: Subject> {
     pub setup: &'a S::Setup,
     pub depth: Depth,
     pub ignored: IgnoredSyncs,
-    pub tally: Tally,
+    /// May be shared with others, whose states are then counted together.
+    pub tally: Arc<Tally>,
     /// Each workload is also run with the process dying at one call in so many; 0 for never.
     pub deaths_every: usize,
     /// Counts opens, if each is to have randomness of its own. Else the same states are opened with the same, so that what is found
@@ -119,7 +120,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
             setup,
             depth,
             ignored: IgnoredSyncs::None,
-            tally: Tally::default(),
+            tally: Arc::default(),
             deaths_every: 0,
             opens: None,
             subject: PhantomData,
@@ -131,11 +132,11 @@ impl<'a, S: Subject> Explorer<'a, S> {
     }
 
     /// Makes a store, carries out `ops` and closes it.
-    pub(crate) fn start(&self, size: u64, ops: &[Op]) -> Result<Start, String> {
+    pub(crate) fn start(&self, ops: &[Op]) -> Result<Start, String> {
         let file = SimBacking::new();
         S::create(self.setup, &file, 1)?;
         let mut subject = S::open(self.setup, &file, 2)?;
-        let mut state = State::new(size);
+        let mut state = S::empty(self.setup);
         for op in ops {
             subject.apply(op).map_err(|e| format!("{op:?}: {e}"))?;
             state.apply(op);
@@ -184,7 +185,8 @@ impl<'a, S: Subject> Explorer<'a, S> {
         fault: Option<FaultPlan>,
     ) -> Result<(bool, u64), Box<Violation>> {
         self.tally.workloads.fetch_add(1, Ordering::Relaxed);
-        self.explore(start, ops, &Run { seed: 3, bound: self.depth.bound, again: true, fault })
+        let may_leak = fault.is_some_and(|plan| plan.fault == Fault::Io);
+        self.explore(start, ops, &Run { seed: 3, bound: self.depth.bound, again: true, fault, may_leak })
     }
 
     fn explore(&self, start: &Start, ops: &[Op], run: &Run) -> Result<(bool, u64), Box<Violation>> {
@@ -199,7 +201,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
             return Err(Box::new(Violation { workload: ops.to_vec(), call, survivors: None, reason }));
         }
         let points = file.take_crash_points();
-        let interesting = interesting(ops, history.now().blocks.len());
+        let interesting = interesting(ops, &start.state, to_usize(history.now().size() / BLOCK));
         let mut past = DefaultHasher::new();
         (start.image.sum(), format!("{:?}", run.fault)).hash(&mut past);
         let pasts: Vec<u64> = std::iter::once(past.finish())
@@ -211,12 +213,10 @@ impl<'a, S: Subject> Explorer<'a, S> {
         // Before its fault a run is like the one without.
         let first = run.fault.map_or(0, |plan| plan.call);
         for point in points.into_iter().filter(|point| point.call() >= first) {
-            self.crash(&point, &history, &pasts, &interesting, &run.bound, run.again).map_err(
-                |mut found| {
-                    found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
-                    found
-                },
-            )?;
+            self.crash(&point, &history, &pasts, &interesting, run).map_err(|mut found| {
+                found.reason = format!("{}; fault: {:?}", found.reason, run.fault);
+                found
+            })?;
         }
         Ok((file.faults_met() > 0, file.calls().total()))
     }
@@ -305,12 +305,11 @@ impl<'a, S: Subject> Explorer<'a, S> {
         history: &History,
         pasts: &[u64],
         interesting: &[usize],
-        bound: &Bound,
-        again: bool,
+        run: &Run,
     ) -> Result<(), Box<Violation>> {
         // What was under way counts too; what comes later does not, so that workloads with a common beginning share its states.
         let past = pasts[to_usize(point.mark().div_ceil(2))];
-        for survivors in point.states(bound, past ^ point.call()) {
+        for survivors in point.states(&run.bound, past ^ point.call()) {
             let sum = point.sum(&survivors);
             let mut key = DefaultHasher::new();
             (sum, past, point.mark()).hash(&mut key);
@@ -320,16 +319,14 @@ impl<'a, S: Subject> Explorer<'a, S> {
             Tally::first_time(&self.tally.images, sum);
             self.tally.opened.fetch_add(1, Ordering::Relaxed);
             let image = point.image(&survivors);
-            self.recover(&image, sum, point.mark(), history, interesting, again).map_err(
-                |mut violation| {
-                    if violation.survivors.is_none() {
-                        violation.survivors = Some(survivors);
-                        violation.reason = format!("{} (workload {:?})", violation.reason, history.ops());
-                        violation.call = point.call();
-                    }
-                    violation
-                },
-            )?;
+            self.recover(&image, sum, point.mark(), history, interesting, run).map_err(|mut violation| {
+                if violation.survivors.is_none() {
+                    violation.survivors = Some(survivors);
+                    violation.reason = format!("{} (workload {:?})", violation.reason, history.ops());
+                    violation.call = point.call();
+                }
+                violation
+            })?;
         }
         Ok(())
     }
@@ -342,7 +339,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
         mark: u64,
         history: &History,
         interesting: &[usize],
-        again: bool,
+        run: &Run,
     ) -> Result<(), Box<Violation>> {
         let fail = |reason: String| {
             let workload = history.ops().to_vec();
@@ -355,10 +352,10 @@ impl<'a, S: Subject> Explorer<'a, S> {
             return Err(fail(format!("opening changed the file: {:?}", file.calls())));
         }
         let full = sum.is_multiple_of(self.depth.full_every);
-        let crash_again = again && (sum >> 8).is_multiple_of(self.depth.again_every);
+        let crash_again = run.again && (sum >> 8).is_multiple_of(self.depth.again_every);
         let view = if full || crash_again {
             self.tally.checked.fetch_add(1, Ordering::Relaxed);
-            subject.check().map_err(|e| fail(format!("check after recovery: {e}")))?;
+            subject.check(run.may_leak).map_err(|e| fail(format!("check after recovery: {e}")))?;
             view(&subject, 0..to_usize(subject.size() / BLOCK))
         } else {
             let most = to_usize(subject.size() / BLOCK);
@@ -370,8 +367,15 @@ impl<'a, S: Subject> Explorer<'a, S> {
         if crash_again {
             self.tally.again.fetch_add(1, Ordering::Relaxed);
             let start = Start { image: image.clone(), state: history.state_as_seen(cut, &view) };
-            let run = Run { seed: sum ^ 0xA6, bound: self.depth.again_bound, again: false, fault: None };
-            self.explore(&start, &after_recovery(sum), &run)?;
+            let run = Run {
+                seed: sum ^ 0xA6,
+                bound: self.depth.again_bound,
+                again: false,
+                fault: None,
+                may_leak: run.may_leak,
+            };
+            let ops = after_recovery(sum, &start.state);
+            self.explore(&start, &ops, &run)?;
         }
         Ok(())
     }
@@ -384,6 +388,8 @@ struct Run {
     /// Whether some of the recovered states are written to and crash again.
     again: bool,
     fault: Option<FaultPlan>,
+    /// Whether reads fail or have failed, so that slots may be lost: a bitmap that could not be read cannot give them back.
+    may_leak: bool,
 }
 
 /// Reads may fail when the file does; they may never be wrong.
@@ -397,22 +403,36 @@ fn tolerate(file: &SimBacking, outcome: Result<(), String>) -> Result<(), String
 const UNREADABLE: &str = "cannot be read";
 
 /// What is done after a recovery before the next crash.
-fn after_recovery(sum: u64) -> Vec<Op> {
+fn after_recovery(sum: u64, state: &State) -> Vec<Op> {
     let write = |block: u64, stamp| Op::Write { offset: block * BLOCK, len: BLOCK, stamp };
     let unaligned = Op::Write { offset: BLOCK + 100, len: BLOCK, stamp: sum | 1 };
-    match (sum >> 20) % 4 {
+    // Only a store that has snapshots goes on with them.
+    let versions = state.snapshots.first().map(|kept| kept.number);
+    match (sum >> 20) % if versions.is_some() { 6 } else { 4 } {
         0 => vec![write(0, sum | 1), Op::Flush, write(1, sum | 2), Op::Flush],
         1 => vec![unaligned, Op::Flush, Op::Checkpoint, write(0, sum | 4)],
         2 => vec![Op::Discard { offset: 0, len: 3 * BLOCK }, Op::Reopen, write(2, sum | 1), Op::Flush],
-        _ => vec![write(3, sum | 1), Op::Kill, write(4, sum | 2), Op::Flush, Op::Kill, Op::Checkpoint],
+        3 => vec![write(3, sum | 1), Op::Kill, write(4, sum | 2), Op::Flush, Op::Kill, Op::Checkpoint],
+        4 => {
+            vec![Op::DeleteSnapshot(versions.unwrap()), write(0, sum | 1), Op::Checkpoint, write(1, sum | 2)]
+        }
+        _ => vec![write(1, sum | 1), Op::Rollback(versions.unwrap()), write(2, sum | 2), Op::Flush],
     }
 }
 
-/// The blocks that a workload touches, and a few neighbours.
-fn interesting(ops: &[Op], size: usize) -> Vec<usize> {
-    let mut blocks: Vec<usize> = ops.iter().flat_map(State::touched).collect();
-    if ops.iter().any(|op| matches!(op, Op::Rollback(_))) {
-        blocks.extend(0..size.min(16));
+/// Blocks of a wide operation that are looked at.
+const SAMPLE: usize = 24;
+
+/// The blocks that a workload touches (of many some), those that hold something at its start, and a few neighbours.
+fn interesting(ops: &[Op], start: &State, size: usize) -> Vec<usize> {
+    let sample = |blocks: std::ops::Range<usize>| {
+        let step = blocks.len().div_ceil(SAMPLE).max(1);
+        blocks.step_by(step)
+    };
+    let mut blocks: Vec<usize> = ops.iter().map(State::touched).flat_map(sample).collect();
+    let held = (0..start.now.blocks.len()).filter(|&block| start.now.blocks[block].is_some());
+    if ops.iter().any(|op| matches!(op, Op::Rollback(_)) || State::touched(op).len() > SAMPLE) {
+        blocks.extend(held.take(SAMPLE));
     }
     blocks.extend(0..size.min(4));
     blocks.sort_unstable();
@@ -422,14 +442,20 @@ fn interesting(ops: &[Op], size: usize) -> Vec<usize> {
 
 /// What those blocks hold, and what else an open store shows.
 pub(crate) fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>) -> Result<View, String> {
-    let mut seen = Vec::new();
+    let (mut seen, mut kept) = (Vec::new(), Vec::new());
+    let snapshots = subject.snapshots();
     for block in blocks {
         let mut bytes = vec![0; 4096];
         let offset = u64::try_from(block).unwrap() * BLOCK;
+        for (place, (name, size)) in snapshots.iter().enumerate().filter(|(_, (_, size))| offset < *size) {
+            let read = subject.read_snapshot(name, offset, &mut bytes);
+            read.map_err(|e| format!("block {block} of {size} bytes of {name} {UNREADABLE}: {e}"))?;
+            kept.push((place, block, bytes.clone()));
+        }
         subject.read(offset, &mut bytes).map_err(|e| format!("block {block} {UNREADABLE}: {e}"))?;
         seen.push((block, bytes));
     }
-    Ok(View { size: subject.size(), snapshots: subject.snapshots(), key: subject.key(), blocks: seen })
+    Ok(View { size: subject.size(), snapshots, key: subject.key(), blocks: seen, kept })
 }
 
 /// An open store shows every operation that has ended.
@@ -438,11 +464,12 @@ pub(crate) fn sees_everything<S: Subject>(subject: &S, history: &History) -> Res
     if subject.size() != state.size() {
         return Err(format!("size is {} instead of {}", subject.size(), state.size()));
     }
-    if subject.snapshots() != state.names() {
-        return Err(format!("snapshots are {:?} instead of {:?}", subject.snapshots(), state.names()));
+    if subject.snapshots() != state.shown() {
+        return Err(format!("snapshots are {:?} instead of {:?}", subject.snapshots(), state.shown()));
     }
     let last = history.ops().last().map(State::touched).unwrap_or_default();
-    let blocks = if last.is_empty() { 0..state.blocks.len() } else { last };
+    let all = state.now.blocks.len();
+    let blocks = if last.is_empty() { 0..all } else { last.start.min(all)..last.end.min(all) };
     for (block, seen) in view(subject, blocks)?.blocks {
         if !state.allows(block, &seen) {
             return Err(format!("block {block} is not what was last written"));

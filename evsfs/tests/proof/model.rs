@@ -4,12 +4,12 @@ use evsfs::backing::sim::{Bound, Dice, SimBacking};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
 
-use crate::engine::{Engine, EngineSetup};
+use crate::engine::{Base, Engine, EngineSetup};
 use crate::explore::view;
 use crate::naive::{Flaw, Naive, NaiveSetup};
-use crate::oracle::{History, State, bytes, to_usize};
+use crate::oracle::{History, bytes, to_usize};
 use crate::subject::Subject;
-use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, PLAIN_KINDS, Sense};
+use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, PLAIN_KINDS, Sense, VERSIONS};
 
 /// One step; the numbers are made to fit when it is taken.
 #[derive(Clone, Debug)]
@@ -39,22 +39,17 @@ struct Run<'a, S: Subject> {
 }
 
 /// Takes all steps; an error is a difference from the model.
-pub(crate) fn follow<S: Subject>(
-    setup: &S::Setup,
-    size: u64,
-    span: u64,
-    steps: &[Step],
-) -> Result<(), String> {
+pub(crate) fn follow<S: Subject>(setup: &S::Setup, span: u64, steps: &[Step]) -> Result<(), String> {
     let file = SimBacking::new();
     S::create(setup, &file, 1)?;
-    let history = History::from(State::new(size));
+    let history = History::from(S::empty(setup));
     let mut run = Run::<S> { setup, file, subject: None, history, opens: 0 };
     run.open()?;
-    let mut sense = Sense::new(size);
+    let mut sense = Sense::of(run.history.now());
     for step in steps {
         match *step {
             Step::Do(kind, seed) => {
-                sense.follow(run.history.now().size(), &run.history.now().names());
+                sense.follow(run.history.now());
                 if let Some(op) = sense.random(kind, span, &mut Dice::new(seed)) {
                     run.apply(&op).map_err(|e| format!("{op:?}: {e}"))?;
                 }
@@ -97,11 +92,11 @@ impl<S: Subject> Run<'_, S> {
         self.history.succeed();
         self.file.mark(History::mark(before + 1, false));
         let state = self.history.now();
-        let (size, names) = (state.size(), state.names());
+        let (size, shown) = (state.size(), state.shown());
         let subject = self.subject();
-        if (subject.size(), subject.snapshots()) != (size, names.clone()) {
+        if (subject.size(), subject.snapshots()) != (size, shown.clone()) {
             return Err(format!(
-                "{} with {:?}, not {size} with {names:?}",
+                "{} with {:?}, not {size} with {shown:?}",
                 subject.size(),
                 subject.snapshots()
             ));
@@ -114,20 +109,29 @@ impl<S: Subject> Run<'_, S> {
         view(self.subject(), 0..blocks)
     }
 
-    /// Any offset and any length.
+    /// Any offset and any length, of the volume or of a snapshot.
     fn read(&mut self, dice: &mut Dice) -> Result<(), String> {
         let state = self.history.now();
-        let offset = dice.below(state.size());
-        let len = (1 + dice.below(8 * BLOCK)).min(state.size() - offset);
+        let from = dice.index(state.snapshots.len() + 1);
+        let snapshot = state.snapshots.get(from);
+        let content = snapshot.map_or(&state.now, |kept| &kept.contents).blocks.as_slice();
+        let size = u64::try_from(content.len()).unwrap() * BLOCK;
+        let offset = dice.below(size);
+        let len = (1 + dice.below(8 * BLOCK)).min(size - offset);
         let blocks = to_usize(offset / BLOCK)..to_usize((offset + len).div_ceil(BLOCK));
-        let expected: Vec<u8> = blocks.flat_map(|block| bytes(&state.blocks[block]).to_vec()).collect();
+        let expected: Vec<u8> = blocks.flat_map(|block| bytes(&content[block]).to_vec()).collect();
         let within = to_usize(offset % BLOCK);
         let mut seen = vec![0xEE; to_usize(len)];
-        self.subject().read(offset, &mut seen).map_err(|e| format!("{len} bytes at {offset}: {e}"))?;
+        let name = snapshot.map(|kept| Op::snapshot_name(kept.number));
+        let read = match &name {
+            None => self.subject().read(offset, &mut seen),
+            Some(name) => self.subject().read_snapshot(name, offset, &mut seen),
+        };
+        read.map_err(|e| format!("{len} bytes at {offset} of {name:?}: {e}"))?;
         if seen == expected[within..within + seen.len()] {
             Ok(())
         } else {
-            Err(format!("{len} bytes at {offset} are not what was written"))
+            Err(format!("{len} bytes at {offset} of {name:?} are not what was written"))
         }
     }
 
@@ -138,7 +142,7 @@ impl<S: Subject> Run<'_, S> {
         self.subject = None;
         self.file = SimBacking::from_image(point.image(survivors));
         self.open()?;
-        self.subject().check()?;
+        self.subject().check(false)?;
         let view = self.view()?;
         let cut = self.history.admit(point.mark(), &view)?;
         self.history = History::from(self.history.state_as_seen(cut, &view));
@@ -153,7 +157,6 @@ pub(crate) fn cases(default: u32) -> u32 {
 
 pub(crate) fn try_all<S: Subject>(
     setup: &S::Setup,
-    size: u64,
     span: u64,
     kinds: &'static [Kind],
     most_steps: usize,
@@ -169,15 +172,13 @@ pub(crate) fn try_all<S: Subject>(
         ..Config::default()
     };
     TestRunner::new(config)
-        .run(&steps(kinds, most_steps), |steps| {
-            follow::<S>(setup, size, span, &steps).map_err(TestCaseError::fail)
-        })
+        .run(&steps(kinds, most_steps), |steps| follow::<S>(setup, span, &steps).map_err(TestCaseError::fail))
         .map_err(|e| e.to_string())
 }
 
 fn naive(flaw: Flaw) -> Result<(), String> {
     let setup = NaiveSetup { blocks: 24, flaw };
-    try_all::<Naive>(&setup, 24 * BLOCK, 24, PLAIN_KINDS, 60, 60, None)
+    try_all::<Naive>(&setup, 24, PLAIN_KINDS, 60, 60, None)
 }
 
 #[test]
@@ -197,12 +198,19 @@ const REGRESSIONS: &str = "tests/proof/model.regressions";
 
 #[test]
 fn the_engine_follows_the_model_with_a_tiny_log() {
-    let setup = EngineSetup::small(150);
-    try_all::<Engine>(&setup, 150 * BLOCK, 24, ALL_KINDS, 120, 250, Some(REGRESSIONS)).unwrap();
+    let setup = EngineSetup { trash_budget: 1, ..EngineSetup::small(150) };
+    try_all::<Engine>(&setup, 24, ALL_KINDS, 120, 250, Some(REGRESSIONS)).unwrap();
 }
 
 #[test]
 fn the_engine_follows_the_model_over_a_wide_map() {
     let setup = EngineSetup { ring_pages: 32, dirty_limit: 64, ..EngineSetup::small(3_000) };
-    try_all::<Engine>(&setup, 3_000 * BLOCK, 3_000, ALL_KINDS, 60, 60, Some(REGRESSIONS)).unwrap();
+    try_all::<Engine>(&setup, 3_000, ALL_KINDS, 60, 60, Some(REGRESSIONS)).unwrap();
+}
+
+#[test]
+fn the_engine_follows_the_model_over_a_base() {
+    let base = Some(Base::new(100));
+    let setup = EngineSetup { base, trash_budget: 2, ..EngineSetup::small(1_100) };
+    try_all::<Engine>(&setup, 150, VERSIONS, 60, 60, Some(REGRESSIONS)).unwrap();
 }

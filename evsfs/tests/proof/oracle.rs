@@ -18,29 +18,70 @@ pub(crate) fn content(bytes: &[u8]) -> Content {
     (bytes != ZEROS).then(|| Arc::new(bytes.to_vec()))
 }
 
+/// The blocks of a volume or of a snapshot.
+#[derive(Clone, Default)]
+pub(crate) struct Contents {
+    pub blocks: Vec<Content>,
+    /// Blocks whose last change failed: other contents that they may have.
+    doubtful: BTreeMap<usize, Vec<Content>>,
+}
+
+impl Contents {
+    /// Whether `seen` is a content that the block may have.
+    pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
+        let known = self.blocks.get(block).is_some_and(|content| bytes(content) == seen);
+        known || self.doubtful.get(&block).is_some_and(|others| others.iter().any(|c| bytes(c) == seen))
+    }
+
+    fn size(&self) -> u64 {
+        u64::try_from(self.blocks.len()).unwrap() * BLOCK
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    pub number: u8,
+    pub contents: Arc<Contents>,
+}
+
+/// A snapshot as an open store shows it: its name, and its size in bytes.
+pub(crate) type Shown = (String, u64);
+
 /// A volume as its user knows it.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    pub blocks: Vec<Content>,
-    /// Names and what they keep, in order of their making.
-    pub snapshots: Vec<(String, Vec<Content>)>,
+    pub now: Contents,
+    /// In order of their making.
+    pub snapshots: Vec<Kept>,
     /// Which wrapped key the header holds.
     pub key: u8,
-    /// Blocks whose last change failed: other contents that they may have.
-    pub doubtful: BTreeMap<usize, Vec<Content>>,
 }
 
 impl State {
     pub(crate) fn new(size: u64) -> Self {
-        Self { blocks: vec![None; to_usize(size / BLOCK)], ..Self::default() }
+        Self::over(&[], size)
+    }
+
+    /// A volume in which nothing was written, over a base.
+    pub(crate) fn over(base: &[Content], size: u64) -> Self {
+        let mut blocks = base.to_vec();
+        blocks.resize(to_usize(size / BLOCK), None);
+        Self { now: Contents { blocks, doubtful: BTreeMap::new() }, ..Self::default() }
     }
 
     pub(crate) fn size(&self) -> u64 {
-        u64::try_from(self.blocks.len()).unwrap() * BLOCK
+        self.now.size()
     }
 
-    pub(crate) fn names(&self) -> Vec<String> {
-        self.snapshots.iter().map(|(name, _)| name.clone()).collect()
+    pub(crate) fn shown(&self) -> Vec<Shown> {
+        let shown = |kept: &Kept| (Op::snapshot_name(kept.number), kept.contents.size());
+        self.snapshots.iter().map(shown).collect()
+    }
+
+    /// Whether `seen` is a content that this state allows for the block.
+    pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
+        self.now.allows(block, seen)
     }
 
     /// The blocks that an operation changes.
@@ -53,28 +94,33 @@ impl State {
         }
     }
 
+    /// Whether the operation lies within the volume: after an extension that failed it may not, and then it does nothing.
+    fn has_room(&self, op: &Op) -> bool {
+        Self::touched(op).end <= self.now.blocks.len()
+    }
+
     /// Carries the operation out.
     pub(crate) fn apply(&mut self, op: &Op) {
+        if !self.has_room(op) {
+            return;
+        }
         match op {
             Op::Write { offset, len, stamp } => self.overlay(*offset, &bytes_of(*stamp, *len)),
             Op::Discard { offset, len } => self.overlay(*offset, &vec![0; to_usize(*len)]),
             Op::Snapshot(number) => {
-                self.snapshots.push((Op::snapshot_name(*number), self.blocks.clone()));
+                self.snapshots.push(Kept { number: *number, contents: Arc::new(self.now.clone()) });
             }
+            // After a fault the snapshot may not be there; then nothing happens.
             Op::Rollback(number) => {
-                let name = Op::snapshot_name(*number);
-                let kept = self.snapshots.iter().find(|(other, _)| *other == name).expect("it exists");
-                let size = self.blocks.len();
-                self.blocks = kept.1.clone();
-                // A volume never shrinks: what was added since the snapshot is empty.
-                self.blocks.resize(size.max(self.blocks.len()), None);
-                self.doubtful.clear();
+                if let Some(kept) = self.snapshots.iter().find(|kept| kept.number == *number) {
+                    let size = self.now.blocks.len();
+                    self.now = Contents::clone(&kept.contents);
+                    // A volume never shrinks: what was added since the snapshot is empty.
+                    self.now.blocks.resize(size.max(self.now.blocks.len()), None);
+                }
             }
-            Op::DeleteSnapshot(number) => {
-                let name = Op::snapshot_name(*number);
-                self.snapshots.retain(|(other, _)| *other != name);
-            }
-            Op::Extend(size) => self.blocks.resize(to_usize(size / BLOCK), None),
+            Op::DeleteSnapshot(number) => self.snapshots.retain(|kept| kept.number != *number),
+            Op::Extend(size) => self.now.blocks.resize(to_usize(size / BLOCK), None),
             Op::Rekey(key) => self.key = *key,
             Op::Flush | Op::Checkpoint | Op::Reopen | Op::Kill => {}
         }
@@ -86,48 +132,47 @@ impl State {
             let at = offset + u64::try_from(done).unwrap();
             let (block, within) = (to_usize(at / BLOCK), to_usize(at % BLOCK));
             let step = (4096 - within).min(data.len() - done);
-            let mut new = bytes(&self.blocks[block]).to_vec();
+            let mut new = bytes(&self.now.blocks[block]).to_vec();
             new[within..within + step].copy_from_slice(&data[done..done + step]);
             let new = content(&new);
             if step == 4096 {
-                self.doubtful.remove(&block);
-            } else if let Some(others) = self.doubtful.get_mut(&block) {
+                self.now.doubtful.remove(&block);
+            } else if let Some(others) = self.now.doubtful.get_mut(&block) {
                 for other in others {
                     let mut mixed = bytes(other).to_vec();
                     mixed[within..within + step].copy_from_slice(&data[done..done + step]);
                     *other = content(&mixed);
                 }
             }
-            self.blocks[block] = new;
+            self.now.blocks[block] = new;
             done += step;
         }
     }
 
     /// Notes that the operation failed: each of its blocks may have been changed or not.
     pub(crate) fn apply_doubtfully(&mut self, op: &Op) {
+        if !self.has_room(op) {
+            return;
+        }
         let mut after = self.clone();
         after.apply(op);
         for block in Self::touched(op) {
-            let mut others = after.doubtful.get(&block).cloned().unwrap_or_default();
-            others.push(after.blocks[block].clone());
-            self.doubtful.entry(block).or_default().extend(others);
+            let mut others = after.now.doubtful.get(&block).cloned().unwrap_or_default();
+            others.push(after.now.blocks[block].clone());
+            self.now.doubtful.entry(block).or_default().extend(others);
         }
-    }
-
-    /// Whether `seen` is a content that this state allows for the block.
-    pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
-        let known = self.blocks.get(block).is_some_and(|content| bytes(content) == seen);
-        known || self.doubtful.get(&block).is_some_and(|others| others.iter().any(|c| bytes(c) == seen))
     }
 }
 
 /// What an open store shows.
 pub(crate) struct View {
     pub size: u64,
-    pub snapshots: Vec<String>,
+    pub snapshots: Vec<Shown>,
     pub key: u8,
     /// Numbers and contents of the blocks that were read.
     pub blocks: Vec<(usize, Vec<u8>)>,
+    /// The same of the snapshots, each with its place among them.
+    pub kept: Vec<(usize, usize, Vec<u8>)>,
 }
 
 /// What was done, and what was promised.
@@ -188,7 +233,8 @@ impl History {
     /// The state after `cut` operations with the contents that were seen (all blocks, in order).
     pub(crate) fn state_as_seen(&self, cut: usize, view: &View) -> State {
         let blocks = view.blocks.iter().map(|(_, bytes)| content(bytes)).collect();
-        State { blocks, key: view.key, doubtful: BTreeMap::new(), ..self.states[cut].clone() }
+        let now = Contents { blocks, doubtful: BTreeMap::new() };
+        State { now, key: view.key, snapshots: self.states[cut].snapshots.clone() }
     }
 
     /// The newest state is the one seen, which must be one that may be seen at that mark.
@@ -230,7 +276,11 @@ impl History {
     fn shows(&self, cut: usize, next: Option<&State>, view: &View) -> bool {
         let state = &self.states[cut];
         state.size() == view.size
-            && state.names() == view.snapshots
+            && state.shown() == view.snapshots
+            && view
+                .kept
+                .iter()
+                .all(|(snapshot, block, seen)| state.snapshots[*snapshot].contents.allows(*block, seen))
             && view.blocks.iter().all(|(block, seen)| {
                 state.allows(*block, seen) || next.is_some_and(|next| next.allows(*block, seen))
             })

@@ -15,7 +15,7 @@ fn explore(flaw: Flaw, length: usize) -> Result<usize, String> {
         Op::Flush,
         Op::Write { offset: BLOCK, len: BLOCK, stamp: 2 },
     ];
-    let start = explorer.start(BLOCKS * BLOCK, &before)?;
+    let start = explorer.start(&before)?;
     let sense = Sense::new(BLOCKS * BLOCK);
     let mut workloads = exhaustive(PLAIN_KINDS, length, &sense);
     workloads.extend((0..20).map(|seed| random(PLAIN_KINDS, 25, BLOCKS, &sense, seed)));
@@ -42,12 +42,13 @@ fn every_way_of_being_wrong_is_found() {
 fn every_workload_makes_sense_to_the_oracle() {
     let sense = Sense::new(BLOCKS * BLOCK);
     let mut workloads = exhaustive(ALL_KINDS, 3, &sense);
-    assert_eq!(workloads.len(), ALL_KINDS.len().pow(3));
+    // A rollback or a deletion needs a snapshot; all else can come at any time.
+    assert!(workloads.len() > (ALL_KINDS.len() - 2).pow(3));
     workloads.extend((0..50).map(|seed| random(ALL_KINDS, 60, BLOCKS, &sense, seed)));
     for ops in workloads {
         let mut state = State::new(BLOCKS * BLOCK);
         for op in &ops {
-            assert!(State::touched(op).end <= state.blocks.len(), "{op:?}");
+            assert!(State::touched(op).end <= state.now.blocks.len(), "{op:?}");
             let size = state.size();
             state.apply(op);
             assert!(state.size() >= size, "{op:?} shrinks");

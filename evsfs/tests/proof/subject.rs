@@ -2,6 +2,7 @@
 
 use evsfs::backing::sim::SimBacking;
 
+use crate::oracle::{Shown, State};
 use crate::workload::Op;
 
 /// Why an operation, or an open, did not succeed.
@@ -14,6 +15,9 @@ pub(crate) trait Subject: Sized {
 
     /// An open writes nothing: recovery only reads.
     const OPEN_WRITES_NOTHING: bool;
+
+    /// What a new store shows.
+    fn empty(setup: &Self::Setup) -> State;
 
     /// Makes a new store in an empty file.
     fn create(setup: &Self::Setup, file: &SimBacking, seed: u64) -> Result<(), Failure>;
@@ -30,16 +34,23 @@ pub(crate) trait Subject: Sized {
     /// Reads exactly `buf.len()` bytes.
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), Failure>;
 
-    /// Names of the snapshots, in order of their making.
-    fn snapshots(&self) -> Vec<String>;
+    /// The snapshots, in order of their making.
+    fn snapshots(&self) -> Vec<Shown> {
+        Vec::new()
+    }
+
+    /// Reads exactly `buf.len()` bytes from the snapshot of that name.
+    fn read_snapshot(&self, name: &str, _offset: u64, _buf: &mut [u8]) -> Result<(), Failure> {
+        Err(format!("it has no {name}"))
+    }
 
     /// Which wrapped key the header holds, 0 in the beginning.
     fn key(&self) -> u8 {
         0
     }
 
-    /// Verifies everything there is.
-    fn check(&self) -> Result<(), Failure>;
+    /// Verifies everything there is. After reads that failed space may be lost.
+    fn check(&self, may_leak: bool) -> Result<(), Failure>;
 
     /// Closes in good order.
     fn close(self) -> Result<(), Failure>;

@@ -11,8 +11,8 @@ use evsfs::backing::sim::{Image, PAGE, SimBacking};
 
 use crate::engine::{Engine, EngineSetup};
 use crate::naive::{Flaw, Naive, NaiveSetup};
-use crate::oracle::{State, to_usize};
-use crate::subject::Subject;
+use crate::oracle::{Contents, State, to_usize};
+use crate::subject::{Failure, Subject};
 use crate::workload::{BLOCK, Op};
 
 /// Calls on the file that a tampered volume may cost, to be opened, read, written to and opened again. A few hundred are usual.
@@ -250,7 +250,7 @@ fn judge<S: Subject>(
         return Ok(());
     };
     let state = &exhibit.state;
-    if subject.size() != state.size() || subject.snapshots() != state.names() {
+    if subject.size() != state.size() || subject.snapshots() != state.shown() {
         return Err(format!("it shows {} bytes and {:?}", subject.size(), subject.snapshots()));
     }
     let refused = right_or_refused(&subject, state, "as it is")?;
@@ -258,46 +258,71 @@ fn judge<S: Subject>(
     count.fetch_add(1, Ordering::Relaxed);
     if number.is_multiple_of(8) {
         // A check may find fault or not, but it ends.
-        let _ = subject.check();
+        let _ = subject.check(true);
         verdicts.written.fetch_add(1, Ordering::Relaxed);
-        let mut state = state.clone();
+        let (mut state, mut durable) = (state.clone(), state.clone());
+        // What was done since the last flush that succeeded may be there or not when the store is opened again.
+        let mut since = Vec::new();
         for op in [
             Op::Write { offset: 7 * BLOCK, len: 2 * BLOCK, stamp: 77 },
             Op::Flush,
             Op::Write { offset: 300, len: 2000, stamp: 78 },
             Op::Discard { offset: 2 * BLOCK, len: BLOCK },
             Op::Checkpoint,
+            Op::Snapshot(7),
             Op::Write { offset: 12 * BLOCK, len: BLOCK, stamp: 79 },
+            Op::Rollback(0),
+            Op::Write { offset: 13 * BLOCK, len: BLOCK, stamp: 80 },
+            Op::DeleteSnapshot(0),
             Op::Flush,
         ] {
             match subject.apply(&op) {
+                Ok(()) if op.is_durable() => {
+                    state.apply(&op);
+                    durable = state.clone();
+                    since.clear();
+                    continue;
+                }
                 Ok(()) => state.apply(&op),
                 Err(_) => state.apply_doubtfully(&op),
             }
+            since.push(op);
         }
         right_or_refused(&subject, &state, "written to")?;
         drop(subject);
+        since.iter().for_each(|op| durable.apply_doubtfully(op));
         if let Ok(subject) = S::open(setup, &file, seed + 1_000_000) {
-            right_or_refused(&subject, &state, "written to and opened again")?;
+            right_or_refused(&subject, &durable, "written to and opened again")?;
         }
     }
     Ok(())
 }
 
-/// Counts the blocks that are refused; a wrong one is an error.
-fn right_or_refused<S: Subject>(subject: &S, state: &State, when: &str) -> Result<usize, String> {
-    let mut all = vec![0; state.blocks.len() * PAGE];
-    if subject.read(0, &mut all).is_ok() {
-        let wrong = all.chunks_exact(PAGE).enumerate().find(|(block, seen)| !state.allows(*block, seen));
-        return wrong.map_or(Ok(0), |(block, _)| Err(format!("block {block} is wrong, {when}")));
+/// Counts the blocks that are refused, of the volume and of its snapshots; a wrong one is an error.
+pub(crate) fn right_or_refused<S: Subject>(subject: &S, state: &State, when: &str) -> Result<usize, String> {
+    let mut refused = all_right(&state.now, &|offset, seen| subject.read(offset, seen))
+        .map_err(|block| format!("block {block} is wrong, {when}"))?;
+    for kept in &state.snapshots {
+        let name = Op::snapshot_name(kept.number);
+        refused += all_right(&kept.contents, &|offset, seen| subject.read_snapshot(&name, offset, seen))
+            .map_err(|block| format!("block {block} of {name} is wrong, {when}"))?;
     }
+    Ok(refused)
+}
+
+/// Reads the bytes at an offset.
+type Reading<'a> = dyn Fn(u64, &mut [u8]) -> Result<(), Failure> + 'a;
+
+/// Counts the blocks that are refused; an error names one that is wrong.
+fn all_right(contents: &Contents, read: &Reading<'_>) -> Result<usize, usize> {
+    let mut all = vec![0; contents.blocks.len() * PAGE];
+    let whole = read(0, &mut all).is_ok();
     let mut refused = 0;
-    let mut seen = vec![0; PAGE];
-    for block in 0..state.blocks.len() {
-        match subject.read(u64::try_from(block).unwrap() * BLOCK, &mut seen) {
-            Err(_) => refused += 1,
-            Ok(()) if state.allows(block, &seen) => {}
-            Ok(()) => return Err(format!("block {block} is wrong, {when}")),
+    for (block, seen) in all.chunks_exact_mut(PAGE).enumerate() {
+        if !whole && read(u64::try_from(block).unwrap() * BLOCK, seen).is_err() {
+            refused += 1;
+        } else if !contents.allows(block, seen) {
+            return Err(block);
         }
     }
     Ok(refused)
@@ -331,11 +356,12 @@ fn a_store_without_authentication_is_found_out() {
 }
 
 /// A volume with a snapshot, holes, overwritten blocks and groups in its log, whose anchor is up to date.
-fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
+fn exhibit(setup: &EngineSetup) -> (Exhibit, EngineSetup) {
+    let blocks = setup.blocks;
     let file = SimBacking::new();
     Engine::create(setup, &file, 1).unwrap();
     let mut engine = Engine::open(setup, &file, 2).unwrap();
-    let mut state = State::new(blocks * BLOCK);
+    let mut state = Engine::empty(setup);
     let mut older = vec![file.image()];
     let write =
         |block: u64, count: u64, stamp| Op::Write { offset: block * BLOCK, len: count * BLOCK, stamp };
@@ -344,9 +370,15 @@ fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
         write(135, 2, 2),
         Op::Flush,
         Op::Checkpoint,
+        Op::Snapshot(0),
         write(1, 2, 3),
+        Op::Snapshot(1),
         Op::Discard { offset: 4 * BLOCK, len: BLOCK },
         write(2, 1, 4),
+        Op::Rollback(1),
+        Op::DeleteSnapshot(1),
+        Op::Extend((blocks + 10) * BLOCK),
+        write(blocks + 2, 1, 9),
         Op::Checkpoint,
         write(3, 1, 5),
         Op::Flush,
@@ -368,7 +400,7 @@ fn exhibit(setup: &EngineSetup, blocks: u64) -> (Exhibit, EngineSetup) {
 
 /// Slots that hold data: those whose loss makes exactly one block unreadable.
 fn data_slots(setup: &EngineSetup, exhibit: &Exhibit) -> Vec<u64> {
-    let blocks = exhibit.state.blocks.len();
+    let blocks = exhibit.state.now.blocks.len();
     let refused = |slot: u64| {
         let image = Tampering::Zero { slot, count: 1 }.apply(exhibit);
         let engine = Engine::open(setup, &SimBacking::from_image(image), 9).ok()?;
@@ -380,9 +412,8 @@ fn data_slots(setup: &EngineSetup, exhibit: &Exhibit) -> Vec<u64> {
 
 #[test]
 fn f2_f3_f13_no_tampering_gives_wrong_data() {
-    let blocks = 140;
-    let (mut exhibit, setup) = exhibit(&EngineSetup::small(blocks), blocks);
-    let (other, _) = self::exhibit(&EngineSetup { number: 2, ..EngineSetup::small(blocks) }, blocks);
+    let (mut exhibit, setup) = exhibit(&EngineSetup::small(140));
+    let (other, _) = self::exhibit(&EngineSetup { number: 2, ..EngineSetup::small(140) });
     exhibit.foreign.push(other.image);
     // Every byte of what is not data: all that lies before the first block, and the pages that are told apart by not being data.
     let data: Vec<u64> = data_slots(&setup, &exhibit);

@@ -2,6 +2,8 @@
 
 use evsfs::backing::sim::Dice;
 
+use crate::oracle::State;
+
 /// Bytes in a block.
 pub(crate) const BLOCK: u64 = 4096;
 
@@ -62,10 +64,6 @@ pub(crate) fn bytes_of(stamp: u64, len: u64) -> Vec<u8> {
 }
 
 /// What a workload may contain.
-#[expect(
-    dead_code,
-    reason = "the crash workloads of the engine do not make versions yet; its own model tests do"
-)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Aligned,
@@ -74,6 +72,8 @@ pub(crate) enum Kind {
     Overwrite,
     Wide,
     Discard,
+    /// Of more blocks than are noted one by one, where the volume has so many.
+    WideDiscard,
     Flush,
     Checkpoint,
     Snapshot,
@@ -97,8 +97,8 @@ pub(crate) const PLAIN_KINDS: &[Kind] = &[
     Kind::Reopen,
 ];
 
-/// Everything the engine can do.
-pub(crate) const ALL_KINDS: &[Kind] = &[
+/// Everything but versions.
+pub(crate) const UNVERSIONED: &[Kind] = &[
     Kind::Aligned,
     Kind::Unaligned,
     Kind::Across,
@@ -109,6 +109,72 @@ pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::Checkpoint,
     Kind::Rekey,
     Kind::Reopen,
+    Kind::Kill,
+];
+
+/// Everything the engine can do.
+pub(crate) const ALL_KINDS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Overwrite,
+    Kind::Wide,
+    Kind::Discard,
+    Kind::WideDiscard,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Snapshot,
+    Kind::Rollback,
+    Kind::DeleteSnapshot,
+    Kind::Extend,
+    Kind::Rekey,
+    Kind::Reopen,
+    Kind::Kill,
+];
+
+/// Kinds as a guest uses them: many writes and flushes, the rest now and then.
+pub(crate) const COMMON: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Aligned,
+    Kind::Aligned,
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Wide,
+    Kind::Overwrite,
+    Kind::Discard,
+    Kind::Discard,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Rekey,
+    Kind::Reopen,
+    Kind::Kill,
+];
+
+/// Versions of a volume come and go, and much of it is discarded at once.
+pub(crate) const VERSIONS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Wide,
+    Kind::Wide,
+    Kind::Overwrite,
+    Kind::Discard,
+    Kind::WideDiscard,
+    Kind::WideDiscard,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Snapshot,
+    Kind::Snapshot,
+    Kind::Rollback,
+    Kind::DeleteSnapshot,
+    Kind::DeleteSnapshot,
+    Kind::Extend,
     Kind::Kill,
 ];
 
@@ -141,12 +207,19 @@ impl Sense {
         Self { size, snapshots: Vec::new(), next_snapshot: 0, next_stamp: 1, step: 0 }
     }
 
+    /// Of a volume in that state.
+    pub(crate) fn of(state: &State) -> Self {
+        let mut sense = Self::new(state.size());
+        sense.follow(state);
+        sense
+    }
+
     /// Takes over what is there.
-    pub(crate) fn follow(&mut self, size: u64, snapshots: &[String]) {
-        self.size = size;
-        self.snapshots = (0..self.next_snapshot)
-            .filter(|&number| snapshots.contains(&Op::snapshot_name(number)))
-            .collect();
+    pub(crate) fn follow(&mut self, state: &State) {
+        self.size = state.size();
+        self.snapshots = state.snapshots.iter().map(|kept| kept.number).collect();
+        let after = self.snapshots.iter().map(|number| number + 1).max().unwrap_or(0);
+        self.next_snapshot = self.next_snapshot.max(after);
     }
 
     fn stamp(&mut self) -> u64 {
@@ -165,6 +238,7 @@ impl Sense {
             Kind::Overwrite => Op::Write { offset: 0, len: BLOCK, stamp: self.stamp() },
             Kind::Wide => Op::Write { offset: 2 * BLOCK, len: 6 * BLOCK, stamp: self.stamp() },
             Kind::Discard => Op::Discard { offset: 0, len: 2 * BLOCK },
+            Kind::WideDiscard => Op::Discard { offset: BLOCK, len: self.size - 2 * BLOCK },
             other => return self.simple(other, 0),
         };
         Some(op)
@@ -195,6 +269,11 @@ impl Sense {
                 let len = (1 + dice.below(8 * BLOCK)).min(blocks * BLOCK - offset);
                 Op::Discard { offset, len: if ragged == 0 { len.next_multiple_of(BLOCK) } else { len } }
             }
+            Kind::WideDiscard => {
+                let from = dice.below(self.size / 2);
+                let len = 1 + self.size / 3 + dice.below(self.size / 6 * 5);
+                Op::Discard { offset: from, len: len.min(self.size - from) }
+            }
             other => return self.simple(other, dice.roll()),
         };
         Some(op)
@@ -215,7 +294,7 @@ impl Sense {
                     return None;
                 }
                 let number = self.next_snapshot;
-                self.next_snapshot += 1;
+                self.next_snapshot = number.checked_add(1)?;
                 self.snapshots.push(number);
                 Op::Snapshot(number)
             }
