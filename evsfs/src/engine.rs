@@ -26,6 +26,7 @@ mod map;
 mod merge;
 mod pages;
 mod params;
+mod protection;
 mod ranges;
 mod read;
 mod recovery;
@@ -45,9 +46,17 @@ mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
 pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
+pub use protection::Protection;
 pub use reencrypt::Step;
 pub use report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
 pub use volume::Volume;
 
 /// Size in bytes of a block, a page and a slot.
 pub const BLOCK: u64 = 4096;
+
+/// What docs/volume-format.md says of the engine.
+#[cfg(test)]
+pub(crate) mod documented {
+    pub(crate) use super::alloc::{REGION_HEAD, reserve_slots};
+    pub(crate) use super::map::{DEAD, DEAD_BELOW, LOST_EPOCH};
+}

@@ -7,6 +7,7 @@ use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
+use super::protection::Protection;
 use super::store::count;
 use super::tables::Tables;
 use super::write::RANGES_MOST;
@@ -15,6 +16,7 @@ use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
+use crate::sync::{MutexGuard, RwLockWriteGuard, holds};
 
 /// Pages of trash that one checkpoint frees at most (128 blocks each).
 const TRASH_BUDGET: usize = 4096;
@@ -152,7 +154,7 @@ impl Core {
         &self,
         checkpointer: &mut Checkpointer,
         log: &mut Log,
-        gate: parking_lot::RwLockWriteGuard<'_, ()>,
+        gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
@@ -165,8 +167,8 @@ impl Core {
         &self,
         checkpointer: &mut Checkpointer,
         log: &mut Log,
-        gate: parking_lot::RwLockWriteGuard<'a, ()>,
-    ) -> Result<parking_lot::RwLockWriteGuard<'a, ()>, VolumeError> {
+        gate: RwLockWriteGuard<'a, ()>,
+    ) -> Result<RwLockWriteGuard<'a, ()>, VolumeError> {
         let group = self.freeze();
         self.log_cut(checkpointer, log, group)?;
         Ok(gate)
@@ -248,6 +250,9 @@ impl Core {
         count(&self.store.counters.checkpoints, 1);
 
         // It is durable. The root comes before the frozen entries go: whoever misses a block there finds it in the map.
+        if !holds(Protection::RootBeforeEntriesGo) {
+            self.dirty.clear_frozen();
+        }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
         self.dirty.clear_frozen();
@@ -402,7 +407,7 @@ impl Core {
     fn compact(
         &self,
         checkpointer: &mut Checkpointer,
-        mut log: parking_lot::MutexGuard<'_, Log>,
+        mut log: MutexGuard<'_, Log>,
         most: u64,
     ) -> Result<bool, VolumeError> {
         let generation = checkpointer.superblock.generation;
