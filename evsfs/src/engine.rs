@@ -26,6 +26,7 @@ mod map;
 mod merge;
 mod pages;
 mod params;
+mod lock_rule;
 #[cfg(not(feature = "sim"))]
 mod protection;
 #[cfg(feature = "sim")]
@@ -49,9 +50,17 @@ mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
 pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
+pub use lock_rule::LockRule;
 pub use reencrypt::Step;
 pub use report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
 pub use volume::Volume;
 
 /// Size in bytes of a block, a page and a slot.
 pub const BLOCK: u64 = 4096;
+
+/// What docs/volume-format.md says of the engine.
+#[cfg(test)]
+pub(crate) mod documented {
+    pub(crate) use super::alloc::{REGION_HEAD, reserve_slots};
+    pub(crate) use super::map::{DEAD, DEAD_BELOW, LOST_EPOCH};
+}

@@ -23,7 +23,9 @@ mod versions;
 pub use aad::{Tree, data_aad, log_aad, map_aad};
 pub use base::BaseReference;
 pub use entry::{Entry, Kind};
-pub use epochs::{EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EpochDirectory, EpochPage, epoch_place};
+pub use epochs::{
+    EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EPOCHS_MAX, EpochDirectory, EpochPage, epoch_place,
+};
 pub use error::{FormatError, Structure};
 pub use header::{
     Header, HeaderCopies, HeaderError, NextKey, UnverifiedHeader, VolumeKind, WrappedDekField,
@@ -34,7 +36,9 @@ pub use log_page::{
 };
 pub use log_record::LogRecord;
 pub use map_page::MapPage;
-pub use superblock::{Anchor, LogHead, Superblock, Task, TaskKind, UPPER_ALLOCATION_ENTRIES, VERSION_PAGES};
+pub use superblock::{
+    Anchor, COUNTER_MAX, LogHead, Superblock, Task, TaskKind, UPPER_ALLOCATION_ENTRIES, VERSION_PAGES,
+};
 pub use text::Text;
 pub use versions::{VERSION_PAGE_RECORDS, VersionPage, VersionRecord, VersionState};
 

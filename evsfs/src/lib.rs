@@ -42,6 +42,8 @@ pub mod errno;
 pub mod failure;
 pub mod format;
 pub mod fuse;
+#[cfg(feature = "sim")]
+pub mod hostile;
 pub mod keys;
 pub mod lock;
 pub mod mount;
@@ -52,4 +54,5 @@ pub mod regular_file;
 pub mod rekey;
 pub mod serve;
 pub mod size;
+mod sync;
 pub mod unlock;

@@ -1,5 +1,8 @@
 //! From a path to an open volume: lock, header, keys, anchor, base, engine.
 
+#[cfg(test)]
+pub(crate) mod golden;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

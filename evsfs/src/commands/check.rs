@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::output::Output;
 use crate::cli;
-use crate::engine::{BadBlock, CheckReport};
+use crate::engine::{BLOCK, BadBlock, CheckReport};
 use crate::failure::{Exit, Failure, Report};
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
@@ -71,6 +71,8 @@ fn bad_value(bad: &BadBlock) -> Value {
     json!({
         "block": bad.block,
         "count": bad.count,
+        "offset": bad.block * BLOCK,
+        "length": bad.count * BLOCK,
         "snapshot": bad.snapshot,
         "page_level": bad.page_level,
         "reason": bad.reason.to_string(),
@@ -80,7 +82,9 @@ fn bad_value(bad: &BadBlock) -> Value {
 fn text(report: &CheckReport) -> String {
     let mut text = format!("{} blocks and {} pages verify", report.blocks, report.pages);
     for bad in &report.bad {
-        text.push_str(&format!("\nblocks {}+{}: {}", bad.block, bad.count, bad.reason));
+        let what = bad.page_level.map_or_else(String::new, |level| format!(" (map page of level {level})"));
+        let of = bad.snapshot.map_or_else(String::new, |id| format!(" of snapshot {id}"));
+        text.push_str(&format!("\nblocks {}+{}{of}{what}: {}", bad.block, bad.count, bad.reason));
     }
     for (count, what) in [
         (report.bad_count.saturating_sub(report.bad.len() as u64), "more damaged places"),

@@ -44,11 +44,14 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
         .collect();
     let value = json!({
         "file": file.path, "output": arguments.output, "size": volume.size(), "salvaged_bytes": lost.salvaged,
-        "lost_bytes": lost.bytes, "lost": ranges,
+        "lost_bytes": lost.bytes, "unlisted_bytes": lost.unlisted, "lost": ranges,
     });
     let mut text = format!("{} bytes salvaged, {} lost", lost.salvaged, lost.bytes);
     for range in &lost.ranges {
         text.push_str(&format!("\n{} bytes at {}: {}", range.length, range.offset, range.reason));
+    }
+    if lost.unlisted > 0 {
+        text.push_str(&format!("\n{} bytes more, in ranges that are not listed", lost.unlisted));
     }
     output.result(&value, &text)?;
     if lost.bytes == 0 {
@@ -72,6 +75,8 @@ struct Lost {
     salvaged: u64,
     bytes: u64,
     ranges: Vec<Range>,
+    /// Of `bytes`, those of ranges that are too many to be listed.
+    unlisted: u64,
 }
 
 struct Range {
@@ -90,7 +95,7 @@ impl Lost {
                 last.length += length;
             }
             _ if !full => self.ranges.push(Range { offset, length, reason }),
-            _ => {}
+            _ => self.unlisted += length,
         }
     }
 }
@@ -102,8 +107,8 @@ fn salvage(volume: &Volume, target: &Target, lost: &mut Lost) -> Result<(), File
         let (start, end) = match extent(volume, at, size) {
             Ok(Some(extent)) => extent,
             Ok(None) => return Ok(()),
-            Err((error, end)) => {
-                lost.add(at, end - at, &error);
+            Err((error, start, end)) => {
+                under_damaged_page(volume, start, end, &error, target, lost)?;
                 at = end;
                 continue;
             }
@@ -120,6 +125,31 @@ fn salvage(volume: &Volume, target: &Target, lost: &mut Lost) -> Result<(), File
             }
             at += length;
         }
+    }
+    Ok(())
+}
+
+/// What lies under a damaged page is lost but for blocks that are still in the log.
+fn under_damaged_page(
+    volume: &Volume,
+    from: u64,
+    end: u64,
+    error: &VolumeError,
+    target: &Target,
+    lost: &mut Lost,
+) -> Result<(), FileError> {
+    let mut block = vec![0; usize::try_from(BLOCK).expect("4096")];
+    let mut at = from;
+    while at < end {
+        let logged = volume.next_logged(at).filter(|logged| *logged < end);
+        let next = logged.unwrap_or(end);
+        if next > at {
+            lost.add(at, next - at, error);
+        }
+        if logged.is_some() {
+            block_by_block(volume, next, &mut block, target, lost)?;
+        }
+        at = logged.map_or(end, |logged| logged + BLOCK);
     }
     Ok(())
 }
@@ -144,14 +174,16 @@ fn block_by_block(
     Ok(())
 }
 
-/// The next range with data. An error covers everything up to the end that comes with it: what lies under a damaged page.
-fn extent(volume: &Volume, at: u64, size: u64) -> Result<Option<(u64, u64)>, (VolumeError, u64)> {
+/// The next range with data. An error covers the range that comes with it: what lies under a damaged page. Before it there is a hole.
+fn extent(volume: &Volume, at: u64, size: u64) -> Result<Option<(u64, u64)>, (VolumeError, u64, u64)> {
     let covered = |error: VolumeError| {
-        let end = match &error {
-            VolumeError::DamagedPage { level, block, .. } => (block + map_capacity(level + 1)) * BLOCK,
-            _ => at + BLOCK,
+        let (start, end) = match &error {
+            VolumeError::DamagedPage { level, block, .. } => {
+                (block * BLOCK, (block + map_capacity(level + 1)) * BLOCK)
+            }
+            _ => (at, at + BLOCK),
         };
-        (error, end.clamp((at + 1).min(size), size))
+        (error, start.clamp(at, size), end.clamp((at + 1).min(size), size))
     };
     let Some(start) = volume.next_data(at).map_err(covered)? else { return Ok(None) };
     // Where the end cannot be told, one block at a time gets as far as possible.

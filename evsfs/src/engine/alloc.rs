@@ -7,13 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
-use super::store::{Store, host_error};
+use super::store::{Store, count, host_error};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START};
 use crate::format::{Entry, Tree};
+use crate::sync::Mutex;
 
 mod persist;
 mod region;
@@ -36,13 +35,13 @@ const WORTH_FREE: u64 = REGION_SLOTS / 8;
 const GROW_LEAST: u64 = 256;
 const GROW_MOST: u64 = 16_384;
 /// Slots of a new region that the file must cover: the places of the allocation tree lie there.
-const REGION_HEAD: u64 = 16;
+pub(crate) const REGION_HEAD: u64 = 16;
 const REGION_HEAD_BYTES: usize = 16 * BLOCK;
 /// Entries of a page.
 const FAN: u64 = 128;
 
 /// Slots behind the log ring that are written when the volume is created and kept for checkpoints on a full host.
-pub(super) const fn reserve_slots(ring_pages: u64) -> u64 {
+pub(crate) const fn reserve_slots(ring_pages: u64) -> u64 {
     let quarter = ring_pages / 4;
     if quarter < 256 { quarter } else { 256 }
 }
@@ -373,15 +372,24 @@ impl Allocator {
     fn free_run(&self, inner: &mut Inner, store: &Store, run: Run) {
         let number = run.slot / REGION_SLOTS;
         let cut = inner.cut;
+        // An entry of a hostile volume may name any slot.
+        if number >= inner.regions {
+            return;
+        }
         // A bitmap that cannot be read has no slots to give: these are lost until it is repaired.
         let Ok(region) = self.load(inner, store, number) else { return };
         let bits = region.change(cut);
         let first = run.slot % REGION_SLOTS;
+        let mut freed = 0;
         for slot in first..first + run.count {
-            debug_assert!(bits.is_set(slot), "slot {} is freed twice", number * REGION_SLOTS + slot);
-            bits.clear(slot);
+            if bits.is_set(slot) {
+                bits.clear(slot);
+                freed += 1;
+            } else {
+                freed_twice(store, number * REGION_SLOTS + slot);
+            }
         }
-        region.used -= run.count;
+        region.used -= freed;
         region.no_run = u64::MAX;
     }
 
@@ -393,7 +401,9 @@ impl Allocator {
     pub(super) fn recover(&self, store: &Store, slots: &[u64]) -> Result<(), VolumeError> {
         let mut inner = self.inner.lock();
         let mut added = 0;
-        for slot in slots {
+        // Behind the end of the file there is nothing that a record could refer to: the file was cut off, or is hostile.
+        let end = inner.file_slots;
+        for slot in slots.iter().filter(|slot| **slot < end) {
             match self.load(&mut inner, store, slot / REGION_SLOTS) {
                 Ok(region) => {
                     let at = slot % REGION_SLOTS;
@@ -410,11 +420,6 @@ impl Allocator {
             }
         }
         inner.used += added;
-        // The superblock may be older than the last growth of the file.
-        if let Some(last) = slots.iter().max() {
-            inner.file_slots = inner.file_slots.max(last + 1);
-            inner.regions = inner.regions.max(inner.file_slots.div_ceil(REGION_SLOTS));
-        }
         Ok(())
     }
 
@@ -513,6 +518,12 @@ fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError
     inner.file_slots = new;
     inner.regions = new.div_ceil(REGION_SLOTS);
     Ok(())
+}
+
+/// Only a hostile volume refers to one slot from two places, or to a free one.
+fn freed_twice(store: &Store, slot: u64) {
+    tracing::error!(volume = %store.uuid, slot, "a slot is freed twice");
+    count(&store.counters.double_frees, 1);
 }
 
 fn load_entries(store: &Store, level: u8, index: u64, entry: Entry) -> Result<Entries, Damage> {

@@ -5,10 +5,9 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::dirty::BlockMap;
 use crate::format::{Entry, MapPage};
+use crate::sync::Mutex;
 
 const SHARDS: u64 = 16;
 /// What a page costs, with its allocation and its place in the table.

@@ -11,21 +11,25 @@ use super::error::{Damage, VolumeError};
 use super::map::{DEAD, PageDamage, is_lost, span};
 use super::merge::{Place, Reference, child_references, held, reference_of, references, references_at};
 use super::report::{BadBlock, CheckReport};
-use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS};
+use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, RING_START};
 use crate::format::{Entry, Kind, VersionState};
 
 /// How many bad places a report names.
 const NAMED: usize = 1000;
 
 /// Slots that something refers to.
-#[derive(Default)]
 struct Reached {
     regions: BlockMap<Bitmap>,
     twice: u64,
+    /// Slots of the file: what an entry names behind its end takes no memory here. It is found bad when it is read.
+    file: u64,
 }
 
 impl Reached {
     fn mark(&mut self, slot: u64) {
+        if slot >= self.file {
+            return;
+        }
         let region = self.regions.entry(slot / REGION_SLOTS).or_insert_with(Bitmap::empty);
         if region.is_set(slot % REGION_SLOTS) {
             self.twice += 1;
@@ -158,13 +162,14 @@ impl Core {
         };
         let root = self.root();
         let versions = self.versions.read().clone();
-        let (_, total) = self.alloc.totals();
+        let (file, total) = self.alloc.totals();
         let mut check = Check {
             core: self,
             report: CheckReport::default(),
-            reached: Reached::default(),
+            reached: Reached { regions: BlockMap::default(), twice: 0, file },
             progress,
-            done: 0,
+            // Header, superblocks and log were read when the volume was opened.
+            done: RING_START + self.header.lock().ring_pages,
             total,
             snapshot: None,
             trash_from: None,
@@ -193,8 +198,9 @@ impl Core {
                 check.report.bad.truncate(usize::try_from(bad).unwrap_or(NAMED));
             }
         }
-        let Check { mut report, reached, .. } = check;
+        let Check { mut report, reached, progress, total, .. } = check;
         self.compare_bitmaps(&bits, &reached, &mut report);
+        progress(total, total);
         drop(checkpointer);
         Ok(report)
     }

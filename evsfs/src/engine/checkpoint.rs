@@ -7,6 +7,7 @@ use super::core::{Core, Root};
 use super::error::VolumeError;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
+use super::lock_rule::LockRule;
 use super::protection::Protection;
 use super::store::count;
 use super::tables::Tables;
@@ -16,6 +17,7 @@ use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
+use crate::sync::{MutexGuard, RwLockWriteGuard, holds};
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -150,7 +152,7 @@ impl Core {
         &self,
         checkpointer: &mut Checkpointer,
         log: &mut Log,
-        gate: parking_lot::RwLockWriteGuard<'_, ()>,
+        gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
@@ -163,8 +165,8 @@ impl Core {
         &self,
         checkpointer: &mut Checkpointer,
         log: &mut Log,
-        gate: parking_lot::RwLockWriteGuard<'a, ()>,
-    ) -> Result<parking_lot::RwLockWriteGuard<'a, ()>, VolumeError> {
+        gate: RwLockWriteGuard<'a, ()>,
+    ) -> Result<RwLockWriteGuard<'a, ()>, VolumeError> {
         let group = self.freeze();
         self.log_cut(checkpointer, log, group)?;
         Ok(gate)
@@ -252,6 +254,9 @@ impl Core {
         count(&self.store.counters.checkpoints, 1);
 
         // It is durable. The root comes before the frozen entries go: whoever misses a block there finds it in the map.
+        if !holds(LockRule::RootBeforeEntriesGo) {
+            self.dirty.clear_frozen();
+        }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
         self.dirty.clear_frozen();
@@ -412,7 +417,7 @@ impl Core {
     fn compact(
         &self,
         checkpointer: &mut Checkpointer,
-        mut log: parking_lot::MutexGuard<'_, Log>,
+        mut log: MutexGuard<'_, Log>,
         most: u64,
     ) -> Result<bool, VolumeError> {
         let generation = checkpointer.superblock.generation;

@@ -4,9 +4,6 @@
 //! `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use super::alloc::Allocator;
 use super::cache::PageCache;
@@ -21,6 +18,8 @@ use super::store::Store;
 use super::worker::Signals;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::{Anchor, Entry, Header, VersionRecord};
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Mutex, RwLock};
 
 /// The map that the durable superblock names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,6 +187,7 @@ impl Core {
             file_slots,
             used_slots,
             bytes_written: load(&counters.bytes_written),
+            double_frees: load(&counters.double_frees),
             trash: self.signals.trash(),
         }
     }

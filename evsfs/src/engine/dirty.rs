@@ -8,12 +8,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-
-use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::ranges::RangeSet;
 use crate::format::Entry;
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{RwLock, RwLockWriteGuard};
 
 const SHARDS: usize = 64;
 

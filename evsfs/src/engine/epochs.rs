@@ -6,13 +6,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
-
 use super::dirty::BlockMap;
 use super::error::VolumeError;
 use super::store::Keys;
 use crate::crypto::{Entropy, EpochKeys, EpochSalt, NonceRun, NonceSequence};
 use crate::format::epoch_place;
+use crate::sync::{Mutex, RwLock};
 
 /// Epochs whose keys are kept ready.
 const KEYS_KEPT: usize = 256;

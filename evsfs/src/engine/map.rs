@@ -5,19 +5,21 @@ use std::sync::Arc;
 use super::core::{Core, Root};
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::{Damage, VolumeError};
+use super::lock_rule::LockRule;
 use super::protection::Protection;
 use crate::crypto::Tag;
 use crate::format::layout::{FANOUT_BITS, RING_START, map_entry, map_index};
 use crate::format::{Entry, Kind, MapPage, Tree};
+use crate::sync::holds;
 
 /// Mark of an entry in the map (its `aux`): the whole subtree was discarded and reads as a hole; it waits to be freed.
-pub(super) const DEAD: u16 = 1;
+pub(crate) const DEAD: u16 = 1;
 /// Mark of an entry in the map: somewhere in the subtree there is a dead one.
-pub(super) const DEAD_BELOW: u16 = 2;
+pub(crate) const DEAD_BELOW: u16 = 2;
 
 /// The epoch of entries whose target is lost: no volume has so many. When a damaged page must be replaced because something under it was
 /// written, these stand for all that it held, so that those blocks keep failing and do not read as holes.
-const LOST_EPOCH: u32 = u32::MAX;
+pub(crate) const LOST_EPOCH: u32 = u32::MAX;
 
 /// An entry of a page of `level` whose target is lost.
 pub(super) fn lost(level: u8) -> Entry {
@@ -103,6 +105,7 @@ impl Core {
                 Ok(leaf) => return Ok(leaf),
                 Err(_)
                     if self.root().entry != root.entry
+                        && holds(LockRule::SecondWalk)
                         && self.store.protections.has(Protection::SecondWalk) =>
                 {
                     super::store::count(&self.store.counters.retried_reads, 1);

@@ -111,8 +111,13 @@ impl Work {
         spare.sort_unstable();
         self.taken.retain(|slot| spare.binary_search(slot).is_err());
         self.taken.sort_unstable();
-        self.freed.sort_unstable();
-        self.punched.sort_unstable();
+        // Entries of a hostile volume may name slots behind the end of the file, or one slot twice.
+        let (file, _) = core.alloc.totals();
+        for slots in [&mut self.freed, &mut self.punched] {
+            slots.retain(|slot| *slot < file);
+            slots.sort_unstable();
+            slots.dedup();
+        }
     }
 
     /// Gives everything back after a failure: nothing refers to it.

@@ -7,10 +7,12 @@ use std::cell::RefCell;
 
 use super::core::Core;
 use super::error::{Damage, VolumeError};
+use super::lock_rule::LockRule;
 use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
+use crate::sync::{holds, thread_local};
 
 /// Blocks that are looked up together.
 pub(super) const BATCH: usize = 256;
@@ -33,7 +35,8 @@ impl Core {
                 len
             } else {
                 let len = rest.len().min(BLOCK - within);
-                PARTIAL.with_borrow_mut(|whole| {
+                PARTIAL.with(|whole| {
+                    let mut whole = whole.borrow_mut();
                     self.read_blocks(block, whole.as_mut_slice())?;
                     rest[..len].copy_from_slice(&whole[within..within + len]);
                     Ok::<(), VolumeError>(())
@@ -94,7 +97,7 @@ impl Core {
                 Err(reason) if !self.store.protections.has(Protection::SecondLook) => {
                     return Err(VolumeError::DamagedBlock { volume: self.store.uuid, block, reason });
                 }
-                Err(_) => self.read_again(block, bytes)?,
+                Err(_) => self.read_again(block, *entry, bytes)?,
             }
         }
         count(&self.store.counters.opens, u64::try_from(entries.len()).expect("small"));
@@ -102,12 +105,12 @@ impl Core {
     }
 
     /// Reads one block that failed together with others or was overwritten meanwhile, until its entry stays the same.
-    fn read_again(&self, block: u64, bytes: &mut [u8]) -> Result<(), VolumeError> {
-        let mut entry = self.resolve_one(block)?;
+    fn read_again(&self, block: u64, entry: Entry, bytes: &mut [u8]) -> Result<(), VolumeError> {
+        let mut entry = self.look_up_again(block, entry)?;
         loop {
             count(&self.store.counters.retried_reads, 1);
             let Err(reason) = self.read_entry(block, &entry, bytes)? else { return Ok(()) };
-            let now = self.resolve_one(block)?;
+            let now = self.look_up_again(block, entry)?;
             if now == entry || !self.store.protections.has(Protection::LooksUntilStable) {
                 bytes.fill(0);
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
@@ -116,6 +119,11 @@ impl Core {
             }
             entry = now;
         }
+    }
+
+    /// The entry of a block now; `entry` is the one that was found before.
+    pub(super) fn look_up_again(&self, block: u64, entry: Entry) -> Result<Entry, VolumeError> {
+        if holds(LockRule::SecondLookUp) { self.resolve_one(block) } else { Ok(entry) }
     }
 
     /// Reads one block as its entry says. The inner error may be a slot in the midst of being reused.

@@ -11,14 +11,16 @@ use super::error::{Damage, OpenError, VolumeError};
 use super::params::{Anchor, OpenOptions};
 use super::protection::Protection;
 use super::store::Store;
+use super::write::RANGES_MOST;
 use crate::crypto::{Chain, EpochKeys, EpochSalt, Keyring};
 use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
 use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log_page};
 
 /// Log pages that are read together.
 const READ_AHEAD: u64 = 64;
-/// Discards of at most this many blocks are replayed as entries, larger ones as ranges.
-const ENTRIES_MOST: u64 = 512;
+/// Discarded ranges that a log holds at most: two layers of the dirty map, and what came in while one filled up. A group that goes beyond it
+/// was not written by this program; it would take time and memory without bound, and is taken for the end of the log.
+const RANGES_REPLAYED: usize = 4 * RANGES_MOST;
 
 /// The superblock with the highest generation of those that verify.
 pub(super) fn newest_superblock(store: &Store) -> Result<Superblock, OpenError> {
@@ -62,6 +64,24 @@ struct Group {
     compaction: bool,
     before: Anchor,
     after: Anchor,
+}
+
+impl Group {
+    /// The size changes with a superblock only, so what lies behind it was not written by this program.
+    fn is_within(&self, blocks: u64) -> bool {
+        self.records.iter().all(|(_, record)| match *record {
+            LogRecord::Write { lba, .. } => lba < blocks,
+            LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } => lba + count <= blocks,
+        })
+    }
+
+    fn ranges(&self) -> usize {
+        let range = |record: &&(u32, LogRecord)| match record.1 {
+            LogRecord::Write { .. } => false,
+            LogRecord::Unmap { count, .. } | LogRecord::Zero { count, .. } => count > 1,
+        };
+        self.records.iter().filter(range).count()
+    }
 }
 
 /// What the log says.
@@ -180,6 +200,9 @@ pub(super) fn replay(
                 break;
             }
         }
+        if dirty.active_ranges() + group.ranges() > RANGES_REPLAYED || !group.is_within(superblock.blocks) {
+            break;
+        }
         if let Some(before) = last.take() {
             apply(dirty, &before, hole);
             states.push(before.after);
@@ -215,10 +238,8 @@ fn apply(dirty: &DirtyMap, group: &Group, hole: Entry) {
             LogRecord::Write { lba, slot, counter, tag } => {
                 dirty.lock(lba).insert(lba, Entry::data(slot, *epoch, counter, tag));
             }
-            LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } if count <= ENTRIES_MOST => {
-                for block in lba..lba + count {
-                    dirty.lock(block).insert(block, hole);
-                }
+            LogRecord::Unmap { lba, count: 1 } | LogRecord::Zero { lba, count: 1 } => {
+                dirty.lock(lba).insert(lba, hole);
             }
             LogRecord::Unmap { lba, count } | LogRecord::Zero { lba, count } => {
                 dirty.insert_hole(&(lba..lba + count), |_| {});

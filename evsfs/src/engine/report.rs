@@ -35,6 +35,8 @@ pub struct Stats {
     pub used_slots: u64,
     /// Bytes written to the backing.
     pub bytes_written: u64,
+    /// Slots that were to be freed although they were free: none, but for a hostile volume.
+    pub double_frees: u64,
     /// Whether trash (of deleted snapshots and discarded ranges) is still to be freed.
     pub trash: bool,
 }

@@ -26,6 +26,7 @@ pub(super) struct Counters {
     pub(super) compactions: AtomicU64,
     pub(super) retried_reads: AtomicU64,
     pub(super) bytes_written: AtomicU64,
+    pub(super) double_frees: AtomicU64,
 }
 
 /// Adds to a counter.

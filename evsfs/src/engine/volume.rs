@@ -1,11 +1,9 @@
 //! The volume as others see it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
 use super::alloc::Allocator;
@@ -29,6 +27,8 @@ use crate::backing::Backing;
 use crate::crypto::{Dek, Entropy, Keyring, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState, WrappedDekField};
+use crate::sync::atomic::AtomicBool;
+use crate::sync::{Mutex, RwLock};
 
 /// Fewest dirty entries before a checkpoint, whatever the size of the volume.
 const DIRTY_LEAST: u64 = 4096;
@@ -188,6 +188,13 @@ impl Volume {
     /// If a page of the map is damaged.
     pub fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
         self.core.next_hole(offset)
+    }
+
+    /// The first byte at or after `offset` of a block whose newest state is in the log and not yet in the map: it can be read although the
+    /// page of the map above it is damaged.
+    #[must_use]
+    pub fn next_logged(&self, offset: u64) -> Option<u64> {
+        self.core.dirty.next_entry(offset.div_ceil(BLOCK_BYTES)).map(|block| block * BLOCK_BYTES)
     }
 
     /// Grows the volume while it is in use. What is new was never written. Snapshots keep their size.
@@ -471,8 +478,8 @@ fn assemble(
     options: OpenOptions,
 ) -> Result<Core, OpenError> {
     let limits = limits(&superblock, header.ring_pages, &options);
-    let in_file = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
-    let file_slots = superblock.file_slots.max(in_file);
+    // Never what the superblock says: it is at least as long, but for a file that was cut off, and nothing lies behind its end.
+    let file_slots = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let alloc = Allocator::new(
         superblock.upper_allocation.clone(),

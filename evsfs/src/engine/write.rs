@@ -2,17 +2,17 @@
 
 use std::cell::RefCell;
 
-use parking_lot::RwLockReadGuard;
-
 use super::alloc::Run;
 use super::commit::Change;
 use super::core::Core;
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::VolumeError;
+use super::lock_rule::LockRule;
 use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
+use crate::sync::{RwLockReadGuard, holds, thread_local};
 
 /// Discarded ranges before a checkpoint: each look-up passes them.
 pub(super) const RANGES_MOST: usize = 1024;
@@ -123,7 +123,8 @@ impl Core {
         let (epoch, nonces) = self.store.epochs.take(u32::try_from(plain.len()).expect("at most 256"))?;
         count(&self.store.counters.seals, u64::try_from(plain.len()).expect("at most 256"));
         let mut sources = (first..).zip(plain).zip(nonces);
-        SEALED.with_borrow_mut(|sealed| {
+        SEALED.with(|sealed| {
+            let mut sealed = sealed.borrow_mut();
             sealed.resize(PIECE * BLOCK, 0);
             for run in runs {
                 let mut slot = run.slot;
@@ -154,6 +155,7 @@ impl Core {
         let gate = self.gate.read();
         let mut entries = Vec::with_capacity(blocks);
         self.place(first, data, &mut entries, &gate)?;
+        let _gate = holds(LockRule::GateUntilInsertion).then_some(gate);
         self.insert(first, &entries);
         Ok(())
     }
@@ -167,6 +169,11 @@ impl Core {
             let end = ((block >> CHUNK_BITS) + 1) << CHUNK_BITS;
             let (part, after) =
                 rest.split_at(rest.len().min(usize::try_from(end - block).expect("at most 256")));
+            let together = holds(LockRule::MapAndLogTogether);
+            if !together {
+                let mut pending = self.pending.lock();
+                (block..).zip(part).for_each(|(block, entry)| pending.push(Change::Block(block, *entry)));
+            }
             let mut shard = self.dirty.lock(block);
             let mut pending = self.pending.lock();
             for entry in part {
@@ -179,7 +186,9 @@ impl Core {
                         self.alloc.free(&self.store, &[old.slot()]);
                     }
                 }
-                pending.push(Change::Block(block, *entry));
+                if together {
+                    pending.push(Change::Block(block, *entry));
+                }
                 block += 1;
             }
             rest = after;
@@ -200,7 +209,7 @@ impl Core {
                 Found::Below => self.resolve_one(block)?,
             };
             if let Err(reason) = self.read_entry(block, &entry, bytes.as_mut_slice())? {
-                if self.resolve_one(block)? == entry {
+                if self.look_up_again(block, entry)? == entry {
                     let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
                     tracing::error!(%error, slot = entry.slot(), "damage found");
                     return Err(error);
@@ -214,7 +223,10 @@ impl Core {
             let new = entries[0];
             let mut shard = self.dirty.lock(block);
             let unchanged = shard.find(block, self.hole) == found && self.dirty.moves() == moves;
-            if unchanged || !self.store.protections.has(Protection::UnchangedMeanwhile) {
+            if unchanged
+                || !self.store.protections.has(Protection::UnchangedMeanwhile)
+                || !holds(LockRule::CompareBeforeInsertion)
+            {
                 let mut pending = self.pending.lock();
                 if let Some(old) = shard.insert(block, new)
                     && old.is_data()

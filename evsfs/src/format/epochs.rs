@@ -14,6 +14,9 @@ const ITEMS: usize = COUNT + 16;
 pub const EPOCH_DIRECTORY_PAGES: usize = (TABLE_PAYLOAD - ITEMS) / Entry::LEN;
 /// Salts of an epoch page at most.
 pub const EPOCH_PAGE_SALTS: usize = (TABLE_PAYLOAD - ITEMS) / 16;
+/// Epochs of a volume at most: the number of the last one.
+#[allow(clippy::cast_possible_truncation)] // 31,752; there is no conversion in a constant that would say so
+pub const EPOCHS_MAX: u32 = (EPOCH_DIRECTORY_PAGES * EPOCH_PAGE_SALTS) as u32;
 
 /// Epochs of a volume at most.
 #[allow(clippy::cast_possible_truncation)] // 126 times 252

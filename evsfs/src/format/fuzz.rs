@@ -1,10 +1,10 @@
 //! One plain function per parser, for fuzzers and for tests: hostile bytes in, no panic, and what is accepted is written back
 //! byte for byte (there is one encoding of everything).
 
-use super::layout::{BLOCK, HEADER_NEXT_MAC, LOG_BODY, LOG_HEADER, TABLE_PAYLOAD};
+use super::layout::{BLOCK, HEADER_MAC, HEADER_NEXT_MAC, LOG_BODY, LOG_HEADER, TABLE_PAYLOAD};
 use super::{
-    Block, EpochDirectory, EpochPage, HeaderCopies, LogPageHeader, MapPage, Superblock, TablePayload,
-    VersionPage, decode_log_records, open_log_page,
+    Block, Entry, EpochDirectory, EpochPage, Header, HeaderCopies, LogPageHeader, LogRecord, MapPage,
+    Superblock, TablePayload, UnverifiedHeader, VersionPage, decode_log_records, open_log_page,
 };
 use crate::crypto::{Backend, Chain, Dek, Suite, VolumeKeys};
 
@@ -28,18 +28,29 @@ fn sized<const N: usize>(data: &[u8]) -> Box<[u8; N]> {
     bytes
 }
 
-/// The start of a file: both copies of the header.
+/// The start of a file: both copies of the header; and one copy with a MAC that fits, as the owner of a key could write it.
 ///
 /// # Panics
 /// If a copy is accepted that would be written otherwise, or that passes for authentic.
 pub fn header(data: &[u8]) {
+    let mut block: Box<Block> = sized(data);
+    if let Ok(claimed) = UnverifiedHeader::parse(block.as_ref()) {
+        let keys = keys_for(claimed.claims());
+        let next = claimed.claims().next.as_ref().map(|_| &keys);
+        if let Some(next) = next {
+            let mac = next.next_header_mac(&block[..HEADER_NEXT_MAC]);
+            block[HEADER_NEXT_MAC..HEADER_MAC].copy_from_slice(&mac);
+        }
+        let mac = keys.header_mac(&block[..HEADER_MAC]);
+        block[HEADER_MAC..].copy_from_slice(&mac);
+        let again = UnverifiedHeader::parse(block.as_ref()).expect("the MACs are no part of it");
+        let header = again.verify_with(&keys, next);
+        assert_eq!(header.expect("its MACs fit").encode_with(&keys, next).expect("it was accepted"), block);
+    }
     let Ok(copies) = HeaderCopies::parse(data) else { return };
     for copy in copies.candidates() {
         let claims = copy.claims();
-        let keys = match claims.suite {
-            Suite::Plain => VolumeKeys::plain(claims.uuid, Backend::AesGcm),
-            Suite::Aes256Gcm => VolumeKeys::new(Dek::new(&[0x5a; 32]), claims.uuid, Backend::AesGcm),
-        };
+        let keys = keys_for(claims);
         let next = claims.next.as_ref().map(|_| &keys);
         let written = claims.encode_with(&keys, next).expect("what was accepted can be written");
         let same = data.chunks(BLOCK).any(|block| block.starts_with(&written[..HEADER_NEXT_MAC]));
@@ -50,6 +61,13 @@ pub fn header(data: &[u8]) {
                 "a header that was not made with this key passed"
             );
         }
+    }
+}
+
+fn keys_for(header: &Header) -> VolumeKeys {
+    match header.suite {
+        Suite::Plain => VolumeKeys::plain(header.uuid, Backend::AesGcm),
+        Suite::Aes256Gcm => VolumeKeys::new(Dek::new(&[0x5a; 32]), header.uuid, Backend::AesGcm),
     }
 }
 
@@ -79,6 +97,11 @@ pub fn log_page(data: &[u8]) {
         }
         assert_eq!(&again, body);
     }
+    for record in page.as_chunks::<{ LogRecord::LEN }>().0 {
+        if let Ok(decoded) = LogRecord::decode(record) {
+            assert_eq!(&decoded.encode(), record);
+        }
+    }
     let Ok(header) = LogPageHeader::decode(&page) else { return };
     assert_eq!(header.encode(), page[..LOG_HEADER]);
     let keys = VolumeKeys::new(Dek::new(&[0x5a; 32]), uuid::Uuid::nil(), Backend::AesGcm);
@@ -86,12 +109,17 @@ pub fn log_page(data: &[u8]) {
     assert!(open_log_page(&header, cipher.as_ref(), keys.uuid(), &Chain([0; 32]), &mut page).is_err());
 }
 
-/// An opened page of the map, as a leaf and as one above it.
+/// An opened page of the map, as a leaf and as one above it, and each entry by itself.
 ///
 /// # Panics
 /// If a page is accepted that would be written otherwise.
 pub fn map_page(data: &[u8]) {
     let bytes: Box<Block> = sized(data);
+    for entry in bytes.as_chunks::<{ Entry::LEN }>().0 {
+        if let Ok(decoded) = Entry::decode(entry) {
+            assert_eq!(&decoded.encode(), entry);
+        }
+    }
     for leaf in [false, true] {
         if let Ok(page) = MapPage::decode(&bytes, leaf) {
             let mut again = [0; BLOCK];

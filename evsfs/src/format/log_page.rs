@@ -73,7 +73,7 @@ pub struct LogPageHeader {
 }
 
 impl LogPageHeader {
-    pub(super) fn encode(&self) -> [u8; LOG_HEADER] {
+    pub(crate) fn encode(&self) -> [u8; LOG_HEADER] {
         let mut bytes = [0; LOG_HEADER];
         put(&mut bytes, MAGIC, &LOG_MAGIC);
         let flags = if self.last { FLAG_LAST } else { 0 } | if self.compaction { FLAG_COMPACTION } else { 0 };

@@ -3,7 +3,7 @@
 use super::TablePayload;
 use super::bytes::{array, put, put_u16, put_u32, put_u64, u32_at, u64_at};
 use super::entry::{Entry, Kind};
-use super::epochs::{count_at, page_references, put_entries, table_references};
+use super::epochs::{EPOCHS_MAX, count_at, page_references, put_entries, table_references};
 use super::error::{FormatError, Structure, bounded, zeros};
 use super::layout::{BLOCKS_MAX, HEIGHT_MAX, RING_PAGES_MAX, SLOT_MAX, TABLE_PAYLOAD, map_capacity};
 use crate::crypto::Chain;
@@ -152,6 +152,9 @@ pub struct Superblock {
     pub task: Option<Task>,
 }
 
+/// What counts generations, commits and log pages never reaches this; so whoever adds one to it need not look.
+pub const COUNTER_MAX: u64 = u64::MAX >> 1;
+
 impl Superblock {
     /// The payload of a table page.
     ///
@@ -201,6 +204,7 @@ impl Superblock {
     pub fn decode(payload: &TablePayload) -> Result<Self, FormatError> {
         let structure = Structure::Superblock;
         let number = |field, at, min, max| bounded(structure, field, u64_at(payload, at), min, max);
+        let counter = |field, at| number(field, at, 0, COUNTER_MAX);
         let blocks = number("size", SIZE, 1, BLOCKS_MAX)?;
         let height = payload[HEIGHT];
         bounded(structure, "map height", height.into(), 1, HEIGHT_MAX.into())?;
@@ -212,7 +216,8 @@ impl Superblock {
         zeros(structure, "task rate", &payload[END..])?;
         let task = decode_task(payload)?;
         let next_epoch = u32_at(payload, NEXT_EPOCH);
-        bounded(structure, "next epoch", next_epoch.into(), 1, u32::MAX.into())?;
+        // One past the last: then there is no next one. A greater number would only make the table of salts grow.
+        bounded(structure, "next epoch", next_epoch.into(), 1, u64::from(EPOCHS_MAX) + 1)?;
         let file_slots = number("file length", FILE_SLOTS, 0, SLOT_MAX)?;
         let version_count = count_at(structure, "version page count", payload, VERSION_COUNT, VERSION_PAGES)?;
         let upper_count =
@@ -226,11 +231,11 @@ impl Superblock {
             return Err(FormatError::Contradiction { structure, field: "epoch directory" });
         }
         Ok(Self {
-            generation: u64_at(payload, GENERATION),
-            state: Anchor { commit: u64_at(payload, COMMIT), chain: Chain(array(payload, CHAIN)) },
+            generation: counter("generation", GENERATION)?,
+            state: Anchor { commit: counter("commit", COMMIT)?, chain: Chain(array(payload, CHAIN)) },
             log_head: LogHead {
                 page: number("log head", HEAD_PAGE, 0, RING_PAGES_MAX - 1)?,
-                sequence: u64_at(payload, HEAD_SEQUENCE),
+                sequence: counter("log head sequence", HEAD_SEQUENCE)?,
             },
             blocks,
             height,
@@ -248,14 +253,14 @@ impl Superblock {
                 VERSION_PAGES,
             )?,
             confirmed: Anchor {
-                commit: u64_at(payload, CONFIRMED_COMMIT),
+                commit: counter("confirmed commit", CONFIRMED_COMMIT)?,
                 chain: Chain(array(payload, CONFIRMED_CHAIN)),
             },
             offered: Anchor {
-                commit: u64_at(payload, OFFERED_COMMIT),
+                commit: counter("offered commit", OFFERED_COMMIT)?,
                 chain: Chain(array(payload, OFFERED_CHAIN)),
             },
-            least_commit: number("least commit", LEAST_COMMIT, u64_at(payload, COMMIT), u64::MAX)?,
+            least_commit: number("least commit", LEAST_COMMIT, u64_at(payload, COMMIT), COUNTER_MAX)?,
             clean,
             upper_allocation: page_references(
                 structure,

@@ -24,7 +24,7 @@ const ROOT: usize = SIZE + 8;
 const RANGE_START: usize = ROOT + Entry::LEN;
 const RANGE_END: usize = RANGE_START + 8;
 const CURSOR: usize = RANGE_END + 8;
-const RECORD: usize = CURSOR + 8;
+pub(super) const RECORD: usize = CURSOR + 8;
 
 /// Records of a version page at most.
 pub const VERSION_PAGE_RECORDS: usize = (TABLE_PAYLOAD - RECORDS) / RECORD;

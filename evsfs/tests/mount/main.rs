@@ -5,6 +5,8 @@
 mod attributes;
 mod bad_input;
 mod contents;
+mod cost;
+mod damage;
 mod disk;
 mod file_systems;
 mod lifecycle;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::region::Bitmap;
-use super::{Allocator, Entries, FAN, Inner, load_entries};
+use super::{Allocator, Entries, FAN, Inner, freed_twice, load_entries};
 use crate::engine::error::VolumeError;
 use crate::engine::store::Store;
 use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, allocation_slots};
@@ -135,10 +135,13 @@ impl Allocator {
             if let Some(region) = inner.loaded.get_mut(&number) {
                 let bits = Arc::make_mut(&mut region.bits);
                 for slot in here {
-                    debug_assert!(bits.is_set(slot % REGION_SLOTS), "slot {slot} is freed twice");
-                    bits.clear(slot % REGION_SLOTS);
+                    if bits.is_set(slot % REGION_SLOTS) {
+                        bits.clear(slot % REGION_SLOTS);
+                        region.used -= 1;
+                    } else {
+                        freed_twice(store, *slot);
+                    }
                 }
-                region.used -= u64::try_from(here.len()).unwrap_or(0);
                 region.no_run = u64::MAX;
             }
             rest = &rest[here.len()..];
@@ -150,7 +153,6 @@ impl Allocator {
             }
         }
         self.evict(inner);
-        let _ = store;
     }
 }
 

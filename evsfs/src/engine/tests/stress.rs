@@ -92,6 +92,7 @@ fn f2_readers_never_see_a_slot_in_the_midst_of_reuse() {
     });
     let stats = volume.stats();
     assert!(stats.checkpoints > 50, "{stats:?}");
+    assert_eq!(stats.double_frees, 0);
     let report = volume.check(&mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
     drop(volume);

@@ -2,6 +2,8 @@
 
 use super::super::{entry, header, log_page, log_record, superblock, versions};
 use super::*;
+use crate::crypto::TablePurpose;
+use crate::engine::documented;
 use layout::*;
 
 const DOCUMENT: &str = include_str!("../../../../docs/volume-format.md");
@@ -45,7 +47,7 @@ fn every_number_stands_in_the_document() {
         let [first, second] = allocation_slots(level, 0);
         format!("{first}, {second}")
     };
-    let constants: [(&str, String); 23] = [
+    let constants: [(&str, String); 25] = [
         ("block, page, slot in bytes", BLOCK.to_string()),
         ("format version", VERSION.to_string()),
         ("header copies", slots(&HEADER_SLOTS)),
@@ -69,6 +71,8 @@ fn every_number_stands_in_the_document() {
         ("version pages at most", VERSION_PAGES.to_string()),
         ("records of a version page", VERSION_PAGE_RECORDS.to_string()),
         ("seals of an epoch at most", crate::crypto::SEALS_PER_EPOCH.to_string()),
+        ("epochs of a volume at most", EPOCHS_MAX.to_string()),
+        ("epoch of a lost entry", documented::LOST_EPOCH.to_string()),
     ];
     let documented: Vec<(String, String)> = table("Numbers")
         .iter()
@@ -77,6 +81,116 @@ fn every_number_stands_in_the_document() {
     let coded: Vec<(String, String)> =
         constants.map(|(name, value)| (name.to_owned(), value.replace(',', ""))).to_vec();
     assert_eq!(documented, coded);
+}
+
+/// With commas between thousands.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let parts: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|part| std::str::from_utf8(part).unwrap()).collect();
+    parts.join(",")
+}
+
+/// What the text says outside its tables, made from the constants.
+fn sentences() -> Vec<String> {
+    let slots = thousands(REGION_SLOTS);
+    let region = (REGION_SLOTS * BLOCK_BYTES) >> 20;
+    let pair = |level| allocation_slots(level, 0).map(|slot| format!("base+{slot}")).join(", ");
+    let fan = FANOUT;
+    let (pages, salts) = (EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS);
+    let epochs = thousands(u64::from(EPOCHS_MAX));
+    let largest = (BLOCKS_MAX * BLOCK_BYTES) >> 40;
+    let bits = FANOUT_BITS;
+    let (entry, lost) = (Entry::LEN, crate::crypto::SEALS_PER_EPOCH);
+    assert_eq!((lost + 1, u64::from(documented::LOST_EPOCH)), (1 << 32, lost));
+    let tag = Tag::LEN;
+    let tib = ((lost + 1) * BLOCK_BYTES) >> 40;
+    let reserve = (1..=2 * RING_PAGES_MAX).map(documented::reserve_slots).max().unwrap();
+    let quarter = 100 / documented::reserve_slots(100);
+    let (dead, below) = (documented::DEAD, documented::DEAD_BELOW);
+    let group = thousands(GROUP_BLOCKS);
+    let [regions, regions_of_regions] = [FANOUT as u64, (FANOUT * FANOUT) as u64].map(thousands);
+    let last = RING_START - 1;
+    vec![
+        format!("each {} KiB block", BLOCK / 1024),
+        format!("`BLOCK` = {BLOCK}"),
+        format!("one {} KiB unit", BLOCK / 1024),
+        format!("`n * {BLOCK}`"),
+        format!("*allocation regions* of {slots} slots ({region} MiB)"),
+        format!("`{}` the region's bitmap", pair(0)),
+        format!("a multiple of {regions}\n`{}` the page of {fan} bitmap entries", pair(1)),
+        format!("a multiple of {regions_of_regions} `{}` the page of {fan} of those", pair(2)),
+        format!("In region 0 slots 0-{last} and the ring"),
+        format!(
+            "at most {largest} TiB, and can begin {pages} * {salts} = {epochs} epochs, each of 2^32 - 1 seals"
+        ),
+        format!("({tib} TiB written)"),
+        format!("{entry} bytes: the one kind of pointer"),
+        format!("the highest epoch number, 2^32 - 1, stands for something *lost*: slot {RING_START}"),
+        format!("A map page is {fan} entries"),
+        "Level 0 is the leaves".to_owned(),
+        format!("Height is 1 to {HEIGHT_MAX} ({fan}^{HEIGHT_MAX} blocks = {largest} TiB)"),
+        format!("`(b >> {bits}*level) & {}` of page `b >> {bits}*(level+1)`", fan - 1),
+        "DEK (256 bits, from kmsd)".to_owned(),
+        format!("{TABLE_BODY} random bytes"),
+        "nonce 0: one page".to_owned(),
+        format!("{}-byte epoch salt", size_of::<crate::crypto::EpochSalt>()),
+        "nonce = 0^64 || counter as u32".to_owned(),
+        "counter nears 2^32; it draws a random 128-bit salt".to_owned(),
+        "numbered from 1 and".to_owned(),
+        "level 0 is the bitmaps".to_owned(),
+        [
+            TablePurpose::Superblock,
+            TablePurpose::EpochDirectory,
+            TablePurpose::EpochPage,
+            TablePurpose::Versions,
+        ]
+        .map(|purpose| format!("{} `{}`", purpose as u8, purpose.label()))
+        .join(", "),
+        format!("Suites: {} = AES-256-GCM; {} = plain", Suite::Aes256Gcm as u8, Suite::Plain as u8),
+        format!("refuse suite {}", Suite::Plain as u8),
+        format!("{BLOCK} bytes, two copies"),
+        "write copy 1, sync, write copy 0, sync".to_owned(),
+        format!("{BLOCK} bytes: salt {TABLE_BODY} (random) | ciphertext {TABLE_PAYLOAD} | tag {tag}"),
+        "epoch and counter 0 and".to_owned(),
+        format!("*Epoch directory*: count u16, 14 zeros, then up to {pages} entries"),
+        format!("*Epoch page*: count u16, 14 zeros, then up to {salts} salts of {tag} bytes"),
+        format!("(epoch = page * {salts} + index + 1)"),
+        format!(
+            "count u16, 14 zeros, then up to {VERSION_PAGE_RECORDS} records of {} bytes",
+            versions::RECORD
+        ),
+        format!("{BLOCK} bytes: a clear header of {LOG_HEADER} bytes"),
+        "Flag 2 counts".to_owned(),
+        format!("A group is at most {group} blocks"),
+        format!("(aux {dead} in the entry that names the page; aux {below} in the entries above"),
+        format!("min({reserve}, ring pages / {quarter}) slots"),
+        format!("(its first {} slots)", documented::REGION_HEAD),
+    ]
+}
+
+/// Every number of the text comes from a constant: what is left when the sentences above are taken out has none.
+#[test]
+fn no_number_of_the_text_stands_for_itself() {
+    let drawing = DOCUMENT.find("```").unwrap()..DOCUMENT.rfind("```").unwrap();
+    let mut text = [&DOCUMENT[..drawing.start], &DOCUMENT[drawing.end..]].concat();
+    for sentence in sentences() {
+        assert!(text.contains(&sentence), "docs/volume-format.md does not say: {sentence}");
+        text = text.replace(&sentence, "");
+    }
+    // Names, not numbers.
+    for name in ["HMAC-SHA-256", "HKDF-SHA-256", "AES-256-GCM", "AES-256-GMAC", "evs/v1", "u16", "u32", "u64"]
+    {
+        text = text.replace(name, "");
+    }
+    for line in text.lines().filter(|line| !line.starts_with('|')) {
+        // Items of a numbered list.
+        let line = line.split_once(". ").filter(|(item, _)| item.len() == 1).map_or(line, |(_, rest)| rest);
+        assert!(
+            !line.contains(|c: char| c.is_ascii_digit()),
+            "no constant stands behind a number of: {line}"
+        );
+    }
 }
 
 #[test]

@@ -64,6 +64,27 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut TestRng) {
     }
 }
 
+/// What stands in the golden volumes, and mutations of it.
+#[test]
+fn fuzz_targets_over_the_structures_of_golden_volumes() {
+    let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[8; 32]);
+    for volume in crate::open::golden::plain_volumes() {
+        let structures = crate::hostile::Victim::new(&volume).structures();
+        for (name, target) in fuzz::TARGETS {
+            let of_it: Vec<&Vec<u8>> =
+                structures.iter().filter(|(of, _)| *of == name).map(|(_, bytes)| bytes).collect();
+            for seed in &of_it {
+                target(seed);
+                for _ in 0..3_000 / of_it.len() {
+                    let mut bytes = (*seed).clone();
+                    mutate(&mut bytes, &mut rng);
+                    target(&bytes);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn fuzz_targets_over_corpus_and_mutations() {
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);

@@ -15,7 +15,7 @@ fn chain() -> impl Strategy<Value = Chain> {
 }
 
 fn anchor() -> impl Strategy<Value = Anchor> {
-    (any::<u64>(), chain()).prop_map(|(commit, chain)| Anchor { commit, chain })
+    (0..=COUNTER_MAX, chain()).prop_map(|(commit, chain)| Anchor { commit, chain })
 }
 
 fn data() -> impl Strategy<Value = Entry> {
@@ -49,9 +49,9 @@ fn text<const N: usize>() -> impl Strategy<Value = Text<N>> {
 
 prop_compose! {
     fn any_superblock()(
-        generation: u64, state in anchor(), head in (0..16_384_u64, any::<u64>()), blocks in 1..=BLOCKS_MAX,
+        generation in 0..=COUNTER_MAX, state in anchor(), head in (0..16_384_u64, 0..=COUNTER_MAX), blocks in 1..=BLOCKS_MAX,
         root in prop_oneof![Just(Entry::ABSENT), Just(Entry::ZERO), page()],
-        file_slots in 0..=SLOT_MAX, used in 0.0..1.0, next_epoch in 1..=u32::MAX,
+        file_slots in 0..=SLOT_MAX, used in 0.0..1.0, next_epoch in 1..=EPOCHS_MAX + 1,
         epochs in prop_oneof![Just(Entry::ABSENT), table()], versions in vec(table(), 0..=VERSION_PAGES),
         confirmed in anchor(), offered in anchor(), more: u64, clean: bool,
         upper_allocation in vec(prop_oneof![Just(Entry::ABSENT), page()], 0..=UPPER_ALLOCATION_ENTRIES),
@@ -63,7 +63,7 @@ prop_compose! {
         let used_slots = (file_slots as f64 * used) as u64;
         Superblock {
             generation, state, log_head: LogHead { page: head.0, sequence: head.1 }, blocks, height: layout::map_height(blocks),
-            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more), clean, upper_allocation, task,
+            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more).min(COUNTER_MAX), clean, upper_allocation, task,
         }
     }
 }

@@ -1,0 +1,252 @@
+//! The lock protocol of the engine in many orders of its threads (D10, F2). Every schedule runs the engine's own code.
+// A test ends where something is not as it should be, and its sizes are small.
+#![allow(clippy::unwrap_used)]
+
+mod rig;
+
+use std::sync::Arc;
+
+use evsfs_schedules::engine::{BLOCK, LockRule};
+use evsfs_schedules::{Call, Memory};
+use rig::{Rig, fill, must_fail, read_one, reopened, schedules, version_of};
+use shuttle::thread;
+
+/// Versions that are written where slots are few.
+const LAST: u64 = 24;
+
+/// Slots are used again all the time: the host is full, and but a few are free. Readers see each block whole, and no block goes
+/// back to an older version.
+fn readers_among_reuse() {
+    let rig = Rig::crowded();
+    let volume = rig.open();
+    let writer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || {
+            // More versions than there are free slots: those of the first ones are used again.
+            for version in 2..=LAST {
+                volume.write(0, &fill(0, version)).unwrap();
+                volume.flush().unwrap();
+            }
+        }
+    });
+    let checkpointer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.checkpoint().unwrap()
+    });
+    let mut seen = 1;
+    for _ in 0..6 {
+        let now = read_one(&volume, 0);
+        assert!(now >= seen, "back from version {seen} to {now}");
+        seen = now;
+    }
+    writer.join().unwrap();
+    checkpointer.join().unwrap();
+    assert_eq!(read_one(&volume, 0), LAST);
+}
+
+#[test]
+fn f2_readers_see_whole_blocks_while_slots_are_used_again() {
+    schedules(None, readers_among_reuse);
+}
+
+#[test]
+fn f2_without_the_second_look_up_a_reader_calls_a_sound_block_damaged() {
+    must_fail(LockRule::SecondLookUp, "DamagedBlock", readers_among_reuse);
+}
+
+/// Only pages of the map are moved and used again while a reader walks it with a cold cache.
+fn walkers_among_checkpoints() {
+    let rig = Rig::crowded();
+    let volume = rig.open();
+    let changer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || {
+            for version in 2..=LAST {
+                volume.write(BLOCK, &fill(1, version)).unwrap();
+                volume.checkpoint().unwrap();
+            }
+        }
+    });
+    assert_eq!(read_one(&volume, 0), 1);
+    changer.join().unwrap();
+    assert_eq!(read_one(&volume, 1), LAST);
+}
+
+#[test]
+fn f2_a_reader_on_its_way_through_the_map_survives_checkpoints() {
+    schedules(None, walkers_among_checkpoints);
+}
+
+#[test]
+fn f2_without_the_second_walk_a_reader_calls_a_sound_page_damaged() {
+    must_fail(LockRule::SecondWalk, "DamagedPage", walkers_among_checkpoints);
+}
+
+/// What was read once is never unread: the block is written, and moves from the dirty map into the map.
+fn a_reader_across_the_publication() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    volume.write(0, &fill(0, 2)).unwrap();
+    let checkpointer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.checkpoint().unwrap()
+    });
+    for _ in 0..4 {
+        assert_eq!(read_one(&volume, 0), 2, "an old version came back");
+    }
+    checkpointer.join().unwrap();
+}
+
+#[test]
+fn d10_a_checkpoint_never_shows_an_older_block() {
+    schedules(None, a_reader_across_the_publication);
+}
+
+#[test]
+fn d10_entries_that_go_before_the_root_is_there_are_missed() {
+    must_fail(LockRule::RootBeforeEntriesGo, "an old version came back", a_reader_across_the_publication);
+}
+
+/// Two writers of parts of one block, and a checkpoint amid them: no part is lost.
+fn writers_of_parts() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    let writers: Vec<_> = [(100, 7_u8), (3000, 9)]
+        .map(|(within, byte)| {
+            let volume = Arc::clone(&volume);
+            thread::spawn(move || volume.write(BLOCK + within, &[byte; 50]).unwrap())
+        })
+        .into();
+    let checkpointer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.checkpoint().unwrap()
+    });
+    writers.into_iter().chain([checkpointer]).for_each(|thread| thread.join().unwrap());
+    let mut expected = fill(1, 1);
+    expected[100..150].fill(7);
+    expected[3000..3050].fill(9);
+    let mut found = vec![0; expected.len()];
+    volume.read(BLOCK, &mut found).unwrap();
+    assert!(found == expected, "a part was lost");
+}
+
+#[test]
+fn d10_parts_of_a_block_written_at_once_are_all_there() {
+    schedules(None, writers_of_parts);
+}
+
+#[test]
+fn d10_without_comparing_before_insertion_a_part_is_lost() {
+    must_fail(LockRule::CompareBeforeInsertion, "a part was lost", writers_of_parts);
+}
+
+/// Overlapping writers with flush and checkpoint: each block is one writer's, and after the death of the process it is the same one's.
+fn overlapping_writers() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    let writers: Vec<_> = [2, 3]
+        .map(|version| {
+            let volume = Arc::clone(&volume);
+            let both = [fill(2, version), fill(3, version)].concat();
+            thread::spawn(move || volume.write(2 * BLOCK, &both).unwrap())
+        })
+        .into();
+    writers.into_iter().for_each(|thread| thread.join().unwrap());
+    volume.flush().unwrap();
+    let seen = [2, 3].map(|block| read_one(&volume, block));
+    assert!(seen.iter().all(|version| [2, 3].contains(version)), "{seen:?}");
+    drop(volume);
+    let again = reopened(&rig);
+    assert_eq!([2, 3].map(|block| read_one(&again, block)), seen, "another write won in the log");
+}
+
+#[test]
+fn d10_overlapping_writes_are_whole_in_each_block_and_the_same_after_a_kill() {
+    schedules(None, overlapping_writers);
+}
+
+#[test]
+fn d10_if_map_and_log_take_writes_in_different_orders_a_kill_shows_it() {
+    must_fail(LockRule::MapAndLogTogether, "another write won in the log", overlapping_writers);
+}
+
+/// A cut falls into the midst of a write: what the bitmaps of the checkpoint call used is what is referred to.
+fn a_cut_amid_writes() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    volume.write(BLOCK, &fill(1, 2)).unwrap();
+    let writer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.write(0, &fill(0, 2)).unwrap()
+    });
+    volume.checkpoint().unwrap();
+    // The process dies when the checkpoint is durable.
+    let then = rig.memory.bytes();
+    writer.join().unwrap();
+    drop(volume);
+    let volume = Rig::over(Memory::new(then, false)).open();
+    assert!([1, 2].contains(&read_one(&volume, 0)));
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "not sound: {report:?}");
+}
+
+#[test]
+fn f7_a_cut_amid_writes_loses_no_space() {
+    schedules(None, a_cut_amid_writes);
+}
+
+#[test]
+fn f7_without_the_gate_a_cut_counts_slots_that_nobody_refers_to() {
+    must_fail(LockRule::GateUntilInsertion, "not sound", a_cut_amid_writes);
+}
+
+/// One thread is held up in a call to the file; all others go on, or the schedule would end in a deadlock.
+fn nobody_waits(call: Call, held_up: fn(&evsfs_schedules::engine::Volume), others_flush: bool) {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    volume.write(4 * BLOCK, &fill(4, 2)).unwrap();
+    volume.flush().unwrap();
+    let one = thread::spawn({
+        let (volume, memory) = (Arc::clone(&volume), Arc::clone(&rig.memory));
+        move || {
+            memory.hold_up(call);
+            held_up(&volume);
+        }
+    });
+    rig.memory.wait_until_held_up();
+    assert_eq!(version_of(0, &rig::read(&volume, 0)), 1, "the block itself is read as it was");
+    assert_eq!(read_one(&volume, 1), 1);
+    volume.write(BLOCK, &fill(1, 2)).unwrap();
+    assert_eq!(read_one(&volume, 1), 2);
+    volume.write(2 * BLOCK + 5, &[0; 5]).unwrap();
+    if others_flush {
+        volume.flush().unwrap();
+        volume.checkpoint().unwrap();
+    }
+    rig.memory.let_go();
+    one.join().unwrap();
+}
+
+#[test]
+fn d10_nobody_waits_for_a_writer_of_another_block() {
+    schedules(None, || nobody_waits(Call::Write, |volume| volume.write(0, &fill(0, 2)).unwrap(), false));
+}
+
+#[test]
+fn d10_nobody_waits_for_a_reader() {
+    schedules(None, || nobody_waits(Call::Read, |volume| drop(rig::read(volume, 0)), true));
+}
+
+#[test]
+fn d10_nobody_who_reads_or_writes_waits_for_a_flush() {
+    schedules(None, || {
+        nobody_waits(
+            Call::Sync,
+            |volume| {
+                volume.write(3 * BLOCK, &fill(3, 2)).unwrap();
+                volume.flush().unwrap();
+            },
+            false,
+        );
+    });
+}

@@ -1,0 +1,310 @@
+//! How the golden volumes are made: fixed randomness, fixed operations, and a list of bytes beside each that says what it must read as.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::backing::FileBacking;
+use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
+use crate::engine::{Anchor, BLOCK, BaseImage, CreateParams, OpenOptions, Volume};
+use crate::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+
+const MIB: u64 = 1 << 20;
+
+/// What came out.
+pub(super) struct Built {
+    pub(super) file: Vec<u8>,
+    pub(super) contents: Vec<u8>,
+    pub(super) snapshots: Vec<(Uuid, Vec<u8>)>,
+    pub(super) anchor: Anchor,
+}
+
+/// Makes a volume at a path.
+pub(super) type Make = fn(&Path) -> Built;
+
+/// All of them. A thin one lies beside its base.
+pub(super) const VOLUMES: [(&str, Make); 11] = [
+    ("plain", |path| used(path, Suite::Plain)),
+    ("plain-log", |path| with_log(path, Suite::Plain)),
+    ("plain-snapshots", |path| with_snapshots(path, Suite::Plain)),
+    ("plain-discarded", discarded),
+    ("encrypted", |path| used(path, Suite::Aes256Gcm)),
+    ("encrypted-log", |path| with_log(path, Suite::Aes256Gcm)),
+    ("encrypted-compacted", compacted),
+    ("encrypted-snapshots", |path| with_snapshots(path, Suite::Aes256Gcm)),
+    ("encrypted-extended", extended),
+    ("base", |path| used(path, Suite::Aes256Gcm)),
+    ("thin", thin),
+];
+
+/// The fake key service: a wrapped key of bytes `n` is a key of bytes `n`.
+pub(super) fn dek_of(wrapped: &[u8]) -> [u8; 32] {
+    [wrapped[0]; 32]
+}
+
+fn keys_of(header: &crate::format::UnverifiedHeader) -> VolumeKeys {
+    let claims = header.claims();
+    match claims.suite {
+        Suite::Plain => VolumeKeys::plain(claims.uuid, Backend::AwsLc),
+        Suite::Aes256Gcm => {
+            VolumeKeys::new(Dek::new(&dek_of(claims.wrapped_dek.as_bytes())), claims.uuid, Backend::AwsLc)
+        }
+    }
+}
+
+fn attach(path: &Path, entropy: &Arc<SeededEntropy>, options: OpenOptions) -> Volume {
+    let backing = FileBacking::open(path).unwrap();
+    let copies: HeaderCopies = crate::unlock::read_header(&backing).unwrap();
+    let keys = keys_of(&copies.candidates()[0]);
+    let header = copies.verify(&keys).unwrap();
+    Volume::open(Arc::new(backing), header, keys, options, Arc::clone(entropy) as _).unwrap()
+}
+
+/// Changes a volume that was made before.
+pub(super) fn open_again(path: &Path, change: impl FnOnce(&Volume)) {
+    let entropy = Arc::new(SeededEntropy::new(99));
+    let volume = attach(path, &entropy, OpenOptions { background: false, ..OpenOptions::default() });
+    change(&volume);
+    volume.close().unwrap();
+}
+
+struct Maker<'a> {
+    path: &'a Path,
+    entropy: Arc<SeededEntropy>,
+    base: Option<Arc<dyn BaseImage>>,
+    contents: Vec<u8>,
+    snapshots: Vec<(Uuid, Vec<u8>)>,
+    /// Tells the contents of one write from those of another.
+    turn: u8,
+}
+
+impl<'a> Maker<'a> {
+    /// Each volume's identity, key and randomness follow from its name.
+    fn new(path: &'a Path, suite: Suite, size: u64, ring_pages: u64) -> Self {
+        Self::over(path, suite, size, ring_pages, None)
+    }
+
+    fn over(
+        path: &'a Path,
+        suite: Suite,
+        size: u64,
+        ring_pages: u64,
+        base: Option<(Arc<dyn BaseImage>, Vec<u8>)>,
+    ) -> Self {
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let seed = name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let plain = suite == Suite::Plain;
+        let reference = base.as_ref().map(|(base, _)| {
+            let (uuid, Anchor { commit, chain }) = base.identity();
+            BaseReference { uuid, commit, chain, path: Text::new("/golden/base.evs").unwrap() }
+        });
+        let header = Header {
+            suite,
+            kind: if name == "base" { VolumeKind::Image } else { VolumeKind::Disk },
+            sequence: 1,
+            uuid: Uuid::from_u128(0x601d << 64 | u128::from(seed)),
+            created: 1_700_000_000,
+            ring_pages,
+            cmk_id: Text::new(if plain { "" } else { "0d0466b0-e727-4d9c-b35d-f84bb474a37f" }).unwrap(),
+            cmk_version: u32::from(!plain),
+            wrapped_dek: if plain {
+                WrappedDekField::default()
+            } else {
+                WrappedDekField::new(vec![u8::try_from(seed % 251).unwrap() + 1; 60]).unwrap()
+            },
+            next_wrapped_dek: WrappedDekField::default(),
+            base: reference,
+        };
+        let entropy = Arc::new(SeededEntropy::new(seed));
+        let backing = FileBacking::create(path).unwrap();
+        let keys = match suite {
+            Suite::Plain => VolumeKeys::plain(header.uuid, Backend::AwsLc),
+            Suite::Aes256Gcm => {
+                let dek = Dek::new(&dek_of(header.wrapped_dek.as_bytes()));
+                VolumeKeys::new(dek, header.uuid, Backend::AwsLc)
+            }
+        };
+        Volume::create(&backing, &header, &CreateParams { size }, &keys, &*entropy).unwrap();
+        let mut contents = vec![0; usize::try_from(size).unwrap()];
+        let base = base.map(|(base, bytes)| {
+            contents[..bytes.len()].copy_from_slice(&bytes);
+            base
+        });
+        Self { path, entropy, base, contents, snapshots: Vec::new(), turn: 0 }
+    }
+
+    fn attach(&self) -> Volume {
+        let base = self.base.clone();
+        let options =
+            OpenOptions { background: false, seals_per_epoch: 1024, base, ..OpenOptions::default() };
+        attach(self.path, &self.entropy, options)
+    }
+
+    fn write(&mut self, volume: &Volume, offset: u64, length: usize) {
+        self.turn += 1;
+        let at = usize::try_from(offset).unwrap();
+        for (place, byte) in self.contents[at..at + length].iter_mut().enumerate() {
+            *byte = u8::try_from(place / 512 % 200).unwrap() ^ self.turn;
+        }
+        volume.write(offset, &self.contents[at..at + length]).unwrap();
+    }
+
+    fn discard(&mut self, volume: &Volume, offset: u64, length: u64) {
+        let at = usize::try_from(offset).unwrap();
+        self.contents[at..at + usize::try_from(length).unwrap()].fill(0);
+        volume.discard(offset, length).unwrap();
+    }
+
+    fn snapshot(&mut self, volume: &Volume, number: u128) -> Uuid {
+        let id = Uuid::from_u128(0x5a << 64 | number);
+        volume.snapshot(&format!("snapshot {number}"), id, 1_700_000_100).unwrap();
+        self.snapshots.push((id, self.contents.clone()));
+        id
+    }
+
+    /// What the operations of every volume are: whole blocks, parts of blocks, across blocks, over one another, and holes.
+    fn use_it(&mut self, volume: &Volume) {
+        self.write(volume, 0, 6 * 4096);
+        self.write(volume, 5000, 100);
+        self.write(volume, 3 * BLOCK - 10, 20);
+        volume.flush().unwrap();
+        self.write(volume, 2 * MIB, 2 * 4096);
+        self.discard(volume, BLOCK, 2 * BLOCK);
+        self.discard(volume, 4 * BLOCK + 100, 50);
+        volume.flush().unwrap();
+    }
+
+    fn end(self, anchor: Anchor) -> Built {
+        let file = fs::read(self.path).unwrap();
+        Built { file, contents: self.contents, snapshots: self.snapshots, anchor }
+    }
+}
+
+/// As a user has it: the ring of its size, used, detached, attached again, detached.
+fn used(path: &Path, suite: Suite) -> Built {
+    let size = 4 * MIB;
+    let mut maker = Maker::new(path, suite, size, CreateParams { size }.ring_pages());
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    volume.close().unwrap();
+    let volume = maker.attach();
+    maker.write(&volume, size - 4096, 4096);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// The process died: groups of two attaches are in the log, and one write that nobody flushed is lost.
+fn with_log(path: &Path, suite: Suite) -> Built {
+    let mut maker = Maker::new(path, suite, 4 * MIB, 64);
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    volume.checkpoint().unwrap();
+    maker.write(&volume, 3 * MIB, 4096);
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = maker.attach();
+    for turn in 0..3 {
+        maker.write(&volume, turn * 7000, 700);
+        maker.discard(&volume, MIB + turn * BLOCK, BLOCK);
+        volume.flush().unwrap();
+    }
+    let anchor = volume.anchor();
+    volume.write(0, &[0xff; 4096]).unwrap();
+    drop(volume);
+    maker.end(anchor)
+}
+
+/// The log was compacted: a dense group, and after it more.
+fn compacted(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Aes256Gcm, 4 * MIB, 32);
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    let mut turn = 0;
+    while volume.stats().compactions == 0 {
+        maker.write(&volume, turn % 4 * BLOCK, 4096);
+        volume.flush().unwrap();
+        turn += 1;
+        assert!(turn < 200, "the log is never compacted");
+    }
+    maker.write(&volume, MIB, 4096);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+    maker.end(anchor)
+}
+
+/// Three snapshots, one of them deleted and its trash not yet freed, and gone back to another.
+fn with_snapshots(path: &Path, suite: Suite) -> Built {
+    let mut maker = Maker::new(path, suite, 4 * MIB, 64);
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    let first = maker.snapshot(&volume, 1);
+    maker.write(&volume, BLOCK, 3 * 4096);
+    let second = maker.snapshot(&volume, 2);
+    maker.write(&volume, 3 * MIB, 4096);
+    maker.snapshot(&volume, 3);
+    volume.rollback(second).unwrap();
+    maker.contents.clone_from(&maker.snapshots[1].1);
+    maker.write(&volume, 6 * BLOCK, 100);
+    volume.delete_snapshot(first).unwrap();
+    maker.snapshots.remove(0);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+    maker.end(anchor)
+}
+
+/// Grown twice, once with a snapshot of the smaller size.
+fn extended(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Aes256Gcm, MIB / 2, 64);
+    let volume = maker.attach();
+    maker.write(&volume, MIB / 2 - 100, 100);
+    maker.snapshot(&volume, 1);
+    volume.extend(4 * MIB).unwrap();
+    maker.contents.resize(usize::try_from(4 * MIB).unwrap(), 0);
+    maker.write(&volume, MIB / 2 - 50, 100);
+    // Another level of the map.
+    volume.extend(96 * MIB).unwrap();
+    maker.contents.resize(usize::try_from(96 * MIB).unwrap(), 0);
+    maker.write(&volume, 96 * MIB - 4096, 4096);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// A large range was discarded: pages that are dead but not yet freed, and a range in the log.
+fn discarded(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Plain, 16 * MIB, 64);
+    let volume = maker.attach();
+    for part in 0..16 {
+        maker.write(&volume, part * MIB, 2 * 4096);
+    }
+    volume.checkpoint().unwrap();
+    maker.discard(&volume, MIB / 2, 8 * MIB);
+    volume.checkpoint().unwrap();
+    maker.write(&volume, 2 * MIB + 100, 100);
+    maker.discard(&volume, 12 * MIB, 3 * MIB);
+    maker.write(&volume, 13 * MIB, 4096);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+    maker.end(anchor)
+}
+
+/// Over the image beside it, with a key of its own: what it wrote, what it discarded, and the image behind it.
+fn thin(path: &Path) -> Built {
+    let base_path = path.with_file_name("base.evs");
+    let entropy = Arc::new(SeededEntropy::new(5));
+    let options = OpenOptions { background: false, read_only: true, ..OpenOptions::default() };
+    let base = attach(&base_path, &entropy, options);
+    let mut behind = vec![0; usize::try_from(base.size()).unwrap()];
+    base.read(0, &mut behind).unwrap();
+    let mut maker = Maker::over(path, Suite::Aes256Gcm, 8 * MIB, 64, Some((Arc::new(base), behind)));
+    let volume = maker.attach();
+    maker.write(&volume, 2 * MIB + 100, 50);
+    maker.write(&volume, 6 * MIB, 4096);
+    maker.discard(&volume, 0, 3 * BLOCK);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}

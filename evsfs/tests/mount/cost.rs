@@ -1,0 +1,195 @@
+//! What an attached disk costs, measured at the process that serves it: memory and the time to attach (F6), space for metadata (F7).
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::disk::{Disk, Kind, MIB, Numbers, read, run};
+
+const TIB: u64 = 1 << 40;
+const BLOCK: u64 = 4096;
+
+/// A line of `/proc/PID/status` that is in kB, in bytes.
+fn memory(process: u32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("the kernel counts memory");
+    line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<u64>().expect("a number") * 1024
+}
+
+fn direct(disk: &Disk) -> File {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(disk.path()).unwrap()
+}
+
+/// A block at an address that direct I/O takes, which says what number it is.
+struct Numbered {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Numbered {
+    fn new() -> Self {
+        let memory = vec![0; 8192];
+        let start = memory.as_ptr().align_offset(4096);
+        Self { memory, start }
+    }
+
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + 4096]
+    }
+
+    fn set(&mut self, number: u64) -> &[u8] {
+        self.bytes().as_chunks_mut::<8>().0.fill(number.to_le_bytes());
+        self.bytes()
+    }
+}
+
+/// The same offsets each time, anywhere in the disk.
+fn scattered(lane: u64) -> impl Iterator<Item = u64> {
+    let mut numbers = Numbers(0x0ff5_e700 + lane);
+    std::iter::repeat_with(move || numbers.below(32 * TIB / BLOCK) * BLOCK)
+}
+
+/// The hardest load for a map: each block has a leaf of its own. Then the process is killed, and recovers from what it left.
+fn memory_stays_below(options: &[&'static str], bound: u64) {
+    const LANES: u64 = 2;
+    const EACH: usize = (1 << 30) / 4096 / LANES as usize;
+    let mut disk = Disk::with(Kind::Plain, 32 * TIB, options);
+    thread::scope(|scope| {
+        for lane in 0..LANES {
+            let (disk, mut block) = (&disk, Numbered::new());
+            scope.spawn(move || {
+                let view = direct(disk);
+                for offset in scattered(lane).take(EACH) {
+                    view.write_all_at(block.set(offset), offset).unwrap();
+                }
+            });
+        }
+    });
+    disk.open().sync_all().unwrap();
+    let written = memory(disk.pid, "VmHWM");
+    let verify = |disk: &Disk, step: usize| {
+        let (view, mut block) = (direct(disk), Numbered::new());
+        for lane in 0..LANES {
+            for offset in scattered(lane).take(EACH).step_by(step) {
+                view.read_exact_at(block.bytes(), offset).unwrap();
+                assert!(block.bytes().as_chunks::<8>().0.iter().all(|word| *word == offset.to_le_bytes()));
+            }
+        }
+    };
+    verify(&disk, 17);
+    let peak = memory(disk.pid, "VmHWM");
+    eprintln!(
+        "{options:?}: {} MiB after writing, {} MiB at most, of {} MiB",
+        written / MIB,
+        peak / MIB,
+        bound / MIB
+    );
+    assert!(peak <= bound, "{} of {} MiB", peak / MIB, bound / MIB);
+
+    disk.kill();
+    disk.umount();
+    let start = Instant::now();
+    disk.attach();
+    let took = start.elapsed();
+    verify(&disk, 1009);
+    let peak = memory(disk.pid, "VmHWM");
+    eprintln!("{options:?}: attached after the kill within {took:?}, {} MiB at most", peak / MIB);
+    assert!(took < Duration::from_secs(2), "{took:?} after a crash");
+    assert!(peak <= bound, "{} of {} MiB after recovery", peak / MIB, bound / MIB);
+}
+
+#[test]
+fn f6_memory_is_below_192_mib_on_a_sparse_volume_of_32_tib() {
+    memory_stays_below(&[], 192 * MIB);
+}
+
+#[test]
+fn f6_memory_is_below_64_mib_when_so_configured() {
+    memory_stays_below(&["--memory=64M"], 64 * MIB);
+}
+
+#[test]
+fn f6_an_idle_disk_costs_at_most_12_mib() {
+    for size in [1 << 30, 32 * TIB] {
+        let mut disk = Disk::new(Kind::Plain, size);
+        disk.open().write_all_at(&[1; 1 << 20], size / 2).unwrap();
+        disk.detach();
+        disk.attach();
+        assert_eq!(read(&disk.open(), size / 2, 4096), [1; 4096]);
+        let idle = memory(disk.pid, "VmRSS");
+        eprintln!("{size} bytes, idle: {} KiB", idle / 1024);
+        assert!(idle <= 12 * MIB, "{} KiB", idle / 1024);
+    }
+}
+
+/// Both in one run and in turn, the best of each: a machine under load delays any single one.
+#[test]
+fn f6_attaching_takes_as_long_for_32_tib_as_for_1_gib() {
+    let mut disks = [1 << 30, 32 * TIB].map(|size| {
+        let disk = Disk::new(Kind::Plain, size);
+        let mut numbers = Numbers(77);
+        for _ in 0..2000 {
+            disk.open().write_all_at(&[7; 4096], numbers.below(size / BLOCK) * BLOCK).unwrap();
+        }
+        disk
+    });
+    let mut best = [Duration::MAX; 2];
+    for _ in 0..15 {
+        for (disk, best) in disks.iter_mut().zip(&mut best) {
+            disk.detach();
+            let start = Instant::now();
+            disk.attach();
+            *best = start.elapsed().min(*best);
+        }
+    }
+    eprintln!("1 GiB: {:?}, 32 TiB: {:?}", best[0], best[1]);
+    assert!(best[1] < best[0] * 3 / 2, "{best:?}");
+}
+
+/// A disk with so much data, in the order that `write` chooses: bytes that its file takes on the host beyond the data and what an empty
+/// one takes (earlier versions of map pages whose slots wait to be used again are among them), and bytes of the pages that are in use.
+fn metadata(data: u64, write: impl FnOnce(&File)) -> (u64, u64) {
+    let mut disk = Disk::new(Kind::Plain, 4 << 30);
+    disk.detach();
+    let empty = disk.taken();
+    disk.attach();
+    write(&disk.open());
+    disk.detach();
+    let output =
+        run(env!("CARGO_BIN_EXE_evsfs"), &["check".as_ref(), disk.file().as_os_str(), "--json".as_ref()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["blocks"], data / BLOCK);
+    (disk.taken() - empty - data, report["pages"].as_u64().unwrap() * BLOCK)
+}
+
+#[test]
+fn f7_metadata_takes_at_most_a_hundredth_of_the_data() {
+    let (ordered, random): (u64, u64) = (1 << 30, 256 * MIB);
+    let in_order = metadata(ordered, |view| {
+        for part in 0..ordered / MIB {
+            view.write_all_at(&[3; 1 << 20], part * MIB).unwrap();
+        }
+    });
+    // Every block once, in an order as good as random.
+    let scattered = metadata(random, |view| {
+        let blocks = random / BLOCK;
+        for number in 0..blocks {
+            let block = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % blocks;
+            view.write_all_at(&[3; 4096], block * BLOCK).unwrap();
+        }
+    });
+    eprintln!("{ordered} bytes in order: {in_order:?}; {random} scattered: {scattered:?}");
+    let (ordered, random) = (ordered / 100, random / 100);
+    assert!(
+        in_order.1 <= ordered && scattered.1 <= random,
+        "{in_order:?} of {ordered}, {scattered:?} of {random}"
+    );
+    // Slots that are free again stay with the file; without end they do not come to be.
+    assert!(
+        in_order.0 <= 2 * ordered && scattered.0 <= 2 * random,
+        "{in_order:?} of {ordered}, {scattered:?} of {random}"
+    );
+}

@@ -1,0 +1,229 @@
+//! Real files, damaged: `check` says which blocks are bad and why, `salvage` saves what verifies and lists the rest.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use evsfs::format::{MapPage, layout::allocation_slots};
+use serde_json::Value;
+
+use crate::disk::{Disk, Kind, MIB, evsfs, read, refusal, run};
+
+const SIZE: u64 = 64 * MIB;
+const BLOCK: u64 = 4096;
+/// Written before the damage: 300 blocks from here, under three leaves.
+const FIRST: u64 = 2048;
+const COUNT: u64 = 300;
+
+fn contents(block: u64) -> [u8; 4096] {
+    let mut bytes = [0; 4096];
+    bytes.as_chunks_mut::<8>().0.fill((0xc0de_0000_0000_0000 | block).to_le_bytes());
+    bytes
+}
+
+/// A detached disk with [`COUNT`] blocks.
+fn filled() -> Disk {
+    let mut disk = Disk::new(Kind::Plain, SIZE);
+    let view = disk.open();
+    for block in FIRST..FIRST + COUNT {
+        view.write_all_at(&contents(block), block * BLOCK).unwrap();
+    }
+    drop(view);
+    disk.detach();
+    disk
+}
+
+/// Slots of the file that hold this.
+fn slots(bytes: &[u8], wanted: impl Fn(&[u8; 4096]) -> bool) -> Vec<usize> {
+    let all = bytes.as_chunks::<4096>().0.iter().enumerate();
+    all.filter(|(_, slot)| wanted(slot)).map(|(number, _)| number).collect()
+}
+
+fn is_leaf(slot: &[u8; 4096]) -> bool {
+    MapPage::decode(slot, true).is_ok_and(|page| page.entries().iter().any(evsfs::format::Entry::is_data))
+}
+
+/// Changes a bit in each of these slots.
+fn damage(disk: &Disk, choose: impl FnOnce(&[u8]) -> Vec<usize>) {
+    let mut bytes = fs::read(disk.file()).unwrap();
+    let chosen = choose(&bytes);
+    assert!(!chosen.is_empty(), "nothing to damage");
+    for slot in chosen {
+        bytes[slot * 4096 + 1000] ^= 4;
+    }
+    fs::write(disk.file(), bytes).unwrap();
+}
+
+/// Exit status and report of `evsfs check`; the file stays as it was.
+fn check(disk: &Disk) -> (Option<i32>, Value) {
+    let before = fs::read(disk.file()).unwrap();
+    let output = evsfs(&["check".as_ref(), disk.file().as_os_str(), "--json".as_ref()]);
+    assert!(fs::read(disk.file()).unwrap() == before, "a check changes nothing");
+    (
+        output.status.code(),
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}")),
+    )
+}
+
+/// Exit status, report and output of `evsfs salvage`.
+fn salvage(disk: &Disk) -> (Option<i32>, Value, File) {
+    let saved: PathBuf = disk.dir().join("saved");
+    let output =
+        evsfs(&[OsStr::new("salvage"), disk.file().as_os_str(), saved.as_os_str(), "--json".as_ref()]);
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
+    (output.status.code(), report, File::open(saved).unwrap())
+}
+
+/// Whether a range that is listed has this block.
+fn listed(report: &Value, block: u64) -> bool {
+    report["lost"].as_array().unwrap().iter().any(|range| {
+        let start = range["offset"].as_u64().unwrap();
+        (start..start + range["length"].as_u64().unwrap()).contains(&(block * BLOCK))
+    })
+}
+
+/// Every block is in the output as it was, or is listed and zero there; gives how many are listed.
+#[track_caller]
+fn saved_or_listed(report: &Value, saved: &File, expected: impl Fn(u64) -> [u8; 4096]) -> u64 {
+    let mut gone = 0;
+    for block in FIRST..FIRST + COUNT {
+        let found = read(saved, block * BLOCK, 4096);
+        if listed(report, block) {
+            gone += 1;
+            assert!(
+                found.iter().all(|byte| *byte == 0),
+                "block {block} is lost, and something stands in its place"
+            );
+        } else {
+            assert!(found == expected(block), "block {block} is not listed, and not what it was");
+        }
+    }
+    gone
+}
+
+#[test]
+fn d10_a_damaged_leaf_is_named_with_all_its_blocks_and_costs_no_others() {
+    let disk = filled();
+    // The leaf of block 2048 + 128, by what it points to; earlier versions of it do no harm.
+    damage(&disk, |bytes| {
+        let data: Vec<u64> =
+            slots(bytes, |slot| *slot == contents(FIRST + 128)).into_iter().map(|slot| slot as u64).collect();
+        slots(bytes, |slot| {
+            is_leaf(slot) && data.contains(&MapPage::decode(slot, true).unwrap().entry(0).slot())
+        })
+    });
+    let (code, report) = check(&disk);
+    assert_eq!((code, &report["sound"]), (Some(5), &false.into()), "{report}");
+    let bad = &report["bad"][0];
+    assert_eq!(report["bad_count"], 1, "{report}");
+    assert_eq!((&bad["block"], &bad["count"]), (&(FIRST + 128).into(), &128.into()));
+    assert_eq!((&bad["offset"], &bad["length"]), (&((FIRST + 128) * BLOCK).into(), &(128 * BLOCK).into()));
+    assert_eq!((&bad["page_level"], &bad["snapshot"]), (&0.into(), &Value::Null));
+    assert!(bad["reason"].as_str().unwrap().contains("does not verify"), "{bad}");
+    assert_eq!(report["blocks"], COUNT - 128, "all others verify");
+
+    let text = String::from_utf8(evsfs(&["check".as_ref(), disk.file().as_os_str()]).stdout).unwrap();
+    assert!(text.contains("blocks 2176+128 (map page of level 0): it does not verify"), "{text}");
+
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!(code, Some(5));
+    assert_eq!(saved_or_listed(&report, &saved, contents), 128);
+    assert_eq!(report["lost_bytes"], 128 * BLOCK);
+    assert_eq!(
+        (&report["salvaged_bytes"], &report["unlisted_bytes"]),
+        (&((COUNT - 128) * BLOCK).into(), &0.into())
+    );
+}
+
+#[test]
+fn d10_what_is_in_the_log_is_saved_although_the_page_above_it_is_damaged() {
+    let mut disk = filled();
+    disk.attach();
+    let new = |block: u64| contents(block + 1_000_000);
+    let view = disk.open();
+    for block in [FIRST + 130, FIRST + 131, FIRST + 200] {
+        view.write_all_at(&new(block), block * BLOCK).unwrap();
+    }
+    view.sync_all().unwrap();
+    drop(view);
+    disk.kill();
+    disk.umount();
+    damage(&disk, |bytes| slots(bytes, is_leaf));
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!(code, Some(5));
+    assert_eq!(saved_or_listed(&report, &saved, new), COUNT - 3, "{report}");
+    assert_eq!(report["salvaged_bytes"], 3 * BLOCK);
+}
+
+#[test]
+fn d5_damage_in_a_snapshot_is_told_from_damage_in_the_volume() {
+    let mut disk = filled();
+    let snapshot = |disk: &Disk| {
+        let output = evsfs(&["snapshot".as_ref(), disk.file().as_os_str(), "s".as_ref(), "--json".as_ref()]);
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        value["id"].as_str().unwrap().to_owned()
+    };
+    let id = snapshot(&disk);
+    disk.attach();
+    disk.open().write_all_at(&contents(1), (FIRST + 7) * BLOCK).unwrap();
+    disk.detach();
+    damage(&disk, |bytes| slots(bytes, |slot| *slot == contents(FIRST + 7)));
+    let (code, report) = check(&disk);
+    assert_eq!((code, &report["bad_count"]), (Some(5), &1.into()), "{report}");
+    let bad = &report["bad"][0];
+    assert_eq!((&bad["block"], &bad["snapshot"]), (&(FIRST + 7).into(), &id.as_str().into()));
+    let text = String::from_utf8(evsfs(&["check".as_ref(), disk.file().as_os_str()]).stdout).unwrap();
+    assert!(text.contains(&format!("blocks 2055+1 of snapshot {id}: it does not verify")), "{text}");
+    // The volume itself has nothing to lose.
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!(code, Some(0), "{report}");
+    let expected = |block| if block == FIRST + 7 { contents(1) } else { contents(block) };
+    assert_eq!(saved_or_listed(&report, &saved, expected), 0);
+}
+
+#[test]
+fn f7_a_damaged_bitmap_is_reported_and_costs_no_data() {
+    let disk = filled();
+    damage(&disk, |_| allocation_slots(0, 0).map(|slot| usize::try_from(slot).unwrap()).to_vec());
+    let (code, report) = check(&disk);
+    assert_eq!(
+        (code, &report["sound"], &report["bad_count"]),
+        (Some(5), &false.into(), &0.into()),
+        "{report}"
+    );
+    assert_eq!((&report["bad_allocation_pages"], &report["blocks"]), (&1.into(), &COUNT.into()), "{report}");
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!(code, Some(0), "{report}");
+    assert_eq!(saved_or_listed(&report, &saved, contents), 0);
+}
+
+/// The tables come last in such a file. Without them no key can be derived: nothing is shown, and nothing is left behind.
+#[test]
+fn d10_a_file_that_was_cut_off_says_so() {
+    let disk = filled();
+    let bytes = fs::read(disk.file()).unwrap();
+    let slot = slots(&bytes, |slot| *slot == contents(FIRST + 100))[0];
+    File::options().write(true).open(disk.file()).unwrap().set_len(slot as u64 * BLOCK).unwrap();
+    let (file, saved) = (disk.file(), disk.dir().join("saved"));
+    for arguments in
+        [&[OsStr::new("check"), file.as_ref()][..], &["salvage".as_ref(), file.as_ref(), saved.as_ref()]]
+    {
+        let (code, error) = refusal(&evsfs(&[arguments, &["--json".as_ref()]].concat()));
+        assert_eq!(code, 5, "{error}");
+        assert!(error["message"].as_str().unwrap().contains("cut off"), "{error}");
+    }
+    assert!(!saved.exists(), "an output without contents stays");
+}
+
+/// Percent on a terminal; nothing of it where another program listens.
+#[test]
+fn progress_is_for_terminals() {
+    let disk = filled();
+    let line = format!("{} check {} --json", env!("CARGO_BIN_EXE_evsfs"), disk.file().display());
+    let seen = run("script", &["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let seen = String::from_utf8(seen.stdout).unwrap();
+    assert!(seen.contains("\r100 %") && seen.contains("\"sound\":true"), "{seen:?}");
+    let output = evsfs(&["check".as_ref(), disk.file().as_os_str(), "--json".as_ref()]);
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
