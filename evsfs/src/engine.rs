@@ -22,11 +22,11 @@ mod dirty;
 mod discard;
 mod epochs;
 mod error;
+mod lock_rule;
 mod map;
 mod merge;
 mod pages;
 mod params;
-mod lock_rule;
 #[cfg(not(feature = "sim"))]
 mod protection;
 #[cfg(feature = "sim")]
@@ -49,8 +49,8 @@ mod worker;
 mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
-pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
 pub use lock_rule::LockRule;
+pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
 pub use reencrypt::Step;
 pub use report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
 pub use volume::Volume;

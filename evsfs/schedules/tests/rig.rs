@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use evsfs::backing::Backing;
 use evsfs::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
 use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
-use evsfs_schedules::engine::{BLOCK, OpenOptions, LockRule, Volume};
+use evsfs_schedules::engine::{BLOCK, LockRule, OpenOptions, Volume};
 use evsfs_schedules::{Memory, leaving_out};
 use parking_lot::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -30,7 +30,7 @@ fn header() -> Header {
         cmk_id: Text::new("key").unwrap(),
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
-        next_wrapped_dek: WrappedDekField::default(),
+        next: None,
         base: None,
     }
 }
@@ -121,11 +121,7 @@ pub(crate) fn schedules(left_out: Option<LockRule>, workload: impl Fn() + Send +
 }
 
 /// Without this protection some order fails, and in this way.
-pub(crate) fn must_fail(
-    protection: LockRule,
-    how: &str,
-    workload: impl Fn() + Send + Sync + Copy + 'static,
-) {
+pub(crate) fn must_fail(protection: LockRule, how: &str, workload: impl Fn() + Send + Sync + Copy + 'static) {
     let failed = catch_unwind(AssertUnwindSafe(|| schedules(Some(protection), workload)))
         .expect_err("no order fails although the protection is left out");
     let message = failed

@@ -18,10 +18,6 @@ pub const EPOCH_PAGE_SALTS: usize = (TABLE_PAYLOAD - ITEMS) / 16;
 #[allow(clippy::cast_possible_truncation)] // 31,752; there is no conversion in a constant that would say so
 pub const EPOCHS_MAX: u32 = (EPOCH_DIRECTORY_PAGES * EPOCH_PAGE_SALTS) as u32;
 
-/// Epochs of a volume at most.
-#[allow(clippy::cast_possible_truncation)] // 126 times 252
-pub(super) const EPOCHS_MAX: u32 = (EPOCH_DIRECTORY_PAGES * EPOCH_PAGE_SALTS) as u32;
-
 /// Epoch `epoch` (from 1) is salt `.1` of epoch page `.0`. `None` for 0 and for more than a volume can have.
 #[must_use]
 pub fn epoch_place(epoch: u32) -> Option<(usize, usize)> {

@@ -114,7 +114,7 @@ impl<'a> Maker<'a> {
             } else {
                 WrappedDekField::new(vec![u8::try_from(seed % 251).unwrap() + 1; 60]).unwrap()
             },
-            next_wrapped_dek: WrappedDekField::default(),
+            next: None,
             base: reference,
         };
         let entropy = Arc::new(SeededEntropy::new(seed));
