@@ -17,6 +17,6 @@ for target in $targets; do
     # A recipe is a choice of volume and up to eight changes; the other inputs are structures of at most nine pages.
     case $target in volume) longest=81 ;; *) longest=36864 ;; esac
     echo "== $target"
-    "target/$host/release/$target" -max_total_time="${2:-600}" -max_len="$longest" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
+    "target/$host/release/$target" -max_total_time="${2:-600}" -max_len="$longest" -len_control=0 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 \
         -artifact_prefix="artifacts/$target-" "corpus/$target"
 done
