@@ -301,10 +301,7 @@ impl VolumeTool for Evsfs {
     }
 
     fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError> {
-        let (status, stdout, stderr) = self
-            .spawn(Stdio::null(), &["info".as_ref(), file.as_os_str()])
-            .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
-        let reply: InfoReply = self.interpret(status, &stdout, &stderr)?;
+        let reply: InfoReply = self.look(&["info".as_ref(), file.as_os_str()])?;
         // A disk that nobody serves goes on when it is attached.
         let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
         Ok(reply.re_encryption.or_else(waiting))

@@ -24,6 +24,8 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
     })?;
     let regular = regular_file::open(&path, false)?;
     let attached = lock::holder(&regular.file);
+    // Asked before the header is read: the two then never say that a re-encryption, which ends in between, waits to go on.
+    let running = attached.is_some().then(|| running(regular.identity));
     // Without the lock: a volume in use has a header, too. A change of it leaves one copy whole at any moment.
     let header = unlock::read_header(&FileBacking::unlocked(regular.file))
         .map_err(|source| Failure::Unlock { file: path.clone(), source })?;
@@ -31,8 +33,8 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
     let object = value.as_object_mut().expect("it was made as one");
     object.insert("file".into(), json!(path));
     object.insert("attached".into(), json!(attached));
-    if attached.is_some() {
-        object.insert("re_encryption".into(), running(regular.identity));
+    if let Some(running) = running {
+        object.insert("re_encryption".into(), running);
     }
     if arguments.unlock {
         object.append(unlocked(&path)?.as_object_mut().expect("it was made as one"));
