@@ -58,8 +58,8 @@ install_tools() {
     tests/clients/venv.sh >/dev/null || return 1
     tests/guest/fetch.sh >/dev/null || return 1
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
-    command -v cargo-deny >/dev/null || cargo install --locked cargo-deny || return 1
-    command -v fsx >/dev/null || cargo install --locked fsx || return 1
+    command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny || return 1
+    command -v fsx >/dev/null || cargo install --locked --debug fsx || return 1
     cargo fetch --locked     # of every platform: the dependency policy looks at all of them, offline
 }
 

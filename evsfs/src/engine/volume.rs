@@ -490,8 +490,10 @@ fn assemble(
         // needs while it runs, for buffers, and for the program.
         number(options.memory / 16 / 4096),
     );
-    if !options.read_only {
-        alloc.recover(&store, &Core::recovered_slots(&dirty))?;
+    match alloc.recover(&store, &Core::recovered_slots(&dirty)) {
+        // Who only reads takes no slot: a bitmap that cannot be read at the moment does not keep him out.
+        Err(error) if options.read_only => tracing::warn!(volume = %store.uuid, %error, "a bitmap cannot be read"),
+        recovered => recovered?,
     }
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
