@@ -13,8 +13,12 @@ use crate::model::disk::Serving;
 /// The identity of a live process: its number, with its start time and the boot it belongs to.
 pub(crate) fn identify(pid: u32) -> Option<Serving> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    if has_ended(&stat) { None } else { identity(pid, start_ticks(&stat)?) }
+}
+
+fn identity(pid: u32, started: u64) -> Option<Serving> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(Serving { pid, started: format!("{}@{}", start_ticks(&stat)?, boot.trim()) })
+    Some(Serving { pid, started: format!("{started}@{}", boot.trim()) })
 }
 
 /// Waits until a process has ended, for `patience` at most. True when it has; also a child that was not waited for.
@@ -40,10 +44,13 @@ fn handle(pid: u32) -> Option<OwnedFd> {
     pidfd_open(pid, PidfdFlags::empty()).ok()
 }
 
-/// The handle is taken first: what is compared after it can only be the process that it means.
+/// The handle is taken first: what is compared after it can only be the process that it means. One whose first thread has ended is
+/// there for as long as another of its threads is, with all the files that it has open.
 fn handle_of(serving: &Serving) -> Option<OwnedFd> {
     let process = handle(serving.pid)?;
-    (identify(serving.pid).as_ref() == Some(serving)).then_some(process)
+    let stat = fs::read_to_string(format!("/proc/{}/stat", serving.pid)).ok()?;
+    let same = identity(serving.pid, start_ticks(&stat)?)?;
+    (same == *serving).then_some(process)
 }
 
 fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
@@ -58,15 +65,19 @@ fn ends_within(process: &OwnedFd, patience: Duration) -> bool {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat` (proc(5)); a zombie has ended. The program's name may hold spaces and brackets.
+/// Field 3 of `/proc/<pid>/stat` (proc(5)): whether the first thread is a zombie.
+fn has_ended(stat: &str) -> bool {
+    matches!(after_name(stat).and_then(|mut fields| fields.next()), None | Some("Z" | "X"))
+}
+
+/// Field 22 of `/proc/<pid>/stat` (proc(5)).
 fn start_ticks(stat: &str) -> Option<u64> {
-    let after_name = stat.get(stat.rfind(')')? + 1..)?;
-    let mut fields = after_name.split_ascii_whitespace();
-    let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    after_name(stat)?.nth(19)?.parse().ok()
+}
+
+/// The fields from the third on. The program's name before them may hold spaces and brackets.
+fn after_name(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
+    Some(stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace())
 }
 
 /// Whether something is mounted at `mountpoint`. Reads the table, so that a dead mount cannot block it.
@@ -137,7 +148,9 @@ mod tests {
     fn a_name_with_brackets_does_not_confuse() {
         let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
         assert_eq!(start_ticks(&format!("7 (a) b) {tail}")), Some(4711));
-        assert_eq!(start_ticks(&format!("7 (a) {}", tail.replace('S', "Z"))), None);
+        let zombie = format!("7 (a) {}", tail.replace('S', "Z"));
+        assert_eq!((start_ticks(&zombie), has_ended(&zombie)), (Some(4711), true));
+        assert!(!has_ended(&format!("7 (a) b) {tail}")));
         assert_eq!(start_ticks("7"), None);
     }
 
