@@ -493,7 +493,7 @@ fn assemble(
     match alloc.recover(&store, &Core::recovered_slots(&dirty)) {
         // Who only reads takes no slot: a bitmap that cannot be read at the moment does not keep him out.
         Err(error) if options.read_only => {
-            tracing::warn!(volume = %store.uuid, %error, "a bitmap cannot be read")
+            tracing::warn!(volume = %store.uuid, %error, "a bitmap cannot be read");
         }
         recovered => recovered?,
     }
