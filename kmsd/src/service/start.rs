@@ -261,7 +261,10 @@ impl Service {
                     commit(if key.versions.len() == 1 {
                         Change::ForgetKey(key.id)
                     } else {
-                        Change::PutKey(key.changed(|next| next.versions.retain(|v| v.version != version)))
+                        // It is the next revision of the record already.
+                        let mut next = key;
+                        next.versions.retain(|v| v.version != version);
+                        Change::PutKey(next)
                     })
                     .await?;
                     continue;
