@@ -117,7 +117,19 @@ impl Pkcs11Session {
             Part::Cipher => (CkMechanism::AesKeyGen, template::master_key(object)),
             Part::Mac => (CkMechanism::GenericSecretKeyGen, template::mac_key(object)),
         };
-        let handle = session.generate_key(&mechanism, &template).map_err(classify)?;
+        // SoftHSM refuses so now and then while another session writes to the token. It has made nothing then.
+        let mut again = 3;
+        let handle = loop {
+            match session.generate_key(&mechanism, &template) {
+                Err(cryptoki::error::Error::Pkcs11(cryptoki::error::RvError::TemplateInconsistent, _))
+                    if again > 0 =>
+                {
+                    tracing::info!("the token found the template of a new key inconsistent; asking again");
+                    again -= 1;
+                }
+                made => break made.map_err(classify)?,
+            }
+        };
         let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
         if !template::is_protected(&answer, part) {
             session.destroy_object(handle).map_err(classify)?;
