@@ -256,8 +256,7 @@ impl<D: Attachment> Service<D> {
 
     /// Whether somebody has unmounted it here, while a copy of the mount in another namespace keeps the session.
     fn is_left(&self) -> bool {
-        !self.openings.is_in_use()
-            && table::read().is_ok_and(|all| !all.contains(self.mounted.entry()))
+        !self.openings.is_in_use() && table::read().is_ok_and(|all| !all.contains(self.mounted.entry()))
     }
 
     /// The session ended without us: an unmount by other means, or the connection was cut.

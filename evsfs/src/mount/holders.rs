@@ -85,10 +85,7 @@ fn processes(mount: &MountEntry) -> Vec<Holder> {
     let mut pids: Vec<u32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    pids.into_iter()
-        .filter(|pid| uses(*pid, mount))
-        .map(process)
-        .collect()
+    pids.into_iter().filter(|pid| uses(*pid, mount)).map(process).collect()
 }
 
 /// A process by its number.
