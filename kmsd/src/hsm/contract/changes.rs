@@ -1,6 +1,10 @@
 //! Objects are made and destroyed in one session while others search.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 
@@ -16,6 +20,9 @@ use crate::{
 /// `CKR_TEMPLATE_INCONSISTENT`.
 const INCONSISTENT: u32 = 0xD1;
 
+/// Keys that each of two makers makes, and keeps until the next one.
+const ROUNDS: u32 = 60;
+
 /// SoftHSM's files of objects, the token's own not among them.
 fn files(dir: &Path) -> usize {
     let token = std::fs::read_dir(dir.join("tokens")).unwrap().next().unwrap().unwrap().path();
@@ -30,41 +37,52 @@ fn k1_softhsm_makes_whole_keys_while_others_search() {
         let token = Pkcs11Token::connect(settings(&dir)).unwrap();
         let open = || token.open().unwrap();
         open().derive(b"a", true).unwrap();
+        let at_work = AtomicU32::new(3);
         std::thread::scope(|scope| {
-            for maker in 0..2 {
+            for maker in 1..=2 {
+                let at_work = &at_work;
                 scope.spawn(move || {
+                    let _done = Done(at_work);
                     let mut session = open();
-                    for round in 0..60 {
-                        let made = object(maker + 1, round + 1);
+                    for round in 1..=ROUNDS {
+                        let made = object(maker, round);
                         session.generate(made).unwrap();
                         session.seal(made, b"aad", b"text").unwrap();
-                        if round % 2 == 0 {
-                            session.destroy(made).unwrap();
+                        if round > 1 {
+                            session.destroy(object(maker, round - 1)).unwrap();
                         }
                     }
                 });
             }
             scope.spawn(|| {
+                let _done = Done(&at_work);
                 let mut session = open();
-                for note in 0..60_u8 {
-                    session.put_note(&[note]).unwrap();
-                }
+                (1..=ROUNDS).for_each(|note| session.put_note(&note.to_be_bytes()).unwrap());
             });
             scope.spawn(|| {
                 let mut session = open();
-                for _ in 0..200 {
+                while at_work.load(Ordering::SeqCst) > 0 {
                     session.inventory().unwrap();
                     assert!(!session.exists(object(9, 1)).unwrap());
                 }
             });
         });
         let mut session = open();
-        assert_eq!(session.inventory().unwrap().len(), 2 * 30);
-        assert_eq!(session.notes().unwrap(), [[59]]);
+        assert_eq!(session.inventory().unwrap(), [object(1, ROUNDS), object(2, ROUNDS)]);
+        assert_eq!(session.notes().unwrap(), [ROUNDS.to_be_bytes()]);
         drop(session);
-        // The keys that were kept, the one that guards the store, and the note.
-        assert_eq!(files(&dir), 2 * 30 + 2);
+        // The two keys, the one that guards the store, and the note.
+        assert_eq!(files(&dir), 4);
     });
+}
+
+/// Counts a thread out, also when it panics: others wait for it.
+struct Done<'a>(&'a AtomicU32);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 fn wrap(public: &[u8], material: &[u8]) -> Vec<u8> {
