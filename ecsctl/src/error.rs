@@ -708,10 +708,10 @@ fn key_report(error: &KeyError) -> Report {
         KeyError::Refused { hint, .. } => {
             (Exit::Refused, "key-refused", hint.clone().unwrap_or_else(|| "ecsctl key list".to_owned()))
         }
-        KeyError::Unavailable { .. } => (
+        KeyError::Unavailable { hint, .. } => (
             Exit::Unreachable,
             "kmsd-unreachable",
-            "start it with `kmsd serve`, or set KMSD_SOCKET".to_owned(),
+            hint.clone().unwrap_or_else(|| "look at kmsd's log".to_owned()),
         ),
         KeyError::Protocol { .. } => {
             (Exit::Unreachable, "kmsd-protocol", "is KMSD_SOCKET the socket of kmsd?".to_owned())

@@ -125,6 +125,8 @@ pub(crate) enum KeyError {
     Unavailable {
         /// What was tried, and what came of it.
         message: String,
+        /// What to do about it.
+        hint: Option<String>,
     },
     /// The answer is not one that the API defines.
     #[error("{message}")]

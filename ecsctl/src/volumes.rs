@@ -80,6 +80,8 @@ pub(crate) struct Inspected {
     pub(crate) created: u64,
     /// Bytes; only when unlocked.
     pub(crate) size: Option<u64>,
+    /// How far a re-encryption is, if one is under way.
+    pub(crate) re_encryption: Option<serde_json::Value>,
     /// Its snapshots; only when unlocked.
     pub(crate) snapshots: Vec<Kept>,
 }
@@ -124,10 +126,6 @@ pub(crate) trait VolumeTool {
     fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
     /// Begins to re-encrypt the volume under a new DEK, or goes on; a detached one to the end.
     fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
-    /// How far a re-encryption is, if one is under way. Needs no claim.
-    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError>;
-    /// The CMK that the header names.
-    fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError>;
     /// The version of the engine.

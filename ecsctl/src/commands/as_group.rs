@@ -74,6 +74,11 @@ impl App {
     }
 }
 
+/// "1 server", "2 servers".
+fn count(servers: &[String]) -> String {
+    format!("{} server{}", servers.len(), if servers.len() == 1 { "" } else { "s" })
+}
+
 /// Refuses a number of servers that a group may not have.
 fn within(group: &Group) -> Result<(), Error> {
     if (group.smallest..=group.largest).contains(&group.desired) {

@@ -138,7 +138,7 @@ impl App {
                 _ => Ok(()),
             },
             Step::NoteKey => {
-                let now = self.volumes.key_of(claim, &place.file).map_err(volume)?;
+                let now = self.volumes.inspect(&place.file, false).map_err(volume)?.key_id;
                 if let Operation::Rekey { alias, .. } = operation
                     && now != claimed.disk.key_id
                 {

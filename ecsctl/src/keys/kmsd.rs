@@ -197,7 +197,8 @@ pub(crate) fn told(key: &str, error: ClientError) -> KeyError {
         return KeyError::NotFound { key: key.to_owned() };
     }
     if error.is_unavailable() {
-        return KeyError::Unavailable { message: error.to_string() };
+        let hint = error.hint().map(str::to_owned);
+        return KeyError::Unavailable { message: error.to_string(), hint };
     }
     match error {
         ClientError::Refused { code, message, hint, .. } => KeyError::Refused { code, message, hint },

@@ -37,12 +37,6 @@ struct CreateReply {
 }
 
 #[derive(Deserialize)]
-struct InfoReply {
-    re_encrypting: bool,
-    re_encryption: Option<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
 struct MountReply {
     pid: u32,
 }
@@ -56,6 +50,8 @@ struct HeaderReply {
     created: u64,
     base: Option<BaseReply>,
     size: Option<u64>,
+    re_encrypting: bool,
+    re_encryption: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -300,18 +296,6 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
-    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError> {
-        let reply: InfoReply = self.look(&["info".as_ref(), file.as_os_str()])?;
-        // A disk that nobody serves goes on when it is attached.
-        let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
-        Ok(reply.re_encryption.or_else(waiting))
-    }
-
-    fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
-        let reply: CreateReply = self.run(claim, &["info".as_ref(), file.as_os_str()])?;
-        Ok(reply.key_id)
-    }
-
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
         let arguments = ["check".as_ref(), file.as_os_str()];
         let (status, stdout, stderr) = self
@@ -350,6 +334,8 @@ impl VolumeTool for Evsfs {
         } else {
             Vec::new()
         };
+        // A disk that nobody serves goes on when it is attached.
+        let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
         Ok(Inspected {
             uuid: reply.uuid,
             image: reply.kind == "image",
@@ -358,6 +344,7 @@ impl VolumeTool for Evsfs {
             base: reply.base.map(|base| base.uuid),
             created: reply.created,
             size: reply.size,
+            re_encryption: reply.re_encryption.or_else(waiting),
             snapshots,
         })
     }

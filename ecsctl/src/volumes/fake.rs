@@ -272,14 +272,6 @@ impl VolumeTool for FakeVolumes {
         Ok(())
     }
 
-    fn reencryption(&self, _: &Path) -> Result<Option<serde_json::Value>, ToolError> {
-        Ok(None)
-    }
-
-    fn key_of(&self, _: &Claim, file: &Path) -> Result<Option<String>, ToolError> {
-        Ok(fs::read_to_string(key_file(file)).ok())
-    }
-
     fn check(&self, _: &Claim, _: &Path) -> Result<serde_json::Value, ToolError> {
         Ok(serde_json::json!({ "sound": true, "bad_count": 0 }))
     }
@@ -300,6 +292,7 @@ impl VolumeTool for FakeVolumes {
             base: None,
             created: 0,
             size: unlock.then_some(data.len()),
+            re_encryption: None,
             snapshots: Vec::new(),
         })
     }

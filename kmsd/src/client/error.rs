@@ -7,7 +7,7 @@ use std::{io, path::PathBuf, time::Duration};
 pub enum ClientError {
     /// Nobody listens, or the connection broke before the request was out. Nothing was done.
     #[error(
-        "cannot reach the key service at {socket}: {source} (is it running? start it with `kmsd serve`, or set KMSD_SOCKET to its socket)",
+        "cannot reach the key service at {socket}: {source}",
         socket = socket.display()
     )]
     Unreachable {
@@ -18,7 +18,7 @@ pub enum ClientError {
     },
     /// No answer in time. A request that changes something may have been carried out.
     #[error(
-        "the key service at {socket} did not answer within {after:?} (look at its log, and at the token)",
+        "the key service at {socket} did not answer within {after:?}",
         socket = socket.display()
     )]
     TimedOut {
@@ -30,7 +30,7 @@ pub enum ClientError {
     /// The connection broke while the answer was awaited. The request may have been carried out: look before
     /// it is sent again.
     #[error(
-        "the key service at {socket} closed the connection before it answered (it may have been stopped; the request may have been carried out)",
+        "the key service at {socket} closed the connection before it answered; the request may have been carried out",
         socket = socket.display()
     )]
     ReplyLost {
@@ -38,7 +38,7 @@ pub enum ClientError {
         socket: PathBuf,
     },
     /// The service refused.
-    #[error("{message}{} ({code})", hint.as_ref().map(|hint| format!(" - {hint}")).unwrap_or_default())]
+    #[error("{message} ({code})")]
     Refused {
         /// HTTP status.
         status: u16,
@@ -102,6 +102,18 @@ impl ClientError {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::ReplyLost { .. } => true,
             Self::Refused { status, .. } => matches!(*status, 429 | 502 | 503 | 504),
             Self::Protocol { .. } => false,
+        }
+    }
+
+    /// What to do about it. Messages do not repeat it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Unreachable { .. } => Some("start it with `kmsd serve`, or set KMSD_SOCKET to its socket"),
+            Self::TimedOut { .. } => Some("look at kmsd's log, and at the token"),
+            Self::ReplyLost { .. } => Some("look whether it was carried out before you try again"),
+            Self::Refused { hint, .. } => hint.as_deref(),
+            Self::Protocol { .. } => Some("is KMSD_SOCKET the socket of kmsd?"),
         }
     }
 

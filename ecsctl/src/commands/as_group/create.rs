@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::scaling,
-    commands::{as_group::within, parse_name, stdout},
+    commands::{as_group::{count, within}, parse_name, stdout},
     error::Error,
     model::{Noun, scaling::Group},
 };
@@ -53,7 +53,7 @@ impl Create {
         app.catalog.write(|tx| scaling::insert_group(tx, &group))?;
         let servers = app.scale(&group, &config)?;
         let sentence =
-            format!("as-group {} created with {} servers ({})", group.name, servers.len(), group.id);
+            format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);
         app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)
     }
 }

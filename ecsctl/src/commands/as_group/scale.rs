@@ -5,7 +5,7 @@ use clap::Args;
 use crate::{
     app::App,
     catalog::scaling,
-    commands::{as_group::within, stdout},
+    commands::{as_group::{count, within}, stdout},
     error::Error,
     output::confirm,
 };
@@ -46,7 +46,7 @@ impl Scale {
         app.catalog.write(|tx| scaling::set_desired(tx, group.id, group.desired))?;
         let config = app.config_of(&group)?;
         let servers = app.scale(&group, &config)?;
-        let sentence = format!("as-group {} has {} servers", group.name, servers.len());
+        let sentence = format!("as-group {} has {}", group.name, count(&servers));
         app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)
     }
 }

@@ -22,7 +22,7 @@ impl ShowDisk {
         let mut shown = app.shown(disk)?;
         let file = app.installation.place(id).file;
         if encrypted && file.exists() {
-            let progress = app.volumes.reencryption(&file);
+            let progress = app.volumes.inspect(&file, false).map(|header| header.re_encryption);
             let progress = progress.map_err(|source| Error::Volume {
                 disk: name,
                 doing: "looked at",
