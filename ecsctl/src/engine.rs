@@ -62,6 +62,8 @@ pub(crate) struct Settled {
 struct Facts {
     written: Option<Written>,
     source: Option<Claimed>,
+    /// Where the source is seen while it is copied.
+    view: Option<std::path::PathBuf>,
     /// The source was in use, and a snapshot of it was taken to copy from.
     snapshot: bool,
     serving: Option<crate::model::disk::Serving>,

@@ -192,6 +192,25 @@ impl Installation {
         self.ecsctl(&format!("disk create {name} {options}")).json()
     }
 
+    /// The data key of a volume file as its header holds it, and opened by the key service: docs/volume-format.md, Header.
+    #[track_caller]
+    pub fn data_key(&self, volume: &Value) -> (Vec<u8>, String) {
+        const AT: usize = 134;
+        let file = volume["file"].as_str().unwrap_or_else(|| panic!("no file in {volume}"));
+        let bytes = fs::read(file).expect("the volume file can be read");
+        let length = usize::from(u16::from_le_bytes([bytes[AT], bytes[AT + 1]]));
+        assert!(length > 0, "{file} has no wrapped data key");
+        let wrapped = bytes[AT + 2..AT + 2 + length].to_vec();
+        let cipher_text: String = wrapped.iter().map(|byte| format!("{byte:02x}")).collect();
+        let kind = if volume["status"] == "active" { "image" } else { "disk" };
+        let context = serde_json::json!({"evs:volume": volume["id"], "evs:kind": kind});
+        let body = serde_json::json!({
+            "cipher_text": cipher_text, "datakey_cipher_length": "32", "encryption_context": context
+        });
+        let opened = self.kms("decrypt-datakey", &body).ok();
+        (wrapped, opened["data_key"].as_str().unwrap_or_else(|| panic!("no key in {opened}")).to_owned())
+    }
+
     /// What a refused command must not have changed: the files under `ECS_HOME` (SQLite's own side files and logs excepted), and
     /// what the listings say.
     #[track_caller]

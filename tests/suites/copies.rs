@@ -110,6 +110,37 @@ fn d5_a_disk_that_is_written_to_is_backed_up_as_it_was_at_one_moment() {
     assert!(!tree::holds(&file_of(&backup), &canary), "the backup is encrypted");
 }
 
+/// D5, D1: a backup has a DEK of its own, and so has each disk that is restored from it; a disk restored under another key needs no other
+/// key than that one.
+#[test]
+fn d5_each_copy_has_a_dek_of_its_own_and_needs_only_its_own_key() {
+    let ecs = Installation::new();
+    for key in ["k1", "k2"] {
+        ecs.ecsctl(&format!("key create --alias {key}")).ok();
+    }
+    let disk = ecs.create_disk("d", "--size 16M --encrypted --key k1");
+    let text = b"what was on the disk".repeat(1000);
+    let view = File::options().write(true).open(ecs.attach("d", "web1").path);
+    view.and_then(|mut view| view.write_all(&text)).expect("it can be written");
+    ecs.ecsctl("disk detach d").ok();
+    let backup = ecs.ecsctl("backup create b --disk d").json();
+    let same = ecs.ecsctl("backup restore b same").json();
+    let other = ecs.ecsctl("backup restore b other --encrypted --key k2").json();
+    let keys = [&disk, &backup, &same, &other].map(|volume| ecs.data_key(volume));
+    for (n, (wrapped, opened)) in keys.iter().enumerate() {
+        for (other_wrapped, other_opened) in &keys[..n] {
+            assert_ne!(wrapped, other_wrapped, "volume {n}");
+            assert_ne!(opened, other_opened, "volume {n}");
+        }
+    }
+    ecs.ecsctl("key disable k1").ok();
+    ecs.ecsctl("disk attach d web1").error(3).naming(&["k1", "disabled"]);
+    ecs.ecsctl("backup restore b again").error(3).naming(&["k1", "disabled"]);
+    let attached = ecs.attach("other", "web1");
+    assert!(fs::read(&attached.path).expect("it can be read").starts_with(&text));
+    ecs.ecsctl("disk detach other").ok();
+}
+
 /// I1: an image of a server whose system disk is in use is a state of that disk, under the same key, and a new server can be made from it.
 #[test]
 fn i1_an_image_is_made_of_a_system_disk_in_use() {

@@ -1,5 +1,6 @@
 //! The harness itself: comparisons that notice, guards that clean up, and the sweep that takes away what a killed test has left.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,4 +112,42 @@ fn the_sweep_takes_away_mounts_loop_devices_and_processes() {
     assert_eq!(process::loops_under(dir.path()), [] as [String; 0]);
     assert_eq!(process::mounts_under(dir.path()), []);
     assert_eq!(sweep().code, 0, "and now there is nothing left");
+}
+
+/// The names of all functions in the sources.
+fn functions(dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() && !entry.ends_with("target") {
+            functions(&entry, found);
+        } else if entry.extension().is_some_and(|ending| ending == "rs") {
+            let text = fs::read_to_string(&entry).expect("a source file");
+            let names = text
+                .lines()
+                .filter_map(|line| line.trim().strip_prefix("fn ").or(line.trim().strip_prefix("async fn ")));
+            found.extend(names.filter_map(|line| Some(line.split_once('(')?.0.to_owned())));
+        }
+    }
+}
+
+/// docs/testing.md names tests for each rule of disks, images, servers and auto scaling, and those tests exist.
+#[test]
+fn every_rule_is_shown_by_tests_that_there_are() {
+    let root = repository();
+    let mut known = BTreeSet::new();
+    for part in ["kmsd", "evsfs", "ecsctl", "tests"] {
+        functions(&root.join(part), &mut known);
+    }
+    let page = fs::read_to_string(root.join("docs/testing.md")).expect("the page");
+    let rules = (1..=10)
+        .map(|n| format!("D{n}"))
+        .chain(["I1", "I2", "I3", "I4", "S1", "S2", "S3", "A1", "A2"].map(str::to_owned));
+    for rule in rules {
+        let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {rule} | `")));
+        let row = row.unwrap_or_else(|| panic!("docs/testing.md has no tests for {rule}"));
+        let names: Vec<&str> = row.split(['`', ',', ' ', '|']).filter(|word| word.contains('_')).collect();
+        assert!(!names.is_empty(), "{rule}");
+        for name in names {
+            assert!(known.contains(name), "{rule}: there is no test {name}");
+        }
+    }
 }

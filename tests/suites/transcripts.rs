@@ -24,7 +24,11 @@ fn redactions(dir: &str) -> Redactions {
         ("[TIME]", r"(?<redacted>20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ)"),
         ("[SHORT]", r"(?m)^(?<redacted>[0-9a-f]{8})  "),
         ("[PID]", r#""pid": (?<redacted>\d+)"#),
+        ("[PID]", r"\(pid (?<redacted>\d+)\)"),
         ("[SERIAL]", r"\(serial (?<redacted>[0-9a-f]{16})\)"),
+        ("[ACCESSKEY]", r"\b(?<redacted>[A-Z2-7]{20})\b"),
+        ("[SECRET]", r"\b(?<redacted>[A-Za-z0-9+/]{40})\b"),
+        ("[HEX]", r"\b(?<redacted>[0-9a-f]{64})\b"),
         ("[SPACE]", r"(?<redacted>\d+\.\d GiB of \d+\.\d GiB) free"),
     ] {
         redactions.insert(name, pattern(regex)).expect("a valid placeholder");
@@ -94,6 +98,94 @@ fn without_a_key_service_each_command_says_so() {
 }
 
 #[test]
-fn help_prints_what_its_page_shows() {
-    play("help.md", &Installation::with(Options { init: false, start: false, ..Options::default() }));
+fn keys_access_keys_and_the_audit_log_print_what_their_page_shows() {
+    play("keys.md", &Installation::new());
+}
+
+#[test]
+fn machines_and_tools_print_what_their_page_shows() {
+    play("machines.md", &Installation::new());
+}
+
+#[test]
+fn errors_print_what_their_page_shows() {
+    play("errors.md", &Installation::new());
+}
+
+#[test]
+fn help_prints_what_its_pages_show() {
+    let ecs = Installation::with(Options { init: false, start: false, ..Options::default() });
+    let pages = pages();
+    let help: Vec<&String> = pages.iter().filter(|page| page.starts_with("help")).collect();
+    assert!(help.len() > 10, "{help:?}");
+    for page in help {
+        play(page, &ecs);
+    }
+}
+
+fn pages() -> Vec<String> {
+    let files =
+        fs::read_dir(page("")).expect("the transcripts").map(|entry| entry.expect("an entry").file_name());
+    let mut names: Vec<String> = files.filter_map(|name| name.into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".md"));
+    names.sort();
+    names
+}
+
+/// What a page shows of one command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Shown {
+    Help,
+    Success,
+    Error,
+}
+
+/// Each command that there is, as its manual page is called: `ecsctl-disk-create`.
+fn commands(ecs: &Installation) -> Vec<String> {
+    ecs.ecsctl("man-pages man").ok();
+    let files = fs::read_dir(ecs.dir().join("man"))
+        .expect("the manual")
+        .map(|page| page.expect("a page").file_name());
+    let names: Vec<String> =
+        files.filter_map(|name| Some(name.to_str()?.strip_suffix(".1")?.to_owned())).collect();
+    let is_leaf = |name: &&String| !names.iter().any(|other| other.starts_with(&format!("{name}-")));
+    names.iter().filter(is_leaf).cloned().collect()
+}
+
+#[test]
+fn every_command_has_its_help_a_success_and_an_error_on_some_page() {
+    let ecs = Installation::with(Options { init: false, start: false, ..Options::default() });
+    let commands = commands(&ecs);
+    assert!(commands.len() > 60, "{}: {commands:?}", commands.len());
+    let mut seen = std::collections::BTreeSet::new();
+    for page_name in pages() {
+        let text = fs::read_to_string(page(&page_name)).expect("a page");
+        let shown = text.split("\n$ ").skip(1).chain(text.split("```console\n$ ").skip(1));
+        for shown in shown {
+            let (line, printed) = shown.split_once('\n').unwrap_or((shown, ""));
+            let Some((_, arguments)) = line.split_once("ecsctl ") else { continue };
+            let verbs: Vec<&str> = arguments.split(' ').filter(|word| !word.starts_with('-')).collect();
+            let name = |words: usize| format!("ecsctl-{}", verbs[..words].join("-"));
+            let longest = (1..=verbs.len().min(2)).rev().map(name).find(|name| commands.contains(name));
+            let Some(command) = longest else { continue };
+            let own = printed.split("\n```").next().unwrap_or_default();
+            let failed = own.lines().any(|line| line.starts_with("? "));
+            let what = match (line.contains("--help"), failed) {
+                (true, _) => Shown::Help,
+                (false, true) => Shown::Error,
+                (false, false) => Shown::Success,
+            };
+            seen.insert((command, what));
+        }
+    }
+    let missing: Vec<String> = commands
+        .iter()
+        .flat_map(|command| [Shown::Help, Shown::Success, Shown::Error].map(|what| (command.clone(), what)))
+        .filter(|wanted| !seen.contains(wanted))
+        .map(|(command, what)| format!("{command}: {what:?}"))
+        .collect();
+    assert!(
+        missing.is_empty(),
+        "add these to a page of tests/transcripts, then SNAPSHOTS=overwrite: {missing:#?}"
+    );
 }

@@ -54,20 +54,30 @@ impl App {
                 copy(&mut *source, &place.view, &mut progress)
                     .map_err(|trouble| trouble.told(path, &place.view))
             }
-            Fill::Volume { id, verify, snapshot } => {
+            Fill::Volume { id, snapshot, .. } => {
                 let view = self.open_source(new, *id, *snapshot, facts)?;
-                let told = |trouble: Trouble| trouble.told(&view, &place.view);
                 let mut source = open_view(&view)?;
+                facts.view = Some(view.clone());
                 let mut progress = Progress::new(self.out, "copying", &title, source.size());
-                copy(&mut source, &place.view, &mut progress).map_err(told)?;
-                if *verify {
-                    let mut progress = Progress::new(self.out, "verifying", &title, source.size());
-                    let mut written = open_view(&place.view)?;
-                    verify_same(&mut source, &mut written, &mut progress).map_err(told)?;
-                }
-                Ok(())
+                copy(&mut source, &place.view, &mut progress)
+                    .map_err(|trouble| trouble.told(&view, &place.view))
             }
         }
+    }
+
+    /// Reads both sides again and compares them.
+    pub(super) fn verify_copy(
+        &self,
+        new: &Claimed,
+        fill: &Fill,
+        place: &Place,
+        facts: &Facts,
+    ) -> Result<(), Error> {
+        let (Fill::Volume { verify: true, .. }, Some(view)) = (fill, &facts.view) else { return Ok(()) };
+        let (mut source, mut written) = (open_view(view)?, open_view(&place.view)?);
+        let mut progress = Progress::new(self.out, "verifying", &new.disk.name, source.size());
+        verify_same(&mut source, &mut written, &mut progress)
+            .map_err(|trouble| trouble.told(view, &place.view))
     }
 
     /// The view of the volume that is copied from: one that is mounted for this only, or, of a volume in use, a snapshot

@@ -89,6 +89,10 @@ impl App {
                 Operation::Create { fill: Some(fill), .. } => self.copy_into(claimed, fill, &place, facts),
                 _ => Ok(()),
             },
+            Step::Verify => match operation {
+                Operation::Create { fill: Some(fill), .. } => self.verify_copy(claimed, fill, &place, facts),
+                _ => Ok(()),
+            },
             Step::ReleaseSource => self.release_source(claimed, operation, facts),
             Step::Publish => match self.stable_path_of(claimed)? {
                 Some(path) => publish(&path, claimed),

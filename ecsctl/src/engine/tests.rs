@@ -3,6 +3,7 @@
 mod changed;
 mod crash;
 mod filled;
+mod killed;
 mod machines;
 mod rules;
 mod scaling;

@@ -49,7 +49,11 @@ impl FakeKeys {
     }
 
     fn answer(&self) -> Result<(), KeyError> {
-        if *self.away.borrow() { Err(KeyError::Unavailable { message: "away".to_owned(), hint: None }) } else { Ok(()) }
+        if *self.away.borrow() {
+            Err(KeyError::Unavailable { message: "away".to_owned(), hint: None })
+        } else {
+            Ok(())
+        }
     }
 
     fn change(&self, key_id: &str, change: impl FnOnce(&mut Key)) -> Result<(), KeyError> {

@@ -116,6 +116,8 @@ pub(crate) enum Step {
     Release,
     /// Copy what it is filled with into the view, and flush it.
     CopyIn,
+    /// Read both again and compare them, where that was asked for.
+    Verify,
     /// Unmount the volume that is copied from, if it was mounted for that.
     ReleaseSource,
     /// Unwrap and mount, to be read only.
@@ -183,7 +185,7 @@ pub(crate) enum Direction {
 use Step::{
     ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
     NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle,
-    TakeSnapshot, Unlink, Unmount, Unpublish, WriteVolume,
+    TakeSnapshot, Unlink, Unmount, Unpublish, Verify, WriteVolume,
 };
 
 impl Operation {
@@ -214,6 +216,7 @@ impl Operation {
                 Mount,
                 Release,
                 CopyIn,
+                Verify,
                 ReleaseSource,
                 Unmount,
                 RemoveMountpoint,

@@ -128,6 +128,17 @@ pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
     file.with_extension(format!("evs.snapshot-{id}"))
 }
 
+/// The snapshots that a volume has: ID and contents.
+fn snapshots_of(file: &Path) -> Vec<(String, PathBuf)> {
+    let stem = file.file_stem().unwrap().to_str().unwrap();
+    let paths = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let id = |path: &Path| {
+        let name = path.file_name()?.to_str()?;
+        Some(name.strip_prefix(stem)?.strip_prefix(".evs.snapshot-")?.to_owned())
+    };
+    paths.filter_map(|path| Some((id(&path)?, path))).collect()
+}
+
 /// Where it is seen beside the view of an attached disk.
 fn shown_snapshot(file: &Path, id: Uuid) -> PathBuf {
     let home = file.parent().and_then(Path::parent).unwrap();
@@ -182,6 +193,9 @@ impl VolumeTool for FakeVolumes {
             serving
         };
         fs::hard_link(data_of(&place.file), &place.view).unwrap();
+        for (id, kept) in snapshots_of(&place.file) {
+            fs::hard_link(kept, place.mountpoint.join(format!("snapshot-{id}"))).unwrap();
+        }
         fs::write(&place.control, "").unwrap();
         fs::write(&place.log, "").unwrap();
         self.note("mount");
@@ -212,6 +226,9 @@ impl VolumeTool for FakeVolumes {
         }
         if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {
             fs::remove_file(&place.view).unwrap();
+            for entry in fs::read_dir(&place.mountpoint).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
             self.note("unmount");
         }
         if self.hits(Trouble::DieInUnmount) {
@@ -288,7 +305,7 @@ impl VolumeTool for FakeVolumes {
             uuid: file.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).unwrap(),
             image: false,
             encrypted: text == HEADER,
-            key_id: (text == HEADER).then(|| "evs/default".to_owned()),
+            key_id: fs::read_to_string(key_file(file)).ok().filter(|_| text == HEADER),
             base: None,
             created: 0,
             size: unlock.then_some(data.len()),

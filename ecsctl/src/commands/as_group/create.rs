@@ -6,7 +6,10 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::scaling,
-    commands::{as_group::{count, within}, parse_name, stdout},
+    commands::{
+        as_group::{count, within},
+        parse_name, stdout,
+    },
     error::Error,
     model::{Noun, scaling::Group},
 };
@@ -52,8 +55,7 @@ impl Create {
         within(&group)?;
         app.catalog.write(|tx| scaling::insert_group(tx, &group))?;
         let servers = app.scale(&group, &config)?;
-        let sentence =
-            format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);
+        let sentence = format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);
         app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)
     }
 }

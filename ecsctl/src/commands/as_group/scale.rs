@@ -5,7 +5,10 @@ use clap::Args;
 use crate::{
     app::App,
     catalog::scaling,
-    commands::{as_group::{count, within}, stdout},
+    commands::{
+        as_group::{count, within},
+        stdout,
+    },
     error::Error,
     output::confirm,
 };

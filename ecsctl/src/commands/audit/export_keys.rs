@@ -50,7 +50,10 @@ impl ExportKeys {
         match out.format {
             Format::Json => out.value(&json!({"path": path, "files": files})),
             Format::Table if out.quiet => out.text(&format!("{path}\n")),
-            Format::Table => out.text(&format!("the keys of {files} files of the log are in {path}\n")),
+            Format::Table => out.text(&format!(
+                "the keys of {files} {} of the log are in {path}\n",
+                if files == 1 { "file" } else { "files" }
+            )),
         }
         .map_err(stdout)
     }

@@ -70,6 +70,39 @@ fn d5_a_disk_in_use_is_copied_as_it_was_at_one_moment() {
     assert!(left.is_empty(), "{left:?}");
 }
 
+/// D5: a backup that does not read back as it was written is none.
+#[test]
+fn d5_a_backup_is_read_again_before_it_counts() {
+    for at in [3, 4000] {
+        let world = World::new();
+        let disk = world.disk("d");
+        world.write(disk.id, b"as it was");
+        let mut app = world.app();
+        let prepared =
+            app.prepare(&Request::from_volume(Noun::Backup, "b", &disk, Encryption::Inherit, true)).unwrap();
+        let volumes = app.installation.volumes();
+        // A bad sector, just before what was written is read again.
+        app.observe = Some(Box::new(move |step| {
+            if step == crate::model::plan::Step::Verify {
+                let of_disk = data_of(&volumes.join(format!("{}.evs", disk.id)));
+                for entry in fs::read_dir(&volumes).unwrap() {
+                    let path = entry.unwrap().path();
+                    if path.extension().is_some_and(|ending| ending == "data") && path != of_disk {
+                        let mut bytes = fs::read(&path).unwrap();
+                        bytes[at] ^= 1;
+                        fs::write(&path, bytes).unwrap();
+                    }
+                }
+            }
+        }));
+        let refused = app.make(prepared).unwrap_err();
+        let found = u64::try_from(at).unwrap();
+        assert!(matches!(refused, Error::Unverified { offset, .. } if offset == found), "{refused}");
+        assert_eq!(world.volume(Noun::Backup, "b"), None);
+        assert_eq!(world.volumes.mounted(), 0);
+    }
+}
+
 #[test]
 fn i1_killed_before_any_step_of_a_copy_leaves_neither_a_copy_nor_a_mount_nor_a_snapshot() {
     for attached in [false, true] {

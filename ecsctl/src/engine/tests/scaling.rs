@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// A server with an encrypted system disk, an encrypted and a plain data disk, and a group made like it.
-fn scaled(desired: u32) -> (World, Group, Config) {
+pub(super) fn scaled(desired: u32) -> (World, Group, Config) {
     let world = World::new();
     let disk = world.disk("d");
     let mut app = world.app();
