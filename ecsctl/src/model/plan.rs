@@ -112,6 +112,8 @@ pub(crate) enum Step {
     MakeMountpoint,
     /// Unwrap and mount.
     Mount,
+    /// Have the key service record that something encrypted will lie in the open, if it will.
+    Release,
     /// Copy what it is filled with into the view, and flush it.
     CopyIn,
     /// Unmount the volume that is copied from, if it was mounted for that.
@@ -180,8 +182,8 @@ pub(crate) enum Direction {
 
 use Step::{
     ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
-    NoteKey, Publish, Reencrypt, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot,
-    Unlink, Unmount, Unpublish, WriteVolume,
+    NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle,
+    TakeSnapshot, Unlink, Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -210,6 +212,7 @@ impl Operation {
                 WriteVolume,
                 MakeMountpoint,
                 Mount,
+                Release,
                 CopyIn,
                 ReleaseSource,
                 Unmount,
@@ -230,6 +233,7 @@ impl Operation {
                 ClearDead,
                 MakeMountpoint,
                 MountReadOnly,
+                Release,
                 Export,
                 Unmount,
                 RemoveMountpoint,
@@ -347,6 +351,16 @@ mod tests {
         let steps = Operation::Delete { skip_erase: false }.steps();
         let at = |step| steps.iter().position(|s| *s == step).unwrap();
         assert!(at(Erase) < at(Unlink));
+    }
+
+    #[test]
+    fn i2_what_leaves_encryption_is_recorded_before_it_is_written() {
+        let fill = Some(Fill::Volume { id: Uuid::nil(), verify: false, snapshot: None });
+        let export = Operation::Export { path: "/o".into(), format: ExportFormat::Raw };
+        for (operation, writes) in [(Operation::Create { key: None, fill }, CopyIn), (export, Export)] {
+            let at = |step| operation.steps().iter().position(|s| *s == step).unwrap();
+            assert!(at(Release) < at(writes), "{operation:?}");
+        }
     }
 
     #[test]
