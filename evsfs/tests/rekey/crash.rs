@@ -25,7 +25,7 @@ fn work(volume: &Volume, reached: &dyn Fn(u64)) -> Result<(), String> {
             volume.write(block * 4096, &data).and_then(|()| volume.flush()).map_err(|e| e.to_string())?;
             reached(at + 2);
         }
-        match volume.reencrypt(1).map_err(|e| e.to_string())? {
+        match volume.task_step(1).map_err(|e| e.to_string())? {
             Step::Finished => return Ok(()),
             // The host stays full.
             Step::NoSpace if round > 60 => return Err("no space".to_owned()),
