@@ -104,7 +104,7 @@ pub(crate) fn a_thin_volume_is_flattened(setup: &EngineSetup) -> Outcome {
     let flattened = file.image();
     // Of the state that it had when it was done, one superblock of two is enough.
     drop(engine);
-    let alone = EngineSetup { base: None, ..thin.clone() };
+    let alone = EngineSetup { base: None, ..thin };
     for copies in [[1, 9], [2, 10]] {
         let damaged = SimBacking::from_image(flattened.clone());
         damage(&damaged, &copies);
@@ -125,7 +125,7 @@ pub(crate) fn a_thin_volume_is_flattened(setup: &EngineSetup) -> Outcome {
     // The older file under the new header: what was in the base is not zeros.
     right_if_it_opens(&alone, &with_headers(&old, &flattened), &state, "older, under the new header")?;
     // The new file under the older header: what was discarded since is not the base's.
-    let file = SimBacking::from_image(flattened.clone());
+    let file = SimBacking::from_image(flattened);
     let mut engine = Engine::open(&alone, &file, 8)?;
     let ops = [
         Op::Discard { offset: 30 * BLOCK, len: 30 * BLOCK },
@@ -255,8 +255,7 @@ fn f8_a_flatten_amid_everything_else_leaves_all_as_it_was_and_needs_no_base() {
 /// What two snapshots and the volume read from the base is copied once.
 #[test]
 fn f8_what_is_read_by_several_is_copied_once() {
-    let base = Base::new(500);
-    let setup = EngineSetup { base: Some(base.clone()), ring_pages: 64, ..EngineSetup::small(500) };
+    let setup = EngineSetup { base: Some(Base::new(500)), ring_pages: 64, ..EngineSetup::small(500) };
     let (file, state) = with_a_past(&setup).unwrap();
     let mut engine = Engine::open(&setup, &file, 5).unwrap();
     let before = engine.0.stats().used_slots;
