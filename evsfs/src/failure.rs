@@ -286,6 +286,11 @@ impl Failure {
                 MountError::Busy { .. } => {
                     ("busy", Exit::Refused, "end what uses the disk, then detach again")
                 }
+                MountError::Elsewhere { .. } => (
+                    "busy",
+                    Exit::Refused,
+                    "end those processes, or mount fusectl at /sys/fs/fuse/connections; the disk is then detached without another command",
+                ),
                 MountError::System { .. } => (
                     "mount_error",
                     Exit::Failed,

@@ -109,11 +109,12 @@ impl Stage {
         afterwards: Option<&str>,
     ) {
         let mut struck = 0;
-        for index in 0.. {
-            assert!(index < 200, "an operation has an end");
-            let what = format!("{order} {index} {name}");
+        let mut last_strike = Instant::now();
+        loop {
+            assert!(struck < 200, "an operation has an end");
+            let what = format!("{order} {struck} {name}");
             let prepared = prepare(self, self.rounds.fetch_add(1, Ordering::Relaxed));
-            self.ecs.proxy().order(&format!("{order} {index} {code:#x}"));
+            self.ecs.proxy().order(&format!("{order} {struck} {code:#x}"));
             let reply = operation(self, prepared);
             assert!(matches!(reply.status, 200 | 503), "{what}: {reply:?}");
             if let Some(function) = afterwards {
@@ -127,14 +128,23 @@ impl Stage {
                     thread::yield_now();
                 }
             }
-            if !self.ecs.proxy().has_struck() {
+            if self.ecs.proxy().has_struck() {
+                struck += 1;
+            } else if reply.status == 200 {
                 break;
+            } else {
+                // What the service does on its own was struck by the last order after all: it was still coming back, and this one has struck nothing.
+                assert!(last_strike.elapsed() < BACK, "{what}: not back: {reply:?}");
+                self.ecs.proxy().order("");
+                self.until_back(&what);
+                continue;
             }
-            struck += 1;
             self.until_back(&what);
+            last_strike = Instant::now();
         }
         assert!(struck > 2, "{order} {name} struck {struck} times");
         self.ecs.proxy().order("");
+        self.until_back(&format!("after {order} {name}"));
         self.until_consistent(&format!("{order} {name}"));
     }
 

@@ -74,6 +74,7 @@ impl App {
                 .mount(claim, &place, Mounting { read_only: true, encrypted: disk.encrypted })
                 .map(|_| ())
                 .map_err(volume),
+            Step::Release => self.release_plaintext(disk, operation),
             Step::Export => match operation {
                 Operation::Export { path, format } => {
                     self.export_view(&disk.name, &place.view, path, *format)

@@ -119,6 +119,8 @@ pub(crate) enum Step {
     MakeMountpoint,
     /// Unwrap and mount.
     Mount,
+    /// Have the key service record that something encrypted will lie in the open, if it will.
+    Release,
     /// Copy what it is filled with into the view, and flush it.
     CopyIn,
     /// Unmount the volume that is copied from, if it was mounted for that.
@@ -191,8 +193,8 @@ pub(crate) enum Direction {
 
 use Step::{
     ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Flatten, Grow, MakeMountpoint, Mount,
-    MountReadOnly, NoteBase, NoteKey, Publish, Reencrypt, ReleaseSource, RemoveMountpoint, Rewrap, RollBack,
-    Settle, TakeSnapshot, Unlink, Unmount, Unpublish, WriteVolume,
+    MountReadOnly, NoteBase, NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap,
+    RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -222,6 +224,7 @@ impl Operation {
                 WriteVolume,
                 MakeMountpoint,
                 Mount,
+                Release,
                 CopyIn,
                 ReleaseSource,
                 Unmount,
@@ -243,6 +246,7 @@ impl Operation {
                 ClearDead,
                 MakeMountpoint,
                 MountReadOnly,
+                Release,
                 Export,
                 Unmount,
                 RemoveMountpoint,
@@ -363,6 +367,16 @@ mod tests {
         let steps = Operation::Delete { skip_erase: false }.steps();
         let at = |step| steps.iter().position(|s| *s == step).unwrap();
         assert!(at(Erase) < at(Unlink));
+    }
+
+    #[test]
+    fn i2_what_leaves_encryption_is_recorded_before_it_is_written() {
+        let fill = Some(Fill::Volume { id: Uuid::nil(), verify: false, snapshot: None });
+        let export = Operation::Export { path: "/o".into(), format: ExportFormat::Raw };
+        for (operation, writes) in [(Operation::Create { key: None, fill }, CopyIn), (export, Export)] {
+            let at = |step| operation.steps().iter().position(|s| *s == step).unwrap();
+            assert!(at(Release) < at(writes), "{operation:?}");
+        }
     }
 
     #[test]

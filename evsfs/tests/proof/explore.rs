@@ -362,7 +362,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
             view(&subject, interesting.iter().copied().filter(|&block| block < most))
         };
         let view = view.map_err(|e| fail(format!("after recovery, {e}")))?;
-        let cut = history.admit(mark, &view).map_err(&fail)?;
+        let cut = history.admit(mark, &view).map_err(fail)?;
         drop(subject);
         if crash_again {
             self.tally.again.fetch_add(1, Ordering::Relaxed);

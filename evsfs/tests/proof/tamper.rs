@@ -318,7 +318,7 @@ fn all_right(contents: &Contents, read: &Reading<'_>) -> Result<usize, usize> {
     let mut all = vec![0; contents.blocks.len() * PAGE];
     let whole = read(0, &mut all).is_ok();
     let mut refused = 0;
-    for (block, seen) in all.chunks_exact_mut(PAGE).enumerate() {
+    for (block, seen) in all.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
         if !whole && read(u64::try_from(block).unwrap() * BLOCK, seen).is_err() {
             refused += 1;
         } else if !contents.allows(block, seen) {

@@ -1,5 +1,6 @@
 //! What every token must do; run on the fake, on SoftHSM, on SoftHSM without GCM, and on opencryptoki.
 
+mod changes;
 mod imports;
 mod place;
 

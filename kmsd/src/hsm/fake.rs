@@ -192,6 +192,11 @@ impl FakeToken {
         self.inner.pairs.lock().len()
     }
 
+    /// Leaves an object without its value, as a token does that dies while it makes one.
+    pub(crate) fn tear(&self, object: ObjectId) {
+        self.inner.objects.lock().insert(object, Vec::new());
+    }
+
     /// Removes an object behind the service's back.
     pub(crate) fn lose(&self, object: ObjectId) {
         self.inner.objects.lock().remove(&object);

@@ -6,6 +6,7 @@
 
 mod fault;
 mod importing;
+mod objects;
 mod pin;
 mod sealing;
 mod session;
@@ -31,10 +32,7 @@ use cryptoki::{
 };
 use parking_lot::Mutex;
 
-use self::{
-    fault::classify,
-    session::{Handles, Pkcs11Session},
-};
+use self::{fault::classify, objects::Objects, session::Pkcs11Session};
 pub use self::{
     pin::PinFile,
     survey::{Survey, survey},
@@ -98,7 +96,7 @@ struct Live {
     slot: Slot,
     /// The session that the login was made in. The first who opens one gets this: tokens may allow but a few.
     login: Option<cryptoki::session::Session>,
-    handles: Arc<Handles>,
+    objects: Arc<Objects>,
     mechanism: Mechanism,
 }
 
@@ -195,7 +193,7 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
     };
     let session = library.open_rw_session(slot).map_err(classify)?;
     log_in(&session, settings, &identity)?;
-    Ok((Live { slot, login: Some(session), handles: Arc::default(), mechanism }, identity))
+    Ok((Live { slot, login: Some(session), objects: Arc::default(), mechanism }, identity))
 }
 
 fn log_in(
@@ -255,7 +253,7 @@ impl Token for Pkcs11Token {
         places.retain(|place| place.strong_count() > 0);
         let place: Place = Arc::new(Mutex::new(Some(session)));
         places.push(Arc::downgrade(&place));
-        Ok(Box::new(Pkcs11Session::new(place, Arc::clone(&live.handles), live.mechanism)))
+        Ok(Box::new(Pkcs11Session::new(place, Arc::clone(&live.objects), live.mechanism)))
     }
 
     fn recover(&self, seen: u64) -> Result<(), HsmError> {

@@ -252,7 +252,9 @@ impl Service {
                 let object = ObjectId { key: key.id, version };
                 if !self.inner.pool.call(move |session| session.works(object)).await? {
                     if was_restored {
-                        // This store is older than the token: it does not know what has become of the key since.
+                        // This store is older than the token: it does not know what has become of the key since. The scheduler does not see to it
+                        // in this run either.
+                        self.inner.in_flight.lock().insert(key.id);
                         tracing::error!(key = %key.id, %version, "was being made and does not work; it is left alone");
                         continue;
                     }

@@ -146,6 +146,46 @@ fn i2_a_copy_may_have_another_key_and_the_image_keeps_its_own() {
     assert_eq!(world.volume(Noun::Image, "i").unwrap().key_id, disk.key_id);
 }
 
+/// I2: whatever leads out of encryption is recorded by the key service before a byte is written; when it cannot be, nothing is made.
+#[test]
+fn i2_nothing_leaves_encryption_unrecorded() {
+    let world = World::new();
+    let disk = world.disk("d");
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    world.filled(Noun::Image, "closed", &image, Encryption::Under(None)).unwrap();
+    assert_eq!(world.keys.released(), [] as [&str; 0], "encrypted to encrypted");
+    let open = world.filled(Noun::Image, "open", &image, Encryption::Plain).unwrap();
+    world.filled(Noun::Image, "again", &open, Encryption::Plain).unwrap();
+    let backup = world.filled(Noun::Backup, "b", &disk, Encryption::Plain).unwrap();
+    assert_eq!(
+        world.keys.released(),
+        [format!("image i to image open, {}", open.id), format!("disk d to backup b, {}", backup.id)]
+    );
+
+    let mut app = world.app();
+    let path = world.dir.path().join("catalog.db-out.raw");
+    let mut claimed = app.claim_volume(Noun::Image, "i").unwrap();
+    let export = Operation::Export { path: path.clone(), format: ExportFormat::Raw };
+    world.keys.set_away(true);
+    let refused = app.run(&mut claimed, &export).unwrap_err();
+    assert!(matches!(refused, Error::Release { .. }), "{refused}");
+    assert!(!path.exists());
+    world.keys.set_away(false);
+    app.run(&mut claimed, &export).unwrap();
+    assert_eq!(world.keys.released()[2..], [format!("image i to {}", path.display())]);
+
+    // The service goes away after it was asked about the keys.
+    drop(claimed);
+    let prepared =
+        app.prepare(&Request::from_volume(Noun::Image, "never", &image, Encryption::Plain, false)).unwrap();
+    world.keys.set_away(true);
+    let refused = app.make(prepared).unwrap_err();
+    assert!(matches!(refused, Error::Release { .. }), "{refused}");
+    world.keys.set_away(false);
+    assert_eq!(world.volume(Noun::Image, "never"), None);
+    assert_eq!(world.volumes.mounted(), 0);
+}
+
 fn blueprint(name: &str, image: &Disk, data: Vec<(Size, Encryption)>) -> Blueprint {
     Blueprint { name: name.into(), image: Some(image.clone()), system_size: None, data, group_id: None }
 }

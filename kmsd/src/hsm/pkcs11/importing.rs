@@ -14,7 +14,8 @@ use zeroize::Zeroizing;
 
 use super::{
     fault::{classify, is_ambiguous},
-    session::{Part, Pkcs11Session, destroy_all, find},
+    objects::{Objects, Part},
+    session::Pkcs11Session,
     template,
 };
 use crate::{
@@ -43,33 +44,30 @@ impl Pkcs11Session {
         }
         self.with(|session| {
             // What an earlier try left behind.
-            destroy_all(session, &template::pair_search(pair))?;
-            let (public, private) = session
-                .generate_key_pair(
-                    &CkMechanism::RsaPkcsKeyPairGen,
-                    &template::pair_public(bits),
-                    &template::pair_private(pair),
-                )
-                .map_err(classify)?;
+            self.objects.destroy_all(session, &template::pair_search(pair))?;
+            let (for_public, for_private) = (template::pair_public(bits), template::pair_private(pair));
+            let generate =
+                || session.generate_key_pair(&CkMechanism::RsaPkcsKeyPairGen, &for_public, &for_private);
+            let (public, private) = self.objects.make(generate).map_err(classify)?;
             let made = describe_pair(session, public, private, hash);
             if made.is_err() {
-                session.destroy_object(private).map_err(classify)?;
+                self.objects.destroy(session, private)?;
             }
             // A session object: it would go with the session anyhow.
-            session.destroy_object(public).map_err(classify)?;
+            self.objects.destroy(session, public)?;
             made
         })
     }
 
     pub(super) fn destroy_pair(&self, pair: PairId) -> Result<(), HsmError> {
-        self.with(|session| destroy_all(session, &template::pair_search(pair)))
+        self.with(|session| self.objects.destroy_all(session, &template::pair_search(pair)))
     }
 
     pub(super) fn list_pairs(&self) -> Result<Vec<PairId>, HsmError> {
         self.with(|session| {
             let mut pairs = Vec::new();
-            for handle in find(session, &template::all_pairs())? {
-                for attribute in session.get_attributes(handle, &[AttributeType::Id]).map_err(classify)? {
+            for (_, attributes) in self.objects.read(session, &template::all_pairs(), &[AttributeType::Id])? {
+                for attribute in attributes {
                     if let Attribute::Id(id) = attribute {
                         pairs.extend(template::pair_of(&id));
                     }
@@ -90,20 +88,23 @@ impl Pkcs11Session {
     ) -> Result<(), HsmError> {
         self.with(|session| {
             // What an earlier try left behind: nobody was told of it.
-            destroy_all(session, &template::by_id(object))?;
-            let found = find(session, &template::pair_search(pair))?;
+            self.objects.destroy_all(session, &template::by_id(object))?;
+            let found = self.objects.find(session, &template::pair_search(pair))?;
             let private = *found.first().ok_or(HsmError::NoPair)?;
             let unwrap = |template: &[Attribute]| {
-                certain(session, || session.unwrap_key(&oaep(hash), private, wrapped, template))
+                let make = || {
+                    self.objects.make(|| session.unwrap_key(&oaep(hash), private, wrapped, template))
+                };
+                certain(session, make)
             };
-            if unwrapped_len(session, &unwrap)? != MATERIAL_LEN {
+            if unwrapped_len(&self.objects, session, &unwrap)? != MATERIAL_LEN {
                 return Err(HsmError::DoesNotOpen);
             }
             let handle = unwrap(&template::imported_key(object))?;
             // SoftHSM takes AES keys of any length, and says only when one is used.
             let trial = || session.encrypt(&CkMechanism::AesCbc([0; 16]), handle, &CHECK_BLOCK).map(drop);
             if let Err(error) = certain(session, trial) {
-                session.destroy_object(handle).map_err(classify)?;
+                self.objects.destroy(session, handle)?;
                 return Err(match error {
                     HsmError::Failed { .. } => HsmError::DoesNotOpen,
                     other => other,
@@ -111,7 +112,7 @@ impl Pkcs11Session {
             }
             let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
             if !template::is_protected_import(&answer) {
-                session.destroy_object(handle).map_err(classify)?;
+                self.objects.destroy(session, handle)?;
                 return Err(HsmError::Lacks {
                     feature: "the attributes that keep an unwrapped key inside: it made a key that is weaker than asked for, which was destroyed",
                 });
@@ -178,16 +179,17 @@ fn oaep(hash: OaepHash) -> CkMechanism<'static> {
 /// How long the material is. Few tokens say that of a key that they unwrapped. The others wrap it once more, under a key of the session's that nobody can
 /// unwrap with: the length of what comes out tells it, and nothing else does.
 fn unwrapped_len(
+    objects: &Objects,
     session: &CkSession,
     unwrap: &impl Fn(&[Attribute]) -> Result<ObjectHandle, HsmError>,
 ) -> Result<usize, HsmError> {
     let probe = unwrap(&template::length_probe())?;
-    let len = probe_len(session, probe);
-    session.destroy_object(probe).map_err(classify)?;
+    let len = probe_len(objects, session, probe);
+    objects.destroy(session, probe)?;
     len
 }
 
-fn probe_len(session: &CkSession, probe: ObjectHandle) -> Result<usize, HsmError> {
+fn probe_len(objects: &Objects, session: &CkSession, probe: ObjectHandle) -> Result<usize, HsmError> {
     let told = session.get_attributes(probe, &[AttributeType::ValueLen]).map_err(classify)?;
     for attribute in told {
         if let Attribute::ValueLen(len) = attribute
@@ -196,10 +198,11 @@ fn probe_len(session: &CkSession, probe: ObjectHandle) -> Result<usize, HsmError
             return Ok(usize::try_from(*len).unwrap_or(0));
         }
     }
+    let wrapper = template::length_wrapper();
     let wrapping =
-        session.generate_key(&CkMechanism::AesKeyGen, &template::length_wrapper()).map_err(classify)?;
+        objects.make(|| session.generate_key(&CkMechanism::AesKeyGen, &wrapper)).map_err(classify)?;
     let wrapped = session.wrap_key(&CkMechanism::AesKeyWrap, wrapping, probe).map(Zeroizing::new);
-    session.destroy_object(wrapping).map_err(classify)?;
+    objects.destroy(session, wrapping)?;
     match wrapped {
         // RFC 3394: 8 bytes more than what is inside. SoftHSM fills that up to a multiple of 8 first.
         Ok(wrapped) => Ok(wrapped.len().saturating_sub(8)),

@@ -9,7 +9,8 @@ use zeroize::Zeroizing;
 
 use super::{
     fault::{classify, is_ambiguous, is_bad_ciphertext},
-    session::{Part, Pkcs11Session},
+    objects::Part,
+    session::Pkcs11Session,
 };
 use crate::{
     domain::{envelope::Mechanism, reconcile::ObjectId},

@@ -1,22 +1,19 @@
 //! One logged-in session.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use cryptoki::{
     error::Error as CkError,
     mechanism::Mechanism as CkMechanism,
     object::{Attribute, AttributeType, KeyType, ObjectHandle},
-    session::{Session as CkSession, SessionState},
+    session::Session as CkSession,
 };
-use parking_lot::RwLock;
 use zeroize::Zeroizing;
 
 use super::{
     Place,
     fault::{classify, is_stale_handle},
+    objects::{Handles, Objects, Part},
     template,
 };
 use crate::{
@@ -28,27 +25,15 @@ use crate::{
     hsm::{HsmError, Sealed, Session},
 };
 
-/// Handles by object, for all sessions of one initialisation. As many as there are key versions, or twice as many without GCM.
-pub(super) type Handles = RwLock<HashMap<(ObjectId, Part), ObjectHandle>>;
-
-/// Which of an object's keys in the token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Part {
-    /// The AES key.
-    Cipher,
-    /// The HMAC key beside it, on tokens without GCM.
-    Mac,
-}
-
 pub(super) struct Pkcs11Session {
     place: Place,
-    handles: Arc<Handles>,
+    pub(super) objects: Arc<Objects>,
     mechanism: Mechanism,
 }
 
 impl Pkcs11Session {
-    pub(super) const fn new(place: Place, handles: Arc<Handles>, mechanism: Mechanism) -> Self {
-        Self { place, handles, mechanism }
+    pub(super) const fn new(place: Place, objects: Arc<Objects>, mechanism: Mechanism) -> Self {
+        Self { place, objects, mechanism }
     }
 
     pub(super) const fn mechanism(&self) -> Mechanism {
@@ -56,7 +41,7 @@ impl Pkcs11Session {
     }
 
     pub(super) fn remember(&self, object: ObjectId, handle: ObjectHandle) {
-        self.handles.write().insert((object, Part::Cipher), handle);
+        self.objects.handles.write().insert((object, Part::Cipher), handle);
     }
 
     /// The keys that a whole object has, in the order in which they are made: when the last is there, all are.
@@ -88,14 +73,14 @@ impl Pkcs11Session {
         mut call: impl FnMut(&CkSession, ObjectHandle) -> Result<T, CkError>,
     ) -> Result<Result<T, CkError>, HsmError> {
         self.with(|session| {
-            let known = self.handles.read().get(&(object, part)).copied();
+            let known = self.objects.handles.read().get(&(object, part)).copied();
             let handle = match known {
                 Some(handle) => handle,
                 None => self.look_up(session, object, part)?,
             };
             match call(session, handle) {
                 Err(error) if is_stale_handle(&error) => {
-                    self.handles.write().remove(&(object, part));
+                    self.objects.handles.write().remove(&(object, part));
                     let handle = self.look_up(session, object, part)?;
                     Ok(call(session, handle))
                 }
@@ -106,9 +91,9 @@ impl Pkcs11Session {
 
     fn look_up(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
-        let found = find(session, &template::by_part(object, part))?;
+        let found = self.objects.find(session, &template::by_part(object, part))?;
         let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
-        self.handles.write().insert((object, part), handle);
+        self.objects.handles.write().insert((object, part), handle);
         Ok(handle)
     }
 
@@ -117,56 +102,17 @@ impl Pkcs11Session {
             Part::Cipher => (CkMechanism::AesKeyGen, template::master_key(object)),
             Part::Mac => (CkMechanism::GenericSecretKeyGen, template::mac_key(object)),
         };
-        // SoftHSM refuses so now and then while another session writes to the token. It has made nothing then.
-        let mut again = 3;
-        let handle = loop {
-            match session.generate_key(&mechanism, &template) {
-                Err(cryptoki::error::Error::Pkcs11(cryptoki::error::RvError::TemplateInconsistent, _))
-                    if again > 0 =>
-                {
-                    tracing::info!("the token found the template of a new key inconsistent; asking again");
-                    again -= 1;
-                }
-                made => break made.map_err(classify)?,
-            }
-        };
+        let handle = self.objects.make(|| session.generate_key(&mechanism, &template)).map_err(classify)?;
         let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
         if !template::is_protected(&answer, part) {
-            session.destroy_object(handle).map_err(classify)?;
+            self.objects.destroy(session, handle)?;
             return Err(HsmError::Lacks {
                 feature: "the attributes that keep a key inside: it made a key that is weaker than asked for, which was destroyed",
             });
         }
-        self.handles.write().insert((object, part), handle);
+        self.objects.handles.write().insert((object, part), handle);
         Ok(())
     }
-}
-
-/// What a search finds. A session whose login has gone finds nothing private: that is no answer, and must not be taken for one.
-pub(super) fn find(session: &CkSession, search: &[Attribute]) -> Result<Vec<ObjectHandle>, HsmError> {
-    let found = session.find_objects(search).map_err(classify)?;
-    if found.is_empty()
-        && !matches!(session.get_session_info().map_err(classify)?.session_state(), SessionState::RwUser)
-    {
-        return Err(HsmError::Lost {
-            function: "C_FindObjects".to_owned(),
-            code: "the session is not logged in".to_owned(),
-        });
-    }
-    Ok(found)
-}
-
-/// Destroys what a search finds.
-pub(super) fn destroy_all(session: &CkSession, search: &[Attribute]) -> Result<(), HsmError> {
-    for handle in find(session, search)? {
-        match session.destroy_object(handle) {
-            Ok(()) => {}
-            // A second handle of the object that has just gone.
-            Err(error) if is_stale_handle(&error) => {}
-            Err(error) => return Err(classify(error)),
-        }
-    }
-    Ok(())
 }
 
 impl Session for Pkcs11Session {
@@ -174,7 +120,7 @@ impl Session for Pkcs11Session {
         self.with(|session| {
             if self.parts().contains(&Part::Mac) {
                 // What an earlier try left behind that got no further.
-                destroy_all(session, &template::by_part(object, Part::Mac))?;
+                self.objects.destroy_all(session, &template::by_part(object, Part::Mac))?;
             }
             self.parts().iter().try_for_each(|part| self.make(session, object, *part))
         })
@@ -195,20 +141,19 @@ impl Session for Pkcs11Session {
 
     fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
-            let mut handles = self.handles.write();
+            let mut handles = self.objects.handles.write();
             handles.remove(&(object, Part::Cipher));
             handles.remove(&(object, Part::Mac));
             drop(handles);
-            destroy_all(session, &template::by_id(object))
+            self.objects.destroy_all(session, &template::by_id(object))
         })
     }
 
     fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError> {
         self.with(|session| {
-            let mut found = HashMap::new();
-            for handle in find(session, &template::all_keys())? {
-                let asked = [AttributeType::Id, AttributeType::KeyType];
-                let attributes = session.get_attributes(handle, &asked).map_err(classify)?;
+            let mut found = Handles::new();
+            let asked = [AttributeType::Id, AttributeType::KeyType];
+            for (handle, attributes) in self.objects.read(session, &template::all_keys(), &asked)? {
                 let part = if attributes.contains(&Attribute::KeyType(KeyType::AES)) {
                     Part::Cipher
                 } else {
@@ -223,7 +168,7 @@ impl Session for Pkcs11Session {
                 }
             }
             let objects: BTreeSet<_> = found.keys().map(|(object, _)| *object).collect();
-            *self.handles.write() = found;
+            *self.objects.handles.write() = found;
             Ok(objects.into_iter().collect())
         })
     }
@@ -251,12 +196,15 @@ impl Session for Pkcs11Session {
 
     fn derive(&mut self, purpose: &[u8], create: bool) -> Result<Zeroizing<[u8; 32]>, HsmError> {
         self.with(|session| {
-            let found = find(session, &template::integrity_key_search())?;
+            let found = self.objects.find(session, &template::integrity_key_search())?;
             let key = match found.first() {
                 Some(key) => *key,
-                None if create => session
-                    .generate_key(&CkMechanism::GenericSecretKeyGen, &template::integrity_key())
-                    .map_err(classify)?,
+                None if create => {
+                    let template = template::integrity_key();
+                    self.objects
+                        .make(|| session.generate_key(&CkMechanism::GenericSecretKeyGen, &template))
+                        .map_err(classify)?
+                }
                 None => return Err(HsmError::NoIntegrityKey),
             };
             let mac =
@@ -298,8 +246,8 @@ impl Session for Pkcs11Session {
     fn notes(&mut self) -> Result<Vec<Vec<u8>>, HsmError> {
         self.with(|session| {
             let mut notes = Vec::new();
-            for object in find(session, &template::note_search())? {
-                let attributes = session.get_attributes(object, &[AttributeType::Value]).map_err(classify)?;
+            let found = self.objects.read(session, &template::note_search(), &[AttributeType::Value])?;
+            for (_, attributes) in found {
                 notes.extend(attributes.into_iter().find_map(|attribute| match attribute {
                     Attribute::Value(value) => Some(value),
                     _ => None,
@@ -312,16 +260,10 @@ impl Session for Pkcs11Session {
     fn put_note(&mut self, note: &[u8]) -> Result<(), HsmError> {
         self.with(|session| {
             // A value cannot be changed in place everywhere (SoftHSM refuses): the new note first, then the old one goes.
-            let old = find(session, &template::note_search())?;
-            session.create_object(&template::note(note)).map_err(classify)?;
-            for object in old {
-                match session.destroy_object(object) {
-                    Ok(()) => {}
-                    Err(error) if is_stale_handle(&error) => {}
-                    Err(error) => return Err(classify(error)),
-                }
-            }
-            Ok(())
+            let old = self.objects.find(session, &template::note_search())?;
+            let template = template::note(note);
+            self.objects.make(|| session.create_object(&template)).map_err(classify)?;
+            self.objects.destroy_each(session, &old)
         })
     }
 

@@ -2,7 +2,7 @@
 
 use cryptoki::object::{Attribute, AttributeType, KeyType, ObjectClass};
 
-use super::session::Part;
+use super::objects::Part;
 use crate::domain::{
     import::{PairId, RsaBits},
     reconcile::ObjectId,

@@ -1,7 +1,7 @@
 //! The process dies at every effect on store and token in turn; then it starts again.
 
 use super::*;
-use crate::domain::time::DAY_MS;
+use crate::domain::{key::SharedKey, time::DAY_MS};
 
 /// More effects than any operation here has.
 const EFFECTS: i64 = 12;
@@ -141,6 +141,95 @@ async fn k5_a_crash_while_a_key_is_rotated() {
     )
     .await;
     assert!(deaths >= 6, "{deaths}");
+}
+
+/// A world in which process and token died after the token had begun a version and before the record confirmed it. The token has half of it.
+async fn died_with_half_a_version<T>(
+    prepare: impl AsyncFn(&Service) -> T,
+    work: impl AsyncFn(&Service) -> bool,
+) -> (World, ObjectId, T) {
+    for index in 0..EFFECTS {
+        let world = World::new();
+        let service = world.start().await;
+        let prepared = prepare(&service).await;
+        world.set_power(&Power::until(index, false));
+        assert!(!work(&service).await, "it died");
+        let unconfirmed = {
+            let registry = service.inner.writer.registry().read();
+            let of = |key: &SharedKey| Some(ObjectId { key: key.id, version: key.intended()? });
+            registry.keys().find_map(of)
+        };
+        drop(service);
+        world.set_power(&Power::default());
+        if let Some(object) = unconfirmed.filter(|object| world.token.objects().contains_key(object)) {
+            world.token.tear(object);
+            return (world, object, prepared);
+        }
+    }
+    panic!("no death left a version half made");
+}
+
+/// K4: nobody was told of half a key: it is given up, and the next start has nothing left to do.
+#[tokio::test]
+async fn k4_half_a_key_is_given_up_at_the_start() {
+    let (world, _, ()) = died_with_half_a_version(
+        async |_| {},
+        async |service| service.create_key(&uid(1), "a", "").await.is_ok(),
+    )
+    .await;
+    for _ in 0..2 {
+        let service = world.start().await;
+        world.check_consistent(&service);
+        assert!(service.list_keys(&uid(1), None).await.unwrap().is_empty());
+    }
+    let service = world.start().await;
+    service.create_key(&uid(1), "a", "").await.unwrap();
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+}
+
+/// K5: the same for a version: the key stays, with what it wrapped before.
+#[tokio::test]
+async fn k5_half_a_version_is_given_up_at_the_start() {
+    let (world, _, old) = died_with_half_a_version(
+        async |service| {
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            datakey(service, &uid(1), "a", "x").await.unwrap()
+        },
+        async |service| service.rotate_key(&uid(1), &"a".parse().unwrap()).await.is_ok(),
+    )
+    .await;
+    for _ in 0..2 {
+        let service = world.start().await;
+        world.check_consistent(&service);
+        assert_eq!(world.token.objects().len(), 1);
+    }
+    let service = world.start().await;
+    assert_eq!(*open(&service, &uid(1), &old.wrapped, "x").await.unwrap(), *old.plaintext);
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+    service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+    world.check_consistent(&service);
+}
+
+/// K4: a store that was put back does not know what has become of the key since: nothing of it is destroyed while it is served.
+#[tokio::test]
+async fn k4_half_a_key_of_a_restored_store_is_left_alone() {
+    let (world, object, ()) = died_with_half_a_version(
+        async |service| drop(service.create_key(&uid(1), "other", "").await.unwrap()),
+        async |service| service.create_key(&uid(1), "a", "").await.is_ok(),
+    )
+    .await;
+    let older = world.store.copy();
+    let service = world.start().await;
+    service.create_key(&uid(1), "b", "").await.unwrap();
+    service.save_note().await.unwrap();
+    drop(service);
+    world.store.put_back(&older);
+    world.token.tear(object);
+    assert!(matches!(world.try_start().await.err(), Some(StartError::OlderStore { .. })));
+    let service = world.start_with(true).await.unwrap();
+    service.tick().await;
+    assert!(world.token.objects().contains_key(&object));
 }
 
 /// K5: the same without a restart: the scheduler clears away what is left, and nothing that was wrapped is lost.
