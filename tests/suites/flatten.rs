@@ -59,7 +59,7 @@ fn f8_i4_a_disk_in_use_is_flattened_and_its_image_goes() {
     let original = image(&ecs);
     ecs.create_disk("d", "--image i --size 32M --encrypted");
     let attached = ecs.attach("d", "web1");
-    let mut expected = [original.clone(), vec![0; 8 * MIB]].concat();
+    let mut expected = [original, vec![0; 8 * MIB]].concat();
     write(&attached.path, &mut expected, 5 * MIB - 700, &pattern(2, 8192));
     ecs.ecsctl("snapshot create s --disk d").ok();
     let kept = expected.clone();
