@@ -141,6 +141,16 @@ impl App {
                 }
                 _ => Ok(()),
             },
+            Step::Flatten => match operation {
+                Operation::Flatten { rate, wait } => {
+                    self.volumes.flatten(claim, &place.file, *rate, *wait).map_err(volume)
+                }
+                _ => Ok(()),
+            },
+            Step::NoteBase => {
+                claimed.disk.base = self.notice_base(&claimed.disk)?;
+                Ok(())
+            }
             Step::NoteKey => {
                 let now = self.volumes.inspect(&place.file, false).map_err(volume)?.key_id;
                 if let Operation::Rekey { alias, .. } = operation

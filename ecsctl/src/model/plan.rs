@@ -64,6 +64,13 @@ pub(crate) enum Operation {
         /// Return only when an attached disk is done.
         wait: bool,
     },
+    /// Copy into it what it reads from its image, until it needs that no more, or let that go on.
+    Flatten {
+        /// Bytes in a second at most, 0 for no limit; as before if none is given.
+        rate: Option<u64>,
+        /// Return only when an attached disk is done.
+        wait: bool,
+    },
     /// Write it to a file of the user's, in the open.
     Export {
         /// The file.
@@ -140,6 +147,10 @@ pub(crate) enum Step {
     Reencrypt,
     /// Read from the volume's header which key it has.
     NoteKey,
+    /// Begin to copy what is read from the image, or go on; of a detached disk, to the end.
+    Flatten,
+    /// Read from the volume's header whether it needs its image still.
+    NoteBase,
     /// Put the symlink at the stable path (S2).
     Publish,
     /// Remove that symlink.
@@ -183,9 +194,9 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
-    NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle,
-    TakeSnapshot, Unlink, Unmount, Unpublish, Verify, WriteVolume,
+    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Flatten, Grow, MakeMountpoint, Mount,
+    MountReadOnly, NoteBase, NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap,
+    RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish, Verify, WriteVolume,
 };
 
 impl Operation {
@@ -202,6 +213,7 @@ impl Operation {
             Self::Extend { .. } => "extended",
             Self::Rekey { .. } => "re-keyed",
             Self::Reencrypt { .. } => "re-encrypted",
+            Self::Flatten { .. } => "flattened",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -232,6 +244,7 @@ impl Operation {
             Self::Extend { .. } => &[Grow, Settle(Outcome::Applied)],
             Self::Rekey { .. } => &[Rewrap, NoteKey, Settle(Outcome::Applied)],
             Self::Reencrypt { .. } => &[Reencrypt, Settle(Outcome::Kept)],
+            Self::Flatten { .. } => &[Flatten, NoteBase, Settle(Outcome::Applied)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
@@ -259,6 +272,7 @@ impl Operation {
             Self::Detach => &[Settle(Outcome::InUse)],
             // The engine has done it wholly or not at all.
             Self::Rekey { .. } => &[NoteKey, Settle(Outcome::Kept)],
+            Self::Flatten { .. } => &[NoteBase, Settle(Outcome::Kept)],
             Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
             // One that was cut short goes on at the next attach.
             Self::DeleteSnapshot { .. }
@@ -277,7 +291,7 @@ impl Operation {
             // The engine goes back wholly or not at all. Doing it again would take away what was written since.
             Self::RollBack { .. } => Direction::Undo,
             // Which key the volume has now is in its header; the user sees it, and asks again if need be.
-            Self::Rekey { .. } | Self::Reencrypt { .. } => Direction::Undo,
+            Self::Rekey { .. } | Self::Reencrypt { .. } | Self::Flatten { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -304,6 +318,7 @@ impl Operation {
             | Self::RollBack { .. }
             | Self::Rekey { .. }
             | Self::Reencrypt { .. }
+            | Self::Flatten { .. }
             | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
@@ -332,6 +347,7 @@ mod tests {
             Operation::Extend { size: 8192 },
             Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Reencrypt { rate: None, wait: false },
+            Operation::Flatten { rate: Some(1), wait: true },
             Operation::Export { path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },

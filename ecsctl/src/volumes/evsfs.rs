@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, Inspected, Kept, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Inspected, Kept, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
         process,
     },
@@ -37,6 +37,15 @@ struct CreateReply {
 }
 
 #[derive(Deserialize)]
+struct InfoReply {
+    re_encrypting: bool,
+    re_encryption: Option<serde_json::Value>,
+    flatten: Option<serde_json::Value>,
+    base: Option<BaseReply>,
+    flattened: bool,
+}
+
+#[derive(Deserialize)]
 struct MountReply {
     pid: u32,
 }
@@ -50,8 +59,6 @@ struct HeaderReply {
     created: u64,
     base: Option<BaseReply>,
     size: Option<u64>,
-    re_encrypting: bool,
-    re_encryption: Option<serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -296,6 +303,30 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
+    fn flatten(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+        let rate = rate.map(|rate| rate.to_string());
+        let mut arguments: Vec<&OsStr> = vec!["flatten".as_ref(), file.as_os_str()];
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
+        }
+        if wait {
+            arguments.push("--wait".as_ref());
+        }
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn look(&self, file: &Path) -> Result<Look, ToolError> {
+        let reply: InfoReply = self.look(&["info".as_ref(), file.as_os_str()])?;
+        // A disk that nobody serves goes on when it is attached.
+        let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
+        Ok(Look {
+            re_encryption: reply.re_encryption.or_else(waiting),
+            flatten: reply.flatten,
+            base: reply.base.map(|base| base.uuid),
+            flattened: reply.flattened,
+        })
+    }
+
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
         let arguments = ["check".as_ref(), file.as_os_str()];
         let (status, stdout, stderr) = self
@@ -334,8 +365,6 @@ impl VolumeTool for Evsfs {
         } else {
             Vec::new()
         };
-        // A disk that nobody serves goes on when it is attached.
-        let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
         Ok(Inspected {
             uuid: reply.uuid,
             image: reply.kind == "image",
@@ -344,7 +373,6 @@ impl VolumeTool for Evsfs {
             base: reply.base.map(|base| base.uuid),
             created: reply.created,
             size: reply.size,
-            re_encryption: reply.re_encryption.or_else(waiting),
             snapshots,
         })
     }

@@ -341,6 +341,59 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
     }
 }
 
+/// However a flatten ends, the catalogue says of the disk what its volume says, and the image may go when no disk needs it.
+#[test]
+fn i4_a_flattened_disk_lets_its_image_go() {
+    let flatten = |app: &mut App, wait| {
+        let mut claimed = app.claim_disk("t")?;
+        app.run(&mut claimed, &Operation::Flatten { rate: None, wait })
+    };
+    let thin = || {
+        let world = World::new();
+        let disk = world.disk("d");
+        let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+        let thin = world.filled(Noun::Disk, "t", &image, Encryption::Inherit).unwrap();
+        assert_eq!(thin.base, Some(image.id));
+        (world, image, thin)
+    };
+    let delete_image = |world: &World| {
+        let mut app = world.app();
+        let mut claimed = app.claim_volume(Noun::Image, "i")?;
+        app.notice_flattened(claimed.disk.id)?;
+        app.run(&mut claimed, &Operation::Delete { skip_erase: false })
+    };
+    // In the foreground: known at once.
+    let (world, ..) = thin();
+    flatten(&mut world.app(), true).unwrap();
+    assert_eq!(world.row("t").unwrap().base, None);
+    delete_image(&world).unwrap();
+    // In the background: the image stays until it is done, and the key of the image is needed until then.
+    let (world, image, disk) = thin();
+    flatten(&mut world.app(), false).unwrap();
+    assert_eq!(world.row("t").unwrap().base, Some(image.id));
+    assert!(matches!(delete_image(&world), Err(Error::HasDependants { .. })));
+    world.volumes.flattened(&world.app().installation.place(disk.id).file);
+    delete_image(&world).unwrap();
+    assert_eq!(world.row("t").unwrap().base, None);
+    // It fails, or ecsctl dies in it.
+    let (world, image, disk) = thin();
+    world.volumes.trouble(Some(Trouble::FailFlatten));
+    assert!(matches!(flatten(&mut world.app(), true), Err(Error::Volume { .. })));
+    assert_eq!(world.row("t").unwrap().base, Some(image.id));
+    world.assert_settled(disk.id, "failed");
+    for step in 0..4 {
+        let (world, image, disk) = thin();
+        if step == 3 {
+            world.volumes.trouble(Some(Trouble::DieInFlatten));
+        }
+        assert!(!dies_before(&world, step, |app| flatten(app, true)), "it has three steps");
+        world.app().settle_all().unwrap();
+        let base = world.row("t").unwrap().base;
+        assert_eq!(base, (step == 0).then_some(image.id), "step {step}");
+        world.assert_settled(disk.id, "killed");
+    }
+}
+
 #[test]
 fn i4_an_image_with_thin_disks_is_not_deleted_and_a_thin_disk_needs_its_key_too() {
     let world = World::new();
