@@ -106,6 +106,7 @@ impl App {
             self.settle_disk(&mut claimed, &operation)?;
             claimed.disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
         }
+        claimed.disk.base = self.notice_base(&claimed.disk)?;
         Ok(claimed)
     }
 
@@ -256,7 +257,8 @@ impl App {
                 Operation::DeleteSnapshot { .. }
                 | Operation::RollBack { .. }
                 | Operation::Rekey { .. }
-                | Operation::Reencrypt { .. } => {
+                | Operation::Reencrypt { .. }
+                | Operation::Flatten { .. } => {
                     demand(&disk, DiskAction::Change)?;
                 }
                 Operation::Extend { size } => {
@@ -368,6 +370,37 @@ impl App {
             self.step(claimed, operation, *step, &mut facts)?;
         }
         Ok(())
+    }
+}
+
+impl App {
+    /// Notes of disks that were flattened in the background that they need this image no more. One that cannot be looked at counts as thin.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub(crate) fn notice_flattened(&mut self, image: Uuid) -> Result<(), Error> {
+        for disk in disks::all(self.catalog.read(), Noun::Disk)?.into_iter().filter(|d| d.base == Some(image))
+        {
+            self.notice_base(&disk)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one disk. Gives the image that it needs still.
+    pub(crate) fn notice_base(&mut self, disk: &Disk) -> Result<Option<Uuid>, Error> {
+        // Before its file is whole it has no header that could say so.
+        if disk.base.is_none() || matches!(disk.status, DiskStatus::Creating | DiskStatus::Deleting) {
+            return Ok(disk.base);
+        }
+        let needs_none = self
+            .volumes
+            .look(&self.installation.place(disk.id).file)
+            .is_ok_and(|look| look.flattened && look.base.is_none());
+        if needs_none {
+            self.catalog.write(|tx| disks::forget_base(tx, disk.id))?;
+            return Ok(None);
+        }
+        Ok(disk.base)
     }
 }
 

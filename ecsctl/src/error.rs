@@ -301,6 +301,16 @@ pub(crate) enum Error {
         /// At most.
         largest: u32,
     },
+    /// What would leave encryption could not be recorded, so it did not leave it (I2).
+    #[error("{name} was not written to {to} in the open, because kmsd did not record it: {source}")]
+    Release {
+        /// What was to be written.
+        name: String,
+        /// Where to.
+        to: String,
+        /// Why.
+        source: KeyError,
+    },
     /// The key service.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -557,7 +567,7 @@ impl Error {
                 "invalid-end",
                 "--expect NUMBER:MAC, as `ecsctl audit verify --quiet` prints it".to_owned(),
             ),
-            Self::Keys(source) => return key_report(source),
+            Self::Keys(source) | Self::Release { source, .. } => return key_report(source),
             Self::Volume { source, disk, .. } => return volume_report(source, disk),
             Self::Catalog(source) => match source {
                 CatalogError::TooNew { .. } => {

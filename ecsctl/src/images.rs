@@ -9,6 +9,7 @@ pub(crate) mod probe;
 pub(crate) mod qcow2;
 pub(crate) mod qcow2_writer;
 pub(crate) mod raw;
+pub(crate) mod streams;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
@@ -175,9 +176,9 @@ pub(crate) enum ImageError {
         limit: u64,
     },
     /// Compression that no real disk has.
-    #[error("it unpacks to more than {limit} bytes, far beyond what the file could hold")]
+    #[error("it unpacks to more than {limit} bytes, far beyond what its compressed parts could hold")]
     Bomb {
-        /// The bound, which follows from the length of the file.
+        /// The bound, which follows from the length of the compressed parts.
         limit: u64,
     },
     /// Parts of the file are used more than once: a file that would grow without bound.

@@ -8,6 +8,7 @@ pub(crate) mod material;
 use ::kmsd::domain::grant::GrantSpec;
 use jiff::Timestamp;
 use thiserror::Error;
+use uuid::Uuid;
 
 use self::material::Material;
 use crate::model::key::{Grant, Key};
@@ -21,6 +22,19 @@ pub(crate) struct NewKey {
     pub(crate) description: Option<String>,
     /// Whether its material comes from elsewhere.
     pub(crate) is_external: bool,
+}
+
+/// What is about to leave encryption.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Release<'a> {
+    /// The CMK that it is under.
+    pub(crate) key_id: &'a str,
+    /// The volume that holds it.
+    pub(crate) volume: Uuid,
+    /// Whether that is an image.
+    pub(crate) image: bool,
+    /// From what to where, for the audit log.
+    pub(crate) to: &'a str,
 }
 
 /// How kmsd is.
@@ -81,6 +95,8 @@ pub(crate) trait KeyService {
     fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError>;
     /// Pending deletion to disabled.
     fn cancel_deletion(&self, key_id: &str) -> Result<(), KeyError>;
+    /// Has it recorded that what a volume holds is about to be written in the open.
+    fn release_plaintext(&self, release: &Release<'_>) -> Result<(), KeyError>;
     /// How the service is.
     fn health(&self) -> Result<Health, KeyError>;
 }

@@ -63,6 +63,19 @@ pub(crate) struct Written {
     pub(crate) key_id: Option<String>,
 }
 
+/// What is seen of a volume without its key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Look {
+    /// How far a re-encryption is, if one is under way.
+    pub(crate) re_encryption: Option<serde_json::Value>,
+    /// How far a flatten is, if the process that serves the volume has one under way.
+    pub(crate) flatten: Option<serde_json::Value>,
+    /// The volume that it is thin over.
+    pub(crate) base: Option<Uuid>,
+    /// It was thin, and needs no base any more.
+    pub(crate) flattened: bool,
+}
+
 /// What the header of a volume file says, and, proven with the key, what only the key shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inspected {
@@ -124,8 +137,10 @@ pub(crate) trait VolumeTool {
     fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
     /// Begins to re-encrypt the volume under a new DEK, or goes on; a detached one to the end.
     fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
-    /// How far a re-encryption is, if one is under way. Needs no claim.
-    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError>;
+    /// Begins to copy into a thin volume what it reads from its base, or goes on; a detached one to the end. One that needs no base is fine.
+    fn flatten(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
+    /// What the header says of work that takes long, and how far that is. Needs no claim.
+    fn look(&self, file: &Path) -> Result<Look, ToolError>;
     /// The CMK that the header names.
     fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.

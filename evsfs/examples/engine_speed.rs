@@ -43,6 +43,7 @@ fn run(path: &std::path::Path, threads: u64) -> anyhow::Result<()> {
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).expect("short"),
         next: None,
+        base_copied: false,
         base: None,
     };
     let backing = FileBacking::create(path)?;

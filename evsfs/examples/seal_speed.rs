@@ -46,7 +46,7 @@ impl Candidate {
         let nonces = self.epoch.nonces.take(count).expect("few rounds");
         let start = Instant::now();
         for ((lba, nonce), (from, to)) in
-            (0..).zip(nonces).zip(plain.chunks_exact(BLOCK).zip(work.chunks_exact_mut(BLOCK)))
+            (0..).zip(nonces).zip(plain.as_chunks::<BLOCK>().0.iter().zip(work.as_chunks_mut::<BLOCK>().0))
         {
             black_box(cipher.seal_into(nonce, &data_aad(&uuid, lba), from, to));
         }
@@ -56,14 +56,14 @@ impl Candidate {
         let nonces = self.epoch.nonces.take(count).expect("few rounds");
         let mut sealed: Vec<(u32, Tag)> = Vec::with_capacity(BLOCKS);
         let start = Instant::now();
-        for ((lba, nonce), block) in (0..).zip(nonces).zip(work.chunks_exact_mut(BLOCK)) {
+        for ((lba, nonce), block) in (0..).zip(nonces).zip(work.as_chunks_mut::<BLOCK>().0) {
             let counter = nonce.counter();
             sealed.push((counter, cipher.seal(nonce, &data_aad(&uuid, lba), block)));
         }
         self.seal.push(start.elapsed());
 
         let start = Instant::now();
-        for ((lba, (counter, tag)), block) in (0..).zip(&sealed).zip(work.chunks_exact_mut(BLOCK)) {
+        for ((lba, (counter, tag)), block) in (0..).zip(&sealed).zip(work.as_chunks_mut::<BLOCK>().0) {
             cipher.open(*counter, &data_aad(&uuid, lba), block, tag).expect("sealed a moment ago");
         }
         self.open.push(start.elapsed());

@@ -6,19 +6,19 @@ pub(crate) use shuttle::sync::atomic;
 pub(crate) use shuttle::thread_local;
 pub(crate) use shuttle_parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::engine::LockRule;
+use crate::engine::Protection;
 
 std::thread_local! {
     /// The scheduler runs all threads of a schedule on the thread that started it.
-    static LEFT_OUT: Cell<Option<LockRule>> = const { Cell::new(None) };
+    static LEFT_OUT: Cell<Option<Protection>> = const { Cell::new(None) };
 }
 
-pub(crate) fn holds(protection: LockRule) -> bool {
+pub(crate) fn holds(protection: Protection) -> bool {
     LEFT_OUT.get() != Some(protection)
 }
 
 /// Runs schedules with one protection of the engine taken out, or none.
-pub fn leaving_out<T>(protection: Option<LockRule>, run: impl FnOnce() -> T) -> T {
+pub fn leaving_out<T>(protection: Option<Protection>, run: impl FnOnce() -> T) -> T {
     struct Restore;
     impl Drop for Restore {
         fn drop(&mut self) {

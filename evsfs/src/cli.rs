@@ -44,6 +44,8 @@ pub enum Command {
     Rollback(OfSnapshot),
     /// Wrap the data key of a volume anew, or re-encrypt it under a new data key; attached or not
     Rekey(Rekey),
+    /// Copy into a thin volume what it reads from its base, until it needs that no more; attached or not
+    Flatten(Flatten),
     /// Copy all that verifies of a damaged volume into a raw file, and list the rest
     Salvage(Salvage),
     /// Destroy the data key in a detached volume, and with it the contents, for good
@@ -160,6 +162,20 @@ pub struct Rekey {
     pub rate: Option<Rate>,
     /// Return only when an attached disk is re-encrypted
     #[arg(long, requires = "new_data_key")]
+    pub wait: bool,
+}
+
+/// `evsfs flatten`
+#[derive(Debug, Args)]
+pub struct Flatten {
+    /// The volume file
+    pub file: PathBuf,
+    /// Copy at most so many bytes in a second (with K, M, G); 0 for as fast as it goes
+    #[arg(long, value_name = "BYTES", allow_hyphen_values = true)]
+    pub rate: Option<Rate>,
+    /// Return only when an attached disk is flattened. Without it that goes on in the background, also after it was detached and attached again;
+    /// a detached volume is flattened here, and goes on later if it is cut short
+    #[arg(long)]
     pub wait: bool,
 }
 

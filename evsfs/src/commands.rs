@@ -1,8 +1,10 @@
 //! One module per command.
 
+mod background;
 mod check;
 mod create;
 mod erase;
+mod flatten;
 mod info;
 mod mount;
 mod operation;
@@ -41,6 +43,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::SnapshotDelete(arguments) => operation::delete(&arguments, output),
         Command::Rollback(arguments) => operation::rollback(&arguments, output),
         Command::Rekey(arguments) => rekey::run(&arguments, output),
+        Command::Flatten(arguments) => flatten::run(&arguments, output),
         Command::Salvage(arguments) => salvage::run(&arguments, output),
         Command::Erase(arguments) => erase::run(&arguments, output),
     };

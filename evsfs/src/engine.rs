@@ -22,15 +22,12 @@ mod dirty;
 mod discard;
 mod epochs;
 mod error;
-mod lock_rule;
+mod flatten;
 mod map;
 mod merge;
 mod pages;
 mod params;
-#[cfg(not(feature = "sim"))]
 mod protection;
-#[cfg(feature = "sim")]
-pub mod protection;
 mod ranges;
 mod read;
 mod recovery;
@@ -39,6 +36,7 @@ mod report;
 mod seek;
 mod store;
 mod tables;
+mod task;
 #[cfg(test)]
 mod tests;
 mod trash;
@@ -49,10 +47,10 @@ mod worker;
 mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
-pub use lock_rule::LockRule;
 pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
-pub use reencrypt::Step;
-pub use report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
+pub use protection::Protection;
+pub use report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
+pub use task::Step;
 pub use volume::Volume;
 
 /// Size in bytes of a block, a page and a slot.

@@ -28,10 +28,14 @@ pub fn errno(error: &DeviceError) -> Errno {
             VolumeError::WouldShrink { .. }
             | VolumeError::BadSize { .. }
             | VolumeError::Header(_)
+            | VolumeError::NotThin { .. }
+            | VolumeError::SmallerThanBase { .. }
             | VolumeError::NameTooLong { .. } => Errno::EINVAL,
             VolumeError::NoSuchSnapshot { .. } => Errno::ENOENT,
             VolumeError::SnapshotExists { .. } => Errno::EEXIST,
-            VolumeError::Reencrypting { .. } | VolumeError::HeaderChanged { .. } => Errno::EBUSY,
+            VolumeError::Reencrypting { .. }
+            | VolumeError::Flattening { .. }
+            | VolumeError::HeaderChanged { .. } => Errno::EBUSY,
         },
     }
 }

@@ -286,6 +286,11 @@ impl Failure {
                 MountError::Busy { .. } => {
                     ("busy", Exit::Refused, "end what uses the disk, then detach again")
                 }
+                MountError::Elsewhere { .. } => (
+                    "busy",
+                    Exit::Refused,
+                    "end those processes, or mount fusectl at /sys/fs/fuse/connections; the disk is then detached without another command",
+                ),
                 MountError::System { .. } => (
                     "mount_error",
                     Exit::Failed,
@@ -333,7 +338,9 @@ impl Failure {
                 OpenError::ForeignKeys { .. } | OpenError::KeysOfBoth { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
-                OpenError::NoSuperblock { .. } | OpenError::LogCut { .. } => {
+                OpenError::NoSuperblock { .. }
+                | OpenError::LogCut { .. }
+                | OpenError::BaseNotCopied { .. } => {
                     ("damaged", Exit::Damaged, "restore the volume file from a backup")
                 }
                 OpenError::RolledBack { .. } => (
@@ -500,6 +507,15 @@ fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
         VolumeError::HeaderChanged { .. } => ("header_changed", Exit::Failed, "ask again"),
         VolumeError::Reencrypting { .. } => {
             ("re_encrypting", Exit::Refused, "wait until it is done; `evsfs info FILE` shows how far it is")
+        }
+        VolumeError::Flattening { .. } => {
+            ("flattening", Exit::Refused, "wait until it is done; `evsfs info FILE` shows how far it is")
+        }
+        VolumeError::NotThin { .. } => {
+            ("not_thin", Exit::Refused, "it needs no base: there is nothing to do")
+        }
+        VolumeError::SmallerThanBase { .. } => {
+            ("smaller_than_base", Exit::Refused, "extend it to the size of its base first")
         }
         VolumeError::TooManySnapshots { .. } => {
             ("too_many_snapshots", Exit::Refused, "delete a snapshot first")

@@ -40,6 +40,7 @@ pub mod device;
 pub mod engine;
 pub mod errno;
 pub mod failure;
+pub mod flatten;
 pub mod format;
 pub mod fuse;
 #[cfg(feature = "sim")]

@@ -1,6 +1,7 @@
 //! Mounting and unmounting, and what may stand in their way.
 
 mod connect;
+pub mod elsewhere;
 pub mod holders;
 pub mod table;
 
@@ -71,6 +72,19 @@ pub enum MountError {
         point: PathBuf,
         /// By whom.
         holders: Vec<Holder>,
+    },
+    /// It is not mounted here any more, but in other mount namespaces, and the connection could not be cut.
+    #[error(
+        "{point} is unmounted here, but still mounted in the mount namespace of {}, and {source}",
+        holders::describe(.holders), point = point.display()
+    )]
+    Elsewhere {
+        /// The path.
+        point: PathBuf,
+        /// A process of each such namespace.
+        holders: Vec<Holder>,
+        /// Why the connection could not be cut.
+        source: io::Error,
     },
     /// The system refused.
     #[error("{operation} {point}: {source}", point = point.display())]
@@ -290,7 +304,7 @@ fn busy(entry: &MountEntry) -> MountError {
 
 fn is_still_there(entry: &MountEntry) -> Result<bool, MountError> {
     let all = table::read().map_err(|e| MountError::system("read the mounts of", &entry.point, e))?;
-    Ok(all.iter().any(|other| other.id == entry.id))
+    Ok(all.contains(entry))
 }
 
 /// An ordinary user unmounts through the set-user-id helper of the fuse3 package.

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::control::{ControlError, Request};
-use crate::engine::{SnapshotInfo, Volume};
+use crate::engine::{SnapshotInfo, TaskStatus, Volume};
 use crate::failure::Failure;
 use crate::keys::KeyService;
-use crate::rekey;
+use crate::{flatten, rekey};
 
 /// Carries out a request that needs nothing but the volume.
 ///
@@ -41,10 +41,26 @@ pub fn operate(volume: &Volume, request: &Request) -> Result<Value, Failure> {
         }
         Request::Rekey { key } => rekey::rewrap(volume, &KeyService::from_env(), key.as_deref()),
         Request::Reencrypt { rate } => rekey::reencrypt(volume, &KeyService::from_env(), *rate),
+        Request::Flatten { rate } => Ok(flatten::flatten(volume, *rate)?),
         Request::Status {} | Request::Flush {} | Request::Detach {} => {
             Err(ControlError::Unsupported { operation: request.operation() }.into())
         }
     }
+}
+
+/// How far a re-encryption or a flatten is.
+#[must_use]
+pub fn progress(status: &TaskStatus) -> Value {
+    let (position, size) = (u128::from(status.position), u128::from(status.size));
+    json!({
+        "phase": status.phase,
+        "position": status.position,
+        "size": status.size,
+        "percent": (position * 100).checked_div(size).unwrap_or(100),
+        "bytes_sealed": status.sealed,
+        "rate": status.rate,
+        "stopped": status.stopped,
+    })
 }
 
 fn describe(snapshot: &SnapshotInfo) -> Value {

@@ -12,6 +12,7 @@ use crate::engine::{Volume, VolumeError};
 use crate::failure::Failure;
 use crate::format::{Header, NextKey, Text, VolumeKind, WrappedDekField};
 use crate::keys::KeyService;
+use crate::operations::progress;
 
 /// Why a volume is not given another key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -97,9 +98,9 @@ pub fn reencrypt(volume: &Volume, service: &KeyService, rate: Option<u64>) -> Re
         volume.start_reencryption(keys, field(&new.wrapped), rate.unwrap_or(0))?;
     } else {
         if let Some(rate) = rate {
-            volume.set_reencryption_rate(rate);
+            volume.set_task_rate(rate);
         }
-        volume.resume_reencryption()?;
+        volume.resume_task()?;
     }
     Ok(describe(volume))
 }
@@ -107,17 +108,7 @@ pub fn reencrypt(volume: &Volume, service: &KeyService, rate: Option<u64>) -> Re
 /// What is known of a running re-encryption, in the field `re_encryption`; null if there is none.
 #[must_use]
 pub fn describe(volume: &Volume) -> Value {
-    let running = volume.reencryption().map(|status| {
-        json!({
-            "phase": status.phase,
-            "position": status.position,
-            "size": status.size,
-            "percent": if status.size == 0 { 100 } else { u128::from(status.position) * 100 / u128::from(status.size) },
-            "bytes_sealed": status.sealed,
-            "rate": status.rate,
-            "stopped": status.stopped,
-        })
-    });
+    let running = volume.reencryption().map(|status| progress(&status));
     json!({"uuid": volume.header().uuid, "re_encryption": running})
 }
 

@@ -31,6 +31,9 @@ use crate::process::{Termination, resident_bytes};
 /// How often a device may do what is not urgent.
 const TICK: Duration = Duration::from_secs(10);
 
+/// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
+const KERNEL: Duration = Duration::from_secs(1);
+
 /// A device as its serving process sees it: beside the disk's own requests there are operations on it, and an end.
 pub trait Attachment: BlockDevice + Sized {
     /// Facts for `status`, beside those of the process.
@@ -160,6 +163,13 @@ impl<D: Attachment> Service<D> {
     fn run(self) -> Result<(), Failure> {
         loop {
             match self.queue.recv_timeout(TICK) {
+                Err(RecvTimeoutError::Timeout) if self.is_left() => {
+                    info!("unmounted from outside");
+                    match self.unmount() {
+                        Ok(flushed) => return self.end(None, flushed),
+                        Err(error) => error!(%error, "not detached"),
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => self.device.tick(),
                 // The session's thread holds a sender until it has said that it ended.
                 Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
@@ -228,13 +238,25 @@ impl<D: Attachment> Service<D> {
 
     /// Flushes and unmounts. The inner result is that of the flush: a disk that cannot be written must come off all the same.
     fn unmount(&self) -> Result<Result<(), Failure>, MountError> {
-        let _closed = self.openings.close();
+        let closed = self.openings.close();
         let flushed = self.device.flush().map_err(Failure::from);
+        // The kernel refuses to unmount what is in use here. That it is in use in another mount namespace keeps it from nothing.
+        if !closed.wait_until_unused(KERNEL) {
+            return Err(self.mounted.busy());
+        }
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.
-            Ok(()) | Err(MountError::NotMounted { .. }) => Ok(flushed),
+            Ok(()) | Err(MountError::NotMounted { .. }) => {
+                closed.for_good();
+                Ok(flushed)
+            }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether somebody has unmounted it here, while a copy of the mount in another namespace keeps the session.
+    fn is_left(&self) -> bool {
+        !self.openings.is_in_use() && table::read().is_ok_and(|all| !all.contains(self.mounted.entry()))
     }
 
     /// The session ended without us: an unmount by other means, or the connection was cut.
@@ -257,8 +279,8 @@ impl<D: Attachment> Service<D> {
     }
 
     /// Waits for the session, closes the device, and answers the one who asked for it.
-    fn end(self, asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
-        let session = self.await_session();
+    fn end(self, mut asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
+        let session = self.await_session(&mut asked);
         let result = self.close(flushed.and(session));
         if let Some(call) = asked {
             call.reply(result.as_ref().map(|()| json!({})).map_err(|error| error.report()));
@@ -267,15 +289,42 @@ impl<D: Attachment> Service<D> {
         result
     }
 
-    fn await_session(&self) -> Result<(), Failure> {
-        for event in &self.queue {
+    /// Waits until nothing is served any more. Nobody has the disk open by now and nobody can open it: where a copy of the mount in another
+    /// namespace keeps the session alive, it is cut.
+    fn await_session(&self, asked: &mut Option<&Call>) -> Result<(), Failure> {
+        let mut patience = Some(KERNEL);
+        loop {
+            let event = match patience {
+                Some(patience) => self.queue.recv_timeout(patience),
+                None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
             match event {
-                Event::Ended(result) => return result.map_err(broken),
-                Event::Call(call) => call.reply(Err(Failure::from(ControlError::Detaching).report())),
-                Event::Signal(_) => {}
+                Ok(Event::Ended(result)) if patience.is_some() => return result.map_err(broken),
+                // How it ends that was cut says nothing.
+                Ok(Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Ok(Event::Call(call)) => call.reply(Err(Failure::from(ControlError::Detaching).report())),
+                Ok(Event::Signal(_)) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    patience = None;
+                    self.cut(asked);
+                }
             }
         }
-        Ok(())
+    }
+
+    fn cut(&self, asked: &mut Option<&Call>) {
+        let entry = self.mounted.entry();
+        let holders = mount::elsewhere::processes(entry);
+        match mount::elsewhere::cut(entry) {
+            Ok(()) => info!(still_mounted_by = %mount::holders::describe(&holders), "the connection is cut"),
+            Err(source) => {
+                let error = MountError::Elsewhere { point: entry.point.clone(), holders, source };
+                error!(%error, "detached when those have ended");
+                if let Some(call) = asked.take() {
+                    call.reply(Err(Failure::from(error).report()));
+                }
+            }
+        }
     }
 
     /// Closes the device once nobody serves from it any more. What went wrong before counts first.

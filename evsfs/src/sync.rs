@@ -7,10 +7,10 @@ pub(crate) use std::thread_local;
 
 pub(crate) use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::engine::LockRule;
+use crate::engine::Protection;
 
 /// All of them, always. The schedules leave out one at a time, to see that this is noticed.
 #[inline(always)]
-pub(crate) const fn holds(_: LockRule) -> bool {
+pub(crate) const fn holds(_: Protection) -> bool {
     true
 }

@@ -32,6 +32,7 @@ fn create() -> SimBacking {
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
         next: None,
+        base_copied: false,
         base: None,
     };
     let file = SimBacking::new();

@@ -51,7 +51,7 @@ use crate::{
         ErrorBody,
         control::{
             AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditVerdict,
-            CreateAccessKeyRequest, DeletedAccessKey, Health, NewAccessKey,
+            CreateAccessKeyRequest, DeletedAccessKey, Health, NewAccessKey, ReleaseRequest,
         },
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
@@ -299,6 +299,24 @@ impl Client {
     #[cfg(feature = "audit")]
     pub fn audit_keys(&self) -> Result<crate::audit::keys::ExportedKeys, ClientError> {
         self.call("POST", "/kmsd/v1/audit/keys", &[], Replay::Unsafe)
+    }
+
+    /// Has it recorded that what `volume` holds under `key` is about to be written in the open, `to` saying where. To be asked before the
+    /// first byte is.
+    ///
+    /// # Errors
+    /// Also if the key's state does not allow the volume to be opened, or the audit log cannot be written.
+    pub fn release_plaintext(
+        &self,
+        key: &KeyId,
+        volume: &Uuid,
+        context: &EncryptionContext,
+        to: &str,
+    ) -> Result<(), ClientError> {
+        let request =
+            ReleaseRequest { volume: *volume, encryption_context: context.clone(), to: to.to_owned() };
+        let path = format!("/kmsd/v1/keys/{key}/release-plaintext");
+        self.send(&path, &request, Replay::Safe).map(|_: crate::wire::rotation::Done| ())
     }
 
     /// How the service is.

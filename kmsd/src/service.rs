@@ -18,6 +18,7 @@ mod import;
 mod lifecycle;
 mod metrics;
 mod policies;
+mod release;
 mod restored;
 mod rotation;
 mod schedule;

@@ -63,6 +63,49 @@ pub fn with_argument(text: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// What a process, its children and everything that serves an installation is doing at this moment, for the report of a command that
+/// does not end: arguments, state, the system call and the kernel's stack of each thread, as far as the kernel tells.
+pub fn where_it_waits(pid: u32) -> String {
+    let numbers = |dir: &str| -> Vec<u32> {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+    };
+    // The name alone: reading the arguments of a process can itself wait for what it waits for.
+    let parent = |pid: u32| status_field(pid, "PPid")?.parse::<u32>().ok();
+    let descends = |mut other: u32| {
+        while other != pid {
+            match parent(other) {
+                Some(next) if next > 1 => other = next,
+                _ => return false,
+            }
+        }
+        true
+    };
+    let ours = |other: &u32| {
+        let name = status_field(*other, "Name").unwrap_or_default();
+        descends(*other) || ["kmsd", "evsfs", "ecsctl"].contains(&&*name) || name.starts_with("qemu")
+    };
+    let mut report = String::new();
+    for process in numbers("/proc").into_iter().filter(ours) {
+        for thread in numbers(&format!("/proc/{process}/task")) {
+            let of = |file: &str| {
+                fs::read_to_string(format!("/proc/{process}/task/{thread}/{file}")).unwrap_or_default()
+            };
+            let (name, stat, wchan, call, stack) =
+                (of("comm"), of("stat"), of("wchan"), of("syscall"), of("stack"));
+            let state = stat.rsplit_once(") ").map_or("?", |(_, rest)| rest.get(..1).unwrap_or("?"));
+            let stack: Vec<&str> = stack.lines().filter_map(|line| line.split(' ').nth(1)).take(12).collect();
+            report += &format!(
+                "{process}/{thread} {} {state} wchan {wchan} syscall {} stack {}\n",
+                name.trim(),
+                call.trim(),
+                stack.join(" < ")
+            );
+        }
+    }
+    report
+}
+
 /// A field of /proc/PID/status, for instance `VmRSS`.
 pub fn status_field(pid: u32, name: &str) -> Option<String> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;

@@ -66,12 +66,14 @@ fn run_within(command: &mut Command, patience: Duration) -> Outcome {
         .spawn()
         .unwrap_or_else(|error| panic!("{line}: {error}"));
     let ended = process::wait_for_exit(child.id(), patience);
+    let mut where_it_is = String::new();
     if !ended {
+        where_it_is = process::where_it_waits(child.id());
         child.kill().expect("the child is ours");
     }
     let status = child.wait().expect("the child is ours");
     let outcome = Outcome::new(line, status, text(&mut stdout), text(&mut stderr));
-    assert!(ended, "did not end within {patience:?}: {outcome}");
+    assert!(ended, "did not end within {patience:?}: {outcome}\n{where_it_is}");
     outcome
 }
 

@@ -140,10 +140,8 @@ fn d1_each_disk_has_its_own_dek() {
         })
         .collect();
     let blocks = |file: &[u8]| -> std::collections::BTreeSet<Vec<u8>> {
-        file.chunks_exact(4096)
-            .filter(|block| block.iter().any(|&byte| byte != 0))
-            .map(<[u8]>::to_vec)
-            .collect()
+        let blocks = file.as_chunks::<4096>().0.iter();
+        blocks.filter(|block| block.iter().any(|&byte| byte != 0)).map(|block| block.to_vec()).collect()
     };
     let (first, second) = (blocks(&wrapped[0]), blocks(&wrapped[1]));
     assert!(first.len() >= 1024 && second.len() >= 1024, "equal blocks are encrypted to different ones");

@@ -249,7 +249,7 @@ fn d10_overlapping_writes_are_whole_in_each_block() {
         for _ in 0..4000 {
             let data = buffer.slice(BLOCKS * BLOCK);
             file.read_exact_at(data, 0).expect("a read");
-            for (number, block) in data.chunks_exact(BLOCK).enumerate() {
+            for (number, block) in data.as_chunks::<BLOCK>().0.iter().enumerate() {
                 seen[usize::from(block[0])] = true;
                 if block.iter().any(|&byte| byte != block[0]) {
                     torn = Some(number);

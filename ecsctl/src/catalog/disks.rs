@@ -71,6 +71,15 @@ pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> 
     Ok(())
 }
 
+/// A disk that was thin needs its image no more.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn forget_base(connection: &Connection, id: Uuid) -> Result<(), Error> {
+    connection.execute("UPDATE volumes SET base_id = NULL WHERE id = ?1", [id.to_string()])?;
+    Ok(())
+}
+
 /// The names of the disks that are thin over an image.
 ///
 /// # Errors

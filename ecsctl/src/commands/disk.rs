@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod detach;
 mod extend;
+mod flatten;
 mod list;
 mod rekey;
 mod show;
@@ -25,6 +26,7 @@ use crate::{
         size,
     },
     output::Show,
+    volumes::Look,
 };
 
 /// The verbs.
@@ -44,6 +46,8 @@ pub(crate) enum Disk {
     Extend(extend::Extend),
     /// Wrap a disk's data key under another master key or the newest version of its own, attached or not
     Rekey(rekey::Rekey),
+    /// Copy into a disk what it reads from its image, until it needs that no more, attached or not
+    Flatten(flatten::Flatten),
     /// Verify every block of a detached disk
     Check(check::Check),
     /// Destroy a disk: its wrapped data key, then its file
@@ -61,6 +65,7 @@ pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> 
         Disk::Detach(verb) => verb.run(app),
         Disk::Extend(verb) => verb.run(app),
         Disk::Rekey(verb) => verb.run(app),
+        Disk::Flatten(verb) => verb.run(app),
         Disk::Check(verb) => verb.run(app),
         Disk::Delete(verb) => verb.run(app, yes),
     }
@@ -76,8 +81,8 @@ pub(crate) struct Shown {
     path: Option<PathBuf>,
     file: PathBuf,
     pid: Option<u32>,
-    /// How far a re-encryption is; looked at for one disk only.
-    re_encryption: Option<Option<Value>>,
+    /// How far a re-encryption or a flatten is; looked at for one disk only.
+    look: Option<Look>,
 }
 
 impl App {
@@ -108,7 +113,7 @@ impl App {
             _ => None,
         };
         let file = self.installation.place(disk.id).file;
-        Ok(Shown { disk, status, reason, server, path, file, pid, re_encryption: None })
+        Ok(Shown { disk, status, reason, server, path, file, pid, look: None })
     }
 }
 
@@ -128,9 +133,9 @@ impl Shown {
         self.reason.as_deref()
     }
 
-    /// The same with how far its re-encryption is.
-    fn with_re_encryption(self, progress: Option<Value>) -> Self {
-        Self { re_encryption: Some(progress), ..self }
+    /// The same with how far its re-encryption or flatten is.
+    fn with_look(self, look: Look) -> Self {
+        Self { look: Some(look), ..self }
     }
 
     /// The state at this moment.
@@ -160,8 +165,9 @@ impl Show for Shown {
             "image_id": self.disk.base,
             "created_at": self.disk.created_at,
         });
-        if let Some(progress) = &self.re_encryption {
-            value["re_encryption"] = json!(progress);
+        if let Some(look) = &self.look {
+            value["re_encryption"] = json!(look.re_encryption);
+            value["flatten"] = json!(look.flatten);
         }
         value
     }
@@ -196,7 +202,8 @@ impl Show for Shown {
             ("Path", self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
             ("File", self.file.display().to_string()),
             ("Created", self.disk.created_at.clone()),
-            ("Re-encryption", self.progress()),
+            ("Re-encryption", progress(self.look.as_ref().and_then(|look| look.re_encryption.as_ref()))),
+            ("Flatten", progress(self.look.as_ref().and_then(|look| look.flatten.as_ref()))),
         ]
     }
 
@@ -206,18 +213,18 @@ impl Show for Shown {
 }
 
 impl Shown {
-    fn progress(&self) -> String {
-        let Some(Some(progress)) = &self.re_encryption else { return String::new() };
-        let phase = progress["phase"].as_str().unwrap_or_default();
-        match (progress["stopped"].as_str(), progress["percent"].as_u64()) {
-            (Some(reason), _) => format!("stopped: {reason}"),
-            (None, Some(percent)) => format!("{percent} %, {phase}"),
-            (None, None) => "goes on when the disk is attached".to_owned(),
-        }
-    }
-
     fn key(&self) -> String {
         let id = || self.disk.key_id.as_deref().map(short);
         self.disk.key_alias.clone().or_else(id).unwrap_or_default()
+    }
+}
+
+fn progress(progress: Option<&Value>) -> String {
+    let Some(progress) = progress else { return String::new() };
+    let phase = progress["phase"].as_str().unwrap_or_default();
+    match (progress["stopped"].as_str(), progress["percent"].as_u64()) {
+        (Some(reason), _) => format!("stopped: {reason}"),
+        (None, Some(percent)) => format!("{percent} %, {phase}"),
+        (None, None) => "goes on when the disk is attached".to_owned(),
     }
 }

@@ -44,6 +44,7 @@ pub(super) fn delete(
     let name = claimed.disk.name.clone();
     confirm(yes, &format!("The {noun} {name} and everything in it will be destroyed. Go on?"))?;
     let shown = app.stored(claimed.disk.clone());
+    app.notice_flattened(claimed.disk.id)?;
     app.run(&mut claimed, &Operation::Delete { skip_erase })?;
     app.out.done(&shown.deleted(), &format!("{noun} {name} deleted")).map_err(stdout)
 }

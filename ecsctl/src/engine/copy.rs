@@ -19,8 +19,10 @@ use crate::{
         ImageError, Source, probe,
         raw::{OpenFile, Raw},
     },
+    keys::Release,
     model::{
         Noun,
+        disk::Disk,
         plan::{Fill, Operation},
     },
     output::progress::Progress,
@@ -150,6 +152,26 @@ impl App {
                 .map_err(|error| failed(source.disk.name.clone(), error))?;
         }
         Ok(())
+    }
+
+    /// Has the key service record what is about to leave encryption, before a byte of it is written. When it cannot, nothing is.
+    pub(super) fn release_plaintext(&self, written: &Disk, operation: &Operation) -> Result<(), Error> {
+        let (source, to) = match operation {
+            Operation::Create { fill: Some(Fill::Volume { id, .. }), .. } if !written.encrypted => {
+                let source = disks::by_id(self.catalog.read(), *id)?;
+                (source, format!("{} {}, {}", written.kind, written.name, written.id))
+            }
+            Operation::Export { path, .. } => (Some(written.clone()), path.display().to_string()),
+            _ => return Ok(()),
+        };
+        let Some(source) = source.filter(|source| source.encrypted) else { return Ok(()) };
+        let failed = |source| Error::Release { name: written.name.clone(), to: to.clone(), source };
+        let key_id = source.key_id.as_deref().unwrap_or_default();
+        let sentence = format!("{} {} to {to}", source.kind, source.name);
+        let image = source.kind == Noun::Image;
+        self.keys
+            .release_plaintext(&Release { key_id, volume: source.id, image, to: &sentence })
+            .map_err(failed)
     }
 
     /// Where a source is mounted that fills the volume `new`: named by the new volume, whose operation cleans it up.

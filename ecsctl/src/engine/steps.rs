@@ -74,6 +74,7 @@ impl App {
                 .mount(claim, &place, Mounting { read_only: true, encrypted: disk.encrypted })
                 .map(|_| ())
                 .map_err(volume),
+            Step::Release => self.release_plaintext(disk, operation),
             Step::Export => match operation {
                 Operation::Export { path, format } => {
                     self.export_view(&disk.name, &place.view, path, *format)
@@ -136,6 +137,16 @@ impl App {
                 }
                 _ => Ok(()),
             },
+            Step::Flatten => match operation {
+                Operation::Flatten { rate, wait } => {
+                    self.volumes.flatten(claim, &place.file, *rate, *wait).map_err(volume)
+                }
+                _ => Ok(()),
+            },
+            Step::NoteBase => {
+                claimed.disk.base = self.notice_base(&claimed.disk)?;
+                Ok(())
+            }
             Step::NoteKey => {
                 let now = self.volumes.key_of(claim, &place.file).map_err(volume)?;
                 if let Operation::Rekey { alias, .. } = operation

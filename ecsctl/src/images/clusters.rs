@@ -1,6 +1,6 @@
 //! What most formats have in common: contents in clusters, each at some place in the file, compressed, or nowhere.
 
-use crate::images::{Extent, ImageError, ReadAt, Source};
+use crate::images::{Extent, ImageError, ReadAt, Source, streams::Streams};
 
 /// Where a cluster's contents are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +49,6 @@ pub(crate) trait Map {
     }
 }
 
-/// Compressed clusters may unpack to this much whatever the length of the file, bytes ...
-const UNPACKED_FREE: u64 = 256 << 20;
-/// ... and then to so many times that length. Disks with real contents stay far below; deflate cannot do more than 1,032.
-const UNPACKED_TIMES: u64 = 512;
-
 /// An image in clusters.
 pub(crate) struct Clustered<R, M> {
     file: R,
@@ -61,13 +56,13 @@ pub(crate) struct Clustered<R, M> {
     located: Option<(u64, Cluster)>,
     unpacked: Option<(u64, Vec<u8>)>,
     used: u64,
-    produced: u64,
+    streams: Streams,
 }
 
 impl<R: ReadAt, M: Map> Clustered<R, M> {
     /// Puts a file and its table together.
     pub(crate) fn new(file: R, map: M) -> Self {
-        Self { file, map, located: None, unpacked: None, used: 0, produced: 0 }
+        Self { file, map, located: None, unpacked: None, used: 0, streams: Streams::default() }
     }
 
     fn locate(&mut self, index: u64) -> Result<Cluster, ImageError> {
@@ -109,18 +104,16 @@ impl<R: ReadAt, M: Map> Clustered<R, M> {
             Cluster::Compressed { offset, length, codec } => {
                 if self.unpacked.as_ref().is_none_or(|(known, _)| *known != index) {
                     let size = self.map.cluster_size();
-                    self.produced = self.produced.saturating_add(size);
-                    let limit = UNPACKED_FREE.saturating_add(self.file.len().saturating_mul(UNPACKED_TIMES));
-                    if self.produced > limit {
-                        return Err(ImageError::Bomb { limit });
-                    }
+                    self.streams.admit(offset, size)?;
                     // The disk may end within its last cluster, and the stream with it.
                     let least = size.min(self.map.size().saturating_sub(index.saturating_mul(size)));
                     let [size, least] = [size, least].map(|n| usize::try_from(n).unwrap_or(usize::MAX));
                     let present = length.min(self.file.len().saturating_sub(offset));
                     let mut packed = vec![0; usize::try_from(present).unwrap_or(0)];
                     self.file.read_at(offset, &mut packed)?;
-                    self.unpacked = Some((index, unpack(codec, &packed, size, least)?));
+                    let (whole, taken) = unpack(codec, &packed, size, least)?;
+                    self.streams.used(offset, u64::try_from(taken).unwrap_or(u64::MAX))?;
+                    self.unpacked = Some((index, whole));
                 }
                 let whole = self.unpacked.as_ref().map(|(_, bytes)| bytes.as_slice()).unwrap_or_default();
                 let part = whole.get(within..within + into.len());
@@ -159,37 +152,42 @@ impl<R: ReadAt, M: Map> Source for Clustered<R, M> {
 }
 
 /// Unpacks one cluster into exactly `size` bytes, of which the stream must give `least`: never more memory, whatever the
-/// stream says.
-fn unpack(codec: Codec, packed: &[u8], size: usize, least: usize) -> Result<Vec<u8>, ImageError> {
+/// stream says. Says as well how much of `packed` the stream took.
+fn unpack(codec: Codec, packed: &[u8], size: usize, least: usize) -> Result<(Vec<u8>, usize), ImageError> {
     use miniz_oxide::inflate::{
         TINFLStatus,
         core::{DecompressorOxide, decompress, inflate_flags as flags},
     };
     const BAD: ImageError = ImageError::Damaged { what: "a compressed cluster cannot be unpacked" };
     let mut out = vec![0; size];
-    match codec {
+    let taken = match codec {
         Codec::Deflate => {
             // The stream may end before the sector does; what counts is that the cluster is full.
             let mut state = DecompressorOxide::new();
             let how = flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF;
-            let (_, _, written) = decompress(&mut state, packed, &mut out, 0, how);
+            let (_, taken, written) = decompress(&mut state, packed, &mut out, 0, how);
             if written != size {
                 return Err(BAD);
             }
+            taken
         }
         Codec::Zlib => {
             let mut state = DecompressorOxide::new();
             let how = flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | flags::TINFL_FLAG_PARSE_ZLIB_HEADER;
             // Done also says that the checksum is right.
-            let (status, _, written) = decompress(&mut state, packed, &mut out, 0, how);
+            let (status, taken, written) = decompress(&mut state, packed, &mut out, 0, how);
             if status != TINFLStatus::Done || written < least {
                 return Err(BAD);
             }
+            taken
         }
         Codec::Zstd => {
-            let mut stream = ruzstd::decoding::StreamingDecoder::new(packed).map_err(|_| BAD)?;
+            let mut rest = packed;
+            let mut stream = ruzstd::decoding::StreamingDecoder::new(&mut rest).map_err(|_| BAD)?;
             std::io::Read::read_exact(&mut stream, &mut out).map_err(|_| BAD)?;
+            drop(stream);
+            packed.len() - rest.len()
         }
-    }
-    Ok(out)
+    };
+    Ok((out, taken))
 }

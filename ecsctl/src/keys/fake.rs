@@ -6,7 +6,7 @@ use ::kmsd::domain::grant::GrantSpec;
 use jiff::Timestamp;
 
 use crate::{
-    keys::{Health, KeyError, KeyService, NewKey, material::Material},
+    keys::{Health, KeyError, KeyService, NewKey, Release, material::Material},
     model::key::{Grant, Key, KeyState},
 };
 
@@ -19,6 +19,7 @@ pub(crate) struct FakeKeys {
     aliases: Rc<RefCell<Vec<(String, String)>>>,
     tags: Rc<RefCell<BTreeMap<(String, String), String>>>,
     away: Rc<RefCell<bool>>,
+    released: Rc<RefCell<Vec<String>>>,
 }
 
 impl FakeKeys {
@@ -40,6 +41,11 @@ impl FakeKeys {
     /// Makes it unreachable, or reachable again.
     pub(crate) fn set_away(&self, away: bool) {
         *self.away.borrow_mut() = away;
+    }
+
+    /// What left encryption: from what to where.
+    pub(crate) fn released(&self) -> Vec<String> {
+        self.released.borrow().clone()
     }
 
     fn answer(&self) -> Result<(), KeyError> {
@@ -83,6 +89,12 @@ impl KeyService for FakeKeys {
         let keys = self.keys.borrow();
         let key = keys.iter().find(|key| key.key_id == key_id).cloned();
         key.ok_or_else(|| KeyError::NotFound { key: key_id.to_owned() })
+    }
+
+    fn release_plaintext(&self, release: &Release<'_>) -> Result<(), KeyError> {
+        self.answer()?;
+        self.released.borrow_mut().push(release.to.to_owned());
+        Ok(())
     }
 
     fn import(&self, key_id: &str, _: &Material, _: Option<Timestamp>) -> Result<(), KeyError> {

@@ -5,11 +5,11 @@ use std::path::Path;
 use jiff::Timestamp;
 use kmsd::{
     client::{Client, ClientError, KeyInfo},
-    domain::{self, KeyId, grant::GrantSpec, import::OaepHash},
+    domain::{self, EncryptionContext, KeyId, grant::GrantSpec, import::OaepHash},
 };
 
 use crate::{
-    keys::{Health, KeyError, KeyService, NewKey, material::Material},
+    keys::{Health, KeyError, KeyService, NewKey, Release, material::Material},
     model::key::{Grant, Key, KeyState},
 };
 
@@ -135,6 +135,14 @@ impl KeyService for Kmsd {
 
     fn schedule_deletion(&self, key_id: &str, days: u16) -> Result<(), KeyError> {
         self.client.schedule_deletion(key_id, days).map(|_| ()).map_err(|error| told(key_id, error))
+    }
+
+    fn release_plaintext(&self, release: &Release<'_>) -> Result<(), KeyError> {
+        let context =
+            EncryptionContext::for_volume(&release.volume, if release.image { "image" } else { "disk" });
+        let recorded =
+            self.client.release_plaintext(&id(release.key_id)?, &release.volume, &context, release.to);
+        recorded.map_err(|error| told(release.key_id, error))
     }
 
     fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError> {

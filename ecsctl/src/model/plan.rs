@@ -64,6 +64,13 @@ pub(crate) enum Operation {
         /// Return only when an attached disk is done.
         wait: bool,
     },
+    /// Copy into it what it reads from its image, until it needs that no more, or let that go on.
+    Flatten {
+        /// Bytes in a second at most, 0 for no limit; as before if none is given.
+        rate: Option<u64>,
+        /// Return only when an attached disk is done.
+        wait: bool,
+    },
     /// Write it to a file of the user's, in the open.
     Export {
         /// The file.
@@ -112,6 +119,8 @@ pub(crate) enum Step {
     MakeMountpoint,
     /// Unwrap and mount.
     Mount,
+    /// Have the key service record that something encrypted will lie in the open, if it will.
+    Release,
     /// Copy what it is filled with into the view, and flush it.
     CopyIn,
     /// Unmount the volume that is copied from, if it was mounted for that.
@@ -136,6 +145,10 @@ pub(crate) enum Step {
     Reencrypt,
     /// Read from the volume's header which key it has.
     NoteKey,
+    /// Begin to copy what is read from the image, or go on; of a detached disk, to the end.
+    Flatten,
+    /// Read from the volume's header whether it needs its image still.
+    NoteBase,
     /// Put the symlink at the stable path (S2).
     Publish,
     /// Remove that symlink.
@@ -179,9 +192,9 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Grow, MakeMountpoint, Mount, MountReadOnly,
-    NoteKey, Publish, Reencrypt, ReleaseSource, RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot,
-    Unlink, Unmount, Unpublish, WriteVolume,
+    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Flatten, Grow, MakeMountpoint, Mount,
+    MountReadOnly, NoteBase, NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap,
+    RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish, WriteVolume,
 };
 
 impl Operation {
@@ -198,6 +211,7 @@ impl Operation {
             Self::Extend { .. } => "extended",
             Self::Rekey { .. } => "re-keyed",
             Self::Reencrypt { .. } => "re-encrypted",
+            Self::Flatten { .. } => "flattened",
             Self::Delete { .. } => "deleted",
         }
     }
@@ -210,6 +224,7 @@ impl Operation {
                 WriteVolume,
                 MakeMountpoint,
                 Mount,
+                Release,
                 CopyIn,
                 ReleaseSource,
                 Unmount,
@@ -226,10 +241,12 @@ impl Operation {
             Self::Extend { .. } => &[Grow, Settle(Outcome::Applied)],
             Self::Rekey { .. } => &[Rewrap, NoteKey, Settle(Outcome::Applied)],
             Self::Reencrypt { .. } => &[Reencrypt, Settle(Outcome::Kept)],
+            Self::Flatten { .. } => &[Flatten, NoteBase, Settle(Outcome::Applied)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
                 MountReadOnly,
+                Release,
                 Export,
                 Unmount,
                 RemoveMountpoint,
@@ -252,6 +269,7 @@ impl Operation {
             Self::Detach => &[Settle(Outcome::InUse)],
             // The engine has done it wholly or not at all.
             Self::Rekey { .. } => &[NoteKey, Settle(Outcome::Kept)],
+            Self::Flatten { .. } => &[NoteBase, Settle(Outcome::Kept)],
             Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
             // One that was cut short goes on at the next attach.
             Self::DeleteSnapshot { .. }
@@ -270,7 +288,7 @@ impl Operation {
             // The engine goes back wholly or not at all. Doing it again would take away what was written since.
             Self::RollBack { .. } => Direction::Undo,
             // Which key the volume has now is in its header; the user sees it, and asks again if need be.
-            Self::Rekey { .. } | Self::Reencrypt { .. } => Direction::Undo,
+            Self::Rekey { .. } | Self::Reencrypt { .. } | Self::Flatten { .. } => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -297,6 +315,7 @@ impl Operation {
             | Self::RollBack { .. }
             | Self::Rekey { .. }
             | Self::Reencrypt { .. }
+            | Self::Flatten { .. }
             | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
@@ -325,6 +344,7 @@ mod tests {
             Operation::Extend { size: 8192 },
             Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Reencrypt { rate: None, wait: false },
+            Operation::Flatten { rate: Some(1), wait: true },
             Operation::Export { path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },
@@ -347,6 +367,16 @@ mod tests {
         let steps = Operation::Delete { skip_erase: false }.steps();
         let at = |step| steps.iter().position(|s| *s == step).unwrap();
         assert!(at(Erase) < at(Unlink));
+    }
+
+    #[test]
+    fn i2_what_leaves_encryption_is_recorded_before_it_is_written() {
+        let fill = Some(Fill::Volume { id: Uuid::nil(), verify: false, snapshot: None });
+        let export = Operation::Export { path: "/o".into(), format: ExportFormat::Raw };
+        for (operation, writes) in [(Operation::Create { key: None, fill }, CopyIn), (export, Export)] {
+            let at = |step| operation.steps().iter().position(|s| *s == step).unwrap();
+            assert!(at(Release) < at(writes), "{operation:?}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, Inspected, Kept, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Inspected, Kept, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
         process,
     },
@@ -40,6 +40,9 @@ struct CreateReply {
 struct InfoReply {
     re_encrypting: bool,
     re_encryption: Option<serde_json::Value>,
+    flatten: Option<serde_json::Value>,
+    base: Option<BaseReply>,
+    flattened: bool,
 }
 
 #[derive(Deserialize)]
@@ -300,11 +303,28 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
-    fn reencryption(&self, file: &Path) -> Result<Option<serde_json::Value>, ToolError> {
+    fn flatten(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+        let rate = rate.map(|rate| rate.to_string());
+        let mut arguments: Vec<&OsStr> = vec!["flatten".as_ref(), file.as_os_str()];
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
+        }
+        if wait {
+            arguments.push("--wait".as_ref());
+        }
+        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+    }
+
+    fn look(&self, file: &Path) -> Result<Look, ToolError> {
         let reply: InfoReply = self.look(&["info".as_ref(), file.as_os_str()])?;
         // A disk that nobody serves goes on when it is attached.
         let waiting = || reply.re_encrypting.then(|| serde_json::json!({"phase": "waiting"}));
-        Ok(reply.re_encryption.or_else(waiting))
+        Ok(Look {
+            re_encryption: reply.re_encryption.or_else(waiting),
+            flatten: reply.flatten,
+            base: reply.base.map(|base| base.uuid),
+            flattened: reply.flattened,
+        })
     }
 
     fn key_of(&self, claim: &Claim, file: &Path) -> Result<Option<String>, ToolError> {

@@ -15,7 +15,7 @@ use crate::{
     claim::Claim,
     model::disk::Serving,
     volumes::{
-        Failure, Inspected, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder,
+        Failure, Inspected, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder,
     },
 };
 
@@ -43,6 +43,10 @@ pub(crate) enum Trouble {
     FailRekey,
     /// The process dies after the key was wrapped anew, before that is recorded.
     DieInRekey,
+    /// Copying from the image fails.
+    FailFlatten,
+    /// The process dies after everything was copied, before that is recorded.
+    DieInFlatten,
 }
 
 /// The payload of the panic that stands for SIGKILL.
@@ -99,6 +103,11 @@ impl FakeVolumes {
         self.0.borrow().log.clone()
     }
 
+    /// The volume has all of its image now.
+    pub(crate) fn flattened(&self, file: &Path) {
+        fs::write(flat_mark(file), "").unwrap();
+    }
+
     fn hits(&self, trouble: Trouble) -> bool {
         let mut world = self.0.borrow_mut();
         let hit = world.trouble == Some(trouble);
@@ -121,6 +130,11 @@ pub(crate) fn data_of(file: &Path) -> PathBuf {
 /// Which key wraps the DEK.
 fn key_file(file: &Path) -> PathBuf {
     file.with_extension("evs.key")
+}
+
+/// There when the volume was flattened.
+fn flat_mark(file: &Path) -> PathBuf {
+    file.with_extension("evs.flat")
 }
 
 /// Where a snapshot's contents are kept.
@@ -272,8 +286,24 @@ impl VolumeTool for FakeVolumes {
         Ok(())
     }
 
-    fn reencryption(&self, _: &Path) -> Result<Option<serde_json::Value>, ToolError> {
-        Ok(None)
+    fn flatten(&self, _: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+        if self.hits(Trouble::FailFlatten) {
+            return Err(failed("no"));
+        }
+        self.note(&format!("flatten {rate:?}"));
+        // What takes long is done when somebody waits for it, or when the test says so.
+        if wait {
+            self.flattened(file);
+        }
+        if self.hits(Trouble::DieInFlatten) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(())
+    }
+
+    fn look(&self, file: &Path) -> Result<Look, ToolError> {
+        let flattened = flat_mark(file).exists();
+        Ok(Look { flattened, base: (!flattened).then(Uuid::nil), ..Look::default() })
     }
 
     fn key_of(&self, _: &Claim, file: &Path) -> Result<Option<String>, ToolError> {

@@ -6,9 +6,9 @@ mod rig;
 
 use std::sync::Arc;
 
-use evsfs_schedules::engine::{BLOCK, LockRule};
+use evsfs_schedules::engine::{BLOCK, Protection, Step};
 use evsfs_schedules::{Call, Memory};
-use rig::{Rig, fill, must_fail, read_one, reopened, schedules, version_of};
+use rig::{Rig, Under, fill, must_fail, read_one, reopened, schedules, version_of};
 use shuttle::thread;
 
 /// Versions that are written where slots are few.
@@ -51,7 +51,7 @@ fn f2_readers_see_whole_blocks_while_slots_are_used_again() {
 
 #[test]
 fn f2_without_the_second_look_up_a_reader_calls_a_sound_block_damaged() {
-    must_fail(LockRule::SecondLookUp, "DamagedBlock", readers_among_reuse);
+    must_fail(Protection::SecondLook, "DamagedBlock", readers_among_reuse);
 }
 
 /// Only pages of the map are moved and used again while a reader walks it with a cold cache.
@@ -79,7 +79,7 @@ fn f2_a_reader_on_its_way_through_the_map_survives_checkpoints() {
 
 #[test]
 fn f2_without_the_second_walk_a_reader_calls_a_sound_page_damaged() {
-    must_fail(LockRule::SecondWalk, "DamagedPage", walkers_among_checkpoints);
+    must_fail(Protection::SecondWalk, "DamagedPage", walkers_among_checkpoints);
 }
 
 /// What was read once is never unread: the block is written, and moves from the dirty map into the map.
@@ -104,7 +104,38 @@ fn d10_a_checkpoint_never_shows_an_older_block() {
 
 #[test]
 fn d10_entries_that_go_before_the_root_is_there_are_missed() {
-    must_fail(LockRule::RootBeforeEntriesGo, "an old version came back", a_reader_across_the_publication);
+    must_fail(Protection::RootBeforeEntriesGo, "an old version came back", a_reader_across_the_publication);
+}
+
+/// A block moves from the base into the volume, and the base goes, while readers look it up; another is written in part meanwhile.
+fn readers_while_the_base_goes() {
+    let volume = Rig::thin();
+    volume.start_flatten(None).unwrap();
+    let flattener = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || while volume.task_step(1000).unwrap() != Step::Finished {}
+    });
+    let writer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.write(5 * BLOCK, &fill(5, 2)[..2048]).unwrap()
+    });
+    for _ in 0..4 {
+        assert_eq!(read_one(&volume, 3), Under::VERSION);
+    }
+    flattener.join().unwrap();
+    writer.join().unwrap();
+    let halves = rig::read(&volume, 5);
+    assert!(halves[..2048] == fill(5, 2)[..2048] && halves[2048..] == fill(5, Under::VERSION)[2048..]);
+}
+
+#[test]
+fn d10_a_base_that_goes_is_not_missed() {
+    schedules(None, readers_while_the_base_goes);
+}
+
+#[test]
+fn d10_without_the_base_before_the_look_up_a_reader_finds_nothing() {
+    must_fail(Protection::BaseBeforeLookUp, "block 3 is a mixture", readers_while_the_base_goes);
 }
 
 /// Two writers of parts of one block, and a checkpoint amid them: no part is lost.
@@ -137,7 +168,7 @@ fn d10_parts_of_a_block_written_at_once_are_all_there() {
 
 #[test]
 fn d10_without_comparing_before_insertion_a_part_is_lost() {
-    must_fail(LockRule::CompareBeforeInsertion, "a part was lost", writers_of_parts);
+    must_fail(Protection::UnchangedMeanwhile, "a part was lost", writers_of_parts);
 }
 
 /// Overlapping writers with flush and checkpoint: each block is one writer's, and after the death of the process it is the same one's.
@@ -167,7 +198,7 @@ fn d10_overlapping_writes_are_whole_in_each_block_and_the_same_after_a_kill() {
 
 #[test]
 fn d10_if_map_and_log_take_writes_in_different_orders_a_kill_shows_it() {
-    must_fail(LockRule::MapAndLogTogether, "another write won in the log", overlapping_writers);
+    must_fail(Protection::MapAndLogTogether, "another write won in the log", overlapping_writers);
 }
 
 /// A cut falls into the midst of a write: what the bitmaps of the checkpoint call used is what is referred to.
@@ -197,7 +228,7 @@ fn f7_a_cut_amid_writes_loses_no_space() {
 
 #[test]
 fn f7_without_the_gate_a_cut_counts_slots_that_nobody_refers_to() {
-    must_fail(LockRule::GateUntilInsertion, "not sound", a_cut_amid_writes);
+    must_fail(Protection::GateUntilInsertion, "not sound", a_cut_amid_writes);
 }
 
 /// One thread is held up in a call to the file; all others go on, or the schedule would end in a deadlock.

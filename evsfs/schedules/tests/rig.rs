@@ -4,9 +4,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
 use evsfs::backing::Backing;
-use evsfs::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
-use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
-use evsfs_schedules::engine::{BLOCK, LockRule, OpenOptions, Volume};
+use evsfs::crypto::{Backend, Chain, Dek, SeededEntropy, Suite, VolumeKeys};
+use evsfs::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
+use evsfs_schedules::engine::{Anchor, BLOCK, BaseImage, OpenOptions, Protection, Volume, VolumeError};
 use evsfs_schedules::{Memory, leaving_out};
 use parking_lot::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -31,7 +31,45 @@ fn header() -> Header {
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
         next: None,
+        base_copied: false,
         base: None,
+    }
+}
+
+/// What lies under a thin volume: blocks of version [`Under::VERSION`].
+pub(crate) struct Under;
+
+impl Under {
+    pub(crate) const VERSION: u64 = 77;
+    const BLOCKS: u64 = 16;
+    const STATE: Anchor = Anchor { commit: 1, chain: Chain([5; 32]) };
+    const ID: Uuid = Uuid::from_u128(8);
+
+    fn header() -> Header {
+        let Anchor { commit, chain } = Self::STATE;
+        let path = Text::new("under.evs").unwrap();
+        Header { base: Some(BaseReference { uuid: Self::ID, commit, chain, path }), ..header() }
+    }
+}
+
+impl BaseImage for Under {
+    fn identity(&self) -> (Uuid, Anchor) {
+        (Self::ID, Self::STATE)
+    }
+    fn size(&self) -> u64 {
+        Self::BLOCKS * BLOCK
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        for (block, bytes) in (offset / BLOCK..).zip(buf.chunks_mut(4096)) {
+            bytes.copy_from_slice(&fill(block, Self::VERSION));
+        }
+        Ok(())
+    }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
+        Ok((offset < self.size()).then_some(offset))
+    }
+    fn next_hole(&self, _: u64) -> Result<u64, VolumeError> {
+        Ok(self.size())
     }
 }
 
@@ -86,6 +124,23 @@ impl Rig {
         Self::over(Memory::new(IMAGE.get_or_init(|| image(16)).clone(), true))
     }
 
+    /// A thin volume in which nothing was written, open.
+    pub(crate) fn thin() -> Arc<Volume> {
+        use evsfs::engine as real;
+        static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
+        let bytes = IMAGE.get_or_init(|| {
+            let file = Plain::default();
+            let params = real::CreateParams { size: 1024 * BLOCK };
+            real::Volume::create(&file, &Under::header(), &params, &keys(), &SeededEntropy::new(8)).unwrap();
+            file.0.into_inner()
+        });
+        let base: Option<Arc<dyn BaseImage>> = Some(Arc::new(Under));
+        let options = OpenOptions { background: false, memory: 0, base, ..OpenOptions::default() };
+        let entropy = Arc::new(SeededEntropy::new(9));
+        let memory = Memory::new(bytes.clone(), false);
+        Arc::new(Volume::open(memory, Under::header(), keys(), options, entropy).unwrap())
+    }
+
     pub(crate) fn open(&self) -> Arc<Volume> {
         let options = OpenOptions { background: false, memory: 0, ..OpenOptions::default() };
         let backing: Arc<dyn Backing> = Arc::clone(&self.memory) as _;
@@ -101,7 +156,7 @@ pub(crate) fn reopened(rig: &Rig) -> Arc<Volume> {
 
 /// Runs a workload in many orders; a failure names the order.
 #[track_caller]
-pub(crate) fn schedules(left_out: Option<LockRule>, workload: impl Fn() + Send + Sync + Copy + 'static) {
+pub(crate) fn schedules(left_out: Option<Protection>, workload: impl Fn() + Send + Sync + Copy + 'static) {
     let mut scale: usize = std::env::var("EVSFS_SCHEDULES").map_or(1, |text| text.parse().unwrap());
     if left_out.is_some() {
         // It ends with the first that fails.
@@ -121,7 +176,11 @@ pub(crate) fn schedules(left_out: Option<LockRule>, workload: impl Fn() + Send +
 }
 
 /// Without this protection some order fails, and in this way.
-pub(crate) fn must_fail(protection: LockRule, how: &str, workload: impl Fn() + Send + Sync + Copy + 'static) {
+pub(crate) fn must_fail(
+    protection: Protection,
+    how: &str,
+    workload: impl Fn() + Send + Sync + Copy + 'static,
+) {
     let failed = catch_unwind(AssertUnwindSafe(|| schedules(Some(protection), workload)))
         .expect_err("no order fails although the protection is left out");
     let message = failed

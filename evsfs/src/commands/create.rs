@@ -70,6 +70,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
         cmk_version: 0,
         wrapped_dek: WrappedDekField::default(),
         next: None,
+        base_copied: false,
         base: None,
     };
     let Some(key) = &arguments.key else {

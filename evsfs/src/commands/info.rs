@@ -14,7 +14,7 @@ use crate::keys::KeyService;
 use crate::mount::table;
 use crate::open::{self, Access, LockedFile};
 use crate::unlock::{self, Expected};
-use crate::{lock, regular_file, rekey};
+use crate::{flatten, lock, regular_file, rekey};
 
 pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
@@ -34,7 +34,9 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
     object.insert("file".into(), json!(path));
     object.insert("attached".into(), json!(attached));
     if let Some(running) = running {
-        object.insert("re_encryption".into(), running);
+        for task in ["re_encryption", "flatten"] {
+            object.insert(task.into(), running[task].clone());
+        }
     }
     if arguments.unlock {
         object.append(unlocked(&path)?.as_object_mut().expect("it was made as one"));
@@ -68,16 +70,17 @@ fn describe(copies: &HeaderCopies) -> Value {
         "created": header.created,
         "log_ring_bytes": header.ring_pages * BLOCK,
         "base": header.base.map(|base| json!({"uuid": base.uuid, "path": base.path.as_str()})),
+        "flattened": header.base_copied,
         "header_copies": copies.candidates().len(),
         "note": note,
     })
 }
 
-/// How far the serving process is with a re-encryption; null if none runs, or it is another user's.
+/// What the serving process says of its volume, with how far it is with a re-encryption or a flatten; null if it is another user's.
 fn running((device, inode): (u64, u64)) -> Value {
     let Ok(Some(entry)) = table::of_file(device, inode) else { return Value::Null };
     let status = control::call(&entry.source.to_string_lossy(), &Request::Status {});
-    status.map_or(Value::Null, |status| status["volume"]["re_encryption"].clone())
+    status.map_or(Value::Null, |status| status["volume"].clone())
 }
 
 fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
@@ -94,6 +97,7 @@ fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
     Ok(json!({
         "size": volume.size(),
         "re_encryption": rekey::describe(&volume)["re_encryption"],
+        "flatten": flatten::describe(&volume)["flatten"],
         "commit": volume.anchor().commit,
         "used_bytes": stats.used_slots * BLOCK,
         "file_bytes": stats.file_slots * BLOCK,

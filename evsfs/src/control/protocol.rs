@@ -50,6 +50,11 @@ pub enum Request {
         /// Bytes of data in a second at most, 0 for no limit; as before if none is given.
         rate: Option<u64>,
     },
+    /// Copy what is read from the base, in the background; or let that go on.
+    Flatten {
+        /// As there.
+        rate: Option<u64>,
+    },
 }
 
 impl Request {
@@ -67,6 +72,7 @@ impl Request {
             Self::Extend { .. } => "extend",
             Self::Rekey { .. } => "rekey",
             Self::Reencrypt { .. } => "reencrypt",
+            Self::Flatten { .. } => "flatten",
         }
     }
 }
@@ -116,6 +122,7 @@ mod tests {
             Request::Extend { size: 1 },
             Request::Rekey { key: None },
             Request::Reencrypt { rate: None },
+            Request::Flatten { rate: None },
         ] {
             assert_eq!(serde_json::to_value(&request).unwrap()["op"], request.operation());
         }

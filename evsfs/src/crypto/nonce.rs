@@ -75,6 +75,7 @@ impl NonceSequence {
     /// If fewer are left; none is used up then.
     pub fn take(&self, count: u32) -> Result<NonceRun, EpochExhausted> {
         let count = u64::from(count);
+        #[allow(deprecated)] // its new name, try_update, is younger than the oldest compiler that builds this
         let first = self
             .next
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |next| {

@@ -11,8 +11,8 @@ use crate::control::Request;
 use crate::engine::{BLOCK, Volume};
 use crate::failure::Failure;
 use crate::operations;
-use crate::rekey;
 use crate::serve::Attachment;
+use crate::{flatten, rekey};
 
 /// An open volume, and the one who tells the key service how far it has come.
 pub struct VolumeDevice {
@@ -106,6 +106,8 @@ impl Attachment for VolumeDevice {
             "kind": header.kind.as_str(),
             "encrypted": self.anchors.is_some(),
             "re_encryption": rekey::describe(&self.volume)["re_encryption"],
+            "flatten": flatten::describe(&self.volume)["flatten"],
+            "base": header.base.map(|base| base.uuid),
             "commit": self.volume.anchor().commit,
             "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
             "stats": {

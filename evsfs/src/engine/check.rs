@@ -281,6 +281,7 @@ impl Core {
 
     /// True if the block has data, which is in `bytes` then.
     fn read_or_damage(&self, block: u64, bytes: &mut [u8]) -> Result<Result<bool, Damage>, VolumeError> {
+        let base = self.base_now();
         let entry = match self.resolve_one(block) {
             Ok(entry) => entry,
             Err(VolumeError::DamagedPage { reason, .. }) => return Ok(Err(reason)),
@@ -289,6 +290,6 @@ impl Core {
         if !entry.is_data() {
             return Ok(Ok(false));
         }
-        Ok(self.read_entry(block, &entry, bytes)?.map(|()| true))
+        Ok(self.read_entry(block, &entry, base.as_deref(), bytes)?.map(|()| true))
     }
 }

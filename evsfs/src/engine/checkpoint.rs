@@ -5,7 +5,6 @@ use super::alloc::Prepared;
 use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
 use super::error::VolumeError;
-use super::lock_rule::LockRule;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
 use super::protection::Protection;
@@ -17,7 +16,7 @@ use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
-use crate::sync::{MutexGuard, RwLockWriteGuard, holds};
+use crate::sync::{MutexGuard, RwLockWriteGuard};
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -33,6 +32,8 @@ pub(super) struct Checkpointer {
     pub(super) superblock: Superblock,
     pub(super) tables: Tables,
     cut: Option<Cut>,
+    /// The volume is being closed.
+    closing: bool,
 }
 
 /// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
@@ -41,6 +42,8 @@ pub(super) struct Plan {
     pub(super) versions: Vec<VersionRecord>,
     /// What runs in the background, and how far it has come.
     pub(super) task: Option<Task>,
+    /// Nothing is read from a base any more.
+    pub(super) base_copied: bool,
     /// Bitmaps of these regions are written although nothing in them changed.
     pub(super) regions: Vec<u64>,
     /// What the chain takes up, if the change is one that must not be undone by an old superblock.
@@ -52,7 +55,7 @@ pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeE
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
-        Self { superblock, tables, cut: None }
+        Self { superblock, tables, cut: None, closing: false }
     }
 }
 
@@ -118,6 +121,7 @@ impl Core {
         if !self.has_changes(&checkpointer) && checkpointer.superblock.clean && log_empty && anchored {
             return Ok(());
         }
+        checkpointer.closing = true;
         self.exclusive_locked(&mut checkpointer, true, &mut |_, _| Ok(()))
     }
 
@@ -243,6 +247,7 @@ impl Core {
             clean,
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
+            base_copied: plan.base_copied,
         };
         let mut prepared = Some(prepared);
         if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
@@ -254,12 +259,15 @@ impl Core {
         count(&self.store.counters.checkpoints, 1);
 
         // It is durable. The root comes before the frozen entries go: whoever misses a block there finds it in the map.
-        if !holds(LockRule::RootBeforeEntriesGo) {
+        if !self.store.protections.has(Protection::RootBeforeEntriesGo) {
             self.dirty.clear_frozen();
         }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
         self.dirty.clear_frozen();
+        if checkpointer.closing {
+            work.punch_old_pages(self);
+        }
         // Holes are punched before anybody can take the slots.
         for (slot, slots) in work.punched_runs() {
             if let Err(error) = self.store.backing.punch(slot * BLOCK_BYTES, slots * BLOCK_BYTES) {
@@ -282,7 +290,7 @@ impl Core {
         }
         let trash = plan.root.entry.aux() != 0
             || self.versions.read().iter().any(|version| version.state == VersionState::Trash);
-        self.signals.set_trash(trash);
+        self.signals.set_trash(trash, !work.waits_for_reads());
         checkpointer.superblock = superblock;
         checkpointer.tables = tables;
         checkpointer.cut = None;
@@ -310,7 +318,8 @@ impl Core {
         drop(items);
         self.walk_trash(&root, &mut versions, work, &mut budget)?;
         let task = self.task_of(&checkpointer.superblock);
-        let mut plan = Plan { root, versions, task, regions: Vec::new(), event: None };
+        let base_copied = checkpointer.superblock.base_copied;
+        let mut plan = Plan { root, versions, task, base_copied, regions: Vec::new(), event: None };
         edit(&mut plan, work)?;
         work.flush(self)?;
         work.settle(self);

@@ -1,6 +1,6 @@
 //! What the parts of the engine share.
 //!
-//! Locks, in the order in which they may be taken: that of a step of `reencryption`, `checkpointer`, `log`, `gate`, a shard of `dirty`,
+//! Locks, in the order in which they may be taken: that of a step of `task`, `checkpointer`, `log`, `gate`, a shard of `dirty`,
 //! `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use super::commit::{Log, Pending};
 use super::dirty::DirtyMap;
 use super::error::VolumeError;
 use super::params::BaseImage;
-use super::reencrypt::Reencryption;
 use super::report::Stats;
 use super::store::Store;
+use super::task::Running;
 use super::worker::Signals;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::{Anchor, Entry, Header, VersionRecord};
@@ -91,12 +91,14 @@ pub(super) struct Core {
     /// Whether a copy of the header is not the one that counts.
     pub(super) stale_header: AtomicBool,
     pub(super) checkpointer: Mutex<Checkpointer>,
-    pub(super) reencryption: Reencryption,
+    pub(super) task: Running,
     pub(super) header: Mutex<Header>,
     pub(super) limits: Limits,
     /// How a discarded block is recorded: absent, or zero if there is a base to hide.
     pub(super) hole: Entry,
-    pub(super) base: Option<Arc<dyn BaseImage>>,
+    /// Whether there was a base when the volume was opened.
+    pub(super) thin: bool,
+    pub(super) base: RwLock<Option<Arc<dyn BaseImage>>>,
     pub(super) read_only: bool,
     pub(super) background: bool,
     pub(super) poisoned: AtomicBool,

@@ -66,6 +66,7 @@ pub(super) fn create(
         clean: true,
         upper_allocation: Vec::new(),
         task: None,
+        base_copied: false,
     };
     let page = keys.seal_table(TablePurpose::Superblock, &superblock.encode(), entropy)?;
     for slot in SUPERBLOCK_SLOTS[0] {

@@ -119,10 +119,34 @@ pub enum VolumeError {
         volume: Uuid,
     },
     /// There is one already.
-    #[error("volume {volume} is being re-encrypted already")]
+    #[error(
+        "volume {volume} is being re-encrypted: wait until that is done, or ask for it again if it stopped"
+    )]
     Reencrypting {
         /// The volume.
         volume: Uuid,
+    },
+    /// Another task must end first.
+    #[error("volume {volume} is being flattened: wait until that is done, or ask for it again if it stopped")]
+    Flattening {
+        /// The volume.
+        volume: Uuid,
+    },
+    /// There is nothing to copy.
+    #[error("volume {volume} is not thin: it has no base")]
+    NotThin {
+        /// The volume.
+        volume: Uuid,
+    },
+    /// What lies beyond its end would be lost.
+    #[error("volume {volume} has {size} bytes, its base {base}: extend it to that size first")]
+    SmallerThanBase {
+        /// The volume.
+        volume: Uuid,
+        /// Its size in bytes.
+        size: u64,
+        /// Size of the base in bytes.
+        base: u64,
     },
     /// The version table is full.
     #[error("the volume holds {most} snapshots, as many as it can: delete some first")]
@@ -262,6 +286,14 @@ pub enum OpenError {
         expected: u64,
         /// The commit of what was given; if it is the same, the histories differ.
         found: u64,
+    },
+    /// The newest superblock is of a time when there was a base.
+    #[error(
+        "volume {volume} was flattened, but its newest superblock is from before that: it was put back or damaged; restore a backup"
+    )]
+    BaseNotCopied {
+        /// The volume.
+        volume: Uuid,
     },
     /// Reading failed, or what was read is damaged.
     #[error(transparent)]

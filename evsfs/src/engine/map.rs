@@ -5,12 +5,10 @@ use std::sync::Arc;
 use super::core::{Core, Root};
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::{Damage, VolumeError};
-use super::lock_rule::LockRule;
 use super::protection::Protection;
 use crate::crypto::Tag;
 use crate::format::layout::{FANOUT_BITS, RING_START, map_entry, map_index};
 use crate::format::{Entry, Kind, MapPage, Tree};
-use crate::sync::holds;
 
 /// Mark of an entry in the map (its `aux`): the whole subtree was discarded and reads as a hole; it waits to be freed.
 pub(crate) const DEAD: u16 = 1;
@@ -105,7 +103,6 @@ impl Core {
                 Ok(leaf) => return Ok(leaf),
                 Err(_)
                     if self.root().entry != root.entry
-                        && holds(LockRule::SecondWalk)
                         && self.store.protections.has(Protection::SecondWalk) =>
                 {
                     super::store::count(&self.store.counters.retried_reads, 1);

@@ -11,6 +11,7 @@ use super::core::{Core, Root};
 use super::error::{Damage, VolumeError};
 use super::map::{DEAD, DEAD_BELOW, is_lost, lost, span};
 use super::pages::Work;
+use super::protection::Protection;
 use super::ranges::RangeSet;
 use crate::format::layout::FANOUT;
 use crate::format::{Entry, Kind, MapPage, VersionRecord, VersionState};
@@ -46,12 +47,19 @@ pub(super) fn reference_of(root: &Root) -> Option<Reference> {
 }
 
 /// The references at the first page of a level, for a walk that begins there: a map that is higher has its page of that level under its
-/// first children. `None` if one on the way is damaged: what it refers to is not known then.
-pub(super) fn references_at(core: &Core, references: Vec<Reference>, level: u8) -> Option<Vec<Reference>> {
+/// first children.
+///
+/// # Errors
+/// If one on the way is damaged: what it refers to is not known then.
+pub(super) fn references_at(
+    core: &Core,
+    references: Vec<Reference>,
+    level: u8,
+) -> Result<Vec<Reference>, Damage> {
     let mut found = Vec::with_capacity(references.len());
     'references: for mut reference in references {
         while reference.top > level {
-            let page = core.page(reference.top, 0, &reference.entry, true).ok()?;
+            let page = core.page(reference.top, 0, &reference.entry, true)?;
             let entry = page.entry(0);
             if entry.kind() != Kind::Page {
                 continue 'references;
@@ -60,8 +68,13 @@ pub(super) fn references_at(core: &Core, references: Vec<Reference>, level: u8) 
         }
         found.push(reference);
     }
-    Some(found)
+    Ok(found)
 }
+
+/// The pages that versions have at a place.
+pub(super) type Pages = Vec<OfVersion>;
+/// That of one; `None` above its root.
+pub(super) type OfVersion = (Reference, Option<Arc<MapPage>>);
 
 /// What versions say about a page of the map at one place.
 pub(super) struct Sharing {
@@ -82,16 +95,23 @@ impl Core {
         }
     }
 
-    /// The pages that versions have at a place, for [`child_references`] and leaves. `None` if one is damaged: what it refers to is
-    /// not known then, so nothing may be freed.
+    /// Whether the host only failed to read something: then it may be there, and whoever would do without it tries again later (F11).
+    pub(super) fn may_be_there(&self, reason: Damage) -> bool {
+        reason == Damage::Unreadable && self.store.protections.has(Protection::FreesWhenReadable)
+    }
+
+    /// The pages that versions have at a place, for [`child_references`] and leaves.
+    ///
+    /// # Errors
+    /// If one is damaged: what it refers to is not known then, so nothing may be freed.
     pub(super) fn reference_pages(
         &self,
         references: &[Reference],
         level: u8,
         index: u64,
-    ) -> Option<Vec<(Reference, Option<Arc<MapPage>>)>> {
+    ) -> Result<Pages, Damage> {
         let end = (index + 1) * span(level);
-        let mut pages: Vec<(Reference, Option<Arc<MapPage>>)> = Vec::with_capacity(references.len());
+        let mut pages = Pages::with_capacity(references.len());
         for reference in references.iter().filter(|reference| reference.from < end) {
             if reference.top > level {
                 continue;
@@ -111,21 +131,17 @@ impl Core {
                 Ok(page) => pages.push((*reference, Some(page))),
                 Err(reason) => {
                     tracing::error!(volume = %self.store.uuid, level, index, %reason, "a snapshot's page is damaged: what it shares is kept");
-                    return None;
+                    return Err(reason);
                 }
             }
         }
-        Some(pages)
+        Ok(pages)
     }
 }
 
 /// The references at a child of the place that `pages` are of.
-pub(super) fn child_references(
-    pages: &[(Reference, Option<Arc<MapPage>>)],
-    index: u64,
-    child: usize,
-) -> Vec<Reference> {
-    let of = |(reference, page): &(Reference, Option<Arc<MapPage>>)| match page {
+pub(super) fn child_references(pages: &[OfVersion], index: u64, child: usize) -> Vec<Reference> {
+    let of = |(reference, page): &OfVersion| match page {
         // The version's root lies lower: under the first child of first pages only.
         None => (index == 0 && child == 0).then_some(*reference),
         Some(page) => {
@@ -195,11 +211,16 @@ impl Merge<'_> {
         };
         let mut page = before.as_ref().map_or_else(|| filled(old), |page| MapPage::clone(page));
         let pages = if shared || references.is_empty() {
-            Some(Vec::new())
+            Ok(Vec::new())
         } else {
             self.core.reference_pages(references, place.level, place.index)
         };
-        let shared = shared || pages.is_none();
+        if let Err(reason) = pages
+            && self.core.may_be_there(reason)
+        {
+            return Err(self.core.damaged_page(place.level, place.blocks().start, reason));
+        }
+        let shared = shared || pages.is_err();
         let pages = pages.unwrap_or_default();
         let dead = old.aux() == DEAD;
         if place.level == 0 {
@@ -243,7 +264,7 @@ impl Merge<'_> {
             return Ok(old);
         }
         if before.is_some() && !keep_page {
-            self.work.free(old.slot());
+            self.work.free_page(old.slot());
         }
         if uniform {
             return Ok(first);
@@ -261,7 +282,7 @@ impl Merge<'_> {
         page: &mut MapPage,
         dead: bool,
         items: &[u64],
-        pages: &[(Reference, Option<Arc<MapPage>>)],
+        pages: &[OfVersion],
         shared: bool,
     ) {
         let blocks = place.blocks();
@@ -296,7 +317,7 @@ impl Merge<'_> {
         old: Entry,
         number: usize,
         block: u64,
-        pages: &[(Reference, Option<Arc<MapPage>>)],
+        pages: &[OfVersion],
         shared: bool,
         punch: bool,
     ) {
@@ -313,7 +334,7 @@ impl Merge<'_> {
         place: Place,
         page: &mut MapPage,
         items: &[u64],
-        pages: &[(Reference, Option<Arc<MapPage>>)],
+        pages: &[OfVersion],
         shared: bool,
     ) -> Result<(), VolumeError> {
         let any_holes = self.holes.touches(&place.blocks());
@@ -364,11 +385,20 @@ impl Merge<'_> {
         if shared || sharing.below {
             return Ok(hole);
         }
-        let Some(pages) = self.core.reference_pages(references, place.level, place.index) else {
-            return Ok(hole);
+        let pages = match self.core.reference_pages(references, place.level, place.index) {
+            Ok(pages) => pages,
+            Err(reason) if self.core.may_be_there(reason) => {
+                self.work.wait_for_reads();
+                return Ok(old);
+            }
+            Err(_) => return Ok(hole),
         };
         let before = match self.core.page(place.level, place.index, &old, false) {
             Ok(page) => page,
+            Err(reason) if self.core.may_be_there(reason) => {
+                self.work.wait_for_reads();
+                return Ok(old);
+            }
             Err(reason) => {
                 // Its blocks are gone anyway; their slots stay taken until a repair.
                 let error = self.core.damaged_page(place.level, place.blocks().start, reason);
@@ -396,7 +426,7 @@ impl Merge<'_> {
             }
         }
         if !sharing.page {
-            self.work.free(old.slot());
+            self.work.free_page(old.slot());
         }
         if page.entries().iter().all(|entry| entry.kind() != Kind::Page) {
             return Ok(hole);
@@ -406,12 +436,7 @@ impl Merge<'_> {
 }
 
 /// Whether a version has this slot at this block.
-pub(super) fn held(
-    pages: &[(Reference, Option<Arc<MapPage>>)],
-    number: usize,
-    block: u64,
-    slot: u64,
-) -> bool {
+pub(super) fn held(pages: &[OfVersion], number: usize, block: u64, slot: u64) -> bool {
     pages.iter().any(|(reference, page)| {
         reference.from <= block
             && page

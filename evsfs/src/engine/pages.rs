@@ -11,6 +11,9 @@ use crate::format::{Entry, MapPage, Tree};
 /// Pages that are collected before they are written, so that neighbours go out together.
 const BATCH: usize = 64;
 
+/// Former pages that a detach gives back to the host: from so many on, since few are soon used again, and no more, since each costs a call.
+const GIVEN_BACK: std::ops::RangeInclusive<usize> = 64..=65_536;
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Work {
@@ -20,9 +23,13 @@ pub(super) struct Work {
     spare: Vec<u64>,
     freed: Vec<u64>,
     punched: Vec<u64>,
+    /// Freed slots that held pages of the map.
+    old_pages: Vec<u64>,
     waiting: Vec<(u64, Box<[u8; BLOCK]>)>,
     /// Leaves the reserve alone: what it does can wait.
     without_reserve: bool,
+    /// Something was not freed, because the host failed to read what says what it is.
+    unread: bool,
 }
 
 impl Work {
@@ -62,6 +69,25 @@ impl Work {
     /// Marks a slot as free once the checkpoint is durable.
     pub(super) fn free(&mut self, slot: u64) {
         self.freed.push(slot);
+    }
+
+    /// The same for one that held a page of the map.
+    pub(super) fn free_page(&mut self, slot: u64) {
+        self.free(slot);
+        self.old_pages.push(slot);
+    }
+
+    /// Gives the slots of former pages back to the host as well, if they are many: nobody writes any more who could use them.
+    pub(super) fn punch_old_pages(&mut self, core: &Core) {
+        let (file, _) = core.alloc.totals();
+        if self.old_pages.len() < *GIVEN_BACK.start() {
+            return;
+        }
+        self.old_pages.truncate(*GIVEN_BACK.end());
+        let old = self.old_pages.drain(..).filter(|slot| *slot < file && !core.alloc.is_reserve(*slot));
+        self.punched.extend(old);
+        self.punched.sort_unstable();
+        self.punched.dedup();
     }
 
     /// Marks a freed slot to be given back to the host.
@@ -131,8 +157,18 @@ impl Work {
         self.taken.extend(other.taken);
         self.freed.extend(other.freed);
         self.freed.sort_unstable();
+        self.old_pages.extend(other.old_pages);
         self.punched.extend(other.punched);
         self.punched.sort_unstable();
+    }
+
+    /// The host failed to read what is to be freed: the next checkpoint tries again, and none is made for it alone.
+    pub(super) fn wait_for_reads(&mut self) {
+        self.unread = true;
+    }
+
+    pub(super) fn waits_for_reads(&self) -> bool {
+        self.unread
     }
 
     pub(super) fn taken(&self) -> &[u64] {

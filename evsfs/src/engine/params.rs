@@ -73,9 +73,9 @@ pub struct OpenOptions {
     pub dirty_limit: Option<usize>,
     /// Pages of deleted snapshots and discarded ranges that one checkpoint frees at most, each with up to 128 blocks.
     pub trash_budget: usize,
-    /// Does without a protection, to see what happens then.
+    /// Does without these protections, to see what happens then.
     #[cfg(feature = "sim")]
-    pub omitted: Option<super::protection::Protection>,
+    pub omitted: &'static [super::Protection],
 }
 
 impl Default for OpenOptions {
@@ -91,7 +91,7 @@ impl Default for OpenOptions {
             dirty_limit: None,
             trash_budget: 4096,
             #[cfg(feature = "sim")]
-            omitted: None,
+            omitted: &[],
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What keeps a volume whole, by name, so that the proof suite can take each out in turn and see that somebody misses it.
-//! Nothing can be taken out but with the feature `sim`, which the program is built without.
-#![cfg_attr(not(feature = "sim"), allow(unreachable_pub, reason = "only the simulation names them"))]
+//! What keeps a volume whole, by name, so that it can be taken out part by part and somebody be seen to miss it: by the proof suite (feature
+//! `sim`, which the program is built without), and by the schedules of threads (`crate::sync`, which is another module there).
+
+use crate::sync::holds;
 
 /// A protection that is not a sync (those are known by their places in the source).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +14,12 @@ pub enum Protection {
     SecondWalk,
     /// Of a block that is written in part, the rest is that of the moment in which the new one takes its place.
     UnchangedMeanwhile,
+    /// An entry comes into the dirty map and into the pending group under one lock of its block, so both have the same order.
+    MapAndLogTogether,
+    /// A writer holds the gate until the slots that it took are referred to.
+    GateUntilInsertion,
+    /// A checkpoint publishes its root before the frozen entries go.
+    RootBeforeEntriesGo,
     /// The last group of the log counts only if its data is there.
     LastGroup,
     /// A slot that was replaced is used again only when the group that replaced it is durable.
@@ -33,12 +40,30 @@ pub enum Protection {
     LeastCommit,
     /// A table page has the tag that the reference to it names.
     TableTag,
+    /// A page that the host fails to read at the moment is not taken for damaged when what is under it is freed.
+    FreesWhenReadable,
+    /// A re-encryption or a flatten ends only when a second walk has found nothing left.
+    WalkProof,
+    /// The first walk of a re-encryption or a flatten leaves nothing out.
+    WholeWalk,
+    /// It goes through the snapshots too.
+    WalkOfSnapshots,
+    /// What lies under a volume is taken note of before a block is looked up in it.
+    BaseBeforeLookUp,
+    /// A re-encryption wipes log ring and free space before the older key goes.
+    Wiping,
+    /// A flatten takes the base out of the header only when the superblocks of both generations do without it.
+    BothGenerations,
+    /// What a superblock says of the base counts, whatever the header says.
+    BaseCopied,
+    /// A header that had a base once makes no superblock count that needs it.
+    BaseCopiedInSuperblock,
 }
 
 #[cfg(feature = "sim")]
 impl Protection {
-    /// All of them.
-    pub const ALL: [Self; 14] = [
+    /// All that the proof suite tries.
+    pub const ALL: [Self; 22] = [
         Self::SecondLook,
         Self::LooksUntilStable,
         Self::SecondWalk,
@@ -53,6 +78,14 @@ impl Protection {
         Self::SaltInTable,
         Self::LeastCommit,
         Self::TableTag,
+        Self::FreesWhenReadable,
+        Self::WalkProof,
+        Self::WholeWalk,
+        Self::WalkOfSnapshots,
+        Self::Wiping,
+        Self::BothGenerations,
+        Self::BaseCopied,
+        Self::BaseCopiedInSuperblock,
     ];
 }
 
@@ -60,24 +93,25 @@ impl Protection {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Protections {
     #[cfg(feature = "sim")]
-    omitted: Option<Protection>,
+    omitted: &'static [Protection],
 }
 
 #[cfg(feature = "sim")]
 impl Protections {
-    pub(super) const fn without(omitted: Option<Protection>) -> Self {
+    pub(super) const fn without(omitted: &'static [Protection]) -> Self {
         Self { omitted }
     }
 
     pub(super) fn has(self, protection: Protection) -> bool {
-        self.omitted != Some(protection)
+        holds(protection) && !self.omitted.contains(&protection)
     }
 }
 
 #[cfg(not(feature = "sim"))]
 impl Protections {
-    /// Always.
-    pub(super) const fn has(self, _: Protection) -> bool {
-        true
+    /// All, but in a schedule that leaves one out.
+    #[inline(always)]
+    pub(super) fn has(self, protection: Protection) -> bool {
+        holds(protection)
     }
 }

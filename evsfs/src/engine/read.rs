@@ -7,12 +7,12 @@ use std::cell::RefCell;
 
 use super::core::Core;
 use super::error::{Damage, VolumeError};
-use super::lock_rule::LockRule;
+use super::params::BaseImage;
 use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
-use crate::sync::{holds, thread_local};
+use crate::sync::thread_local;
 
 /// Blocks that are looked up together.
 pub(super) const BATCH: usize = 256;
@@ -53,12 +53,22 @@ impl Core {
     fn read_blocks(&self, first: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
         let mut entries = [Entry::ABSENT; BATCH];
         let entries = &mut entries[..buf.len() / BLOCK];
+        let mut base = self.base_now();
         self.resolve(first, entries)?;
-        self.read_entries(first, entries, buf)
+        if !self.store.protections.has(Protection::BaseBeforeLookUp) {
+            base = self.base_now();
+        }
+        self.read_entries(first, entries, base.as_deref(), buf)
     }
 
     /// Reads blocks whose entries were looked up. Slots that follow one another are read in one go.
-    fn read_entries(&self, first: u64, entries: &[Entry], buf: &mut [u8]) -> Result<(), VolumeError> {
+    fn read_entries(
+        &self,
+        first: u64,
+        entries: &[Entry],
+        base: Option<&dyn BaseImage>,
+        buf: &mut [u8],
+    ) -> Result<(), VolumeError> {
         let mut at = 0;
         while at < entries.len() {
             let run = run_length(&entries[at..]);
@@ -67,7 +77,7 @@ impl Core {
             if entries[at].is_data() {
                 self.read_run(block, &entries[at..at + run], part)?;
             } else if entries[at].is_absent() {
-                self.read_base(block, part)?;
+                read_base(base, block, part)?;
             } else {
                 part.fill(0);
             }
@@ -106,10 +116,11 @@ impl Core {
 
     /// Reads one block that failed together with others or was overwritten meanwhile, until its entry stays the same.
     fn read_again(&self, block: u64, entry: Entry, bytes: &mut [u8]) -> Result<(), VolumeError> {
+        let base = self.base_now();
         let mut entry = self.look_up_again(block, entry)?;
         loop {
             count(&self.store.counters.retried_reads, 1);
-            let Err(reason) = self.read_entry(block, &entry, bytes)? else { return Ok(()) };
+            let Err(reason) = self.read_entry(block, &entry, base.as_deref(), bytes)? else { return Ok(()) };
             let now = self.look_up_again(block, entry)?;
             if now == entry || !self.store.protections.has(Protection::LooksUntilStable) {
                 bytes.fill(0);
@@ -123,14 +134,15 @@ impl Core {
 
     /// The entry of a block now; `entry` is the one that was found before.
     pub(super) fn look_up_again(&self, block: u64, entry: Entry) -> Result<Entry, VolumeError> {
-        if holds(LockRule::SecondLookUp) { self.resolve_one(block) } else { Ok(entry) }
+        if self.store.protections.has(Protection::SecondLook) { self.resolve_one(block) } else { Ok(entry) }
     }
 
-    /// Reads one block as its entry says. The inner error may be a slot in the midst of being reused.
+    /// Reads one block as its entry says, which was looked up after `base` was taken. The inner error may be a slot in the midst of being reused.
     pub(super) fn read_entry(
         &self,
         block: u64,
         entry: &Entry,
+        base: Option<&dyn BaseImage>,
         bytes: &mut [u8],
     ) -> Result<Result<(), Damage>, VolumeError> {
         if entry.is_data() {
@@ -138,25 +150,25 @@ impl Core {
             return Ok(read.and_then(|()| self.store.open_data(entry, block, bytes)));
         }
         if entry.is_absent() {
-            self.read_base(block, bytes)?;
+            read_base(base, block, bytes)?;
         } else {
             bytes.fill(0);
         }
         Ok(Ok(()))
     }
+}
 
-    /// What an absent block reads as: the base, and zeros beyond its end or without one.
-    fn read_base(&self, block: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
-        let Some(base) = &self.base else {
-            buf.fill(0);
-            return Ok(());
-        };
-        let offset = block * BLOCK_BYTES;
-        let there = usize::try_from(base.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
-        let (from_base, beyond) = buf.split_at_mut(there);
-        beyond.fill(0);
-        if from_base.is_empty() { Ok(()) } else { base.read(offset, from_base) }
-    }
+/// What an absent block reads as: the base, and zeros beyond its end or without one.
+fn read_base(base: Option<&dyn BaseImage>, block: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+    let Some(base) = base else {
+        buf.fill(0);
+        return Ok(());
+    };
+    let offset = block * BLOCK_BYTES;
+    let there = usize::try_from(base.size().saturating_sub(offset)).unwrap_or(usize::MAX).min(buf.len());
+    let (from_base, beyond) = buf.split_at_mut(there);
+    beyond.fill(0);
+    if from_base.is_empty() { Ok(()) } else { base.read(offset, from_base) }
 }
 
 /// How many of the first entries can be read together: holes of one kind, or slots in a row.

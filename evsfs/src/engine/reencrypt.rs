@@ -7,24 +7,16 @@
 //!
 //! Each step can be cut short anywhere. Only the walk's cursor is kept in the superblock; what comes after it is done again.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
-
 use super::alloc::Run;
 use super::core::Core;
 use super::error::{Damage, VolumeError};
-use super::report::ReencryptionStatus;
-use super::walk::Walked;
+use super::protection::Protection;
+use super::task::{Phase, Step};
+use super::walk::Job;
 use crate::crypto::{Keyring, Switch, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, RING_START};
-use crate::format::{Header, NextKey, Superblock, Task, TaskKind, WrappedDekField, epoch_place};
+use crate::format::{Header, NextKey, TaskKind, WrappedDekField, epoch_place};
 
-/// Blocks of a step when nothing limits it: 16 MiB.
-const STEP_BLOCKS: u64 = 4096;
-/// Steps of a second when a rate does.
-const STEPS_PER_SECOND: u64 = 4;
 /// Bitmaps that are written anew at once.
 const STEP_REGIONS: usize = 1024;
 /// Log pages, and free slots, that are wiped at once.
@@ -33,125 +25,7 @@ const WIPED_SLOTS: u64 = 4096;
 /// Regions of free space that are wiped before a checkpoint lets go of their bitmaps.
 const WIPED_REGIONS: u64 = 64;
 
-/// What is to be done next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Blocks and pages, from the cursor of the superblock.
-    Blocks,
-    /// The walk from the beginning, which must find nothing of the older DEK.
-    Proof { cursor: u64, found: u64 },
-    /// Bitmaps and the pages above them.
-    Bitmaps,
-    /// The log ring, from this page.
-    Log(u64),
-    /// Free space, from this slot of this region.
-    Space { region: u64, slot: u64 },
-    /// The header.
-    Header,
-}
-
-/// What a step came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    /// Nothing of the older DEK is left, its wrapped form neither.
-    Finished,
-    /// It went on, and sealed so many bytes of data anew.
-    Went {
-        /// Bytes.
-        bytes: u64,
-    },
-    /// Deleted snapshots and discarded ranges are freed first.
-    Freeing,
-    /// The host has no space for what would be sealed anew.
-    NoSpace,
-}
-
-/// The running re-encryption, in memory.
-pub(super) struct Reencryption {
-    phase: Mutex<Phase>,
-    /// One step at a time.
-    stepping: Mutex<()>,
-    /// Whether a thread works on it.
-    pub(super) running: AtomicBool,
-    /// Bytes in a second; 0 for no limit.
-    rate: AtomicU64,
-    cursor: AtomicU64,
-    sealed: AtomicU64,
-    stopped: Mutex<Option<String>>,
-}
-
-impl Reencryption {
-    /// As a superblock tells it.
-    pub(super) fn new(superblock: &Superblock, switch: Option<Switch>) -> Self {
-        let task = superblock.task.filter(|_| switch.is_some_and(|s| superblock.generation >= s.generation));
-        let (cursor, rate) = task.map_or((0, 0), |task| (task.cursor, task.rate));
-        Self {
-            phase: Mutex::new(Phase::Blocks),
-            stepping: Mutex::default(),
-            running: AtomicBool::new(false),
-            rate: AtomicU64::new(rate),
-            cursor: AtomicU64::new(cursor),
-            sealed: AtomicU64::new(0),
-            stopped: Mutex::default(),
-        }
-    }
-
-    /// Blocks of the next step.
-    fn step_blocks(&self) -> u64 {
-        match self.rate.load(Ordering::Relaxed) {
-            0 => STEP_BLOCKS,
-            rate => (rate / BLOCK_BYTES / STEPS_PER_SECOND).clamp(32, STEP_BLOCKS),
-        }
-    }
-
-    /// How long to wait after a step that took `took`.
-    fn pause(&self, bytes: u64, took: Duration) -> Duration {
-        match self.rate.load(Ordering::Relaxed) {
-            0 => Duration::ZERO,
-            rate => Duration::from_micros(bytes.saturating_mul(1_000_000) / rate).saturating_sub(took),
-        }
-    }
-
-    pub(super) fn set_rate(&self, rate: u64) {
-        self.rate.store(rate, Ordering::Relaxed);
-    }
-
-    /// Notes why it does not go on, or that it does.
-    pub(super) fn set_stopped(&self, reason: Option<String>) {
-        *self.stopped.lock() = reason;
-    }
-}
-
 impl Core {
-    /// The task that goes into the superblock after this one.
-    pub(super) fn task_of(&self, superblock: &Superblock) -> Option<Task> {
-        let switch = self.store.keys.now().switch()?;
-        let known = superblock.task.filter(|_| superblock.generation >= switch.generation);
-        let rate = self.reencryption.rate.load(Ordering::Relaxed);
-        Some(Task { kind: TaskKind::Reencrypt, cursor: known.map_or(0, |task| task.cursor), rate })
-    }
-
-    pub(super) fn reencryption_status(&self) -> Option<ReencryptionStatus> {
-        self.store.keys.now().switch()?;
-        let size = self.size();
-        let cursor = self.reencryption.cursor.load(Ordering::Relaxed);
-        let phase = *self.reencryption.phase.lock();
-        Some(ReencryptionStatus {
-            phase: match phase {
-                Phase::Blocks if cursor < u64::MAX => "blocks",
-                Phase::Blocks | Phase::Proof { .. } => "proof",
-                Phase::Bitmaps => "bitmaps",
-                Phase::Log(_) | Phase::Space { .. } => "wiping",
-                Phase::Header => "header",
-            },
-            position: cursor.saturating_mul(BLOCK_BYTES).min(size),
-            size,
-            sealed: self.reencryption.sealed.load(Ordering::Relaxed),
-            rate: self.reencryption.rate.load(Ordering::Relaxed),
-            stopped: self.reencryption.stopped.lock().clone(),
-        })
-    }
-
     /// Lets the volume go to another DEK: from now on that one seals. `wrapped_dek` is its wrapped form.
     ///
     /// The header, which names both DEKs and where the newer begins, is durable before anything is sealed under the newer. Nobody writes at
@@ -164,12 +38,15 @@ impl Core {
     ) -> Result<(), VolumeError> {
         self.check_writable()?;
         self.settle()?;
-        let _step = self.reencryption.stepping.lock();
+        let _step = self.task.stepping.lock();
         let mut checkpointer = self.checkpointer.lock();
-        let ring = self.store.keys.now();
-        if ring.switch().is_some() {
-            return Err(VolumeError::Reencrypting { volume: self.store.uuid });
+        let volume = self.store.uuid;
+        match self.running_task() {
+            Some(TaskKind::Reencrypt) => return Err(VolumeError::Reencrypting { volume }),
+            Some(TaskKind::Flatten) => return Err(VolumeError::Flattening { volume }),
+            None => {}
         }
+        let ring = self.store.keys.now();
         // Beforehand, so that the pause of the writers is short.
         if self.has_changes(&checkpointer) {
             self.checkpoint_locked(&mut checkpointer)?;
@@ -187,10 +64,7 @@ impl Core {
             self.rewrite_header(&header, Some(ring))?;
             self.store.epochs.end_current();
         }
-        self.reencryption.set_rate(rate);
-        self.reencryption.cursor.store(0, Ordering::Relaxed);
-        self.reencryption.sealed.store(0, Ordering::Relaxed);
-        *self.reencryption.phase.lock() = Phase::Blocks;
+        self.task.begin(rate);
         let begun = self.exclusive_locked(&mut checkpointer, false, &mut |plan, _| {
             // The file as it was before does not pass for the file after.
             plan.event = Some(b"re-encrypt".to_vec());
@@ -203,55 +77,23 @@ impl Core {
         }
     }
 
-    /// Goes on by a step of the size that the rate asks for, and tells how long to wait afterwards.
-    pub(super) fn reencrypt_paced(&self) -> Result<(Step, Duration), VolumeError> {
-        let began = Instant::now();
-        let step = self.reencrypt_step(self.reencryption.step_blocks())?;
-        let pause = match step {
-            Step::Went { bytes } => self.reencryption.pause(bytes, began.elapsed()),
-            Step::Finished | Step::Freeing | Step::NoSpace => Duration::ZERO,
-        };
-        Ok((step, pause))
-    }
-
-    /// Goes on, by about so many blocks. Readers and writers go on, too.
-    pub(super) fn reencrypt_step(&self, blocks: u64) -> Result<Step, VolumeError> {
-        let _step = self.reencryption.stepping.lock();
-        let Some(switch) = self.store.keys.now().switch() else { return Ok(Step::Finished) };
-        self.check_writable()?;
-        self.settle()?;
-        let phase = *self.reencryption.phase.lock();
-        let (next, step) = self.in_phase(phase, switch, blocks)?;
-        *self.reencryption.phase.lock() = next;
-        Ok(step)
-    }
-
-    fn in_phase(&self, phase: Phase, switch: Switch, blocks: u64) -> Result<(Phase, Step), VolumeError> {
+    /// A step, and the phase after it.
+    pub(super) fn reencrypt_in(
+        &self,
+        phase: Phase,
+        switch: Switch,
+        blocks: u64,
+    ) -> Result<(Phase, Step), VolumeError> {
         const WENT: Step = Step::Went { bytes: 0 };
         Ok(match phase {
-            Phase::Blocks => {
-                let walked = self.walk_on(None, switch, blocks)?;
-                self.reencryption.cursor.store(walked.cursor, Ordering::Relaxed);
-                let done = walked.cursor == u64::MAX;
-                (if done { Phase::Proof { cursor: 0, found: 0 } } else { phase }, step_of(&walked))
-            }
-            Phase::Proof { cursor, found } => {
-                let walked = self.walk_on(Some(cursor), switch, blocks)?;
-                let found = found + walked.sealed + walked.rewritten;
-                let next = match walked.cursor {
-                    u64::MAX if found == 0 => Phase::Bitmaps,
-                    u64::MAX => {
-                        tracing::warn!(volume = %self.store.uuid, found, "the walk had left something of the older key: it is done again");
-                        Phase::Proof { cursor: 0, found: 0 }
-                    }
-                    cursor => Phase::Proof { cursor, found },
-                };
-                (next, step_of(&walked))
+            Phase::Blocks | Phase::Proof { .. } => {
+                self.walk_in(phase, &Job::Reseal { before: switch.epoch }, blocks, Phase::Bitmaps)?
             }
             Phase::Bitmaps => {
                 let regions = self.alloc.sealed_before(&self.store, switch.epoch, STEP_REGIONS)?;
                 if regions.is_empty() {
-                    (Phase::Log(0), WENT)
+                    let wiped = self.store.protections.has(Protection::Wiping);
+                    (if wiped { Phase::Log(0) } else { Phase::Header }, WENT)
                 } else {
                     self.checkpoint_with(&mut |plan, _| {
                         plan.regions.clone_from(&regions);
@@ -267,17 +109,6 @@ impl Core {
                 (Phase::Blocks, Step::Finished)
             }
         })
-    }
-
-    fn walk_on(&self, from: Option<u64>, switch: Switch, blocks: u64) -> Result<Walked, VolumeError> {
-        let mut walked = Walked::default();
-        self.checkpoint_with(&mut |plan, work| {
-            walked = self.walk(plan, work, from, switch.epoch, blocks)?;
-            Ok(())
-        })?;
-        let bytes = walked.sealed * BLOCK_BYTES;
-        self.reencryption.sealed.fetch_add(bytes, Ordering::Relaxed);
-        Ok(walked)
     }
 
     /// Zeros over the pages of the ring that the log does not need.
@@ -368,15 +199,5 @@ impl Core {
         self.store.epochs.forget_before(switch.epoch);
         tracing::info!(volume = %self.store.uuid, "re-encrypted: nothing is left of the older data key");
         Ok(())
-    }
-}
-
-fn step_of(walked: &Walked) -> Step {
-    if walked.freeing {
-        Step::Freeing
-    } else if walked.no_space {
-        Step::NoSpace
-    } else {
-        Step::Went { bytes: walked.sealed * BLOCK_BYTES }
     }
 }

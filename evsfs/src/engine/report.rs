@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::error::Damage;
+use crate::format::TaskKind;
 
 /// Counters since the volume was opened, and sizes now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +42,15 @@ pub struct Stats {
     pub trash: bool,
 }
 
-/// How far a re-encryption has come.
+/// How far a re-encryption or a flatten has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReencryptionStatus {
+pub struct TaskStatus {
+    /// Which of them it is.
+    pub kind: TaskKind,
     /// What it does: `blocks`, `proof`, `bitmaps`, `wiping`, `header`.
     pub phase: &'static str,
-    /// Bytes of the volume, from its start, in which nothing is sealed under the older DEK any more.
+    /// Bytes of the volume, from its start, that it is done with: nothing there is sealed under the older DEK any more, or is
+    /// read from the base.
     pub position: u64,
     /// Bytes of the volume.
     pub size: u64,

@@ -98,6 +98,7 @@ fn header(ring_pages: u64) -> Header {
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
         next: None,
+        base_copied: false,
         base: None,
     }
 }

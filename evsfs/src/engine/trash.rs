@@ -21,7 +21,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Frees what is under a page of the trash. Gives the block where the budget ended, if it did.
+    /// Frees what is under a page of the trash. Gives the block where it stopped: the budget ended, or the host failed to read something.
     fn page(&mut self, place: Place, entry: Entry, references: &[Reference]) -> Option<u64> {
         let blocks = place.blocks();
         if blocks.end <= self.cursor {
@@ -35,9 +35,21 @@ impl Walk<'_> {
             return Some(blocks.start.max(self.cursor));
         }
         *self.budget -= 1;
-        let pages = self.core.reference_pages(references, place.level, place.index)?;
+        let here = Some(blocks.start.max(self.cursor));
+        let pages = match self.core.reference_pages(references, place.level, place.index) {
+            Ok(pages) => pages,
+            Err(reason) if self.core.may_be_there(reason) => {
+                self.work.wait_for_reads();
+                return here;
+            }
+            Err(_) => return None,
+        };
         let page = match self.core.page(place.level, place.index, &entry, false) {
             Ok(page) => page,
+            Err(reason) if self.core.may_be_there(reason) => {
+                self.work.wait_for_reads();
+                return here;
+            }
             Err(reason) => {
                 let error = self.core.damaged_page(place.level, blocks.start, reason);
                 tracing::error!(%error, "a page of a deleted snapshot is damaged: what it held is not freed");
@@ -63,7 +75,7 @@ impl Walk<'_> {
             }
         }
         if !sharing.page {
-            self.work.free(entry.slot());
+            self.work.free_page(entry.slot());
         }
         None
     }
@@ -91,10 +103,14 @@ impl Core {
             references.extend(reference_of(live));
             let level = version.height - 1;
             let references = references_at(self, references, level);
-            if references.is_none() {
+            if let Err(reason) = references {
+                if self.may_be_there(reason) {
+                    work.wait_for_reads();
+                    return Ok(());
+                }
                 tracing::error!(volume = %self.store.uuid, "a page is damaged: what a deleted snapshot held is not freed");
             }
-            let stopped = if let Some(references) = references
+            let stopped = if let Ok(references) = references
                 && version.root.kind() == Kind::Page
             {
                 let place = Place { level, index: 0 };

@@ -10,6 +10,7 @@ use super::error::VolumeError;
 use super::map::Leaf;
 use super::merge::Place;
 use super::pages::Work;
+use super::params::BaseImage;
 use super::read::BATCH;
 use super::report::SnapshotInfo;
 use crate::format::layout::{BLOCK, BLOCK_BYTES, BLOCKS_MAX, map_capacity, map_entry, map_height};
@@ -163,6 +164,7 @@ impl Core {
 
     /// Reads from a snapshot: any offset and length within its size.
     pub(super) fn read_snapshot(&self, id: Uuid, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        let base = self.base_now();
         let mut snapshot = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
         let length = u64::try_from(buf.len()).unwrap_or(u64::MAX);
         let size = snapshot.blocks * BLOCK_BYTES;
@@ -179,7 +181,7 @@ impl Core {
             let len = rest.len().min(blocks * BLOCK - within);
             let part = &mut whole[..blocks * BLOCK];
             let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
-            if let Err(error) = self.read_version(&root, first, part) {
+            if let Err(error) = self.read_version(&root, base.as_deref(), first, part) {
                 // Its slots may have been freed in the meantime, because it was deleted or sealed anew.
                 let now = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
                 if now.root == snapshot.root {
@@ -196,7 +198,13 @@ impl Core {
     }
 
     /// Reads whole blocks, at most [`BATCH`], under a root whose slots nobody frees meanwhile.
-    fn read_version(&self, root: &Root, first: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+    fn read_version(
+        &self,
+        root: &Root,
+        base: Option<&dyn BaseImage>,
+        first: u64,
+        buf: &mut [u8],
+    ) -> Result<(), VolumeError> {
         for (block, bytes) in (first..).zip(buf.as_chunks_mut::<BLOCK>().0) {
             let leaf = self
                 .descend(root, block)
@@ -205,7 +213,7 @@ impl Core {
                 Leaf::Page(page) => page.entry(map_entry(block, 0)),
                 Leaf::Hole(hole, _) => hole,
             };
-            self.read_entry(block, &entry, bytes.as_mut_slice())?.map_err(|reason| {
+            self.read_entry(block, &entry, base, bytes.as_mut_slice())?.map_err(|reason| {
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
                 tracing::error!(%error, slot = entry.slot(), "damage found in a snapshot");
                 error

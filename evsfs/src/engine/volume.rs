@@ -16,17 +16,17 @@ use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
-use super::protection::Protections;
+use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
-use super::reencrypt::{Reencryption, Step};
-use super::report::{BadBlock, CheckReport, ReencryptionStatus, SnapshotInfo, Stats};
+use super::report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
 use super::store::{Counters, Keys, Store};
 use super::tables::Tables;
+use super::task::{Running, Step};
 use super::worker::{self, Signals};
 use crate::backing::Backing;
 use crate::crypto::{Dek, Entropy, Keyring, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
-use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, VersionState, WrappedDekField};
+use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, TaskKind, VersionState, WrappedDekField};
 use crate::sync::atomic::AtomicBool;
 use crate::sync::{Mutex, RwLock};
 
@@ -65,7 +65,7 @@ impl Volume {
         backing: Arc<dyn Backing>,
         header: Header,
         keys: impl Into<Keyring>,
-        options: OpenOptions,
+        mut options: OpenOptions,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, OpenError> {
         let ring: Keyring = keys.into();
@@ -101,11 +101,19 @@ impl Volume {
         if let Some(switch) = switch {
             store.epochs.skip_to(switch.epoch);
         }
-        let hole = if header.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
+        if header.base_copied
+            && !superblock.base_copied
+            && store.protections.has(Protection::BaseCopiedInSuperblock)
+        {
+            return Err(OpenError::BaseNotCopied { volume: uuid });
+        }
+        // What the superblock says counts: a header that still names a base is older.
+        let copied = superblock.base_copied && store.protections.has(Protection::BaseCopied);
+        options.base = options.base.take().filter(|_| header.base.is_some() && !copied);
+        let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
-        let options =
-            OpenOptions { anchor: check_anchor(&store, &superblock, &replayed, &options)?, ..options };
+        options.anchor = check_anchor(&store, &superblock, &replayed, &options)?;
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
         let workers = if core.background && !core.read_only {
             worker::start(&core).map_err(VolumeError::Io)?
@@ -113,10 +121,8 @@ impl Volume {
             Vec::new()
         };
         let volume = Self { core, workers: Mutex::new(workers) };
-        if switch.is_some() {
-            // One that was cut short goes on by itself.
-            volume.resume_reencryption()?;
-        }
+        // What was cut short goes on by itself.
+        volume.resume_task()?;
         Ok(volume)
     }
 
@@ -330,46 +336,63 @@ impl Volume {
         rate: u64,
     ) -> Result<(), VolumeError> {
         self.core.start_reencryption(next, wrapped_dek, rate)?;
-        self.resume_reencryption()
+        self.resume_task()
     }
 
-    /// Lets a re-encryption that stopped, because something was damaged, go on, if there are background threads.
+    /// Begins to copy into the volume, its snapshots too, all that they read from the base, at most `rate` bytes of data in a second (0: no limit;
+    /// none: no limit, or as it was). In the end nothing needs the base any more. With background threads it goes on by itself, also at
+    /// later attaches. Asked for again, it takes the rate over and goes on.
+    ///
+    /// # Errors
+    /// If the volume is not thin, a re-encryption is running, or as [`Self::flush`].
+    pub fn start_flatten(&self, rate: Option<u64>) -> Result<(), VolumeError> {
+        self.core.start_flatten(rate)?;
+        self.resume_task()
+    }
+
+    /// Lets a re-encryption or flatten that stopped, because something was damaged, go on, if there are background threads.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn resume_reencryption(&self) -> Result<(), VolumeError> {
-        if self.core.background && !self.core.read_only && self.reencryption().is_some() {
-            let started = worker::start_reencrypter(&self.core).map_err(VolumeError::Io)?;
+    pub fn resume_task(&self) -> Result<(), VolumeError> {
+        if self.core.background && !self.core.read_only && self.core.running_task().is_some() {
+            let started = worker::start_task(&self.core).map_err(VolumeError::Io)?;
             self.workers.lock().extend(started);
         }
         Ok(())
     }
 
-    /// Sets how many bytes of data a running re-encryption does in a second; 0 for no limit.
-    pub fn set_reencryption_rate(&self, rate: u64) {
-        self.core.reencryption.set_rate(rate);
+    /// Sets how many bytes of data a running re-encryption or flatten does in a second; 0 for no limit.
+    pub fn set_task_rate(&self, rate: u64) {
+        self.core.task.set_rate(rate);
     }
 
     /// How far a re-encryption is, if one is running.
     #[must_use]
-    pub fn reencryption(&self) -> Option<ReencryptionStatus> {
-        self.core.reencryption_status()
+    pub fn reencryption(&self) -> Option<TaskStatus> {
+        self.core.task_status().filter(|status| status.kind == TaskKind::Reencrypt)
     }
 
-    /// Does a part of a running re-encryption on the calling thread, and tells how long its rate asks to wait before the next.
-    ///
-    /// # Errors
-    /// As [`Self::reencrypt`].
-    pub fn reencrypt_paced(&self) -> Result<(Step, Duration), VolumeError> {
-        self.core.reencrypt_paced()
+    /// How far a flatten is, if one is running.
+    #[must_use]
+    pub fn flatten(&self) -> Option<TaskStatus> {
+        self.core.task_status().filter(|status| status.kind == TaskKind::Flatten)
     }
 
-    /// Does a part of a running re-encryption, about so many blocks, on the calling thread.
+    /// Does a part of a running re-encryption or flatten on the calling thread, and tells how long its rate asks to wait before the next.
     ///
     /// # Errors
-    /// If something that is to be sealed anew is damaged, or as [`Self::flush`]. It can be tried again.
-    pub fn reencrypt(&self, blocks: u64) -> Result<Step, VolumeError> {
-        self.core.reencrypt_step(blocks)
+    /// As [`Self::task_step`].
+    pub fn task_paced(&self) -> Result<(Step, Duration), VolumeError> {
+        self.core.task_paced()
+    }
+
+    /// Does a part of a running re-encryption or flatten, about so many blocks, on the calling thread.
+    ///
+    /// # Errors
+    /// If something that is to be sealed anew is damaged, here or in the base, or as [`Self::flush`]. It can be tried again.
+    pub fn task_step(&self, blocks: u64) -> Result<Step, VolumeError> {
+        self.core.task_step(blocks)
     }
 
     /// Writes another header (a DEK wrapped anew), made from [`Self::header`], over both copies. At any moment one of them is whole.
@@ -502,10 +525,11 @@ fn assemble(
     let versions = tables.versions.clone();
     let ring = store.keys.now();
     let stale_header = !options.read_only && header_is_stale(&*store.backing, &header, &ring)?;
-    let reencryption = Reencryption::new(&superblock, ring.switch());
+    let task = Running::new(&superblock, ring.switch(), header.base.is_some());
     let signals = Signals::default();
     signals.set_trash(
         root.entry.aux() != 0 || versions.iter().any(|version| version.state == VersionState::Trash),
+        true,
     );
     // What the key service has now is known: an offer of another attach has arrived or never will.
     let known = options.anchor.unwrap_or(superblock.confirmed);
@@ -523,11 +547,12 @@ fn assemble(
         settled: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
-        reencryption,
+        task,
         header: Mutex::new(header),
         limits,
         hole,
-        base: options.base,
+        thin: options.base.is_some(),
+        base: RwLock::new(options.base),
         read_only: options.read_only,
         background: options.background,
         poisoned: AtomicBool::new(false),

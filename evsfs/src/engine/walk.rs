@@ -1,10 +1,11 @@
-//! The walk of a re-encryption: a bounded part of all trees, the volume's and its snapshots', with each checkpoint.
+//! The walk of a re-encryption or a flatten: a bounded part of all trees, the volume's and its snapshots', with each checkpoint.
 //!
 //! It goes through all trees at once, block by block. What several of them refer to at a place, a page or a data slot, is sealed anew once,
-//! and all of them refer to the new one afterwards: so they share what they shared. It changes nothing but the map that this checkpoint
-//! makes. Whoever writes meanwhile writes into the dirty map, which is newer.
+//! and all of them refer to the new one afterwards: so they share what they shared. The same for what several of them read from a base. It
+//! changes nothing but the map that this checkpoint makes. Whoever writes meanwhile writes into the dirty map, which is newer.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use zeroize::Zeroizing;
 
@@ -14,12 +15,61 @@ use super::error::{Damage, VolumeError};
 use super::map::is_lost;
 use super::merge::Place;
 use super::pages::Work;
+use super::params::BaseImage;
+use super::protection::Protection;
 use super::store::count;
-use crate::format::layout::{BLOCK, FANOUT};
+use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT};
 use crate::format::{Entry, Kind, MapPage, VersionState, data_aad};
 
 /// Blocks that are sealed together.
 const BATCH: usize = 128;
+
+/// What is done with each block.
+pub(super) enum Job<'a> {
+    /// What was sealed in an epoch before this one is of the older DEK, and is sealed anew.
+    Reseal {
+        /// The epoch.
+        before: u32,
+    },
+    /// What is absent, and data in the base, is copied.
+    Fill {
+        /// The base.
+        base: &'a dyn BaseImage,
+    },
+}
+
+impl Job<'_> {
+    /// Whether an entry was sealed under the older DEK.
+    const fn is_aged(&self, entry: &Entry) -> bool {
+        matches!(self, Self::Reseal { before } if entry.epoch() < *before)
+    }
+
+    /// Whether there is something to be done below an entry of a page.
+    fn goes_below(&self, entry: &Entry) -> bool {
+        match self {
+            Self::Reseal { .. } => entry.kind() == Kind::Page,
+            Self::Fill { .. } => matches!(entry.kind(), Kind::Page | Kind::Absent),
+        }
+    }
+
+    /// Whether there may be something to be done in a range of blocks, whatever the trees have there.
+    fn concerns(&self, blocks: &Range<u64>) -> Result<bool, VolumeError> {
+        match self {
+            Self::Reseal { .. } => Ok(true),
+            Self::Fill { base } => Ok(next_data(*base, blocks)?.is_some()),
+        }
+    }
+}
+
+/// The first block of a range that is data in the base.
+fn next_data(base: &dyn BaseImage, blocks: &Range<u64>) -> Result<Option<u64>, VolumeError> {
+    let start = blocks.start.saturating_mul(BLOCK_BYTES);
+    if start >= base.size() {
+        return Ok(None);
+    }
+    let data = base.next_data(start)?.map(|offset| offset / BLOCK_BYTES);
+    Ok(data.filter(|block| *block < blocks.end))
+}
 
 /// How far a walk came.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +94,7 @@ struct Branch {
     top: u8,
 }
 
-/// A page that one or more trees have at a place.
+/// A page that one or more trees have at a place; or that they will have, if it is absent so far.
 struct Shared {
     old: Entry,
     page: MapPage,
@@ -54,8 +104,9 @@ struct Shared {
 struct Walk<'a> {
     core: &'a Core,
     work: &'a mut Work,
-    /// What was sealed in an epoch before this one is of the older DEK.
-    before: u32,
+    job: &'a Job<'a>,
+    /// Whether it is the one whose work the second proves.
+    first: bool,
     from: u64,
     left: u64,
     leaves: u64,
@@ -73,7 +124,7 @@ impl Core {
         plan: &mut Plan,
         work: &mut Work,
         from: Option<u64>,
-        before: u32,
+        job: &Job<'_>,
         blocks: u64,
     ) -> Result<Walked, VolumeError> {
         let cursor = from.or_else(|| plan.task.map(|task| task.cursor)).unwrap_or(0);
@@ -87,12 +138,16 @@ impl Core {
         let others =
             plan.versions.iter().map(|version| Branch { entry: version.root, top: version.height - 1 });
         let mut branches: Vec<Branch> = std::iter::once(live).chain(others).collect();
+        if !self.store.protections.has(Protection::WalkOfSnapshots) && from.is_none() {
+            branches.truncate(1);
+        }
         let top = branches.iter().map(|branch| branch.top).max().unwrap_or(0);
         let mut part = Work::without_reserve();
         let mut walk = Walk {
             core: self,
             work: &mut part,
-            before,
+            job,
+            first: from.is_none(),
             from: cursor,
             left: blocks,
             leaves: 0,
@@ -128,20 +183,30 @@ impl Core {
     }
 }
 
+/// Whether two trees have the same there.
+fn is_same(one: &Entry, other: &Entry) -> bool {
+    one.kind() == other.kind() && one.slot() == other.slot()
+}
+
 impl Walk<'_> {
     /// What the trees have at and under a place. Afterwards `branches` name the pages that stand there now.
     fn subtree(&mut self, place: Place, branches: &mut [Branch]) -> Result<(), VolumeError> {
         let blocks = place.blocks();
-        if blocks.end <= self.from {
+        if blocks.end <= self.from || !self.job.concerns(&blocks)? {
             return Ok(());
         }
+        let job = self.job;
         let here = |branch: &Branch| {
-            branch.top == place.level && branch.entry.kind() == Kind::Page && !is_lost(&branch.entry)
+            branch.top == place.level && job.goes_below(&branch.entry) && !is_lost(&branch.entry)
         };
         let mut pages: Vec<Shared> = Vec::new();
         for branch in branches.iter().filter(|branch| here(branch)) {
             let old = branch.entry;
-            if pages.iter().any(|shared| shared.old.slot() == old.slot()) {
+            if pages.iter().any(|shared| is_same(&shared.old, &old)) {
+                continue;
+            }
+            if old.is_absent() {
+                pages.push(Shared { old, page: MapPage::empty(), changed: false });
                 continue;
             }
             let page = self.core.page(place.level, place.index, &old, place.level > 0);
@@ -155,15 +220,18 @@ impl Walk<'_> {
             self.children(place, &mut pages, branches)?;
         }
         for Shared { old, page, changed } in pages {
-            let aged = self.stop.is_none() && old.epoch() < self.before;
-            if !changed && !aged {
+            let aged = job.is_aged(&old) && !old.is_absent();
+            let whole = self.stop.is_none();
+            if !(changed || aged && whole) {
                 continue;
             }
-            self.rewritten += u64::from(old.epoch() < self.before);
+            self.rewritten += u64::from(aged);
             let new = self.work.put(self.core, place, &page, place.level > 0)?;
-            self.drop_slot(old.slot());
+            if !old.is_absent() {
+                self.drop_slot(old.slot());
+            }
             for branch in branches.iter_mut().filter(|branch| here(branch)) {
-                if branch.entry.slot() == old.slot() {
+                if is_same(&branch.entry, &old) {
                     // Marks of what is discarded below stay.
                     branch.entry = new.with_aux(branch.entry.aux());
                 }
@@ -188,7 +256,9 @@ impl Walk<'_> {
             // Roots that lie further down are under the first child of first pages.
             let lower = |branch: &Branch| at.index == 0 && branch.top < place.level;
             under.extend(branches.iter().filter(|branch| lower(branch)));
-            if under.iter().all(|branch| branch.entry.kind() != Kind::Page) {
+            if !under.iter().any(|branch| self.job.goes_below(&branch.entry))
+                || !self.job.concerns(&at.blocks())?
+            {
                 continue;
             }
             if self.left == 0 && self.leaves > 0 {
@@ -213,13 +283,68 @@ impl Walk<'_> {
 
     fn leaf(&mut self, place: Place, pages: &mut [Shared]) -> Result<(), VolumeError> {
         self.leaves += 1;
+        if self.first && place.index % 2 == 1 && !self.core.store.protections.has(Protection::WholeWalk) {
+            return Ok(());
+        }
+        match self.job {
+            Job::Reseal { .. } => self.reseal(place, pages),
+            Job::Fill { base } => self.fill(place, pages, *base),
+        }
+    }
+
+    /// Copies what is data in the base and absent in one of the trees: once, for all of them.
+    fn fill(&mut self, place: Place, pages: &mut [Shared], base: &dyn BaseImage) -> Result<(), VolumeError> {
+        let range = place.blocks();
+        let number = |block: u64| usize::try_from(block - range.start).expect("below 128");
+        let mut wanted: Vec<u64> = Vec::new();
+        let mut from = range.start;
+        while let Some(data) = next_data(base, &(from..range.end))? {
+            let hole = base.next_hole(data * BLOCK_BYTES)?.div_ceil(BLOCK_BYTES).min(range.end);
+            let absent =
+                |block: &u64| pages.iter().any(|shared| shared.page.entry(number(*block)).is_absent());
+            wanted.extend((data..hole).filter(absent));
+            from = hole;
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.resize(BATCH * BLOCK, 0);
+        let bytes = &mut buffer.as_chunks_mut::<BLOCK>().0[..wanted.len()];
+        let mut rest = &mut *bytes;
+        for run in wanted.chunk_by(|left, right| left + 1 == *right) {
+            let (part, after) = rest.split_at_mut(run.len());
+            base.read(run[0] * BLOCK_BYTES, part.as_flattened_mut())?;
+            rest = after;
+        }
+        let new = self.seal(&wanted, bytes)?;
+        self.buffer = buffer;
+        for shared in pages {
+            for (block, entry) in wanted.iter().zip(&new) {
+                if shared.page.entry(number(*block)).is_absent() {
+                    shared.page.set(number(*block), *entry);
+                    shared.changed = true;
+                }
+            }
+        }
+        self.did(wanted.len());
+        Ok(())
+    }
+
+    fn did(&mut self, blocks: usize) {
+        let blocks = u64::try_from(blocks).unwrap_or(u64::MAX);
+        self.sealed += blocks;
+        self.left = self.left.saturating_sub(blocks);
+    }
+
+    fn reseal(&mut self, place: Place, pages: &mut [Shared]) -> Result<(), VolumeError> {
         // Each slot once, whoever refers to it.
         let mut old: Vec<(u64, Entry)> = Vec::new();
         for (number, block) in place.blocks().enumerate() {
             let at = old.len();
             for shared in pages.iter() {
                 let entry = shared.page.entry(number);
-                let aged = entry.is_data() && entry.epoch() < self.before;
+                let aged = entry.is_data() && self.job.is_aged(&entry);
                 if aged && old[at..].iter().all(|(_, have)| have.slot() != entry.slot()) {
                     old.push((block, entry));
                 }
@@ -239,7 +364,7 @@ impl Walk<'_> {
             for number in 0..FANOUT {
                 let entry = shared.page.entry(number);
                 if entry.is_data()
-                    && entry.epoch() < self.before
+                    && self.job.is_aged(&entry)
                     && let Some(now) = moved.get(&entry.slot())
                 {
                     shared.page.set(number, *now);
@@ -247,9 +372,7 @@ impl Walk<'_> {
                 }
             }
         }
-        let sealed = u64::try_from(old.len()).unwrap_or(u64::MAX);
-        self.sealed += sealed;
-        self.left = self.left.saturating_sub(sealed);
+        self.did(old.len());
         Ok(())
     }
 
@@ -276,10 +399,19 @@ impl Walk<'_> {
             }
             at += run;
         }
-        let (epoch, nonces) = store.epochs.take(u32::try_from(old.len()).expect("at most 128"))?;
-        count(&store.counters.seals, u64::try_from(old.len()).expect("at most 128"));
-        let mut new = Vec::with_capacity(old.len());
-        for (((block, _), plain), nonce) in old.iter().zip(bytes.iter_mut()).zip(nonces) {
+        let blocks: Vec<u64> = old.iter().map(|(block, _)| *block).collect();
+        let new = self.seal(&blocks, bytes)?;
+        self.buffer = buffer;
+        Ok(new)
+    }
+
+    /// Seals blocks, at most [`BATCH`], into new slots.
+    fn seal(&mut self, blocks: &[u64], bytes: &mut [[u8; BLOCK]]) -> Result<Vec<Entry>, VolumeError> {
+        let store = &self.core.store;
+        let (epoch, nonces) = store.epochs.take(u32::try_from(blocks.len()).expect("at most 128"))?;
+        count(&store.counters.seals, u64::try_from(blocks.len()).expect("at most 128"));
+        let mut new = Vec::with_capacity(blocks.len());
+        for ((block, plain), nonce) in blocks.iter().zip(bytes.iter_mut()).zip(nonces) {
             let slot = self.work.take(self.core)?;
             let counter = nonce.counter();
             let tag = epoch.keys.data.seal(nonce, &data_aad(&store.uuid, *block), plain.as_mut_slice());
@@ -291,7 +423,6 @@ impl Walk<'_> {
             store.write(part.as_flattened(), run[0].slot())?;
             rest = after;
         }
-        self.buffer = buffer;
         Ok(new)
     }
 
@@ -301,10 +432,10 @@ impl Walk<'_> {
         error
     }
 
-    /// A slot that no tree refers to any more: free, and wiped, once this checkpoint is durable.
+    /// A slot that no tree refers to any more: free, once this checkpoint is durable, and wiped if it is of the older DEK.
     fn drop_slot(&mut self, slot: u64) {
         self.work.free(slot);
-        if !self.core.alloc.is_reserve(slot) {
+        if matches!(self.job, Job::Reseal { .. }) && !self.core.alloc.is_reserve(slot) {
             self.work.punch(slot);
         }
     }

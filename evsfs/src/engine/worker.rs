@@ -9,7 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::error::VolumeError;
-use super::reencrypt::Step;
+use super::task::Step;
 
 /// Changes are committed at the latest this long after they came, plus one round.
 const COMMIT_AGE: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const COMMIT_ROUND: Duration = Duration::from_secs(2);
 /// How often an otherwise idle volume is checkpointed, so that discarded space goes back to the host.
 const CHECKPOINT_ROUND: Duration = Duration::from_secs(30);
 
-/// How often a re-encryption that waits for others looks again.
+/// How often a task that waits for others looks again.
 const WAITING_ROUND: Duration = Duration::from_secs(1);
 
 /// What wakes the threads.
@@ -46,9 +46,10 @@ impl Signals {
         self.trash.load(Ordering::Acquire)
     }
 
-    pub(super) fn set_trash(&self, trash: bool) {
+    /// Whether trash waits, and can be freed at once.
+    pub(super) fn set_trash(&self, trash: bool, at_once: bool) {
         self.trash.store(trash, Ordering::Release);
-        if trash {
+        if trash && at_once {
             self.wake();
         }
     }
@@ -84,45 +85,45 @@ pub(super) fn start(core: &Arc<Core>) -> std::io::Result<Vec<JoinHandle<()>>> {
     Ok(vec![thread("committer", committer)?, thread("checkpointer", checkpointer)?])
 }
 
-/// Starts the thread of a re-encryption, unless there is one.
-pub(super) fn start_reencrypter(core: &Arc<Core>) -> std::io::Result<Option<JoinHandle<()>>> {
-    if core.reencryption.running.swap(true, Ordering::AcqRel) {
+/// Starts the thread of a re-encryption or a flatten, unless there is one.
+pub(super) fn start_task(core: &Arc<Core>) -> std::io::Result<Option<JoinHandle<()>>> {
+    if core.task.working.swap(true, Ordering::AcqRel) {
         return Ok(None);
     }
-    core.reencryption.set_stopped(None);
+    core.task.set_stopped(None);
     let shared = Arc::clone(core);
-    let thread = std::thread::Builder::new().name("re-encrypter".to_owned()).stack_size(512 << 10);
+    let thread = std::thread::Builder::new().name("background".to_owned()).stack_size(512 << 10);
     let started = thread.spawn(move || {
-        let work = &shared.reencryption;
+        let task = &shared.task;
         loop {
-            let done = reencrypter(&shared);
-            work.running.store(false, Ordering::Release);
+            let done = carry_on(&shared);
+            task.working.store(false, Ordering::Release);
             // Another may have begun meanwhile, and have found this thread still there.
-            let more = done && shared.store.keys.now().switch().is_some();
-            if !more || work.running.swap(true, Ordering::AcqRel) {
+            let more = done && shared.running_task().is_some();
+            if !more || task.working.swap(true, Ordering::AcqRel) {
                 return;
             }
         }
     });
     if started.is_err() {
-        core.reencryption.running.store(false, Ordering::Release);
+        core.task.working.store(false, Ordering::Release);
     }
     started.map(Some)
 }
 
 /// Steps until there is nothing left to do, which is true then, it fails, or the volume is closed.
-fn reencrypter(core: &Core) -> bool {
+fn carry_on(core: &Core) -> bool {
     let mut wait = Duration::ZERO;
     while !core.signals.is_stopping_after(wait) {
-        wait = match core.reencrypt_paced() {
+        wait = match core.task_paced() {
             Ok((Step::Finished, _)) => return true,
             Ok((Step::Went { .. }, pause)) => pause,
             Ok((Step::Freeing | Step::NoSpace, _)) => WAITING_ROUND,
             // It was wrapped anew in that moment.
             Err(VolumeError::HeaderChanged { .. }) => Duration::ZERO,
             Err(error) => {
-                tracing::error!(volume = %core.store.uuid, %error, "the re-encryption stopped; it goes on when it is asked for again");
-                core.reencryption.set_stopped(Some(error.to_string()));
+                tracing::error!(volume = %core.store.uuid, %error, "what ran in the background stopped; it goes on when it is asked for again");
+                core.task.set_stopped(Some(error.to_string()));
                 return false;
             }
         };

@@ -7,12 +7,11 @@ use super::commit::Change;
 use super::core::Core;
 use super::dirty::{CHUNK_BITS, Found};
 use super::error::VolumeError;
-use super::lock_rule::LockRule;
 use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
-use crate::sync::{RwLockReadGuard, holds, thread_local};
+use crate::sync::{RwLockReadGuard, thread_local};
 
 /// Discarded ranges before a checkpoint: each look-up passes them.
 pub(super) const RANGES_MOST: usize = 1024;
@@ -155,7 +154,7 @@ impl Core {
         let gate = self.gate.read();
         let mut entries = Vec::with_capacity(blocks);
         self.place(first, data, &mut entries, &gate)?;
-        let _gate = holds(LockRule::GateUntilInsertion).then_some(gate);
+        let _gate = self.store.protections.has(Protection::GateUntilInsertion).then_some(gate);
         self.insert(first, &entries);
         Ok(())
     }
@@ -169,7 +168,7 @@ impl Core {
             let end = ((block >> CHUNK_BITS) + 1) << CHUNK_BITS;
             let (part, after) =
                 rest.split_at(rest.len().min(usize::try_from(end - block).expect("at most 256")));
-            let together = holds(LockRule::MapAndLogTogether);
+            let together = self.store.protections.has(Protection::MapAndLogTogether);
             if !together {
                 let mut pending = self.pending.lock();
                 (block..).zip(part).for_each(|(block, entry)| pending.push(Change::Block(block, *entry)));
@@ -201,6 +200,7 @@ impl Core {
         let mut bytes = Box::new([0; BLOCK]);
         loop {
             self.admit(1)?;
+            let base = self.base_now();
             let moves = self.dirty.moves();
             let mut found = Found::Below;
             self.dirty.find_each(block..block + 1, self.hole, |_, now| found = now);
@@ -208,7 +208,7 @@ impl Core {
                 Found::Active(entry) | Found::Frozen(entry) => entry,
                 Found::Below => self.resolve_one(block)?,
             };
-            if let Err(reason) = self.read_entry(block, &entry, bytes.as_mut_slice())? {
+            if let Err(reason) = self.read_entry(block, &entry, base.as_deref(), bytes.as_mut_slice())? {
                 if self.look_up_again(block, entry)? == entry {
                     let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
                     tracing::error!(%error, slot = entry.slot(), "damage found");
@@ -223,10 +223,7 @@ impl Core {
             let new = entries[0];
             let mut shard = self.dirty.lock(block);
             let unchanged = shard.find(block, self.hole) == found && self.dirty.moves() == moves;
-            if unchanged
-                || !self.store.protections.has(Protection::UnchangedMeanwhile)
-                || !holds(LockRule::CompareBeforeInsertion)
-            {
+            if unchanged || !self.store.protections.has(Protection::UnchangedMeanwhile) {
                 let mut pending = self.pending.lock();
                 if let Some(old) = shard.insert(block, new)
                     && old.is_data()

@@ -92,8 +92,8 @@ pub fn log_page(data: &[u8]) {
     let count = u16::from_le_bytes([page[6], page[7]]);
     if let Ok(records) = decode_log_records(count, body) {
         let mut again = [0; LOG_BODY];
-        for (record, bytes) in records.iter().zip(again.chunks_exact_mut(32)) {
-            bytes.copy_from_slice(&record.encode());
+        for (record, bytes) in records.iter().zip(again.as_chunks_mut().0) {
+            *bytes = record.encode();
         }
         assert_eq!(&again, body);
     }

@@ -44,6 +44,9 @@ const UNUSED: usize = NEXT_GENERATION + 8;
 const NEXT_MAC: usize = HEADER_NEXT_MAC;
 const MAC: usize = HEADER_MAC;
 
+/// A flag: the volume had a base, and has all of it itself now.
+const BASE_COPIED: u32 = 1;
+
 /// Offset, size and name, as in docs/volume-format.md.
 #[cfg(test)]
 pub(super) const FIELDS: &[super::tests::Field] = &[
@@ -178,6 +181,8 @@ pub struct Header {
     pub next: Option<NextKey>,
     /// The volume under a thin one.
     pub base: Option<BaseReference>,
+    /// There was a base once: no superblock counts that still needs it.
+    pub base_copied: bool,
 }
 
 impl Header {
@@ -213,6 +218,7 @@ impl Header {
         put_u16(out, VERSION, THIS_VERSION);
         out[SUITE] = self.suite as u8;
         out[KIND] = self.kind as u8;
+        put_u32(out, FLAGS, u32::from(self.base_copied));
         put_u64(out, SEQUENCE, self.sequence);
         put(out, UUID, self.uuid.as_bytes());
         put_u64(out, CREATED, self.created);
@@ -262,7 +268,7 @@ impl Header {
             1 => VolumeKind::Disk,
             _ => VolumeKind::Image,
         };
-        number("flags", u32_at(block, FLAGS).into(), 0, 0)?;
+        let base_copied = number("flags", u32_at(block, FLAGS).into(), 0, BASE_COPIED.into())? == 1;
         number("ring start", u64_at(block, RING_START), layout::RING_START, layout::RING_START)?;
         zeros(STRUCTURE, "re-encryption generation", &block[UNUSED..NEXT_MAC])?;
         let header = Self {
@@ -277,7 +283,11 @@ impl Header {
             wrapped_dek: WrappedDekField::decode(block, WRAPPED_LEN, "wrapped DEK")?,
             next: decode_next(block)?,
             base: decode_base(block)?,
+            base_copied,
         };
+        if header.base_copied && header.base.is_some() {
+            return Err(FormatError::Contradiction { structure: STRUCTURE, field: "flags" });
+        }
         header.check_keys()?;
         Ok(header)
     }

@@ -140,8 +140,8 @@ pub fn seal_log_page(
     let header = LogPageHeader { count, counter: nonce.counter(), ..*header }.encode();
     page[..BODY].copy_from_slice(&header);
     page[BODY..].fill(0);
-    for (record, bytes) in records.iter().zip(page[BODY..TAG].chunks_exact_mut(LogRecord::LEN)) {
-        bytes.copy_from_slice(&record.encode());
+    for (record, bytes) in records.iter().zip(page[BODY..TAG].as_chunks_mut().0) {
+        *bytes = record.encode();
     }
     let tag = cipher.seal(nonce, &log_aad(uuid, &header, before), &mut page[BODY..TAG]);
     page[TAG..].copy_from_slice(&tag.0);
@@ -176,7 +176,7 @@ pub fn decode_log_records(count: u16, body: &[u8; LOG_BODY]) -> Result<Vec<LogRe
     bounded(structure, "record count", count.into(), 0, LOG_PAGE_RECORDS as u64)?;
     let used = usize::from(count) * LogRecord::LEN;
     zeros(structure, "records", &body[used..])?;
-    body[..used].chunks_exact(LogRecord::LEN).map(|record| LogRecord::decode(&array(record, 0))).collect()
+    body[..used].as_chunks().0.iter().map(LogRecord::decode).collect()
 }
 
 /// Why a log page does not open.

@@ -47,8 +47,8 @@ impl MapPage {
 
     /// As in the file, before it is sealed.
     pub fn encode(&self, out: &mut Block) {
-        for (entry, bytes) in self.0.iter().zip(out.chunks_exact_mut(Entry::LEN)) {
-            bytes.copy_from_slice(&entry.encode());
+        for (entry, bytes) in self.0.iter().zip(out.as_chunks_mut().0) {
+            *bytes = entry.encode();
         }
     }
 

@@ -26,8 +26,9 @@ const HEIGHT: usize = NEXT_EPOCH + 4;
 const CLEAN: usize = HEIGHT + 1;
 const VERSION_COUNT: usize = CLEAN + 1;
 const UPPER_COUNT: usize = VERSION_COUNT + 2;
-const UNUSED: usize = UPPER_COUNT + 2;
-const CONFIRMED_COMMIT: usize = UNUSED + 6;
+const BASE_COPIED: usize = UPPER_COUNT + 2;
+const UNUSED: usize = BASE_COPIED + 1;
+const CONFIRMED_COMMIT: usize = UNUSED + 5;
 const CONFIRMED_CHAIN: usize = CONFIRMED_COMMIT + 8;
 const OFFERED_COMMIT: usize = CONFIRMED_CHAIN + 32;
 const OFFERED_CHAIN: usize = OFFERED_COMMIT + 8;
@@ -57,7 +58,8 @@ pub(super) const FIELDS: &[super::tests::Field] = &[
     (HEIGHT, CLEAN - HEIGHT, "map height"),
     (CLEAN, VERSION_COUNT - CLEAN, "clean"),
     (VERSION_COUNT, UPPER_COUNT - VERSION_COUNT, "version page count"),
-    (UPPER_COUNT, UNUSED - UPPER_COUNT, "upper allocation count"),
+    (UPPER_COUNT, BASE_COPIED - UPPER_COUNT, "upper allocation count"),
+    (BASE_COPIED, UNUSED - BASE_COPIED, "base copied"),
     (UNUSED, CONFIRMED_COMMIT - UNUSED, "zero"),
     (CONFIRMED_COMMIT, CONFIRMED_CHAIN - CONFIRMED_COMMIT, "confirmed commit"),
     (CONFIRMED_CHAIN, OFFERED_COMMIT - CONFIRMED_CHAIN, "confirmed chain"),
@@ -98,6 +100,8 @@ pub struct LogHead {
 pub enum TaskKind {
     /// Everything is sealed anew under another DEK.
     Reencrypt = 1,
+    /// What a thin volume reads from its base becomes its own.
+    Flatten = 2,
 }
 
 /// How far such a task has come.
@@ -150,6 +154,8 @@ pub struct Superblock {
     pub upper_allocation: Vec<Entry>,
     /// What runs in the background.
     pub task: Option<Task>,
+    /// The volume was thin, and has all of its base now: what is absent is zeros, whatever base a header names.
+    pub base_copied: bool,
 }
 
 /// What counts generations, commits and log pages never reaches this; so whoever adds one to it need not look.
@@ -178,6 +184,7 @@ impl Superblock {
         put_u32(out, NEXT_EPOCH, self.next_epoch);
         out[HEIGHT] = self.height;
         out[CLEAN] = u8::from(self.clean);
+        out[BASE_COPIED] = u8::from(self.base_copied);
         put_u16(out, VERSION_COUNT, u16::try_from(self.versions.len()).expect("at most 8"));
         put_u16(out, UPPER_COUNT, u16::try_from(self.upper_allocation.len()).expect("at most 64"));
         put_u64(out, CONFIRMED_COMMIT, self.confirmed.commit);
@@ -212,7 +219,8 @@ impl Superblock {
             return Err(FormatError::Contradiction { structure, field: "map height" });
         }
         let clean = bounded(structure, "clean flag", payload[CLEAN].into(), 0, 1)? == 1;
-        zeros(structure, "upper allocation count", &payload[UNUSED..CONFIRMED_COMMIT])?;
+        let base_copied = bounded(structure, "base copied", payload[BASE_COPIED].into(), 0, 1)? == 1;
+        zeros(structure, "base copied", &payload[UNUSED..CONFIRMED_COMMIT])?;
         zeros(structure, "task rate", &payload[END..])?;
         let task = decode_task(payload)?;
         let next_epoch = u32_at(payload, NEXT_EPOCH);
@@ -271,6 +279,7 @@ impl Superblock {
                 UPPER_ALLOCATION_ENTRIES,
             )?,
             task,
+            base_copied,
         })
     }
 }
@@ -278,15 +287,15 @@ impl Superblock {
 fn decode_task(payload: &TablePayload) -> Result<Option<Task>, FormatError> {
     let structure = Structure::Superblock;
     zeros(structure, "task", &payload[TASK_UNUSED..TASK_CURSOR])?;
-    if bounded(structure, "task", payload[TASK].into(), 0, 1)? == 0 {
-        zeros(structure, "task", &payload[TASK_CURSOR..END])?;
-        return Ok(None);
-    }
-    Ok(Some(Task {
-        kind: TaskKind::Reencrypt,
-        cursor: u64_at(payload, TASK_CURSOR),
-        rate: u64_at(payload, TASK_RATE),
-    }))
+    let kind = match bounded(structure, "task", payload[TASK].into(), 0, 2)? {
+        0 => {
+            zeros(structure, "task", &payload[TASK_CURSOR..END])?;
+            return Ok(None);
+        }
+        1 => TaskKind::Reencrypt,
+        _ => TaskKind::Flatten,
+    };
+    Ok(Some(Task { kind, cursor: u64_at(payload, TASK_CURSOR), rate: u64_at(payload, TASK_RATE) }))
 }
 
 const _: () = assert!(END <= TABLE_PAYLOAD);

@@ -36,6 +36,7 @@ fn header() -> Header {
         cmk_version: 2,
         wrapped_dek: WrappedDekField::new(vec![0xab; 77]).unwrap(),
         next: None,
+        base_copied: false,
         base: Some(BaseReference {
             uuid: Uuid::from_bytes([0x33; 16]),
             commit: 44,
@@ -128,6 +129,7 @@ fn superblock() -> Superblock {
         clean: true,
         upper_allocation: vec![Entry::page(7, 1, 9, Tag([6; 16])).with_aux(12), Entry::ABSENT],
         task: None,
+        base_copied: false,
     }
 }
 

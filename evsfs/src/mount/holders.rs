@@ -85,10 +85,12 @@ fn processes(mount: &MountEntry) -> Vec<Holder> {
     let mut pids: Vec<u32> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
-    pids.into_iter()
-        .filter(|pid| uses(*pid, mount))
-        .map(|pid| Holder::Process { pid, name: program(pid) })
-        .collect()
+    pids.into_iter().filter(|pid| uses(*pid, mount)).map(process).collect()
+}
+
+/// A process by its number.
+pub(super) fn process(pid: u32) -> Holder {
+    Holder::Process { pid, name: program(pid) }
 }
 
 fn program(pid: u32) -> String {
@@ -101,19 +103,27 @@ fn uses(pid: u32, mount: &MountEntry) -> bool {
     let stands = |link: &str| {
         fs::read_link(process.join(link)).is_ok_and(|target| is_at_or_below(&target, &mount.point))
     };
+    // In another mount namespace the same mount has another number.
+    let own = |link: PathBuf| fs::read_link(link).ok();
+    let ids: Vec<u64> = if own(process.join("ns/mnt")) == own("/proc/self/ns/mnt".into()) {
+        vec![mount.id]
+    } else {
+        let copies = table::of_process(pid).into_iter().filter(|other| other.device == mount.device);
+        copies.map(|other| other.id).collect()
+    };
     let descriptors = fs::read_dir(process.join("fdinfo"));
     stands("cwd")
         || stands("root")
-        || descriptors.is_ok_and(|mut all| all.any(|fd| fd.is_ok_and(|fd| is_of(&fd.path(), mount.id))))
+        || descriptors.is_ok_and(|mut all| all.any(|fd| fd.is_ok_and(|fd| is_of(&fd.path(), &ids))))
         || fs::read(process.join("maps")).is_ok_and(|maps| maps_device(&maps, &mount.device))
 }
 
 /// `mnt_id:` in /proc/PID/fdinfo/N is the mount that the descriptor was opened through.
-fn is_of(fdinfo: &Path, id: u64) -> bool {
+fn is_of(fdinfo: &Path, ids: &[u64]) -> bool {
     let Ok(text) = fs::read_to_string(fdinfo) else { return false };
     text.lines()
         .find_map(|line| line.strip_prefix("mnt_id:"))
-        .is_some_and(|value| value.trim().parse() == Ok(id))
+        .is_some_and(|value| value.trim().parse().is_ok_and(|id| ids.contains(&id)))
 }
 
 /// `address perms offset device inode path`, the device as hexadecimal `major:minor`.

@@ -41,6 +41,12 @@ pub fn read() -> io::Result<Vec<MountEntry>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
+/// All mounts that another process sees; none when it has ended or is not this user's.
+#[must_use]
+pub fn of_process(pid: u32) -> Vec<MountEntry> {
+    fs::read(format!("/proc/{pid}/mountinfo")).map(|table| parse(&table)).unwrap_or_default()
+}
+
 /// The topmost mount at exactly this place. The path is compared as it stands: resolve it first.
 ///
 /// # Errors

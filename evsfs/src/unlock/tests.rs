@@ -25,6 +25,7 @@ fn header(sequence: u64, wrapped: u8) -> Header {
         cmk_version: 1,
         wrapped_dek: WrappedDekField::new(vec![wrapped; 4]).unwrap(),
         next: None,
+        base_copied: false,
         base: None,
     }
 }

@@ -19,6 +19,9 @@ each_kind! {
     d4_a_busy_disk_stays_and_says_who_holds_it;
     f12_the_second_attach_names_the_first;
     an_unmount_by_other_means_ends_the_process_cleanly;
+    d4_a_copy_of_the_mount_in_another_namespace_does_not_keep_the_disk;
+    d4_whoever_has_it_open_in_another_namespace_keeps_it_and_is_named;
+    a_disk_unmounted_by_others_ends_although_another_namespace_has_a_copy;
     the_control_socket_answers;
     the_gap_before_and_after_is_closed_to_others;
     in_the_foreground_it_stays;
@@ -95,6 +98,67 @@ fn d4_a_busy_disk_stays_and_says_who_holds_it(kind: Kind) {
     assert_eq!(read(&disk.open(), 0, 7), b"goes on");
     assert!(disk.umount().status.success());
     assert!(ended(disk.pid, SOON));
+}
+
+/// A process with a mount namespace of its own, and so with a copy of every mount that is there now. It runs `first`, says so, and stays
+/// until dropped.
+struct Elsewhere(std::process::Child);
+
+impl Elsewhere {
+    fn new(first: &str) -> Self {
+        let script = format!("{first}; echo there; read _");
+        let mut child = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "there\n");
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().expect("it is ours");
+    }
+}
+
+fn d4_a_copy_of_the_mount_in_another_namespace_does_not_keep_the_disk(kind: Kind) {
+    let mut disk = Disk::new(kind, MIB);
+    disk.open().write_all_at(b"written before", 0).unwrap();
+    let elsewhere = Elsewhere::new(":");
+    disk.detach();
+    assert!(disk.log().contains(&format!("process {} (sh)", elsewhere.0.id())), "{}", disk.log());
+    disk.attach();
+    assert_eq!(read(&disk.open(), 0, 14), b"written before");
+    drop(elsewhere);
+}
+
+fn d4_whoever_has_it_open_in_another_namespace_keeps_it_and_is_named(kind: Kind) {
+    let mut disk = Disk::new(kind, MIB);
+    let elsewhere = Elsewhere::new(&format!("exec 3<>{}", disk.path().display()));
+    let (code, error) = refusal(&disk.umount());
+    let message = error["message"].as_str().unwrap();
+    assert_eq!((code, error["code"].as_str()), (3, Some("busy")));
+    assert!(message.contains(&format!("{} (sh)", elsewhere.0.id())), "{message}");
+    disk.open().write_all_at(b"goes on", 0).unwrap();
+    drop(elsewhere);
+    disk.detach();
+}
+
+fn a_disk_unmounted_by_others_ends_although_another_namespace_has_a_copy(kind: Kind) {
+    let mut disk = Disk::new(kind, MIB);
+    disk.open().write_all_at(b"kept", 0).unwrap();
+    let elsewhere = Elsewhere::new(":");
+    run("umount", &[disk.point()]);
+    assert!(ended(disk.pid, SOON), "{}", disk.log());
+    disk.attach();
+    assert_eq!(read(&disk.open(), 0, 4), b"kept");
+    drop(elsewhere);
 }
 
 fn f12_the_second_attach_names_the_first(kind: Kind) {

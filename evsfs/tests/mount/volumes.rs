@@ -80,6 +80,7 @@ fn create_encrypted(path: &Path) -> Uuid {
         cmk_version: 3,
         wrapped_dek: WrappedDekField::new(WRAPPED.to_vec()).unwrap(),
         next: None,
+        base_copied: false,
         base: None,
     };
     let keys = VolumeKeys::new(Dek::new(&[42; 32]), uuid, Backend::AwsLc);

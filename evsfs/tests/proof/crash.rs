@@ -8,7 +8,9 @@ use evsfs::backing::sim::{Bound, SimBacking};
 use crate::engine::{Base, Engine, EngineSetup};
 use crate::explore::{Depth, Explorer, Start, Tally};
 use crate::subject::Subject;
-use crate::workload::{ALL_KINDS, BLOCK, COMMON, Kind, Op, Sense, TINY_GROUPS, VERSIONS, exhaustive, random};
+use crate::workload::{
+    ALL_KINDS, BLOCK, COMMON, Kind, Op, SHORT_KINDS, Sense, TASKS, TINY_GROUPS, VERSIONS, exhaustive, random,
+};
 
 /// Blocks of the volumes: the map has two levels, and much of it can be discarded at once.
 const BLOCKS: u64 = 640;
@@ -77,9 +79,44 @@ fn f4_every_short_workload() {
     let setup = EngineSetup::small(BLOCKS);
     let start = in_use(&setup);
     let tally = Arc::default();
-    let workloads = exhaustive(ALL_KINDS, 3, &Sense::of(&start.state));
+    let workloads = exhaustive(SHORT_KINDS, 3, &Sense::of(&start.state));
     run_all("every workload of three operations", &setup, &start, &workloads, &tally);
     assert!(tally.distinct() > 450_000, "{tally}");
+}
+
+/// Every operation at each moment of a re-encryption, and of a flatten; and either from its beginning to its end, with writes between the steps.
+#[test]
+fn f4_f9_every_operation_amid_what_runs_in_the_background() {
+    let tally = Arc::default();
+    for flatten in [false, true] {
+        let setup = EngineSetup {
+            number: 20 + u8::from(flatten),
+            dirty_limit: 40,
+            ring_pages: 16,
+            base: flatten.then(|| Base::new(140)),
+            ..EngineSetup::small(BLOCKS)
+        };
+        let start = in_use(&setup);
+        let step = |blocks| Op::Step { flatten, blocks };
+        let mut workloads: Vec<Vec<Op>> = Vec::new();
+        // After the first step, a part of the blocks is done; after the second all are; after the third that is proved.
+        for steps in [vec![1], vec![1_000], vec![1_000; 2]] {
+            for ops in exhaustive(ALL_KINDS, 1, &Sense::of(&start.state)) {
+                let before = steps.iter().map(|blocks| step(*blocks));
+                workloads.push(before.chain(ops).chain([step(1_000)]).collect());
+            }
+        }
+        for blocks in [60, 1_000] {
+            let between = |number: u64| {
+                let write = Op::Write { offset: number * 9 * BLOCK + 5, len: BLOCK, stamp: number + 70 };
+                [step(blocks), write]
+            };
+            workloads.push((0..11).flat_map(between).collect());
+        }
+        let name = if flatten { "amid a flatten" } else { "amid a re-encryption" };
+        run_all(name, &setup, &start, &workloads, &tally);
+    }
+    assert!(tally.distinct() > 8_000, "{tally}");
 }
 
 /// Random workloads of one kind.
@@ -140,8 +177,8 @@ const SORTS: [Sort; 6] = [
         base: false,
     },
     Sort {
-        name: "the same over a base",
-        kinds: VERSIONS,
+        name: "the same over a base, re-encrypted and flattened",
+        kinds: TASKS,
         operations: 40,
         seeds: 14,
         dirty_limit: 100,

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use evsfs::backing::{Backing, sim::SimBacking};
-use evsfs::crypto::{Backend, Dek, Entropy, EntropyUnavailable, SeededEntropy, Suite, VolumeKeys};
-use evsfs::engine::protection::Protection;
-use evsfs::engine::{Anchor, CreateParams, OpenOptions, Volume};
+use evsfs::crypto::{Backend, Dek, Entropy, EntropyUnavailable, Keyring, SeededEntropy, Suite, VolumeKeys};
+use evsfs::engine::{Anchor, CreateParams, OpenOptions, Protection, Volume, VolumeError};
 use evsfs::format::layout::RING_PAGES_TEST;
-use evsfs::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+use evsfs::format::{BaseReference, Header, HeaderCopies, NextKey, Text, VolumeKind, WrappedDekField};
 use uuid::Uuid;
 
 use crate::oracle::{Content, Shown, State};
@@ -72,7 +71,7 @@ pub(crate) struct EngineSetup {
     pub(crate) trash_budget: usize,
     pub(crate) base: Option<Base>,
     /// What the engine does without.
-    pub(crate) omitted: Option<Protection>,
+    pub(crate) omitted: &'static [Protection],
     /// Tells volumes apart: identity and key.
     pub(crate) number: u8,
 }
@@ -91,7 +90,7 @@ impl EngineSetup {
             read_only: false,
             trash_budget: 1 << 20,
             base: None,
-            omitted: None,
+            omitted: &[],
             number: 1,
         }
     }
@@ -100,8 +99,9 @@ impl EngineSetup {
         Uuid::from_u128(0xE5_0000 + u128::from(self.number))
     }
 
-    fn keys(&self) -> VolumeKeys {
-        VolumeKeys::new(Dek::new(&[self.number; 32]), self.uuid(), Backend::AwsLc)
+    /// The keys of a data key by its number.
+    fn keys(&self, dek: u8) -> VolumeKeys {
+        VolumeKeys::new(Dek::new(&[dek; 32]), self.uuid(), Backend::AwsLc)
     }
 
     fn entropy(&self, seed: u64) -> Arc<dyn Entropy> {
@@ -121,8 +121,54 @@ impl Entropy for Constant {
     }
 }
 
-fn wrapped(version: u8) -> WrappedDekField {
-    WrappedDekField::new(vec![version; 60]).unwrap()
+/// A data key, wrapped so and so often: what it opens to stands in the second byte.
+fn wrapped(version: u8, dek: u8) -> WrappedDekField {
+    WrappedDekField::new([vec![version, dek], vec![version; 58]].concat()).unwrap()
+}
+
+fn dek_of(wrapped: &WrappedDekField) -> u8 {
+    wrapped.as_bytes()[1]
+}
+
+/// Proves a header as a mount does: with the data keys that its wrapped forms open to.
+fn unlock(setup: &EngineSetup, start: &[u8]) -> Result<(Header, Keyring), Failure> {
+    let copies = HeaderCopies::parse(start).map_err(|e| e.to_string())?;
+    let mut refused = String::new();
+    for copy in copies.candidates() {
+        let claims = copy.claims();
+        let first = setup.keys(dek_of(&claims.wrapped_dek));
+        let next = claims.next.as_ref().map(|next| (setup.keys(dek_of(&next.wrapped_dek)), next.switch));
+        match copy.verify_with(&first, next.as_ref().map(|(keys, _)| keys)) {
+            Ok(header) => {
+                let ring = Keyring::from(first);
+                let ring = match next {
+                    Some((next, switch)) => ring.switched(next, switch),
+                    None => ring,
+                };
+                return Ok((header, ring));
+            }
+            Err(error) => refused = error.to_string(),
+        }
+    }
+    Err(refused)
+}
+
+/// A step of what runs, or the beginning of it.
+fn go_on(setup: &EngineSetup, volume: &Volume, flatten: bool, blocks: u64) -> Result<(), VolumeError> {
+    if volume.reencryption().is_none() && volume.flatten().is_none() {
+        let header = volume.header();
+        if flatten {
+            if header.base.is_none() {
+                return Ok(());
+            }
+            volume.start_flatten(None)?;
+        } else {
+            let next = dek_of(&header.wrapped_dek).wrapping_add(16);
+            let version = header.wrapped_dek.as_bytes()[0];
+            volume.start_reencryption(setup.keys(next), wrapped(version, next), 0)?;
+        }
+    }
+    volume.task_step(blocks).map(|_| ())
 }
 
 pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<(), Failure> {
@@ -135,12 +181,14 @@ pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Resul
         ring_pages: setup.ring_pages,
         cmk_id: Text::new("0d0466b0-e727-4d9c-b35d-f84bb474a37f").unwrap(),
         cmk_version: 1,
-        wrapped_dek: wrapped(0),
+        wrapped_dek: wrapped(0, setup.number),
         next: None,
+        base_copied: false,
         base: setup.base.as_ref().map(|base| base.reference),
     };
     let params = CreateParams { size: setup.blocks * BLOCK };
-    Volume::create(file, &header, &params, &setup.keys(), &*setup.entropy(seed)).map_err(|e| e.to_string())
+    Volume::create(file, &header, &params, &setup.keys(setup.number), &*setup.entropy(seed))
+        .map_err(|e| e.to_string())
 }
 
 /// As a mount does it: the file opened as `FileBacking` opens it (what a killed process left is made durable, what a failed sync lost is
@@ -163,15 +211,14 @@ pub(crate) fn open_through(
     let len = file.len().map_err(|e| e.to_string())?;
     let mut start = vec![0; HeaderCopies::SPAN.min(usize::try_from(len).unwrap())];
     file.read_at(&mut start, 0).map_err(|e| e.to_string())?;
-    let keys = setup.keys();
-    let copies = HeaderCopies::parse(&start).map_err(|e| e.to_string())?;
-    let header = copies.verify(&keys).map_err(|e| e.to_string())?;
+    let (header, keys) = unlock(setup, &start)?;
     let options = OpenOptions {
         memory: 1 << 20,
         background: setup.background,
         anchor: setup.anchor,
         read_only: setup.read_only,
-        base: setup.base.as_ref().map(|base| Arc::clone(&base.volume) as _),
+        // Only a header that names one gets it.
+        base: setup.base.as_ref().filter(|_| header.base.is_some()).map(|base| Arc::clone(&base.volume) as _),
         dirty_limit: Some(setup.dirty_limit),
         trash_budget: setup.trash_budget,
         omitted: setup.omitted,
@@ -191,7 +238,7 @@ fn id_of(snapshot: u8) -> Uuid {
 }
 
 /// An open volume.
-pub(crate) struct Engine(pub(crate) Volume);
+pub(crate) struct Engine(pub(crate) Volume, EngineSetup);
 
 impl Subject for Engine {
     type Setup = EngineSetup;
@@ -207,7 +254,7 @@ impl Subject for Engine {
     }
 
     fn open(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<Self, Failure> {
-        open(setup, file, seed).map(Self)
+        open(setup, file, seed).map(|volume| Self(volume, setup.clone()))
     }
 
     fn apply(&mut self, op: &Op) -> Result<(), Failure> {
@@ -224,9 +271,14 @@ impl Subject for Engine {
             Op::DeleteSnapshot(number) => volume.delete_snapshot(id_of(*number)),
             Op::Extend(size) => volume.extend(*size),
             Op::Rekey(version) => {
-                let header = Header { wrapped_dek: wrapped(*version), ..volume.header() };
+                let old = volume.header();
+                let rewrap = |field: &WrappedDekField| wrapped(*version, dek_of(field));
+                let next =
+                    old.next.clone().map(|next| NextKey { wrapped_dek: rewrap(&next.wrapped_dek), ..next });
+                let header = Header { wrapped_dek: rewrap(&old.wrapped_dek), next, ..old };
                 volume.rewrite_header(&header)
             }
+            Op::Step { flatten, blocks } => go_on(&self.1, volume, *flatten, *blocks),
             Op::Reopen | Op::Kill => unreachable!("the caller's"),
         }
         .map_err(|e| e.to_string())
@@ -252,6 +304,13 @@ impl Subject for Engine {
 
     fn key(&self) -> u8 {
         self.0.header().wrapped_dek.as_bytes()[0]
+    }
+
+    fn sound(&self) -> Result<(), Failure> {
+        match self.0.stats().double_frees {
+            0 => Ok(()),
+            count => Err(format!("{count} slots were freed twice")),
+        }
     }
 
     fn check(&self, may_leak: bool) -> Result<(), Failure> {

@@ -362,7 +362,7 @@ impl<'a, S: Subject> Explorer<'a, S> {
             view(&subject, interesting.iter().copied().filter(|&block| block < most))
         };
         let view = view.map_err(|e| fail(format!("after recovery, {e}")))?;
-        let cut = history.admit(mark, &view).map_err(&fail)?;
+        let cut = history.admit(mark, &view).map_err(fail)?;
         drop(subject);
         if crash_again {
             self.tally.again.fetch_add(1, Ordering::Relaxed);
@@ -430,9 +430,11 @@ fn interesting(ops: &[Op], start: &State, size: usize) -> Vec<usize> {
         blocks.step_by(step)
     };
     let mut blocks: Vec<usize> = ops.iter().map(State::touched).flat_map(sample).collect();
-    let held = (0..start.now.blocks.len()).filter(|&block| start.now.blocks[block].is_some());
-    if ops.iter().any(|op| matches!(op, Op::Rollback(_)) || State::touched(op).len() > SAMPLE) {
-        blocks.extend(held.take(SAMPLE));
+    let held: Vec<usize> =
+        (0..start.now.blocks.len()).filter(|&block| start.now.blocks[block].is_some()).collect();
+    let wide = |op: &Op| matches!(op, Op::Rollback(_) | Op::Step { .. }) || State::touched(op).len() > SAMPLE;
+    if ops.iter().any(wide) {
+        blocks.extend(held.iter().step_by(held.len().div_ceil(SAMPLE).max(1)));
     }
     blocks.extend(0..size.min(4));
     blocks.sort_unstable();
@@ -460,6 +462,7 @@ pub(crate) fn view<S: Subject>(subject: &S, blocks: impl Iterator<Item = usize>)
 
 /// An open store shows every operation that has ended.
 pub(crate) fn sees_everything<S: Subject>(subject: &S, history: &History) -> Result<(), String> {
+    subject.sound()?;
     let state = history.now();
     if subject.size() != state.size() {
         return Err(format!("size is {} instead of {}", subject.size(), state.size()));

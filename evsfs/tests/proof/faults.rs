@@ -68,8 +68,12 @@ fn a_store_that_gives_up_after_a_fault_passes_and_one_that_goes_on_is_found() {
 fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
     let tally = Arc::default();
     let mut met = 0;
+    // A flatten, with a write between its steps: blocks, proof, the end.
+    let step = Op::Step { flatten: true, blocks: 1_000 };
+    let write = Op::Write { offset: 2 * BLOCK + 9, len: BLOCK, stamp: 7 };
+    let flatten = vec![step.clone(), write, step.clone(), step, Op::Flush];
     for (kinds, seeds, length, base) in
-        [(COMMON, 2, 11, None), (VERSIONS, 1, 7, None), (VERSIONS, 1, 6, Some(Base::new(20)))]
+        [(COMMON, 2, 11, None), (VERSIONS, 1, 7, None), (&[][..], 1, 0, Some(Base::new(20)))]
     {
         let setup = EngineSetup { base, trash_budget: 1, ..EngineSetup::small(64) };
         let mut explorer = Explorer::<Engine>::new(&setup, DEPTH);
@@ -77,7 +81,10 @@ fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
         let before = [Op::Write { offset: 0, len: 6 * BLOCK, stamp: 1 }, Op::Snapshot(0)];
         let start = explorer.start(&before).unwrap();
         for seed in 0..seeds * crate::crash::scale() {
-            let ops = random(kinds, length, 12, &Sense::of(&start.state), seed);
+            let ops = match length {
+                0 => flatten.clone(),
+                length => random(kinds, length, 12, &Sense::of(&start.state), seed),
+            };
             met += fail_everywhere(&explorer, &start, &ops).unwrap();
         }
     }

@@ -25,4 +25,5 @@ mod proof_of_the_proof;
 mod protections;
 mod subject;
 mod tamper;
+mod tasks;
 mod workload;

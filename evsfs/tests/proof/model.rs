@@ -9,7 +9,7 @@ use crate::explore::view;
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::oracle::{History, bytes, to_usize};
 use crate::subject::Subject;
-use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, PLAIN_KINDS, Sense, VERSIONS};
+use crate::workload::{ALL_KINDS, BLOCK, Kind, Op, PLAIN_KINDS, Sense, TASKS};
 
 /// One step; the numbers are made to fit when it is taken.
 #[derive(Clone, Debug)]
@@ -91,6 +91,7 @@ impl<S: Subject> Run<'_, S> {
         }
         self.history.succeed();
         self.file.mark(History::mark(before + 1, false));
+        self.subject().sound()?;
         let state = self.history.now();
         let (size, shown) = (state.size(), state.shown());
         let subject = self.subject();
@@ -212,5 +213,5 @@ fn the_engine_follows_the_model_over_a_wide_map() {
 fn the_engine_follows_the_model_over_a_base() {
     let base = Some(Base::new(100));
     let setup = EngineSetup { base, trash_budget: 2, ..EngineSetup::small(1_100) };
-    try_all::<Engine>(&setup, 150, VERSIONS, 60, 60, Some(REGRESSIONS)).unwrap();
+    try_all::<Engine>(&setup, 150, TASKS, 60, 60, Some(REGRESSIONS)).unwrap();
 }

@@ -122,7 +122,7 @@ impl State {
             Op::DeleteSnapshot(number) => self.snapshots.retain(|kept| kept.number != *number),
             Op::Extend(size) => self.now.blocks.resize(to_usize(size / BLOCK), None),
             Op::Rekey(key) => self.key = *key,
-            Op::Flush | Op::Checkpoint | Op::Reopen | Op::Kill => {}
+            Op::Flush | Op::Checkpoint | Op::Step { .. } | Op::Reopen | Op::Kill => {}
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use evsfs::backing::Backing;
 use evsfs::backing::sim::{Image, PAGE, SimBacking};
 
-use crate::engine::{Engine, EngineSetup};
+use crate::engine::{Base, Engine, EngineSetup};
 use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::oracle::{Contents, State, to_usize};
 use crate::subject::{Failure, Subject};
@@ -318,7 +318,7 @@ fn all_right(contents: &Contents, read: &Reading<'_>) -> Result<usize, usize> {
     let mut all = vec![0; contents.blocks.len() * PAGE];
     let whole = read(0, &mut all).is_ok();
     let mut refused = 0;
-    for (block, seen) in all.chunks_exact_mut(PAGE).enumerate() {
+    for (block, seen) in all.as_chunks_mut::<PAGE>().0.iter_mut().enumerate() {
         if !whole && read(u64::try_from(block).unwrap() * BLOCK, seen).is_err() {
             refused += 1;
         } else if !contents.allows(block, seen) {
@@ -355,8 +355,9 @@ fn a_store_without_authentication_is_found_out() {
     }
 }
 
-/// A volume with a snapshot, holes, overwritten blocks and groups in its log, whose anchor is up to date.
-fn exhibit(setup: &EngineSetup) -> (Exhibit, EngineSetup) {
+/// A volume with a snapshot, holes, overwritten blocks and groups in its log, whose anchor is up to date. With `amid` it is amid a flatten
+/// (true) or a re-encryption.
+fn exhibit(setup: &EngineSetup, amid: Option<bool>) -> (Exhibit, EngineSetup) {
     let blocks = setup.blocks;
     let file = SimBacking::new();
     Engine::create(setup, &file, 1).unwrap();
@@ -365,7 +366,8 @@ fn exhibit(setup: &EngineSetup) -> (Exhibit, EngineSetup) {
     let mut older = vec![file.image()];
     let write =
         |block: u64, count: u64, stamp| Op::Write { offset: block * BLOCK, len: count * BLOCK, stamp };
-    for op in [
+    let step = |blocks| amid.map(|flatten| Op::Step { flatten, blocks });
+    let ops = [
         write(0, 8, 1),
         write(135, 2, 2),
         Op::Flush,
@@ -385,10 +387,13 @@ fn exhibit(setup: &EngineSetup) -> (Exhibit, EngineSetup) {
         write(3, 1, 6),
         Op::Write { offset: 136 * BLOCK + 100, len: 1000, stamp: 7 },
         Op::Flush,
-    ] {
+    ];
+    let between = [step(1), Some(write(6, 1, 10)), step(1), Some(Op::Flush)].into_iter().flatten();
+    let between = between.filter(|_| amid.is_some());
+    for op in ops.into_iter().chain(between) {
         engine.apply(&op).unwrap();
         state.apply(&op);
-        if op.is_durable() {
+        if op.is_durable() || matches!(op, Op::Step { .. }) {
             older.push(file.image());
         }
     }
@@ -412,8 +417,8 @@ fn data_slots(setup: &EngineSetup, exhibit: &Exhibit) -> Vec<u64> {
 
 #[test]
 fn f2_f3_f13_no_tampering_gives_wrong_data() {
-    let (mut exhibit, setup) = exhibit(&EngineSetup::small(140));
-    let (other, _) = self::exhibit(&EngineSetup { number: 2, ..EngineSetup::small(140) });
+    let (mut exhibit, setup) = exhibit(&EngineSetup::small(140), None);
+    let (other, _) = self::exhibit(&EngineSetup { number: 2, ..EngineSetup::small(140) }, None);
     exhibit.foreign.push(other.image);
     // Every byte of what is not data: all that lies before the first block, and the pages that are told apart by not being data.
     let data: Vec<u64> = data_slots(&setup, &exhibit);
@@ -429,6 +434,21 @@ fn f2_f3_f13_no_tampering_gives_wrong_data() {
     println!("{verdicts}");
     assert!(verdicts.total() >= 100_000 / step, "{verdicts}");
     assert!(verdicts.slowest() < Duration::from_secs(2), "{:?}", verdicts.slowest());
+}
+
+/// The same amid a re-encryption and amid a flatten, from whose beginning the attacker has copies: one variant of a few, since most of the file is as
+/// it is without them.
+#[test]
+fn f2_f3_f13_no_tampering_amid_what_runs_in_the_background_gives_wrong_data() {
+    for (number, flatten) in [(3, false), (4, true)] {
+        let base = flatten.then(|| Base::new(140));
+        let (exhibit, setup) =
+            exhibit(&EngineSetup { number, base, ..EngineSetup::small(140) }, Some(flatten));
+        let all: Vec<Tampering> = everything(&exhibit, &[], 256).into_iter().step_by(5).collect();
+        let verdicts = judge_all::<Engine>(&setup, &exhibit, &all).unwrap();
+        println!("flatten: {flatten}; {verdicts}");
+        assert!(verdicts.total() >= 2_000, "{verdicts}");
+    }
 }
 
 /// What is free under a damaged page of the allocation tree is lost until the volume is copied. Neither does anybody look for space there

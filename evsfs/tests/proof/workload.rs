@@ -29,6 +29,12 @@ pub(crate) enum Op {
     Extend(u64),
     /// The header's wrapped key is exchanged.
     Rekey(u8),
+    /// A step, of about so many blocks, of what runs in the background. If nothing does, a re-encryption to another DEK begins, or the flatten
+    /// of a thin volume.
+    Step {
+        flatten: bool,
+        blocks: u64,
+    },
     /// Closed in good order and opened again.
     Reopen,
     /// The process dies, the machine does not; opened again.
@@ -38,7 +44,10 @@ pub(crate) enum Op {
 impl Op {
     /// Whether success means that it, and all before it, survives. (A re-key survives by itself.)
     pub(crate) fn is_durable(&self) -> bool {
-        !matches!(self, Self::Write { .. } | Self::Discard { .. } | Self::Rekey(_) | Self::Kill)
+        !matches!(
+            self,
+            Self::Write { .. } | Self::Discard { .. } | Self::Rekey(_) | Self::Step { .. } | Self::Kill
+        )
     }
 
     /// Whether a crash may leave some of its blocks done and others not.
@@ -81,6 +90,8 @@ pub(crate) enum Kind {
     DeleteSnapshot,
     Extend,
     Rekey,
+    Reencrypt,
+    Flatten,
     Reopen,
     Kill,
 }
@@ -112,6 +123,26 @@ pub(crate) const UNVERSIONED: &[Kind] = &[
     Kind::Kill,
 ];
 
+/// Everything that the engine does at once.
+pub(crate) const SHORT_KINDS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Overwrite,
+    Kind::Wide,
+    Kind::Discard,
+    Kind::WideDiscard,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Snapshot,
+    Kind::Rollback,
+    Kind::DeleteSnapshot,
+    Kind::Extend,
+    Kind::Rekey,
+    Kind::Reopen,
+    Kind::Kill,
+];
+
 /// Everything the engine can do.
 pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::Aligned,
@@ -128,6 +159,8 @@ pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::DeleteSnapshot,
     Kind::Extend,
     Kind::Rekey,
+    Kind::Reencrypt,
+    Kind::Flatten,
     Kind::Reopen,
     Kind::Kill,
 ];
@@ -175,6 +208,33 @@ pub(crate) const VERSIONS: &[Kind] = &[
     Kind::DeleteSnapshot,
     Kind::DeleteSnapshot,
     Kind::Extend,
+    Kind::Kill,
+];
+
+/// The same while the volume is re-encrypted, or a thin one flattened.
+pub(crate) const TASKS: &[Kind] = &[
+    Kind::Aligned,
+    Kind::Unaligned,
+    Kind::Across,
+    Kind::Wide,
+    Kind::Wide,
+    Kind::Overwrite,
+    Kind::Discard,
+    Kind::WideDiscard,
+    Kind::Flush,
+    Kind::Flush,
+    Kind::Checkpoint,
+    Kind::Snapshot,
+    Kind::Rollback,
+    Kind::DeleteSnapshot,
+    Kind::Extend,
+    Kind::Rekey,
+    Kind::Reencrypt,
+    Kind::Reencrypt,
+    Kind::Flatten,
+    Kind::Flatten,
+    Kind::Flatten,
+    Kind::Reopen,
     Kind::Kill,
 ];
 
@@ -310,6 +370,9 @@ impl Sense {
                 }
                 self.size += 64 * BLOCK;
                 Op::Extend(self.size)
+            }
+            Kind::Reencrypt | Kind::Flatten => {
+                Op::Step { flatten: kind == Kind::Flatten, blocks: 60 - roll % 60 }
             }
             Kind::Rekey => {
                 self.next_stamp += 1;

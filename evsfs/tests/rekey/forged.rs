@@ -26,7 +26,7 @@ fn moments() -> (Vec<Moment>, Vec<u8>) {
     begin(&volume, 2);
     keep("begun", &file, volume.anchor());
     for _ in 0..3 {
-        volume.reencrypt(40).unwrap();
+        volume.task_step(40).unwrap();
     }
     volume.write(0, &[known[0]; BLOCK]).unwrap();
     volume.flush().unwrap();

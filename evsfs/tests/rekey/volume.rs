@@ -35,6 +35,7 @@ pub(crate) fn create(blocks: u64, dek: u8) -> SimBacking {
         cmk_version: 1,
         wrapped_dek: wrapped(dek, 1),
         next: None,
+        base_copied: false,
         base: None,
     };
     let file = SimBacking::new();
@@ -111,7 +112,7 @@ pub(crate) fn begin(volume: &Volume, dek: u8) {
 /// Goes on to the end, `blocks` at a time; gives the steps that it took.
 pub(crate) fn finish(volume: &Volume, blocks: u64) -> usize {
     for steps in 1..100_000 {
-        if volume.reencrypt(blocks).unwrap() == Step::Finished {
+        if volume.task_step(blocks).unwrap() == Step::Finished {
             assert_eq!(volume.reencryption(), None);
             return steps;
         }

@@ -120,7 +120,7 @@ fn f9_it_goes_on_through_changes_detaching_and_killing() {
                 }
             }
             for _ in 0..dice.below(3) {
-                finished |= volume.reencrypt(1 + dice.below(200)).unwrap() == Step::Finished;
+                finished |= volume.task_step(1 + dice.below(200)).unwrap() == Step::Finished;
             }
             let block = dice.index(size);
             let mut data = [0; BLOCK];
@@ -203,11 +203,11 @@ fn f9_readers_and_writers_go_on_while_it_runs() {
 fn f9_a_rate_is_kept_and_only_one_runs() {
     let (file, known, _) = with_past(700, 5);
     let volume = open(&file, 6);
-    assert_eq!((volume.reencryption(), volume.reencrypt(10).unwrap()), (None, Step::Finished));
+    assert_eq!((volume.reencryption(), volume.task_step(10).unwrap()), (None, Step::Finished));
     volume.start_reencryption(keys(2), wrapped(2, 1), 1 << 20).unwrap();
     let again = volume.start_reencryption(keys(3), wrapped(3, 1), 0).unwrap_err();
     assert!(matches!(again, VolumeError::Reencrypting { .. }), "{again}");
-    let (step, pause) = volume.reencrypt_paced().unwrap();
+    let (step, pause) = volume.task_paced().unwrap();
     let Step::Went { bytes } = step else { panic!("{step:?}") };
     assert!(bytes > 0 && bytes <= 256 * 4096, "{bytes} in a quarter of a second");
     assert!(
@@ -220,8 +220,8 @@ fn f9_a_rate_is_kept_and_only_one_runs() {
     let volume = open(&file, 7);
     let status = volume.reencryption().unwrap();
     assert_eq!((status.rate, status.position, status.phase), (1 << 20, position, "blocks"));
-    volume.set_reencryption_rate(0);
-    assert_eq!(volume.reencrypt_paced().unwrap().1, Duration::ZERO);
+    volume.set_task_rate(0);
+    assert_eq!(volume.task_paced().unwrap().1, Duration::ZERO);
     finish(&volume, 100);
     assert_eq!(contents(&volume, None, 700).unwrap(), known);
 }
@@ -252,7 +252,7 @@ fn f9_a_damaged_block_stops_it_until_it_is_overwritten() {
     let bad = volume.check(&mut |_, _| {}).unwrap().bad[0].block;
     begin(&volume, 2);
     for _ in 0..3 {
-        let stopped = volume.reencrypt(1_000).unwrap_err();
+        let stopped = volume.task_step(1_000).unwrap_err();
         assert!(matches!(stopped, VolumeError::DamagedBlock { block, .. } if block == bad), "{stopped}");
     }
     assert!(holds(&file, &wrapped(1, 1)) && volume.reencryption().is_some());

@@ -12,7 +12,7 @@ use crate::{
     service::{Service, ServiceError},
     wire::control::{
         AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
-        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey,
+        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey, ReleaseRequest,
     },
     wire::names::PolicyBody,
     wire::rotation::Done,
@@ -94,6 +94,11 @@ pub(super) async fn answer(
         }
         (&Method::DELETE, ["keys", id, "policy"]) => {
             service.set_key_policy(caller, &key(id)?, None).await?;
+            Ok(answer::ok(&Done {}))
+        }
+        (&Method::POST, ["keys", id, "release-plaintext"]) => {
+            let ReleaseRequest { volume, encryption_context, to } = parse(body)?;
+            service.release_plaintext(caller, &key(id)?, volume, &encryption_context, &to).await?;
             Ok(answer::ok(&Done {}))
         }
         (&Method::GET, ["anchors", volume]) => {

@@ -137,6 +137,18 @@ pub struct AcceptRollbackRequest {
     pub reason: String,
 }
 
+/// Request of `POST /kmsd/v1/keys/{id}/release-plaintext`: what a volume holds is about to be written in the open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseRequest {
+    /// The volume that holds it.
+    pub volume: uuid::Uuid,
+    /// The context of its data key.
+    #[serde(default)]
+    pub encryption_context: crate::domain::EncryptionContext,
+    /// Where it goes, for the audit log.
+    pub to: String,
+}
+
 /// Request of `POST /kmsd/v1/audit/list`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditRequest {

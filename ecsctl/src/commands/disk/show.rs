@@ -2,7 +2,12 @@
 
 use clap::Args;
 
-use crate::{app::App, commands::stdout, error::Error, model::Noun};
+use crate::{
+    app::App,
+    commands::stdout,
+    error::Error,
+    model::{Noun, disk::Disk},
+};
 
 /// Show one disk. What a dead process left half-done on it is finished or undone first.
 #[derive(Debug, Args)]
@@ -18,17 +23,19 @@ pub(crate) struct ShowDisk {
 impl ShowDisk {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let disk = app.settle_and_find(Noun::Disk, &self.disk)?;
-        let (id, name, encrypted) = (disk.id, disk.name.clone(), disk.encrypted);
+        let base = app.notice_base(&disk)?;
+        let disk = Disk { base, ..disk };
+        let (id, name, looks) = (disk.id, disk.name.clone(), disk.encrypted || disk.base.is_some());
         let mut shown = app.shown(disk)?;
         let file = app.installation.place(id).file;
-        if encrypted && file.exists() {
-            let progress = app.volumes.reencryption(&file);
-            let progress = progress.map_err(|source| Error::Volume {
+        if looks && file.exists() {
+            let look = app.volumes.look(&file);
+            let look = look.map_err(|source| Error::Volume {
                 disk: name,
                 doing: "looked at",
                 source: Box::new(source),
             });
-            shown = shown.with_re_encryption(progress?);
+            shown = shown.with_look(look?);
         }
         app.out.one(&shown).map_err(stdout)
     }

@@ -146,6 +146,46 @@ fn i2_a_copy_may_have_another_key_and_the_image_keeps_its_own() {
     assert_eq!(world.volume(Noun::Image, "i").unwrap().key_id, disk.key_id);
 }
 
+/// I2: whatever leads out of encryption is recorded by the key service before a byte is written; when it cannot be, nothing is made.
+#[test]
+fn i2_nothing_leaves_encryption_unrecorded() {
+    let world = World::new();
+    let disk = world.disk("d");
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    world.filled(Noun::Image, "closed", &image, Encryption::Under(None)).unwrap();
+    assert_eq!(world.keys.released(), [] as [&str; 0], "encrypted to encrypted");
+    let open = world.filled(Noun::Image, "open", &image, Encryption::Plain).unwrap();
+    world.filled(Noun::Image, "again", &open, Encryption::Plain).unwrap();
+    let backup = world.filled(Noun::Backup, "b", &disk, Encryption::Plain).unwrap();
+    assert_eq!(
+        world.keys.released(),
+        [format!("image i to image open, {}", open.id), format!("disk d to backup b, {}", backup.id)]
+    );
+
+    let mut app = world.app();
+    let path = world.dir.path().join("catalog.db-out.raw");
+    let mut claimed = app.claim_volume(Noun::Image, "i").unwrap();
+    let export = Operation::Export { path: path.clone(), format: ExportFormat::Raw };
+    world.keys.set_away(true);
+    let refused = app.run(&mut claimed, &export).unwrap_err();
+    assert!(matches!(refused, Error::Release { .. }), "{refused}");
+    assert!(!path.exists());
+    world.keys.set_away(false);
+    app.run(&mut claimed, &export).unwrap();
+    assert_eq!(world.keys.released()[2..], [format!("image i to {}", path.display())]);
+
+    // The service goes away after it was asked about the keys.
+    drop(claimed);
+    let prepared =
+        app.prepare(&Request::from_volume(Noun::Image, "never", &image, Encryption::Plain, false)).unwrap();
+    world.keys.set_away(true);
+    let refused = app.make(prepared).unwrap_err();
+    assert!(matches!(refused, Error::Release { .. }), "{refused}");
+    world.keys.set_away(false);
+    assert_eq!(world.volume(Noun::Image, "never"), None);
+    assert_eq!(world.volumes.mounted(), 0);
+}
+
 fn blueprint(name: &str, image: &Disk, data: Vec<(Size, Encryption)>) -> Blueprint {
     Blueprint { name: name.into(), image: Some(image.clone()), system_size: None, data, group_id: None }
 }
@@ -265,6 +305,59 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
                 break;
             }
         }
+    }
+}
+
+/// However a flatten ends, the catalogue says of the disk what its volume says, and the image may go when no disk needs it.
+#[test]
+fn i4_a_flattened_disk_lets_its_image_go() {
+    let flatten = |app: &mut App, wait| {
+        let mut claimed = app.claim_disk("t")?;
+        app.run(&mut claimed, &Operation::Flatten { rate: None, wait })
+    };
+    let thin = || {
+        let world = World::new();
+        let disk = world.disk("d");
+        let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+        let thin = world.filled(Noun::Disk, "t", &image, Encryption::Inherit).unwrap();
+        assert_eq!(thin.base, Some(image.id));
+        (world, image, thin)
+    };
+    let delete_image = |world: &World| {
+        let mut app = world.app();
+        let mut claimed = app.claim_volume(Noun::Image, "i")?;
+        app.notice_flattened(claimed.disk.id)?;
+        app.run(&mut claimed, &Operation::Delete { skip_erase: false })
+    };
+    // In the foreground: known at once.
+    let (world, ..) = thin();
+    flatten(&mut world.app(), true).unwrap();
+    assert_eq!(world.row("t").unwrap().base, None);
+    delete_image(&world).unwrap();
+    // In the background: the image stays until it is done, and the key of the image is needed until then.
+    let (world, image, disk) = thin();
+    flatten(&mut world.app(), false).unwrap();
+    assert_eq!(world.row("t").unwrap().base, Some(image.id));
+    assert!(matches!(delete_image(&world), Err(Error::HasDependants { .. })));
+    world.volumes.flattened(&world.app().installation.place(disk.id).file);
+    delete_image(&world).unwrap();
+    assert_eq!(world.row("t").unwrap().base, None);
+    // It fails, or ecsctl dies in it.
+    let (world, image, disk) = thin();
+    world.volumes.trouble(Some(Trouble::FailFlatten));
+    assert!(matches!(flatten(&mut world.app(), true), Err(Error::Volume { .. })));
+    assert_eq!(world.row("t").unwrap().base, Some(image.id));
+    world.assert_settled(disk.id, "failed");
+    for step in 0..4 {
+        let (world, image, disk) = thin();
+        if step == 3 {
+            world.volumes.trouble(Some(Trouble::DieInFlatten));
+        }
+        assert!(!dies_before(&world, step, |app| flatten(app, true)), "it has three steps");
+        world.app().settle_all().unwrap();
+        let base = world.row("t").unwrap().base;
+        assert_eq!(base, (step == 0).then_some(image.id), "step {step}");
+        world.assert_settled(disk.id, "killed");
     }
 }
 

@@ -36,7 +36,7 @@ impl Page {
     fn sums(&self) -> &[u64; SECTORS] {
         self.sums.get_or_init(|| {
             let mut sums = [0; SECTORS];
-            for (sum, sector) in sums.iter_mut().zip(self.bytes.chunks_exact(SECTOR)) {
+            for (sum, sector) in sums.iter_mut().zip(self.bytes.as_chunks::<SECTOR>().0) {
                 *sum = digest(sector);
             }
             sums
@@ -57,10 +57,8 @@ pub type Cell = Option<Arc<Page>>;
 fn digest(sector: &[u8]) -> u64 {
     let mut hash = 0_u64;
     let mut any = 0_u64;
-    for word in sector.chunks_exact(8) {
-        let mut bytes = [0; 8];
-        bytes.copy_from_slice(word);
-        let word = u64::from_le_bytes(bytes);
+    for word in sector.as_chunks().0 {
+        let word = u64::from_le_bytes(*word);
         any |= word;
         hash = fold(hash.rotate_left(5) ^ word ^ 0x9E37_79B9_7F4A_7C15);
     }

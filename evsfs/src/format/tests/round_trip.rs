@@ -55,15 +55,16 @@ prop_compose! {
         epochs in prop_oneof![Just(Entry::ABSENT), table()], versions in vec(table(), 0..=VERSION_PAGES),
         confirmed in anchor(), offered in anchor(), more: u64, clean: bool,
         upper_allocation in vec(prop_oneof![Just(Entry::ABSENT), page()], 0..=UPPER_ALLOCATION_ENTRIES),
-        task in proptest::option::of((any::<u64>(), any::<u64>()).prop_map(|(cursor, rate)| Task {
-            kind: TaskKind::Reencrypt, cursor, rate,
+        task in proptest::option::of((any::<bool>(), any::<u64>(), any::<u64>()).prop_map(|(flatten, cursor, rate)| Task {
+            kind: if flatten { TaskKind::Flatten } else { TaskKind::Reencrypt }, cursor, rate,
         })),
+        base_copied: bool,
     ) -> Superblock {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let used_slots = (file_slots as f64 * used) as u64;
         Superblock {
             generation, state, log_head: LogHead { page: head.0, sequence: head.1 }, blocks, height: layout::map_height(blocks),
-            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more).min(COUNTER_MAX), clean, upper_allocation, task,
+            root, file_slots, used_slots, next_epoch, epochs, versions, confirmed, offered, least_commit: state.commit.saturating_add(more).min(COUNTER_MAX), clean, upper_allocation, task, base_copied,
         }
     }
 }
@@ -84,7 +85,7 @@ prop_compose! {
     fn any_header()(
         image: bool, sequence: u64, created: u64, ring_pages in 8..=16_384_u64, cmk_version: u32,
         cmk_id in "[ -~]{1,64}", wrapped in vec(any::<u8>(), 1..=1_024), next in proptest::option::of((vec(any::<u8>(), 1..=1_024), 1..=31_752_u32, 1..=u64::MAX)),
-        base in proptest::option::of((any::<[u8; 16]>(), any::<u64>(), chain(), text())),
+        base in proptest::option::of((any::<[u8; 16]>(), any::<u64>(), chain(), text())), copied: bool,
     ) -> Header {
         Header {
             suite: Suite::Aes256Gcm, kind: if image { VolumeKind::Image } else { VolumeKind::Disk }, sequence, uuid: VOLUME, created,
@@ -92,6 +93,7 @@ prop_compose! {
             next: next.map(|(wrapped, epoch, generation)| NextKey {
                 wrapped_dek: WrappedDekField::new(wrapped).unwrap(), switch: Switch { epoch, generation },
             }),
+            base_copied: copied && base.is_none(),
             base: base.map(|(uuid, commit, chain, path)| BaseReference { uuid: Uuid::from_bytes(uuid), commit, chain, path }),
         }
     }

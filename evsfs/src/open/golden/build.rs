@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::backing::FileBacking;
 use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
-use crate::engine::{Anchor, BLOCK, BaseImage, CreateParams, OpenOptions, Volume};
+use crate::engine::{Anchor, BLOCK, BaseImage, CreateParams, OpenOptions, Step, Volume};
 use crate::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
 
 const MIB: u64 = 1 << 20;
@@ -25,7 +25,7 @@ pub(super) struct Built {
 pub(super) type Make = fn(&Path) -> Built;
 
 /// All of them. A thin one lies beside its base.
-pub(super) const VOLUMES: [(&str, Make); 11] = [
+pub(super) const VOLUMES: [(&str, Make); 13] = [
     ("plain", |path| used(path, Suite::Plain)),
     ("plain-log", |path| with_log(path, Suite::Plain)),
     ("plain-snapshots", |path| with_snapshots(path, Suite::Plain)),
@@ -37,6 +37,8 @@ pub(super) const VOLUMES: [(&str, Make); 11] = [
     ("encrypted-extended", extended),
     ("base", |path| used(path, Suite::Aes256Gcm)),
     ("thin", thin),
+    ("flattened", flattened),
+    ("flattening", flattening),
 ];
 
 /// The fake key service: a wrapped key of bytes `n` is a key of bytes `n`.
@@ -115,6 +117,7 @@ impl<'a> Maker<'a> {
                 WrappedDekField::new(vec![u8::try_from(seed % 251).unwrap() + 1; 60]).unwrap()
             },
             next: None,
+            base_copied: false,
             base: reference,
         };
         let entropy = Arc::new(SeededEntropy::new(seed));
@@ -293,7 +296,7 @@ fn discarded(path: &Path) -> Built {
 }
 
 /// Over the image beside it, with a key of its own: what it wrote, what it discarded, and the image behind it.
-fn thin(path: &Path) -> Built {
+fn over_base(path: &Path) -> (Maker<'_>, Volume) {
     let base_path = path.with_file_name("base.evs");
     let entropy = Arc::new(SeededEntropy::new(5));
     let options = OpenOptions { background: false, read_only: true, ..OpenOptions::default() };
@@ -305,6 +308,36 @@ fn thin(path: &Path) -> Built {
     maker.write(&volume, 2 * MIB + 100, 50);
     maker.write(&volume, 6 * MIB, 4096);
     maker.discard(&volume, 0, 3 * BLOCK);
+    (maker, volume)
+}
+
+fn thin(path: &Path) -> Built {
+    let (maker, volume) = over_base(path);
     let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// A snapshot, and the image copied into both; used since.
+fn flattened(path: &Path) -> Built {
+    let (mut maker, volume) = over_base(path);
+    maker.snapshot(&volume, 1);
+    maker.write(&volume, 3 * BLOCK + 7, 4096);
+    volume.start_flatten(None).unwrap();
+    while volume.task_step(3).unwrap() != Step::Finished {}
+    maker.discard(&volume, 4 * BLOCK, BLOCK);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// The process died while the image was copied: a part of it is, in the volume and in its snapshot.
+fn flattening(path: &Path) -> Built {
+    let (mut maker, volume) = over_base(path);
+    maker.snapshot(&volume, 1);
+    volume.start_flatten(Some(MIB)).unwrap();
+    volume.task_step(1).unwrap();
+    maker.write(&volume, 3 * BLOCK + 7, 4096);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
     maker.end(anchor)
 }

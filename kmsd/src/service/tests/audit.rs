@@ -73,6 +73,34 @@ async fn k8_every_operation_is_recorded() {
     }
 }
 
+/// I2: what leaves encryption is a record of its own, with the key, the volume and where it goes; who may not open the volume is refused,
+/// and that is a record too.
+#[tokio::test]
+async fn i2_what_leaves_encryption_is_recorded_first() {
+    let world = World::new();
+    let service = world.start().await;
+    let made = service.create_key(&uid(1), "a", "").await.unwrap();
+    let (key, volume) = ("a".parse().unwrap(), uuid::Uuid::from_u128(7));
+    let ask = async |caller: Caller| {
+        service.release_plaintext(&caller, &key, volume, &context("v"), "image one to image two").await
+    };
+    ask(uid(1)).await.unwrap();
+    refusal(ask(uid(2)).await);
+    service.disable_key(&uid(1), &key).await.unwrap();
+    refusal(ask(uid(1)).await);
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let released: Vec<_> = records.iter().filter(|r| r.event.operation == "release-plaintext").collect();
+    let seen: Vec<_> =
+        released.iter().map(|record| seen(record)).map(|(who, _, _, outcome)| (who, outcome)).collect();
+    let expected = [("uid:1", "ok"), ("uid:2", "KMS.0207"), ("uid:1", "KMS.0209")];
+    assert_eq!(seen, expected.map(|(who, outcome)| (who.to_owned(), outcome.to_owned())));
+    let event = &released[0].event;
+    assert_eq!(event.key, Some(made.key.id));
+    assert_eq!(event.target.as_deref(), Some(volume.to_string().as_str()));
+    assert_eq!(event.note.as_deref(), Some("image one to image two"));
+    assert!(event.context.is_some());
+}
+
 /// K8: the chain goes on over restarts, and what is changed, removed or cut in between is found.
 #[tokio::test]
 async fn k8_the_chain_goes_on_over_restarts() {

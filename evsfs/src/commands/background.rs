@@ -1,0 +1,117 @@
+//! Work that goes through a whole volume: by the process that serves it, in the background, or here, from beginning to end.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::operation::{Reached, reach};
+use crate::control::{self, Request};
+use crate::engine::{Step, Volume, VolumeError};
+use crate::failure::{Exit, Failure, Report};
+use crate::serve::Attachment;
+
+/// How often the serving process is asked how far it is.
+const ROUND: Duration = Duration::from_millis(500);
+
+/// Which work.
+pub(super) struct Task {
+    /// Where answers say how far it is; null when it is not under way.
+    pub(super) field: &'static str,
+    /// What an open volume answers.
+    pub(super) describe: fn(&Volume) -> Value,
+    /// Code of the error when it stopped.
+    pub(super) stopped: &'static str,
+    /// Its name in that error.
+    pub(super) name: &'static str,
+    /// What helps then.
+    pub(super) remedy: &'static str,
+}
+
+impl Task {
+    /// Begins it, or lets it go on. If nobody serves the volume, or with `wait`, it returns when it is done.
+    pub(super) fn run(&self, file: &Path, request: &Request, wait: bool) -> Result<Value, Failure> {
+        match reach(file)? {
+            Reached::Served(source) => {
+                let begun = control::call(&source, request)?;
+                if wait { self.follow(&source) } else { Ok(begun) }
+            }
+            Reached::Here(device) => {
+                let done = device.operate(request).and_then(|_| self.drive(device.volume()));
+                device.close()?;
+                done
+            }
+        }
+    }
+
+    /// Does it here, from beginning to end.
+    fn drive(&self, volume: &Volume) -> Result<Value, Failure> {
+        let mut show = progress();
+        loop {
+            match volume.task_paced()? {
+                (Step::Finished, _) => {
+                    show(None);
+                    return Ok((self.describe)(volume));
+                }
+                (Step::NoSpace, _) => return Err(VolumeError::NoSpace.into()),
+                (Step::Went { .. } | Step::Freeing, pause) => {
+                    show(Some(&(self.describe)(volume)[self.field]));
+                    thread::sleep(pause);
+                }
+            }
+        }
+    }
+
+    /// Waits until the serving process has done it.
+    fn follow(&self, source: &str) -> Result<Value, Failure> {
+        let mut show = progress();
+        loop {
+            let status = control::call(source, &Request::Status {})?;
+            let volume = &status["volume"];
+            let running = &volume[self.field];
+            if running.is_null() {
+                show(None);
+                return Ok(json!({"uuid": volume["uuid"], self.field: null, "base": volume["base"]}));
+            }
+            if let Some(reason) = running["stopped"].as_str() {
+                return Err(Report {
+                    code: self.stopped.to_owned(),
+                    message: format!("the {} stopped: {reason}", self.name),
+                    hint: self.remedy.to_owned(),
+                    exit: Exit::Failed,
+                }
+                .into());
+            }
+            show(Some(running));
+            thread::sleep(ROUND);
+        }
+    }
+}
+
+/// A line on a terminal, nothing elsewhere.
+fn progress() -> impl FnMut(Option<&Value>) {
+    let terminal = stderr().is_terminal();
+    let mut shown = String::new();
+    move |status| {
+        if !terminal {
+            return;
+        }
+        // Nothing depends on the line.
+        let _ = match status {
+            None if shown.is_empty() => Ok(()),
+            None => writeln!(stderr()),
+            Some(status) => {
+                let line =
+                    format!("{} %, {}", status["percent"], status["phase"].as_str().unwrap_or_default());
+                if line == shown {
+                    Ok(())
+                } else {
+                    shown.clone_from(&line);
+                    write!(stderr(), "\r{line}        ")
+                }
+            }
+        };
+    }
+}
