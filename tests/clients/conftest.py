@@ -49,9 +49,9 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class Installation:
-    """kmsd, its token and its files in one directory."""
+    """kmsd, its token and its files in one directory. `proxied`: before the token stands the module that obeys `order`."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, proxied=False):
         self.dir = pathlib.Path(directory)
         self.home = self.dir / "kmsd"
         self.socket = self.dir / "run/kmsd.sock"
@@ -62,15 +62,30 @@ class Installation:
         self.port = free_port()
         module = next(path for pattern in ("softhsm", "*/softhsm") for path in
                       pathlib.Path("/usr/lib").glob(f"{pattern}/libsofthsm2.so"))
+        self.control = self.dir / "proxy"
+        if proxied:
+            self.env |= {"PKCS11_PROXY_MODULE": str(module), "PKCS11_PROXY_CONTROL": str(self.control)}
+            self.order("")
+            module = os.environ["ECS_TEST_PROXY"]
         self.run("init", "--module", module, "--token-label", "clients", "--pin-file", token / "pin",
                  "--socket", self.socket, "--listen", f"127.0.0.1:{self.port}", "--home", self.home)
-        config = self.home / "kmsd.toml"
-        text, replaced = re.subn(r"^connections = \d+$", f"connections = {CONNECTIONS}", config.read_text(), flags=re.M)
-        assert replaced == 1, text
-        config.write_text(text)
+        self.set_limit("connections", CONNECTIONS)
         self.process = None
         self.start()
         self.admin = self.access_key("admin", admin=True)
+
+    def order(self, orders):
+        """New orders for the module before the token; tests/pkcs11-proxy/src/lib.rs lists them."""
+        new = self.control.with_suffix(".new")
+        new.write_text(orders)
+        new.rename(self.control)
+
+    def set_limit(self, name, value):
+        """For the next start."""
+        config = self.home / "kmsd.toml"
+        text, replaced = re.subn(rf"^{name} = \d+$", f"{name} = {value}", config.read_text(), flags=re.M)
+        assert replaced == 1, text
+        config.write_text(text)
 
     def run(self, *arguments):
         done = subprocess.run([program("kmsd"), *arguments], env=self.env, capture_output=True, text=True, check=False)

@@ -130,6 +130,54 @@ class TestAws:
                         WrappingKeySpec="RSA_2048") == "KMSInvalidStateException"
         kms.encrypt(KeyId=key_id, Plaintext=b"x")
 
+    def test_k4_what_a_key_without_material_allows(self, kms, key):
+        """The column "Pending import" of the published table of key states."""
+        state, other = "KMSInvalidStateException", "UnsupportedOperationException"
+        sealing = {"Plaintext": b"x"}
+        alias = f"alias/pending-{key}"
+        table = [
+            ("describe_key", {}, None), ("update_key_description", {"Description": "x"}, None),
+            ("get_key_policy", {}, None), ("list_key_policies", {}, None), ("put_key_policy", {"Policy": '{"Statement": []}'}, None),
+            ("tag_resource", {"Tags": [{"TagKey": "a", "TagValue": "b"}]}, None), ("untag_resource", {"TagKeys": ["a"]}, None),
+            ("list_resource_tags", {}, None), ("list_grants", {}, None), ("list_aliases", {}, None),
+            ("create_grant", {"GranteePrincipal": "uid:5", "Operations": ["Encrypt"]}, state),
+            ("enable_key", {}, state), ("disable_key", {}, state), ("cancel_key_deletion", {}, state),
+            ("encrypt", sealing, state), ("generate_data_key", {"KeySpec": "AES_256"}, state),
+            ("generate_data_key_without_plaintext", {"KeySpec": "AES_256"}, state),
+            ("enable_key_rotation", {}, other), ("disable_key_rotation", {}, other), ("rotate_key_on_demand", {}, other),
+            ("delete_imported_key_material", {}, None),  # no effect
+            ("get_parameters_for_import", {"WrappingAlgorithm": SHA1, "WrappingKeySpec": "RSA_2048"}, None),
+        ]
+        for operation, parameters, expected in table:
+            method = getattr(kms, operation)
+            if expected is None:
+                method(KeyId=key, **parameters)
+            else:
+                assert aws_code(method, KeyId=key, **parameters) == expected, operation
+            assert self.metadata(kms, key)["KeyState"] == "PendingImport", operation
+        kms.create_alias(AliasName=alias, TargetKeyId=key)
+        kms.update_alias(AliasName=alias, TargetKeyId=key)
+        kms.delete_alias(AliasName=alias)
+        # What was encrypted before its material went does not open, nor can be made anew under it.
+        self.import_(kms, key, os.urandom(32))
+        grant = kms.create_grant(KeyId=key, GranteePrincipal="uid:5", Operations=["Encrypt"])["GrantId"]
+        retired = kms.create_grant(KeyId=key, GranteePrincipal="uid:6", Operations=["Encrypt"])["GrantId"]
+        sealed = kms.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]
+        mine = kms.create_key()["KeyMetadata"]["KeyId"]
+        kms.delete_imported_key_material(KeyId=key)
+        assert aws_code(kms.decrypt, CiphertextBlob=sealed) == state
+        assert aws_code(kms.re_encrypt, CiphertextBlob=sealed, DestinationKeyId=mine) == state
+        back = kms.encrypt(KeyId=mine, Plaintext=b"x")["CiphertextBlob"]
+        assert aws_code(kms.re_encrypt, CiphertextBlob=back, DestinationKeyId=key) == state
+        kms.revoke_grant(KeyId=key, GrantId=grant)
+        kms.retire_grant(KeyId=self.metadata(kms, key)["Arn"], GrantId=retired)
+        kms.schedule_key_deletion(KeyId=key)
+
+    def test_k5_imported_material_is_not_rotated(self, kms, key):
+        self.import_(kms, key, os.urandom(32))
+        for operation in ("rotate_key_on_demand", "enable_key_rotation", "disable_key_rotation"):
+            assert aws_code(getattr(kms, operation), KeyId=key) == "UnsupportedOperationException", operation
+
     def test_k4_cancelled_without_material_it_waits_for_it(self, kms, key):
         kms.schedule_key_deletion(KeyId=key)
         kms.cancel_key_deletion(KeyId=key)
@@ -171,6 +219,15 @@ class TestHuawei:
         self.import_(huawei, key, material)
         opened = call(huawei, "decrypt_datakey", key_id=key, cipher_text=made.cipher_text, datakey_cipher_length="32")
         assert opened.data_key == made.plain_text
+
+    @pytest.mark.parametrize("has_material", [False, True])
+    def test_k5_imported_material_is_not_rotated(self, huawei, key, has_material):
+        if has_material:
+            self.import_(huawei, key, os.urandom(32))
+        for method, more in [("rotate_on_demand", {}), ("enable_key_rotation", {}), ("disable_key_rotation", {}),
+                             ("update_key_rotation_interval", {"rotation_interval": 90})]:
+            assert code(huawei, method, key_id=key, **more) == "KMS.0312", method
+        assert self.state(huawei, key) == ("2" if has_material else "5")
 
     def test_k6_what_is_refused(self, huawei, key):
         for algorithm in ("RSAES_OAEP_SHA_256", "RSAES_PKCS1_V1_5", ""):

@@ -18,7 +18,11 @@ impl Proxy {
     }
 
     /// The module: cargo builds it beside the test executable.
-    pub(crate) fn module() -> PathBuf {
+    ///
+    /// # Panics
+    /// If it is not there.
+    #[track_caller]
+    pub fn module() -> PathBuf {
         let this = std::env::current_exe().expect("the test executable has a path");
         let file = this.with_file_name("libpkcs11_proxy.so");
         assert!(

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use harness::{program, repository, run_patiently};
+use harness::{Proxy, program, repository, run_patiently};
 
 fn interpreter() -> PathBuf {
     let made = run_patiently(&mut Command::new(repository().join("tests/clients/venv.sh"))).ok();
@@ -22,6 +22,7 @@ fn pytest(file: &str) {
         // No byte code beside the sources, and nothing of the user's own cloud settings.
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("ECS_TEST_BIN", program("kmsd").parent().expect("it lies in a directory"))
+        .env("ECS_TEST_PROXY", Proxy::module())
         .env_remove("AWS_PROFILE")
         .env_remove("AWS_ENDPOINT_URL")
         .env("AWS_CONFIG_FILE", "/dev/null")
@@ -65,4 +66,9 @@ fn limits_and_a_lost_token_are_told() {
 #[test]
 fn the_network_is_tls_and_bounded() {
     pytest("test_network.py");
+}
+
+#[test]
+fn clients_are_told_of_faults() {
+    pytest("test_faults.py");
 }

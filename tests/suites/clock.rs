@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Installation, Options};
+use harness::{Installation, Options, Provider};
 use serde_json::{Value, json};
 
 const HOUR: u64 = 3600;
@@ -28,7 +28,11 @@ struct Clocked {
 
 impl Clocked {
     fn new() -> Self {
-        let ecs = Installation::with(Options { start: false, ..Options::default() });
+        Self::on(Provider::SoftHsm)
+    }
+
+    fn on(provider: Provider) -> Self {
+        let ecs = Installation::with(Options { start: false, provider, ..Options::default() });
         let leap = ecs.dir().join("leap");
         Self { ecs, leap }
     }
@@ -156,6 +160,57 @@ fn k4_what_comes_due_in_downtime_is_destroyed_at_the_next_start() {
     assert!(has_object(&at.ecs, &doomed));
     assert!(!at.lives(&doomed, 8 * DAY, "+8d"));
     assert!(at.lives(&spared, 8 * DAY, "+8d"));
+}
+
+/// K4: the token refuses to destroy a key when its day comes. The key is not used any more, and gone as soon as the token does it.
+#[test]
+fn k4_a_destruction_that_the_token_refuses_is_done_when_it_can_be() {
+    // Enough for a start of kmsd.
+    const AHEAD: Duration = Duration::from_secs(6);
+    let mut at = Clocked::on(Provider::SoftHsmByProxy);
+    at.start(0, "+0");
+    let (doomed, other) = (make_key(&at.ecs, "doomed"), make_key(&at.ecs, "other"));
+    let lost = wrapped(&at.ecs, &doomed);
+    let scheduled = Instant::now();
+    at.ecs.ecsctl(&format!("--yes key schedule-deletion {doomed} --days 7")).ok();
+    at.stop();
+    at.start(7 * DAY - (scheduled.elapsed() + AHEAD).as_secs(), "+7d");
+    assert_eq!(at.ecs.ecsctl(&format!("key show {doomed}")).json()["state"], "pending-deletion");
+    // CKR_FUNCTION_REJECTED: an answer, and no loss.
+    let rejected: String = (0..2000).map(|call| format!("fail {call} 0x200\n")).collect();
+    at.ecs.proxy().order(&rejected);
+    let patience = Instant::now();
+    while !at.ecs.kmsd().log().contains("cannot be destroyed yet") {
+        assert!(patience.elapsed() < Duration::from_secs(20), "{}", at.ecs.kmsd().log());
+        thread::yield_now();
+    }
+    assert!(has_object(&at.ecs, &doomed), "the token has not done it");
+    assert_ne!(at.ecs.kms("enable-key", &json!({"key_id": doomed})).status, 200);
+    assert_ne!(at.ecs.kms("cancel-key-deletion", &json!({"key_id": doomed})).status, 200, "it is too late");
+    assert_ne!(at.ecs.kms("decrypt-datakey", &lost).status, 200);
+    at.ecs.proxy().order("");
+    let patience = Instant::now();
+    while has_object(&at.ecs, &doomed) {
+        assert!(patience.elapsed() < Duration::from_secs(10), "{}", at.ecs.kmsd().log());
+    }
+    assert!(has_object(&at.ecs, &other));
+    let destroyed = |record: &Value| {
+        let done = record["operation"] == "destroy-key" && record["stage"] == "done";
+        done.then(|| record["outcome"] == "ok")
+    };
+    // The record follows the token's answer.
+    let outcomes = loop {
+        let records = at.ecs.ecsctl("audit list --limit 1000").json();
+        let mut found: Vec<bool> = records.as_array().unwrap().iter().filter_map(destroyed).collect();
+        found.sort_unstable();
+        if found.last() == Some(&true) {
+            break found;
+        }
+        assert!(patience.elapsed() < Duration::from_secs(20), "{records}");
+    };
+    assert!(outcomes.len() >= 2 && outcomes.iter().filter(|ok| **ok).count() == 1, "{outcomes:?}");
+    assert_ne!(at.ecs.ecsctl(&format!("key show {doomed}")).code, 0);
+    at.stop();
 }
 
 /// The suites' own tools: the namespace moves the boot clock, and nothing else.

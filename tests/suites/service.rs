@@ -343,6 +343,10 @@ fn the_load_bench_reports_its_figures() {
     for figure in ["health_per_s", "unwraps_per_s"] {
         assert!(report[figure].as_f64().is_some_and(|rate| rate > 10.0), "{report}");
     }
-    assert!(report["half"]["p99_ms"].as_f64().is_some_and(|time| time > 0.0), "{report}");
+    for figure in ["half", "at_5000_per_s", "clients_200"] {
+        assert!(report[figure]["p99_ms"].as_f64().is_some_and(|time| time > 0.0), "{report}");
+    }
+    let raw = &report["token_decrypts_per_s"];
+    assert!(raw["sessions_4"].as_f64().is_some_and(|rate| rate > 10.0), "{report}");
     assert_eq!(report["by_keys"].as_array().map(Vec::len), Some(2), "{report}");
 }

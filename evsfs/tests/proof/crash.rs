@@ -116,7 +116,7 @@ fn f4_f9_every_operation_amid_what_runs_in_the_background() {
         let name = if flatten { "amid a flatten" } else { "amid a re-encryption" };
         run_all(name, &setup, &start, &workloads, &tally);
     }
-    assert!(tally.distinct() > 8_000, "{tally}");
+    assert!(tally.distinct() > 60_000, "{tally}");
 }
 
 /// Random workloads of one kind.
@@ -135,7 +135,7 @@ const SORTS: [Sort; 6] = [
         name: "a log that wraps all the time",
         kinds: COMMON,
         operations: 60,
-        seeds: 36,
+        seeds: 22,
         dirty_limit: 12,
         ring_pages: 8,
         base: false,
@@ -144,7 +144,7 @@ const SORTS: [Sort; 6] = [
         name: "larger groups",
         kinds: COMMON,
         operations: 60,
-        seeds: 20,
+        seeds: 14,
         dirty_limit: 40,
         ring_pages: 8,
         base: false,
@@ -180,7 +180,7 @@ const SORTS: [Sort; 6] = [
         name: "the same over a base, re-encrypted and flattened",
         kinds: TASKS,
         operations: 40,
-        seeds: 14,
+        seeds: 10,
         dirty_limit: 100,
         ring_pages: 16,
         base: true,

@@ -444,7 +444,7 @@ fn f2_f3_f13_no_tampering_amid_what_runs_in_the_background_gives_wrong_data() {
         let base = flatten.then(|| Base::new(140));
         let (exhibit, setup) =
             exhibit(&EngineSetup { number, base, ..EngineSetup::small(140) }, Some(flatten));
-        let all: Vec<Tampering> = everything(&exhibit, &[], 256).into_iter().step_by(5).collect();
+        let all: Vec<Tampering> = everything(&exhibit, &[], 256).into_iter().step_by(6).collect();
         let verdicts = judge_all::<Engine>(&setup, &exhibit, &all).unwrap();
         println!("flatten: {flatten}; {verdicts}");
         assert!(verdicts.total() >= 2_000, "{verdicts}");

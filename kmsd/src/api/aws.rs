@@ -14,6 +14,8 @@ mod rotation;
 mod secrets;
 mod tags;
 
+use std::time::Duration;
+
 use http_body_util::Full;
 use hyper::{
     Response, StatusCode,
@@ -25,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub(super) use error::Fault;
 use names::Names;
 
-use super::{answer::Reply, dispatch::REQUEST_TIME};
+use super::answer::Reply;
 use crate::{
     domain::{Caller, KeyRef},
     service::{Service, ServiceError},
@@ -62,10 +64,11 @@ pub(super) async fn respond(
     region: &str,
     target: &str,
     body: &[u8],
+    within: Duration,
 ) -> Reply {
     let work = answer(service, caller, region, target, body);
-    let answered = tokio::time::timeout(REQUEST_TIME, work).await;
-    let timed_out = || Err(ServiceError::TimedOut { seconds: REQUEST_TIME.as_secs() }.into());
+    let answered = tokio::time::timeout(within, work).await;
+    let timed_out = || Err(ServiceError::TimedOut { seconds: within.as_secs() }.into());
     answered.unwrap_or_else(|_| timed_out()).unwrap_or_else(|fault| {
         tracing::debug!(principal = %caller.principal, target, error = %fault, "refused");
         refuse(Some(caller), &fault)

@@ -14,16 +14,14 @@ use crate::{
     service::{Service, ServiceError},
 };
 
-/// Longest time that a request may take, the token included.
-pub(super) const REQUEST_TIME: Duration = Duration::from_secs(25);
-
-/// Answers one request of a caller who is who it says.
+/// Answers one request of a caller who is who it says, within a time that includes the token's.
 pub(crate) async fn dispatch(
     service: &Service,
     caller: &Caller,
     method: &Method,
     target: &Uri,
     body: Bytes,
+    within: Duration,
 ) -> Reply {
     let (path, query) = (target.path(), target.query().unwrap_or_default());
     let segments: Vec<&str> = path.split('/').skip(1).collect();
@@ -41,8 +39,8 @@ pub(crate) async fn dispatch(
             _ => Err(Refusal::NoSuchVerb.into()),
         }
     };
-    let answered = tokio::time::timeout(REQUEST_TIME, work).await;
-    match answered.unwrap_or(Err(ServiceError::TimedOut { seconds: REQUEST_TIME.as_secs() })) {
+    let answered = tokio::time::timeout(within, work).await;
+    match answered.unwrap_or(Err(ServiceError::TimedOut { seconds: within.as_secs() })) {
         Ok(reply) => reply,
         Err(error) => {
             tracing::debug!(principal = %caller.principal, path, %error, "refused");

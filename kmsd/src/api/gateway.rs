@@ -130,12 +130,13 @@ impl Gateway {
                 return closed.answer(dialect);
             }
         };
+        let within = self.limits.request;
         if dialect == Dialect::Huawei {
-            return dispatch(&self.service, &caller, &head.method, &head.uri, body).await;
+            return dispatch(&self.service, &caller, &head.method, &head.uri, body, within).await;
         }
         let target =
             head.headers.get(aws::TARGET).and_then(|target| target.to_str().ok()).unwrap_or_default();
-        aws::respond(&self.service, &caller, &region, target, &body).await
+        aws::respond(&self.service, &caller, &region, target, &body, within).await
     }
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) headers: Duration,
     /// Time for a request's body.
     pub(crate) body: Duration,
+    /// Time for an answer, the token's included, from when the body has been read.
+    pub(crate) request: Duration,
     /// Time for the peer to take what is sent to it.
     pub(crate) unacknowledged: Duration,
     /// Bytes of a request's line and headers together.
@@ -47,6 +49,7 @@ impl Default for Limits {
             handshake: Duration::from_secs(10),
             headers: Duration::from_secs(30),
             body: Duration::from_secs(10),
+            request: Duration::from_secs(25),
             unacknowledged: Duration::from_secs(30),
             header_bytes: 16 << 10,
             body_bytes: 64 << 10,

@@ -144,15 +144,27 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        // The connection that is idle for longest makes room. If all are busy, the others wait in the kernel's queue.
+        let uid = match stream.peer_cred() {
+            Ok(peer) => peer.uid(),
+            Err(error) => {
+                tracing::warn!(%error, "a connection without credentials is closed");
+                continue;
+            }
+        };
+        // The connection that is idle for longest makes room. If all are busy, the others wait in the kernel's queue; but no user's requests keep the
+        // others waiting.
         let slot = tokio::select! {
-            slot = slots.wait() => slot,
+            slot = slots.wait(Some(uid)) => slot,
             () = told_to(&mut stop) => break,
+        };
+        let Some(slot) = slot else {
+            tracing::warn!(uid, "a connection is refused: this user's requests take half of all connections");
+            continue;
         };
         let (service, access, stop) = (service.clone(), Arc::clone(&access), stop.clone());
         connections.spawn(async move {
             let _open = service.count_connection(Way::Unix);
-            connection(stream, &slot, &service, &access, stop).await;
+            connection(stream, uid, &slot, &service, &access, stop).await;
         });
     }
     drop(listener);
@@ -165,18 +177,12 @@ pub(crate) async fn serve(
 
 async fn connection(
     stream: UnixStream,
+    uid: u32,
     slot: &Slot,
     service: &Service,
     access: &Access,
     mut stop: watch::Receiver<bool>,
 ) {
-    let uid = match stream.peer_cred() {
-        Ok(peer) => peer.uid(),
-        Err(error) => {
-            tracing::warn!(%error, "a connection without credentials is closed");
-            return;
-        }
-    };
     let principal = Principal::Uid(uid);
     let caller = Caller { is_admin: access.admins.contains(&principal), principal };
     let limits = access.limits;
@@ -218,7 +224,7 @@ async fn answer_one(
     let reply = match read_body(body, limits).await {
         Ok(body) => {
             slot.prove();
-            let reply = dispatch(service, caller, &head.method, &head.uri, body).await;
+            let reply = dispatch(service, caller, &head.method, &head.uri, body, limits.request).await;
             slot.rest();
             reply
         }

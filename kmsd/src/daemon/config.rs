@@ -107,11 +107,13 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Most requests that wait for the token.
     pub queue: usize,
+    /// Longest time that a request may take, the token's included, in seconds.
+    pub request_seconds: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_keys: 10_000, connections: 1024, queue: 1024 }
+        Self { max_keys: 10_000, connections: 1024, queue: 1024, request_seconds: 25 }
     }
 }
 
@@ -276,6 +278,9 @@ impl Config {
         }
         if !in_range(self.limits.queue, 1_000_000) {
             return bad("limits.queue", "1 to 1000000");
+        }
+        if !(1..=600).contains(&self.limits.request_seconds) {
+            return bad("limits.request_seconds", "1 to 600");
         }
         Ok(())
     }

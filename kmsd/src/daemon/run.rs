@@ -64,7 +64,11 @@ async fn serve(
 
     let mut admins = config.access.admins.clone();
     admins.extend([Principal::Uid(0), Principal::Uid(rustix::process::geteuid().as_raw())]);
-    let limits = net::Limits { connections: config.limits.connections, ..net::Limits::default() };
+    let limits = net::Limits {
+        connections: config.limits.connections,
+        request: Duration::from_secs(config.limits.request_seconds),
+        ..net::Limits::default()
+    };
     let tcp = match &config.listen {
         Some(listen) => Some(open_tcp(home, listen).await?),
         None => None,

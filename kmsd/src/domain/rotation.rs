@@ -142,9 +142,10 @@ pub fn turned_on(permit: &Permit, interval_days: u16, since: TrustedTime) -> Res
 /// Sets another interval; it counts from the last rotation.
 ///
 /// # Errors
-/// If rotation is off, or the interval is not allowed.
+/// If rotation is off, the interval is not allowed, or the material is not the token's own.
 pub fn every(permit: &Permit, interval_days: u16) -> Result<KeyRecord, Refusal> {
     debug_assert_eq!(permit.operation(), Operation::ConfigureRotation);
+    refuse_imported(permit)?;
     let schedule = current(permit)?;
     let schedule = Schedule { interval_days: check_interval(interval_days)?, ..schedule };
     Ok(permit.key().changed(|next| next.rotation = Some(schedule)))
@@ -153,9 +154,10 @@ pub fn every(permit: &Permit, interval_days: u16) -> Result<KeyRecord, Refusal> 
 /// Turns rotation by interval off.
 ///
 /// # Errors
-/// If it is off.
+/// If it is off, or the material is not the token's own.
 pub fn turned_off(permit: &Permit) -> Result<KeyRecord, Refusal> {
     debug_assert_eq!(permit.operation(), Operation::ConfigureRotation);
+    refuse_imported(permit)?;
     current(permit)?;
     Ok(permit.key().changed(|next| next.rotation = None))
 }
@@ -273,9 +275,13 @@ mod tests {
     #[test]
     fn k5_imported_material_is_not_rotated() {
         let key = KeyRecord { origin: Origin::External, ..live() };
-        for refused in
-            [rotate(&key, Cause::Demand, T0), turned_on(&permit(&key, Operation::ConfigureRotation), 30, T0)]
-        {
+        let configure = permit(&key, Operation::ConfigureRotation);
+        for refused in [
+            rotate(&key, Cause::Demand, T0),
+            turned_on(&configure, 30, T0),
+            every(&configure, 30),
+            turned_off(&configure),
+        ] {
             assert!(matches!(refused, Err(Refusal::State { fault: StateFault::Imported, .. })));
         }
     }

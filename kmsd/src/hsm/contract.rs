@@ -10,7 +10,7 @@ use self::place::{MODULE, on, on_softhsm, settings, write_pin};
 use super::{
     HsmError, Pool, PoolSettings, Session, Token,
     fake::FakeToken,
-    pkcs11::{PinFile, Pkcs11Settings, Pkcs11Token, Select},
+    pkcs11::{PinFile, Pkcs11Settings, Pkcs11Token, Select, survey},
 };
 use crate::domain::{KeyId, KeyVersion, envelope::Mechanism, reconcile::ObjectId};
 
@@ -281,6 +281,24 @@ fn softhsm_what_is_missing_is_named() {
         assert!(matches!(error, HsmError::WrongToken { .. }), "{error}");
         let error = connect(&|s| s.pin = PinFile::file("/nonexistent/pin".into(), None));
         assert!(matches!(error, HsmError::PinFile { .. }), "{error}");
+    });
+}
+
+/// `CKM_AES_CBC_PAD` is no substitute for `CKM_AES_CBC`: the doctor says so before anybody logs in, and a start refuses it.
+#[test]
+fn a_token_that_cannot_wrap_is_refused() {
+    on(place::Provider::SoftHsmByProxy, "a_token_that_cannot_wrap_is_refused", |dir| {
+        let sealing = || survey(&settings(&dir)).unwrap().sealing;
+        assert_eq!(sealing().unwrap(), Mechanism::AesGcm);
+        place::control(&dir, "hide 0x1087\n");
+        assert_eq!(sealing().unwrap(), Mechanism::AesCbcHmac);
+        place::control(&dir, "hide 0x1087\nhide 0x1082\n");
+        let found = survey(&settings(&dir)).unwrap();
+        assert!(found.mechanisms.iter().any(|name| name == "CKM_AES_CBC_PAD"), "{:?}", found.mechanisms);
+        let refused = Pkcs11Token::connect(settings(&dir)).err();
+        for error in [found.sealing.err(), refused] {
+            assert!(matches!(error, Some(HsmError::Lacks { feature }) if feature.contains("CKM_AES_CBC")));
+        }
     });
 }
 

@@ -197,6 +197,11 @@ impl FakeToken {
         self.inner.objects.lock().insert(object, Vec::new());
     }
 
+    /// As if the token had been put back to a state in which it had the object.
+    pub(crate) fn revive(&self, object: ObjectId) {
+        self.inner.objects.lock().insert(object, vec![[7; 32]]);
+    }
+
     /// Removes an object behind the service's back.
     pub(crate) fn lose(&self, object: ObjectId) {
         self.inner.objects.lock().remove(&object);

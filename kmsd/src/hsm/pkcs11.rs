@@ -173,6 +173,17 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
     }
     let (slot, identity) = Pkcs11Token::find(library, settings)?;
     let mechanisms = library.get_mechanism_list(slot).map_err(classify)?;
+    let mechanism = sealing_by(&mechanisms)?;
+    let session = library.open_rw_session(slot).map_err(classify)?;
+    log_in(&session, settings, &identity)?;
+    Ok((Live { slot, login: Some(session), objects: Arc::default(), mechanism }, identity))
+}
+
+/// How a token with these mechanisms seals.
+///
+/// # Errors
+/// If it lacks one that is needed.
+fn sealing_by(mechanisms: &[MechanismType]) -> Result<Mechanism, HsmError> {
     for (mechanism, feature) in [
         (MechanismType::AES_KEY_GEN, "CKM_AES_KEY_GEN (it cannot make AES keys)"),
         (MechanismType::GENERIC_SECRET_KEY_GEN, "CKM_GENERIC_SECRET_KEY_GEN (it cannot make HMAC keys)"),
@@ -182,18 +193,13 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
             return Err(HsmError::Lacks { feature });
         }
     }
-    let mechanism = if mechanisms.contains(&MechanismType::AES_GCM) {
-        Mechanism::AesGcm
+    if mechanisms.contains(&MechanismType::AES_GCM) {
+        Ok(Mechanism::AesGcm)
     } else if mechanisms.contains(&MechanismType::AES_CBC) {
-        Mechanism::AesCbcHmac
+        Ok(Mechanism::AesCbcHmac)
     } else {
-        return Err(HsmError::Lacks {
-            feature: "both CKM_AES_GCM and CKM_AES_CBC (it cannot wrap data keys)",
-        });
-    };
-    let session = library.open_rw_session(slot).map_err(classify)?;
-    log_in(&session, settings, &identity)?;
-    Ok((Live { slot, login: Some(session), objects: Arc::default(), mechanism }, identity))
+        Err(HsmError::Lacks { feature: "both CKM_AES_GCM and CKM_AES_CBC (it cannot wrap data keys)" })
+    }
 }
 
 fn log_in(

@@ -7,9 +7,13 @@ use super::{
     Call, Fault,
     keys::{OneKey, seconds},
 };
-use crate::domain::{
-    import::{OaepHash, RsaBits},
-    time::WallTime,
+use crate::{
+    domain::{
+        KeyState, Refusal,
+        import::{OaepHash, RsaBits},
+        time::WallTime,
+    },
+    service::ServiceError,
 };
 
 #[derive(Deserialize)]
@@ -95,7 +99,11 @@ pub(super) async fn import(call: &Call<'_>, request: &Import) -> Result<Imported
 
 pub(super) async fn delete(call: &Call<'_>, request: &OneKey) -> Result<ImportedReply, Fault> {
     let key = call.key_id(&request.key_id)?;
-    let id = call.service.delete_material(call.caller, &key).await?;
+    let id = match call.service.delete_material(call.caller, &key).await {
+        // The publication: deleting what is not there has no effect.
+        Err(ServiceError::Refused(Refusal::State { key, state: KeyState::PendingImport, .. })) => key.id,
+        deleted => deleted?,
+    };
     Ok(ImportedReply { key_id: call.names.key(id) })
 }
 

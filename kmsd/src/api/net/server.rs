@@ -87,7 +87,7 @@ pub(crate) async fn serve<H: Handler>(
                 continue;
             }
         };
-        let Some(slot) = slots.take() else {
+        let Ok(slot) = slots.take(None) else {
             tracing::warn!(%address, "a connection is refused: all are taken by known clients");
             continue;
         };

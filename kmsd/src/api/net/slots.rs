@@ -1,7 +1,7 @@
-//! A bounded number of connections, of which those that have proved nothing give way.
+//! A bounded number of connections, of which those that have proved nothing give way, and of which nobody has more than a share.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,17 +23,69 @@ pub(crate) struct Slots {
 struct Taken {
     next: u64,
     /// In the order in which they came.
-    unproven: BTreeMap<u64, Arc<Notify>>,
-    proven: BTreeSet<u64>,
+    unproven: BTreeMap<u64, Unproven>,
+    /// With their owners.
+    proven: BTreeMap<u64, Option<u32>>,
+    /// How many each owner has.
+    held: HashMap<u32, usize>,
+}
+
+#[derive(Debug)]
+struct Unproven {
+    owner: Option<u32>,
+    evicted: Arc<Notify>,
 }
 
 /// One connection's place. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     slots: Arc<Slots>,
+    owner: Option<u32>,
     /// Changes only while `taken` is locked.
     id: AtomicU64,
     evicted: Arc<Notify>,
+}
+
+/// Why there is no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoSlot {
+    /// All are taken, and none gives way.
+    AllTaken,
+    /// The owner has its share, and none of it gives way.
+    ShareTaken,
+}
+
+impl Taken {
+    fn held_by(&self, owner: Option<u32>) -> usize {
+        owner.and_then(|owner| self.held.get(&owner)).copied().unwrap_or(0)
+    }
+
+    fn gone(&mut self, owner: Option<u32>) {
+        if let Some(owner) = owner
+            && let Some(held) = self.held.get_mut(&owner)
+        {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&owner);
+            }
+        }
+    }
+
+    /// Lets one that has proved nothing give way: of an owner, or of whoever has most. Whether there was one.
+    fn evict(&mut self, of: Option<u32>) -> bool {
+        let mut oldest = None;
+        let mut most = 0;
+        for (id, unproven) in &self.unproven {
+            let held = self.held_by(unproven.owner);
+            if (of.is_none() || unproven.owner == of) && (oldest.is_none() || held > most) {
+                (oldest, most) = (Some(*id), held);
+            }
+        }
+        let Some(unproven) = oldest.and_then(|id| self.unproven.remove(&id)) else { return false };
+        unproven.evicted.notify_one();
+        self.gone(unproven.owner);
+        true
+    }
 }
 
 impl Slots {
@@ -41,27 +93,35 @@ impl Slots {
         Arc::new(Self { limit, taken: Mutex::default(), freed: Notify::new() })
     }
 
-    /// A place; when none is free, that of the oldest connection which has proved nothing. `None` when all have.
-    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+    /// A place. When none is free, that of the oldest connection which has proved nothing, of the owner who has most. An owner who has half of all gets
+    /// another only in place of one of its own.
+    pub(crate) fn take(self: &Arc<Self>, owner: Option<u32>) -> Result<Slot, NoSlot> {
         let mut taken = self.taken.lock();
-        if taken.unproven.len() + taken.proven.len() >= self.limit {
-            let (_, oldest) = taken.unproven.pop_first()?;
-            oldest.notify_one();
+        let share = self.limit.div_ceil(2);
+        if taken.held_by(owner) >= share && !taken.evict(owner) {
+            return Err(NoSlot::ShareTaken);
+        }
+        if taken.unproven.len() + taken.proven.len() >= self.limit && !taken.evict(None) {
+            return Err(NoSlot::AllTaken);
         }
         let id = taken.next;
         taken.next += 1;
         let evicted = Arc::new(Notify::new());
-        taken.unproven.insert(id, Arc::clone(&evicted));
-        Some(Slot { slots: Arc::clone(self), id: AtomicU64::new(id), evicted })
+        taken.unproven.insert(id, Unproven { owner, evicted: Arc::clone(&evicted) });
+        if let Some(owner) = owner {
+            *taken.held.entry(owner).or_default() += 1;
+        }
+        Ok(Slot { slots: Arc::clone(self), owner, id: AtomicU64::new(id), evicted })
     }
 
-    /// A place, as soon as there is one. For one task at a time.
-    pub(crate) async fn wait(self: &Arc<Self>) -> Slot {
+    /// A place, as soon as there is one; `None` if the owner has its share. For one task at a time.
+    pub(crate) async fn wait(self: &Arc<Self>, owner: Option<u32>) -> Option<Slot> {
         loop {
-            if let Some(slot) = self.take() {
-                return slot;
+            match self.take(owner) {
+                Ok(slot) => return Some(slot),
+                Err(NoSlot::ShareTaken) => return None,
+                Err(NoSlot::AllTaken) => self.freed.notified().await,
             }
-            self.freed.notified().await;
         }
     }
 }
@@ -72,18 +132,19 @@ impl Slot {
         let mut taken = self.slots.taken.lock();
         let id = self.id.load(Ordering::Relaxed);
         if taken.unproven.remove(&id).is_some() {
-            taken.proven.insert(id);
+            taken.proven.insert(id, self.owner);
         }
     }
 
     /// The peer is idle: it gives way again, after those that have been idle for longer.
     pub(crate) fn rest(&self) {
         let mut taken = self.slots.taken.lock();
-        if taken.proven.remove(&self.id.load(Ordering::Relaxed)) {
+        if taken.proven.remove(&self.id.load(Ordering::Relaxed)).is_some() {
             let id = taken.next;
             taken.next += 1;
             self.id.store(id, Ordering::Relaxed);
-            taken.unproven.insert(id, Arc::clone(&self.evicted));
+            let unproven = Unproven { owner: self.owner, evicted: Arc::clone(&self.evicted) };
+            taken.unproven.insert(id, unproven);
             drop(taken);
             self.slots.freed.notify_one();
         }
@@ -99,8 +160,9 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let id = self.id.load(Ordering::Relaxed);
         let mut taken = self.slots.taken.lock();
-        taken.unproven.remove(&id);
-        taken.proven.remove(&id);
+        if taken.unproven.remove(&id).is_some() || taken.proven.remove(&id).is_some() {
+            taken.gone(self.owner);
+        }
         drop(taken);
         self.slots.freed.notify_one();
     }
@@ -119,27 +181,27 @@ mod tests {
     #[test]
     fn the_oldest_that_proved_nothing_gives_way() {
         let slots = Slots::new(3);
-        let [first, second, third] = std::array::from_fn(|_| slots.take().unwrap());
+        let [first, second, third] = std::array::from_fn(|_| slots.take(None).unwrap());
         first.prove();
-        let fourth = slots.take().unwrap();
+        let fourth = slots.take(None).unwrap();
         assert_eq!([&first, &second, &third, &fourth].map(is_evicted), [false, true, false, false]);
         // It can neither prove itself afterwards nor give back what it has no more.
         second.prove();
         drop(second);
-        let fifth = slots.take().unwrap();
+        let fifth = slots.take(None).unwrap();
         assert_eq!([&first, &third, &fourth, &fifth].map(is_evicted), [false, true, false, false]);
     }
 
     #[test]
     fn the_one_that_is_idle_for_longest_gives_way_first() {
         let slots = Slots::new(2);
-        let [first, second] = std::array::from_fn(|_| slots.take().unwrap());
+        let [first, second] = std::array::from_fn(|_| slots.take(None).unwrap());
         first.prove();
         second.prove();
-        assert!(slots.take().is_none());
+        assert!(slots.take(None).is_err());
         second.rest();
         first.rest();
-        let third = slots.take().unwrap();
+        let third = slots.take(None).unwrap();
         assert_eq!([&first, &second, &third].map(is_evicted), [false, true, false]);
         second.rest();
         second.prove();
@@ -150,11 +212,11 @@ mod tests {
     #[tokio::test]
     async fn who_waits_gets_the_first_place_that_comes_free() {
         let slots = Slots::new(1);
-        let busy = slots.take().unwrap();
+        let busy = slots.take(None).unwrap();
         busy.prove();
         let waiting = tokio::spawn({
             let slots = Arc::clone(&slots);
-            async move { slots.wait().await }
+            async move { slots.wait(None).await.unwrap() }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
@@ -166,11 +228,42 @@ mod tests {
     #[test]
     fn there_are_never_more_than_the_limit() {
         let slots = Slots::new(2);
-        let held = [slots.take().unwrap(), slots.take().unwrap()];
+        let held = [slots.take(None).unwrap(), slots.take(None).unwrap()];
         held.iter().for_each(Slot::prove);
-        assert!(slots.take().is_none());
+        assert!(slots.take(None).is_err());
         drop(held);
-        assert!(slots.take().is_some());
+        assert!(slots.take(None).is_ok());
         assert!(slots.taken.lock().unproven.is_empty());
+    }
+
+    #[test]
+    fn nobody_has_more_than_half() {
+        let slots = Slots::new(4);
+        let [first, second] = std::array::from_fn(|_| slots.take(Some(1)).unwrap());
+        // Of its own, the oldest gives way; the others' places stay free.
+        let third = slots.take(Some(1)).unwrap();
+        assert_eq!([&first, &second, &third].map(is_evicted), [true, false, false]);
+        drop(first);
+        second.prove();
+        third.prove();
+        assert_eq!(slots.take(Some(1)).unwrap_err(), NoSlot::ShareTaken);
+        let others = [slots.take(Some(2)).unwrap(), slots.take(Some(3)).unwrap()];
+        assert_eq!(slots.taken.lock().held, HashMap::from([(1, 2), (2, 1), (3, 1)]));
+        others.iter().for_each(Slot::prove);
+        assert_eq!(slots.take(Some(4)).unwrap_err(), NoSlot::AllTaken);
+        drop((second, third, others));
+        assert_eq!(slots.taken.lock().held, HashMap::new());
+    }
+
+    /// However many connections one user opens, those of another stay.
+    #[test]
+    fn who_has_most_gives_way() {
+        let slots = Slots::new(4);
+        let quiet = slots.take(Some(1)).unwrap();
+        let mut many: Vec<_> = (0..2).map(|_| slots.take(Some(2)).unwrap()).collect();
+        let fourth = slots.take(Some(3)).unwrap();
+        many.push(slots.take(Some(4)).unwrap());
+        assert!(!is_evicted(&quiet) && !is_evicted(&fourth));
+        assert_eq!(many.iter().map(is_evicted).collect::<Vec<_>>(), [true, false, false]);
     }
 }

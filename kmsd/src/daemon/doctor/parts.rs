@@ -7,7 +7,7 @@ use crate::{
     client::Client,
     clock::{Clock, SystemClock},
     daemon::{Config, DaemonError, offline},
-    domain::{integrity::IntegrityKey, time::Reading},
+    domain::{envelope::Mechanism, integrity::IntegrityKey, time::Reading},
     hsm::{
         HsmError, Token, TokenIdentity,
         pkcs11::{Pkcs11Settings, Select, survey},
@@ -75,7 +75,7 @@ fn check_module(home: &Path, config: &Config, expected: &TokenIdentity, findings
                     "see that the PIN file is right before kmsd is started again",
                 ),
             });
-            findings.push(mechanisms(&found.mechanisms));
+            findings.push(mechanisms(found.sealing, &found.mechanisms));
             true
         }
         Err(error @ HsmError::Module { .. }) => {
@@ -89,16 +89,15 @@ fn check_module(home: &Path, config: &Config, expected: &TokenIdentity, findings
     }
 }
 
-fn mechanisms(found: &[String]) -> Finding {
-    let has = |name: &str| found.iter().any(|mechanism| mechanism == name);
+fn mechanisms(sealing: Result<Mechanism, HsmError>, found: &[String]) -> Finding {
     let list = found.join(" ");
-    let wanted = ["CKM_AES_KEY_GEN", "CKM_SHA256_HMAC", "CKM_GENERIC_SECRET_KEY_GEN"];
-    let missing: Vec<_> = wanted.into_iter().filter(|name| !has(name)).collect();
-    if !missing.is_empty() || !(has("CKM_AES_GCM") || has("CKM_AES_CBC") || has("CKM_AES_CBC_PAD")) {
-        let found = format!("the token lacks {}; it has: {list}", missing.join(", "));
-        return Finding::failed("mechanisms", found, "use another token");
+    match sealing {
+        Ok(Mechanism::AesGcm) => Finding::ok("mechanisms", format!("it wraps by AES-GCM, and has {list}")),
+        Ok(Mechanism::AesCbcHmac) => {
+            Finding::ok("mechanisms", format!("it wraps by AES-CBC and HMAC-SHA-256, and has {list}"))
+        }
+        Err(error) => Finding::failed("mechanisms", format!("{error}; it has {list}"), "use another token"),
     }
-    Finding::ok("mechanisms", list)
 }
 
 /// While kmsd serves, it knows.
@@ -236,4 +235,23 @@ fn clock(serving: Option<&Health>) -> Finding {
         );
     }
     Finding::ok("clock", shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the adapter refuses is refused here in its words.
+    #[test]
+    fn a_token_that_cannot_seal_has_failed() {
+        let lacks = HsmError::Lacks { feature: "something" };
+        let finding = mechanisms(Err(lacks), &["CKM_AES_CBC_PAD".to_owned()]);
+        assert_eq!(finding.health, super::super::Health::Failed);
+        assert!(
+            finding.found.contains("something") && finding.found.contains("CKM_AES_CBC_PAD"),
+            "{}",
+            finding.found
+        );
+        assert_eq!(mechanisms(Ok(Mechanism::AesGcm), &[]).health, super::super::Health::Ok);
+    }
 }

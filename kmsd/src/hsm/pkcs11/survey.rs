@@ -6,8 +6,11 @@ use cryptoki::{
     slot::TokenInfo,
 };
 
-use super::{Pkcs11Settings, Pkcs11Token, fault::classify};
-use crate::hsm::{HsmError, TokenIdentity};
+use super::{Pkcs11Settings, Pkcs11Token, fault::classify, sealing_by};
+use crate::{
+    domain::envelope::Mechanism,
+    hsm::{HsmError, TokenIdentity},
+};
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -18,6 +21,8 @@ pub struct Survey {
     pub token: TokenIdentity,
     /// Its mechanisms, as PKCS#11 names them; those without a name here are left out.
     pub mechanisms: Vec<String>,
+    /// How it would seal, or what it lacks for that.
+    pub sealing: Result<Mechanism, HsmError>,
     /// Whether a few more wrong PINs lock it, or it is locked.
     pub pin_trouble: Option<&'static str>,
 }
@@ -69,6 +74,7 @@ fn look(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<Survey, HsmError>
             info.library_version(),
         ),
         token,
+        sealing: sealing_by(&mechanisms),
         mechanisms: mechanisms
             .iter()
             .map(ToString::to_string)

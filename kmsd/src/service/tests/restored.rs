@@ -1,7 +1,10 @@
 //! The store's integrity key, and files that are put back.
 
 use super::*;
-use crate::{domain::integrity::IntegrityKey, store::Store};
+use crate::{
+    domain::{integrity::IntegrityKey, time::DAY_MS},
+    store::Store,
+};
 
 /// A store under a key that was replaced is not served, whatever commit it claims: whoever has the old key could have written it.
 #[tokio::test]
@@ -46,4 +49,33 @@ async fn k8_an_older_store_is_known_by_the_log_though_the_token_is_older_too() {
     let service = world.start_with(true).await.unwrap();
     drop(service);
     world.start().await;
+}
+
+/// K4: store and token are put back to before a key was destroyed. The audit log knows of it: the key is destroyed again.
+#[tokio::test]
+async fn k4_what_was_destroyed_stays_so_though_store_and_token_are_put_back() {
+    let world = World::new();
+    let service = world.start().await;
+    for name in ["a", "b"] {
+        service.create_key(&uid(1), name, "").await.unwrap();
+    }
+    let older = world.store.copy();
+    let before = world.token.objects();
+    service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
+    world.clock.pass(7 * DAY_MS);
+    service.tick().await;
+    service.save_note().await.unwrap();
+    drop(service);
+    let left = world.token.objects();
+    let (destroyed, _) = before.iter().find(|(object, _)| !left.contains_key(object)).unwrap();
+    world.store.put_back(&older);
+    world.token.revive(*destroyed);
+    let service = world.start_with(true).await.unwrap();
+    assert_eq!(world.token.objects(), left);
+    world.check_consistent(&service);
+    assert!(matches!(
+        refusal(datakey(&service, &uid(1), "a", "x").await),
+        Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. }
+    ));
+    datakey(&service, &uid(1), "b", "x").await.unwrap();
 }

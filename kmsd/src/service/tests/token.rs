@@ -49,6 +49,53 @@ async fn each_call_is_lost_in_turn_and_service_goes_on() {
     assert!(struck >= 10, "{struck}");
 }
 
+/// K5: the same for a rotation: no version is there twice, though it was made before the answer was lost.
+#[tokio::test]
+async fn k5_each_call_of_a_rotation_is_lost_in_turn() {
+    let mut struck = 0;
+    for fault in [Fault::lost(false), Fault::lost(true)] {
+        for index in 0..6 {
+            let world = World::new();
+            let service = world.start().await;
+            service.create_key(&uid(1), "a", "").await.unwrap();
+            let recoveries = world.token.recoveries();
+            world.token.fail_call(index, fault.clone());
+            service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+            world.token.clear_faults();
+            struck += world.token.recoveries() - recoveries;
+            assert_eq!(world.token.objects().len(), 2);
+            world.check_consistent(&service);
+        }
+    }
+    assert!(struck >= 2, "{struck}");
+}
+
+/// K4: the scheduler clears away what could not be made, and not what is being made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k4_the_scheduler_keeps_off_what_is_being_made() {
+    let world = World::new();
+    let service = world.start().await;
+    world.token.set_delay(Duration::from_millis(30));
+    let making = tokio::spawn({
+        let service = service.clone();
+        async move { service.create_key(&uid(1), "a", "").await }
+    });
+    let mut seen = 0;
+    while !making.is_finished() {
+        let is_being_made = {
+            let registry = service.inner.writer.registry().read();
+            registry.keys().any(|key| key.phase == Phase::Creating)
+        };
+        seen += u32::from(is_being_made);
+        service.tick().await;
+        tokio::task::yield_now().await;
+    }
+    making.await.unwrap().unwrap();
+    assert!(seen > 0, "it was made before anybody looked");
+    world.check_consistent(&service);
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+}
+
 #[tokio::test]
 async fn a_token_that_is_away_is_told_at_once_and_taken_back_without_a_restart() {
     let world = World::new();
