@@ -95,9 +95,9 @@ lints() {
 }
 
 # They have a directory and a lock of their own in target/, so they are built while the lints run: either alone leaves processors idle.
-# Each program by itself, as it is shipped: built together, they would get each other's features. Only optimisation across crates is left
-# out: it takes minutes. The quick start, which runs among the tests, builds with the same setting and finds them made.
-export CARGO_PROFILE_RELEASE_LTO=off
+# Each program by itself, as it is shipped: built together, they would get each other's features. Only optimisation across crates and
+# parts of crates is left out: it takes minutes. The quick start, which runs among the tests, builds with the same settings and finds them made.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 CARGO_PROFILE_RELEASE_DEBUG=0
 build_programs() {
     local program
     for program in kmsd evsfs ecsctl; do
