@@ -99,6 +99,42 @@ impl Claim {
     }
 }
 
+/// The resources that have a lock file in `dir`.
+///
+/// # Errors
+/// When the directory cannot be read; one that is not there holds none.
+pub(crate) fn named(dir: &Path) -> io::Result<Vec<Uuid>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let id = name.to_str().and_then(|name| Uuid::parse_str(name.strip_suffix(".lock")?).ok());
+        found.extend(id);
+    }
+    Ok(found)
+}
+
+/// Removes the lock file of a resource that does not exist, which its killed process left. One that is locked stays: somebody is about to
+/// make the resource.
+///
+/// # Errors
+/// When the file cannot be opened, locked or removed.
+pub(crate) fn forget(dir: &Path, id: Uuid) -> io::Result<()> {
+    let path = dir.join(format!("{id}.lock"));
+    let file = match File::options().read(true).write(true).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    match file.try_lock() {
+        Ok(()) if same_file(&file, &path)? => fs::remove_file(&path),
+        Ok(()) | Err(TryLockError::WouldBlock) => Ok(()),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
 impl Drop for Claim {
     /// The file goes first, then the lock: whoever waits for it sees that it is gone, and makes a new one.
     fn drop(&mut self) {
@@ -132,6 +168,27 @@ mod tests {
         Claim::take(dir.path(), Uuid::new_v4(), Duration::ZERO).unwrap();
         drop(first);
         Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn the_file_of_a_dead_process_is_forgotten_and_that_of_a_live_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let (held, left) = (Uuid::new_v4(), Uuid::new_v4());
+        let claim = Claim::take(dir.path(), held, Duration::ZERO).unwrap();
+        fs::write(dir.path().join(format!("{left}.lock")), "1").unwrap();
+        fs::write(dir.path().join("other"), "").unwrap();
+        let mut found = named(dir.path()).unwrap();
+        found.sort();
+        let mut both = vec![held, left];
+        both.sort();
+        assert_eq!(found, both);
+        for id in both {
+            forget(dir.path(), id).unwrap();
+            forget(dir.path(), id).unwrap();
+        }
+        assert_eq!(named(dir.path()).unwrap(), [held]);
+        drop(claim);
+        assert!(named(&dir.path().join("none")).unwrap().is_empty());
     }
 
     #[test]

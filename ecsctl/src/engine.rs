@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, operations, servers as rows, snapshots},
-    claim::Claim,
+    claim::{self, Claim},
     error::Error,
     model::{
         Noun,
@@ -232,8 +232,20 @@ impl App {
                 }
             }
         }
+        self.forget_locks()?;
         self.notice_ended()?;
         Ok(failed)
+    }
+
+    /// Takes away lock files of what was never made, or is gone.
+    fn forget_locks(&self) -> Result<(), Error> {
+        let (dir, read) = (self.installation.locks(), self.catalog.read());
+        for id in steps::io_at("read", &dir, claim::named)? {
+            if disks::by_id(read, id)?.is_none() && rows::by_id(read, id)?.is_none() {
+                steps::io_at("clear", &dir, |dir| claim::forget(dir, id))?;
+            }
+        }
+        Ok(())
     }
 
     /// Records the operation if the disk's state allows it, then carries it out. When a step fails, what was done

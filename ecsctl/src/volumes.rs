@@ -147,7 +147,7 @@ pub(crate) trait VolumeTool {
     fn version(&self) -> Result<String, ToolError>;
     /// Reads a volume's header; `unlock` asks for the key, proves the header and reads the rest. Changes nothing.
     fn inspect(&self, file: &Path, unlock: bool) -> Result<Inspected, ToolError>;
-    /// Overwrites the wrapped DEK in the file. A file that is gone is fine.
+    /// Overwrites the wrapped DEK in the file. A file that is gone is fine, and one where that was done.
     fn erase(&self, claim: &Claim, file: &Path) -> Result<(), ToolError>;
 }
 

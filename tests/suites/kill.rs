@@ -1,15 +1,15 @@
-//! D10, K4: each program killed with SIGKILL at inconvenient moments, with real mounts. Nothing that was acknowledged is lost,
-//! nothing half-made stays, and the next command brings everything back.
+//! D10, K4: evsfs and kmsd killed with SIGKILL at inconvenient moments, with real mounts. Nothing that was acknowledged is lost,
+//! nothing half-made stays, and the next command brings everything back. ecsctl: kill_commands.rs.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
-use harness::{Filesystem, Installation, LoopDevice, process, run};
+use harness::{Filesystem, Installation, LoopDevice, process};
 use serde_json::{Value, json};
 
 /// Writes files one after the other, each with fsync of itself and of its directory, and reports each once that has returned.
@@ -109,84 +109,6 @@ fn d10_sigkill_of_evsfs_under_xfs_loses_nothing_that_was_fsynced() {
 #[test]
 fn d10_sigkill_of_evsfs_under_btrfs_loses_nothing_that_was_fsynced() {
     rounds_of_sigkill("btrfs", 50);
-}
-
-/// The system calls by which a program changes the world outside.
-const EFFECTS: &str = "fdatasync,fsync,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,symlink,symlinkat,rmdir,connect,sendto,\
-                       clone,clone3,vfork,wait4,waitid,umount2,kill";
-
-/// Runs `ecsctl` and kills it before its N-th effect. Returns true when it came to its end before that.
-fn killed_before(ecs: &Installation, effect: u32, line: &str) -> bool {
-    let ecsctl = ecs.command("ecsctl");
-    let mut strace = Command::new("strace");
-    strace
-        .args(["--quiet=all", "--output=/dev/null"])
-        .arg(format!("--trace={EFFECTS}"))
-        .arg(format!("--inject={EFFECTS}:signal=KILL:when={effect}"))
-        .arg(ecsctl.get_program())
-        .arg("--json")
-        .args(line.split_whitespace())
-        .current_dir(ecs.dir())
-        .env_clear();
-    for (name, value) in ecsctl.get_envs() {
-        strace.env(name, value.expect("set"));
-    }
-    let outcome = run(&mut strace);
-    match outcome.code {
-        0 => true,
-        137 => false,
-        _ => panic!("before effect {effect}: {outcome}"),
-    }
-}
-
-/// D4, D7, D10: ecsctl is killed before each of its effects in turn, in each command that changes a disk. The same command again, or the
-/// next, finishes the work, and in the end nothing is left over.
-#[test]
-fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
-    let ecs = Installation::new();
-    ecs.ecsctl("server create web1").ok();
-    let volumes = || {
-        let entries = fs::read_dir(ecs.home().join("volumes")).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).collect::<Vec<_>>()
-    };
-    let disks = || ecs.ecsctl("disk list").json().as_array().expect("a list").clone();
-    let status = |name: &str| {
-        ecs.ecsctl(&format!("disk show {name}")).json()["status"].as_str().expect("a status").to_owned()
-    };
-    let mut kills = 0;
-    let mut finished = [false; 4];
-    let mut effect = 0;
-    while finished.contains(&false) {
-        effect += 1;
-        assert!(effect < 500, "the commands never end");
-        // Create.
-        finished[0] |= killed_before(&ecs, effect, "disk create d --size 16M --encrypted");
-        if disks().is_empty() {
-            assert_eq!(volumes(), [] as [PathBuf; 0], "a file without a disk, before effect {effect}");
-            ecs.create_disk("d", "--size 16M --encrypted");
-        }
-        assert_eq!(status("d"), "available", "before effect {effect} of create");
-        // Attach.
-        finished[1] |= killed_before(&ecs, effect, "disk attach d web1");
-        let shown = ecs.ecsctl("disk show d").json();
-        let attached = if shown["server"].is_null() { ecs.attach("d", "web1") } else { ecs.attached(&shown) };
-        fs::read(&attached.path).expect("the disk can be read");
-        // Detach.
-        finished[2] |= killed_before(&ecs, effect, "disk detach d");
-        if !ecs.ecsctl("disk show d").json()["server"].is_null() {
-            ecs.ecsctl("disk detach d").ok();
-        }
-        assert_eq!(process::mounts_under(ecs.dir()), [], "before effect {effect} of detach");
-        assert!(!process::is_running(attached.pid), "before effect {effect} of detach");
-        // Delete.
-        finished[3] |= killed_before(&ecs, effect, "disk delete d --yes");
-        if !disks().is_empty() {
-            ecs.ecsctl("disk delete d --yes").ok();
-        }
-        assert_eq!((disks(), volumes()), (vec![], vec![]), "before effect {effect} of delete");
-        kills += finished.iter().filter(|done| !**done).count();
-    }
-    assert!(kills > 20, "only {kills} kills: strace did not do its work");
 }
 
 /// K4: kmsd is killed before each of its syncs and deletions in turn, from its start on, amid create, disable, schedule, cancel. What it

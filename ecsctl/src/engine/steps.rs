@@ -51,7 +51,7 @@ impl App {
                 };
                 facts.written = Some(self.volumes.create(claim, &new).map_err(volume)?);
                 // The file is durable by evsfs's word; its name is made so here.
-                sync_dir(&self.installation.volumes())
+                sync(&self.installation.volumes())
             }
             Step::ClearDead if self.volumes.serving(&place).is_some() => Ok(()),
             Step::ClearDead => self.volumes.unmount(claim, &place).map_err(volume),
@@ -99,7 +99,7 @@ impl App {
                 None => Ok(()),
             },
             Step::Unpublish => match self.stable_path_of(claimed)? {
-                Some(path) => unpublish(&path),
+                Some(path) => unpublish(&path, claimed),
                 None => Ok(()),
             },
             Step::Unmount => self.volumes.unmount(claim, &place).map_err(volume),
@@ -160,7 +160,11 @@ impl App {
                 }
                 Ok(())
             }
-            Step::Erase if disk.encrypted => self.volumes.erase(claim, &place.file).map_err(volume),
+            Step::Erase if disk.encrypted => {
+                self.volumes.erase(claim, &place.file).map_err(volume)?;
+                // Whoever erased it may have died before that was durable.
+                sync(&place.file)
+            }
             Step::Erase => Ok(()),
             Step::Unlink => {
                 for path in [&place.file, &place.log] {
@@ -168,7 +172,7 @@ impl App {
                         io_at("remove", &path, |path| gone_is_fine(fs::remove_file(path)))?;
                     }
                 }
-                sync_dir(&self.installation.volumes())
+                sync(&self.installation.volumes())
             }
             Step::Settle(outcome) => self.settle(claimed, operation, outcome, facts),
         }
@@ -251,14 +255,19 @@ fn publish(path: &Path, claimed: &Claimed) -> Result<(), Error> {
     let target = Path::new("../../mnt").join(claimed.disk.id.to_string()).join("disk");
     let Some(server) = path.parent() else { return Ok(()) };
     io_at("make", server, private_dir)?;
-    // No disk has a name that begins with a dot.
-    let fresh = server.join(format!(".{}", claimed.disk.id));
+    let fresh = fresh(path, claimed);
     io_at("remove", &fresh, |fresh| gone_is_fine(fs::remove_file(fresh)))?;
     io_at("make", &fresh, |fresh| symlink(&target, fresh))?;
     io_at("make", path, |path| fs::rename(&fresh, path))
 }
 
-fn unpublish(path: &Path) -> Result<(), Error> {
+/// Where a stable path is made before it appears. No disk has a name that begins with a dot.
+fn fresh(path: &Path, claimed: &Claimed) -> PathBuf {
+    path.with_file_name(format!(".{}", claimed.disk.id))
+}
+
+fn unpublish(path: &Path, claimed: &Claimed) -> Result<(), Error> {
+    io_at("remove", &fresh(path, claimed), |fresh| gone_is_fine(fs::remove_file(fresh)))?;
     match fs::symlink_metadata(path) {
         Ok(found) if found.is_symlink() => io_at("remove", path, |path| gone_is_fine(fs::remove_file(path))),
         // Somebody put something else there; it is not ours.
@@ -289,8 +298,8 @@ fn with_remains(path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-fn sync_dir(dir: &Path) -> Result<(), Error> {
-    io_at("sync", dir, |dir| gone_is_fine(fs::File::open(dir).and_then(|dir| dir.sync_all())))
+fn sync(path: &Path) -> Result<(), Error> {
+    io_at("sync", path, |path| gone_is_fine(fs::File::open(path).and_then(|file| file.sync_all())))
 }
 
 fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {

@@ -36,29 +36,25 @@ struct CreateReply {
     key_id: Option<String>,
 }
 
+/// What `evsfs info` says: of the header, of work under way if it is served, and with `--unlock` its size.
 #[derive(Deserialize)]
 struct InfoReply {
-    re_encrypting: bool,
-    re_encryption: Option<serde_json::Value>,
-    flatten: Option<serde_json::Value>,
-    base: Option<BaseReply>,
-    flattened: bool,
-}
-
-#[derive(Deserialize)]
-struct MountReply {
-    pid: u32,
-}
-
-#[derive(Deserialize)]
-struct HeaderReply {
     uuid: Uuid,
     kind: String,
     encrypted: bool,
     key_id: Option<String>,
     created: u64,
     base: Option<BaseReply>,
+    flattened: bool,
+    re_encrypting: bool,
+    re_encryption: Option<serde_json::Value>,
+    flatten: Option<serde_json::Value>,
     size: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct MountReply {
+    pid: u32,
 }
 
 #[derive(Deserialize)]
@@ -359,7 +355,7 @@ impl VolumeTool for Evsfs {
         if unlock {
             arguments.push(OsStr::new("--unlock"));
         }
-        let reply: HeaderReply = self.look(&arguments)?;
+        let reply: InfoReply = self.look(&arguments)?;
         let snapshots = if unlock {
             self.look::<SnapshotsReply>(&[OsStr::new("snapshots"), file.as_os_str()])?.snapshots
         } else {
@@ -381,7 +377,10 @@ impl VolumeTool for Evsfs {
         if !file.exists() {
             return Ok(());
         }
-        self.run::<Empty>(claim, &[OsStr::new("erase"), file.as_os_str()]).map(|Empty {}| ())
+        match self.run::<Empty>(claim, &[OsStr::new("erase"), file.as_os_str()]) {
+            Err(ToolError::Failed { code, .. }) if code == "key_erased" => Ok(()),
+            other => other.map(|Empty {}| ()),
+        }
     }
 }
 

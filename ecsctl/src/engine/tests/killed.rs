@@ -21,11 +21,12 @@ fn with_disks() -> World {
     world
 }
 
-/// The same, an image `i` and a backup `b`.
+/// The same, an image `i`, a disk `t` that is thin over it, and a backup `b`.
 fn with_copies() -> World {
     let world = with_disks();
     let mut app = world.app();
     copy(&mut app, Noun::Image, "i", (Noun::Disk, "d"), Encryption::Inherit).unwrap();
+    copy(&mut app, Noun::Disk, "t", (Noun::Image, "i"), Encryption::Inherit).unwrap();
     copy(&mut app, Noun::Backup, "b", (Noun::Disk, "d"), Encryption::Inherit).unwrap();
     world
 }
@@ -77,7 +78,7 @@ const OF_DISKS: [(&str, Change); 7] = [
     ("snapshot delete", |app| snapshot(app).and_then(|id| run(app, "d", &Operation::DeleteSnapshot { id }))),
 ];
 
-const OF_COPIES: [(&str, Change); 9] = [
+const OF_COPIES: [(&str, Change); 10] = [
     ("disk create --snapshot", |app| {
         let mut request = Request::from_volume(
             Noun::Disk,
@@ -92,6 +93,7 @@ const OF_COPIES: [(&str, Change); 9] = [
         let prepared = app.prepare(&request)?;
         app.make(prepared).map(|_| ())
     }),
+    ("disk flatten", |app| run(app, "t", &Operation::Flatten { rate: None, wait: true })),
     ("disk create --image", |app| copy(app, Noun::Disk, "thin", (Noun::Image, "i"), Encryption::Inherit)),
     ("backup create", |app| copy(app, Noun::Backup, "b2", (Noun::Disk, "d"), Encryption::Inherit)),
     ("backup create, attached", |app| {
@@ -139,6 +141,8 @@ fn assert_whole(world: &World, context: &str) {
         for volume in disks::all(read, kind).unwrap() {
             let place = app.installation.place(volume.id);
             let text = fs::read_to_string(&place.file).unwrap_or_default();
+            let flattened = app.volumes.look(&place.file).unwrap().flattened;
+            assert!(volume.base.is_none() || !flattened, "{context}: {} needs no image", volume.name);
             let expected = if volume.encrypted { HEADER } else { "plain" };
             assert_eq!(text, expected, "{context}: {kind} {}", volume.name);
             match volume.status {
