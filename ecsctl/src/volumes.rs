@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{claim::Claim, model::disk::Serving, volumes::holders::Holder};
+use crate::{claim::Claim, model::disk::Serving, output::progress::Progress, volumes::holders::Holder};
 
 /// Where everything of one disk lies.
 #[derive(Debug, Clone)]
@@ -136,9 +136,23 @@ pub(crate) trait VolumeTool {
     /// Wraps the DEK anew, under the newest version of a CMK. The volume may be attached.
     fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
     /// Begins to re-encrypt the volume under a new DEK, or goes on; a detached one to the end.
-    fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
+    fn reencrypt(
+        &self,
+        claim: &Claim,
+        file: &Path,
+        rate: Option<u64>,
+        wait: bool,
+        progress: &mut Progress,
+    ) -> Result<(), ToolError>;
     /// Begins to copy into a thin volume what it reads from its base, or goes on; a detached one to the end. One that needs no base is fine.
-    fn flatten(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError>;
+    fn flatten(
+        &self,
+        claim: &Claim,
+        file: &Path,
+        rate: Option<u64>,
+        wait: bool,
+        progress: &mut Progress,
+    ) -> Result<(), ToolError>;
     /// What the header says of work that takes long, and how far that is. Needs no claim.
     fn look(&self, file: &Path) -> Result<Look, ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.

@@ -163,6 +163,9 @@ pub struct Rekey {
     /// Return only when an attached disk is re-encrypted
     #[arg(long, requires = "new_data_key")]
     pub wait: bool,
+    /// Write how far it is to standard error, a JSON document a line, instead of showing it on a terminal
+    #[arg(long, requires = "new_data_key")]
+    pub progress: bool,
 }
 
 /// `evsfs flatten`
@@ -177,6 +180,9 @@ pub struct Flatten {
     /// a detached volume is flattened here, and goes on later if it is cut short
     #[arg(long)]
     pub wait: bool,
+    /// Write how far it is to standard error, a JSON document a line, instead of showing it on a terminal
+    #[arg(long)]
+    pub progress: bool,
 }
 
 /// `evsfs salvage`

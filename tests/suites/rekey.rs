@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use harness::{Installation, process};
+use harness::{Installation, process, run};
 use serde_json::Value;
 
 fn file_of(disk: &Value) -> PathBuf {
@@ -228,6 +229,28 @@ fn d8_a_re_encryption_goes_on_after_a_kill_and_a_detach() {
     assert!(!holds(&file, &old));
     let attached = ecs.attach("d", "web1");
     assert!(read(&attached.path, 0, 24 * MIB) == pattern(3, 24 * MIB));
+}
+
+/// Who re-encrypts a detached disk on a terminal sees how far that is.
+#[test]
+fn d8_a_re_encryption_shows_how_far_it_is_on_a_terminal() {
+    let ecs = Installation::new();
+    ecs.create_disk("d", "--size 16M --encrypted");
+    let attached = ecs.attach("d", "web1");
+    for at in 0..4_u8 {
+        write_and_sync(&attached.path, u64::from(at) << 22, &pattern(at, MIB / 2));
+    }
+    ecs.ecsctl("disk detach d").ok();
+    let ecsctl = ecs.command("ecsctl");
+    let mut script = Command::new("script");
+    let line = format!("{} disk rekey d --new-data-key --rate 2M", ecsctl.get_program().display());
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(ecs.dir()).env_clear();
+    for (name, value) in ecsctl.get_envs() {
+        script.env(name, value.expect("set"));
+    }
+    let said = run(&mut script).ok().stdout;
+    let parts = ["re-encrypting d: ", "%  ", " of 16M  ", "is re-encrypted under a new data key"];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said:?}");
 }
 
 /// D8, D2, I2: what cannot be re-encrypted is refused, and stays as it is.

@@ -18,6 +18,7 @@ use crate::{
         plan::{Operation, Outcome, Step},
         snapshot::Snapshot,
     },
+    output::progress::Progress,
     volumes::{Failure, Mounting, NewVolume, Place, ToolError},
 };
 
@@ -137,13 +138,15 @@ impl App {
             },
             Step::Reencrypt => match operation {
                 Operation::Reencrypt { rate, wait } => {
-                    self.volumes.reencrypt(claim, &place.file, *rate, *wait).map_err(volume)
+                    let mut progress = Progress::new(self.out, "re-encrypting", &disk.name, disk.size);
+                    self.volumes.reencrypt(claim, &place.file, *rate, *wait, &mut progress).map_err(volume)
                 }
                 _ => Ok(()),
             },
             Step::Flatten => match operation {
                 Operation::Flatten { rate, wait } => {
-                    self.volumes.flatten(claim, &place.file, *rate, *wait).map_err(volume)
+                    let mut progress = Progress::new(self.out, "flattening", &disk.name, disk.size);
+                    self.volumes.flatten(claim, &place.file, *rate, *wait, &mut progress).map_err(volume)
                 }
                 _ => Ok(()),
             },

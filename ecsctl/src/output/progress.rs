@@ -31,6 +31,17 @@ impl Progress {
         Self { shown, what: format!("{doing} {name}"), total, began: now, drawn: now }
     }
 
+    /// Whether anybody sees it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.shown
+    }
+
+    /// So many bytes of so many are done, where only who does it knows how many they are.
+    pub(crate) fn reach_of(&mut self, done: u64, total: u64) {
+        self.total = total;
+        self.reach(done);
+    }
+
     /// So many bytes are done.
     pub(crate) fn reach(&mut self, done: u64) {
         if self.shown && self.drawn.elapsed() >= EVERY {

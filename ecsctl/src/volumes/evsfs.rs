@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File},
-    io::{self, Read, Seek},
+    io::{self, BufRead, BufReader, Read, Seek},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     claim::Claim,
     model::disk::Serving,
+    output::progress::Progress,
     volumes::{
         Failure, Inspected, Kept, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
         holders::{self, Holder},
@@ -71,6 +72,17 @@ struct SnapshotsReply {
 struct Empty {}
 
 #[derive(Deserialize)]
+struct ProgressReply {
+    progress: Reached,
+}
+
+#[derive(Deserialize)]
+struct Reached {
+    position: u64,
+    size: u64,
+}
+
+#[derive(Deserialize)]
 struct ErrorReply {
     error: ErrorBody,
 }
@@ -88,6 +100,50 @@ impl Evsfs {
             .claimed(claim, arguments)
             .map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
         self.interpret(status, &stdout, &stderr)
+    }
+
+    /// The same for work that takes long, which is shown if there is somebody to see it.
+    fn run_long(
+        &self,
+        claim: &Claim,
+        mut arguments: Vec<&OsStr>,
+        progress: &mut Progress,
+    ) -> Result<(), ToolError> {
+        if !progress.is_shown() {
+            return self.run::<Empty>(claim, &arguments).map(|Empty {}| ());
+        }
+        arguments.push("--progress".as_ref());
+        let done = self.watched(claim, &arguments, progress);
+        progress.finish();
+        let (status, stdout, stderr) =
+            done.map_err(|source| ToolError::Spawn { program: self.program.clone(), source })?;
+        self.interpret::<Empty>(status, &stdout, &stderr).map(|Empty {}| ())
+    }
+
+    /// Errors come by a pipe, for what is said meanwhile: such work leaves no process behind that would hold it.
+    fn watched(
+        &self,
+        claim: &Claim,
+        arguments: &[&OsStr],
+        progress: &mut Progress,
+    ) -> io::Result<(ExitStatus, String, String)> {
+        let mut stdout = nameless("stdout")?;
+        let mut child = self
+            .command(claim.stdin()?, arguments)
+            .stdout(stdout.try_clone()?)
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut said = String::new();
+        for line in child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).lines()) {
+            let line = line?;
+            match serde_json::from_str::<ProgressReply>(&line) {
+                Ok(ProgressReply { progress: Reached { position, size } }) => {
+                    progress.reach_of(position, size);
+                }
+                Err(_) => said += &(line + "\n"),
+            }
+        }
+        Ok((child.wait()?, read_all(&mut stdout)?, said))
     }
 
     /// The same for what only reads and needs no claim.
@@ -140,15 +196,18 @@ impl Evsfs {
 
     fn spawn(&self, stdin: Stdio, arguments: &[&OsStr]) -> io::Result<(ExitStatus, String, String)> {
         let (mut stdout, mut stderr) = (nameless("stdout")?, nameless("stderr")?);
-        let status = Command::new(&self.program)
-            .args(arguments)
-            .arg("--json")
-            .env("KMSD_SOCKET", &self.kmsd_socket)
-            .stdin(stdin)
+        let status = self
+            .command(stdin, arguments)
             .stdout(stdout.try_clone()?)
             .stderr(stderr.try_clone()?)
             .status()?;
         Ok((status, read_all(&mut stdout)?, read_all(&mut stderr)?))
+    }
+
+    fn command(&self, stdin: Stdio, arguments: &[&OsStr]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).arg("--json").env("KMSD_SOCKET", &self.kmsd_socket).stdin(stdin);
+        command
     }
 }
 
@@ -287,7 +346,14 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
-    fn reencrypt(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+    fn reencrypt(
+        &self,
+        claim: &Claim,
+        file: &Path,
+        rate: Option<u64>,
+        wait: bool,
+        progress: &mut Progress,
+    ) -> Result<(), ToolError> {
         let rate = rate.map(|rate| rate.to_string());
         let mut arguments: Vec<&OsStr> = vec!["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()];
         if let Some(rate) = &rate {
@@ -296,10 +362,17 @@ impl VolumeTool for Evsfs {
         if wait {
             arguments.push("--wait".as_ref());
         }
-        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+        self.run_long(claim, arguments, progress)
     }
 
-    fn flatten(&self, claim: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+    fn flatten(
+        &self,
+        claim: &Claim,
+        file: &Path,
+        rate: Option<u64>,
+        wait: bool,
+        progress: &mut Progress,
+    ) -> Result<(), ToolError> {
         let rate = rate.map(|rate| rate.to_string());
         let mut arguments: Vec<&OsStr> = vec!["flatten".as_ref(), file.as_os_str()];
         if let Some(rate) = &rate {
@@ -308,7 +381,7 @@ impl VolumeTool for Evsfs {
         if wait {
             arguments.push("--wait".as_ref());
         }
-        self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
+        self.run_long(claim, arguments, progress)
     }
 
     fn look(&self, file: &Path) -> Result<Look, ToolError> {

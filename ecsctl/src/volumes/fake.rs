@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     claim::Claim,
     model::disk::Serving,
+    output::progress::Progress,
     volumes::{
         Failure, Inspected, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder,
     },
@@ -298,12 +299,26 @@ impl VolumeTool for FakeVolumes {
         Ok(())
     }
 
-    fn reencrypt(&self, _: &Claim, _: &Path, rate: Option<u64>, _: bool) -> Result<(), ToolError> {
+    fn reencrypt(
+        &self,
+        _: &Claim,
+        _: &Path,
+        rate: Option<u64>,
+        _: bool,
+        _: &mut Progress,
+    ) -> Result<(), ToolError> {
         self.note(&format!("re-encrypt {rate:?}"));
         Ok(())
     }
 
-    fn flatten(&self, _: &Claim, file: &Path, rate: Option<u64>, wait: bool) -> Result<(), ToolError> {
+    fn flatten(
+        &self,
+        _: &Claim,
+        file: &Path,
+        rate: Option<u64>,
+        wait: bool,
+        _: &mut Progress,
+    ) -> Result<(), ToolError> {
         if self.hits(Trouble::FailFlatten) {
             return Err(failed("no"));
         }

@@ -31,15 +31,21 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Begins it, or lets it go on. If nobody serves the volume, or with `wait`, it returns when it is done.
-    pub(super) fn run(&self, file: &Path, request: &Request, wait: bool) -> Result<Value, Failure> {
+    /// Begins it, or lets it go on. If nobody serves the volume, or with `wait`, it returns when it is done, and shows on the way how far it is.
+    pub(super) fn run(
+        &self,
+        file: &Path,
+        request: &Request,
+        wait: bool,
+        show: impl FnMut(Option<&Value>),
+    ) -> Result<Value, Failure> {
         match reach(file)? {
             Reached::Served(source) => {
                 let begun = control::call(&source, request)?;
-                if wait { self.follow(&source) } else { Ok(begun) }
+                if wait { self.follow(&source, show) } else { Ok(begun) }
             }
             Reached::Here(device) => {
-                let done = device.operate(request).and_then(|_| self.drive(device.volume()));
+                let done = device.operate(request).and_then(|_| self.drive(device.volume(), show));
                 device.close()?;
                 done
             }
@@ -47,8 +53,7 @@ impl Task {
     }
 
     /// Does it here, from beginning to end.
-    fn drive(&self, volume: &Volume) -> Result<Value, Failure> {
-        let mut show = progress();
+    fn drive(&self, volume: &Volume, mut show: impl FnMut(Option<&Value>)) -> Result<Value, Failure> {
         loop {
             match volume.task_paced()? {
                 (Step::Finished, _) => {
@@ -65,8 +70,7 @@ impl Task {
     }
 
     /// Waits until the serving process has done it.
-    fn follow(&self, source: &str) -> Result<Value, Failure> {
-        let mut show = progress();
+    fn follow(&self, source: &str, mut show: impl FnMut(Option<&Value>)) -> Result<Value, Failure> {
         loop {
             let status = control::call(source, &Request::Status {})?;
             let volume = &status["volume"];
@@ -90,17 +94,17 @@ impl Task {
     }
 }
 
-/// A line on a terminal, nothing elsewhere.
-fn progress() -> impl FnMut(Option<&Value>) {
+/// For programs: `{"progress": ...}`, a line for each percent. Else a line on a terminal, and nothing elsewhere.
+pub(super) fn progress(for_programs: bool) -> impl FnMut(Option<&Value>) {
     let terminal = stderr().is_terminal();
     let mut shown = String::new();
     move |status| {
-        if !terminal {
+        if !terminal && !for_programs {
             return;
         }
         // Nothing depends on the line.
         let _ = match status {
-            None if shown.is_empty() => Ok(()),
+            None if shown.is_empty() || for_programs => Ok(()),
             None => writeln!(stderr()),
             Some(status) => {
                 let line =
@@ -109,7 +113,11 @@ fn progress() -> impl FnMut(Option<&Value>) {
                     Ok(())
                 } else {
                     shown.clone_from(&line);
-                    write!(stderr(), "\r{line}        ")
+                    if for_programs {
+                        writeln!(stderr(), "{}", json!({"progress": status}))
+                    } else {
+                        write!(stderr(), "\r{line}        ")
+                    }
                 }
             }
         };

@@ -1,6 +1,6 @@
 //! `evsfs flatten`: a thin volume takes over what it reads from its base.
 
-use super::background::Task;
+use super::background::{Task, progress};
 use super::output::Output;
 use crate::cli;
 use crate::control::Request;
@@ -18,7 +18,7 @@ const FLATTEN: Task = Task {
 pub(super) fn run(arguments: &cli::Flatten, output: Output) -> Result<(), Failure> {
     let file = arguments.file.display();
     let request = Request::Flatten { rate: arguments.rate.map(|rate| rate.0) };
-    let value = FLATTEN.run(&arguments.file, &request, arguments.wait)?;
+    let value = FLATTEN.run(&arguments.file, &request, arguments.wait, progress(arguments.progress))?;
     let text = if value["flatten"].is_null() {
         format!("{file} is flattened: it needs no base any more")
     } else {

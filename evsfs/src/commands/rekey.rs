@@ -1,6 +1,6 @@
 //! `evsfs rekey`: the data key wrapped anew, or another data key for everything.
 
-use super::background::Task;
+use super::background::{Task, progress};
 use super::operation::perform;
 use super::output::Output;
 use crate::cli;
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &cli::Rekey, output: Output) -> Result<(), Failure>
         perform(&arguments.file, &Request::Rekey { key: arguments.key.clone() })?;
     }
     let request = Request::Reencrypt { rate: arguments.rate.map(|rate| rate.0) };
-    let value = REENCRYPTION.run(&arguments.file, &request, arguments.wait)?;
+    let value = REENCRYPTION.run(&arguments.file, &request, arguments.wait, progress(arguments.progress))?;
     let text = if value["re_encryption"].is_null() {
         format!("{file} is re-encrypted: nothing is left of its old data key")
     } else {
