@@ -106,9 +106,19 @@ impl Evsfs {
     fn run_long(
         &self,
         claim: &Claim,
-        mut arguments: Vec<&OsStr>,
+        arguments: &[&OsStr],
+        rate: Option<u64>,
+        wait: bool,
         progress: &mut Progress,
     ) -> Result<(), ToolError> {
+        let rate = rate.map(|rate| rate.to_string());
+        let mut arguments = arguments.to_vec();
+        if let Some(rate) = &rate {
+            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
+        }
+        if wait {
+            arguments.push("--wait".as_ref());
+        }
         if !progress.is_shown() {
             return self.run::<Empty>(claim, &arguments).map(|Empty {}| ());
         }
@@ -354,15 +364,8 @@ impl VolumeTool for Evsfs {
         wait: bool,
         progress: &mut Progress,
     ) -> Result<(), ToolError> {
-        let rate = rate.map(|rate| rate.to_string());
-        let mut arguments: Vec<&OsStr> = vec!["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()];
-        if let Some(rate) = &rate {
-            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
-        }
-        if wait {
-            arguments.push("--wait".as_ref());
-        }
-        self.run_long(claim, arguments, progress)
+        let arguments = ["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()];
+        self.run_long(claim, &arguments, rate, wait, progress)
     }
 
     fn flatten(
@@ -373,15 +376,7 @@ impl VolumeTool for Evsfs {
         wait: bool,
         progress: &mut Progress,
     ) -> Result<(), ToolError> {
-        let rate = rate.map(|rate| rate.to_string());
-        let mut arguments: Vec<&OsStr> = vec!["flatten".as_ref(), file.as_os_str()];
-        if let Some(rate) = &rate {
-            arguments.extend(["--rate".as_ref(), OsStr::new(rate)]);
-        }
-        if wait {
-            arguments.push("--wait".as_ref());
-        }
-        self.run_long(claim, arguments, progress)
+        self.run_long(claim, &["flatten".as_ref(), file.as_os_str()], rate, wait, progress)
     }
 
     fn look(&self, file: &Path) -> Result<Look, ToolError> {
