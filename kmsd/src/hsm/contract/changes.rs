@@ -13,7 +13,7 @@ use super::{
     place::{Provider, control, on, on_softhsm, settings, traced},
 };
 use crate::{
-    domain::import::{OaepHash, PairId, RsaBits},
+    domain::import::{Arrival, OaepHash, PairId, RsaBits},
     hsm::{HsmError, Session, Token, pkcs11::Pkcs11Token},
 };
 
@@ -107,7 +107,7 @@ fn a_new_object_is_asked_for_again() {
             session.generate(object(1, number))
         };
         let mut import = |session: &mut dyn Session| {
-            session.import(object(2, 1), PairId::new([2; 16]), OaepHash::Sha1, &wrapped)
+            session.import(object(2, 1), PairId::new([2; 16]), OaepHash::Sha1, &wrapped, Arrival::First)
         };
         let mut make_pair =
             |session: &mut dyn Session| session.make_pair(pair, RsaBits::Rsa2048, OaepHash::Sha1).map(drop);
@@ -116,7 +116,7 @@ fn a_new_object_is_asked_for_again() {
         let operations: [(&[&str], Operation<'_>); 4] = [
             (&["C_GenerateKey"], &mut generate),
             (&["C_GenerateKey", "C_UnwrapKey"], &mut import),
-            (&["C_GenerateKeyPair"], &mut make_pair),
+            (&["C_GenerateKeyPair", "C_UnwrapKey"], &mut make_pair),
             (&["C_CreateObject"], &mut put_note),
         ];
         for (expected, operation) in operations {
