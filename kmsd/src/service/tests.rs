@@ -1,6 +1,7 @@
 //! The service on fakes: rules, races, crashes.
 
 mod access;
+mod anchors;
 mod audit;
 mod crash;
 mod doubtful;
@@ -14,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::{DatakeyRequest, Limits, NewDatakey, Parts, Service, ServiceError, StartError};
+use super::{DatakeyRequest, Limits, NewDatakey, NewKey, Parts, Service, ServiceError, StartError};
 use crate::{
     clock::manual::ManualClock,
     domain::{Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId},

@@ -24,7 +24,7 @@ const INCONSISTENT: u32 = 0xD1;
 const ROUNDS: u32 = 60;
 
 /// SoftHSM's files of objects, the token's own not among them.
-fn files(dir: &Path) -> usize {
+pub(super) fn files(dir: &Path) -> usize {
     let token = std::fs::read_dir(dir.join("tokens")).unwrap().next().unwrap().unwrap().path();
     let names = std::fs::read_dir(token).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().ends_with(".object") && name != "token.object").count()

@@ -5,8 +5,9 @@ use aws_lc_rs::rsa::{
 };
 
 use super::{
+    changes::files,
     object,
-    place::{Provider, on, on_softhsm, settings},
+    place::{Provider, control, on, on_softhsm, settings, traced},
 };
 use crate::{
     domain::{
@@ -188,5 +189,61 @@ fn k6_opencryptoki_keeps_the_contract_of_imports() {
     on(Provider::OpenCryptoki, "imports::k6_opencryptoki_keeps_the_contract_of_imports", |dir| {
         let token = Pkcs11Token::connect(settings(&dir)).unwrap();
         contract(&token, token.mechanism() == Mechanism::AesCbcHmac);
+    });
+}
+
+/// The device goes at each call of an import in turn, before the call or after it took effect: once more, as the pool does it, and the key is whole, each half of it is there
+/// once, and what was wrapped before opens.
+#[test]
+fn k6_each_call_of_an_import_is_lost_in_turn() {
+    const WITHOUT_GCM: &str = "hide 0x1087\n";
+    const DEVICE_ERROR: u32 = 0x30;
+    on(Provider::SoftHsmWithoutGcm, "imports::k6_each_call_of_an_import_is_lost_in_turn", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let (key, pair) = (object(1, 1), PairId::new([1; 16]));
+        let mut session = token.open().unwrap();
+        session.derive(b"a", true).unwrap();
+        let public = session.make_pair(pair, RsaBits::Rsa2048, SHA1).unwrap();
+        let wrapped = wrap(&public, &[7; 32], SHA1);
+        for arrival in [Arrival::First, Arrival::Again] {
+            for order in ["fail", "fail-after"] {
+                let mut struck = 0;
+                loop {
+                    session.destroy(key).unwrap();
+                    let mut before = None;
+                    if arrival == Arrival::Again {
+                        session.import(key, pair, SHA1, &wrapped, Arrival::First).unwrap();
+                        before = Some(session.seal(key, b"aad", b"text").unwrap());
+                        session.remove_material(key).unwrap();
+                    }
+                    control(&dir, &format!("{WITHOUT_GCM}trace\n{order} {struck} {DEVICE_ERROR:#x}\n"));
+                    let outcome = session.import(key, pair, SHA1, &wrapped, arrival);
+                    let has_struck = traced(&dir).iter().any(|call| call.ends_with(" struck"));
+                    control(&dir, WITHOUT_GCM);
+                    let what = format!("{arrival:?}, {order} {struck}");
+                    assert!(
+                        outcome.is_ok() || matches!(outcome, Err(HsmError::Lost { .. })),
+                        "{what}: {outcome:?}"
+                    );
+                    drop(session);
+                    token.recover(token.generation()).unwrap();
+                    session = token.open().unwrap();
+                    session.import(key, pair, SHA1, &wrapped, arrival).unwrap();
+                    seal_and_open(session.as_mut(), key);
+                    if let Some(sealed) = before {
+                        let opened =
+                            session.open(key, sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
+                        assert_eq!(opened.unwrap().as_slice(), b"text", "{what}");
+                    }
+                    // The two halves, the pair, and the integrity key.
+                    assert_eq!(files(&dir), 4, "{what}");
+                    if !has_struck {
+                        break;
+                    }
+                    struck += 1;
+                }
+                assert!(struck > 20, "{struck}");
+            }
+        }
     });
 }

@@ -10,6 +10,7 @@ use crate::{
         KeyId, KeyRef, KeyState,
         import::{OaepHash, RsaBits},
         operation::StateFault,
+        state::Origin,
         time::{DAY_MS, WallTime},
     },
     hsm::{HsmError, fake::Fault},
@@ -28,7 +29,8 @@ fn wrap(public_key: &[u8], material: &[u8], hash: OaepHash) -> Vec<u8> {
 }
 
 async fn external(service: &Service) -> KeyRef {
-    let view = service.create_external_key(&uid(1), "a", "").await.unwrap();
+    let view =
+        service.create_key(&uid(1), NewKey { origin: Origin::External, ..NewKey::named("a") }).await.unwrap();
     assert_eq!(view.key.state, KeyState::PendingImport);
     KeyRef::Id(view.key.id)
 }
@@ -202,7 +204,7 @@ async fn k4_material_that_expires_before_the_deletion() {
 async fn k6_only_imported_material_is_removed() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "b", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
     let refused = service.delete_material(&uid(1), &"b".parse().unwrap()).await;
     assert!(matches!(refusal(refused), Refusal::NotExternal { .. }));
     assert_eq!(world.token.objects().len(), 1);
@@ -349,4 +351,71 @@ async fn k6_material_whose_record_is_in_doubt_is_not_destroyed() {
     assert_eq!(state(&service, &key).await, KeyState::Enabled);
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
+}
+
+/// Until the token is at work on that call, which takes its time.
+async fn until_called(world: &World, call: &str) {
+    let started = std::time::Instant::now();
+    while !world.token.log().contains(&call) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{call} is not called");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// K6: while the token unwraps material, another import into the same key is turned away, and costs the first one nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_a_second_import_does_not_disturb_the_first() {
+    let world = World::with_halves();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    world.token.set_delay(Duration::from_millis(50));
+    let first = tokio::spawn({
+        let (service, key, token) = (service.clone(), key.clone(), made.token.clone());
+        let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+        async move { service.import_material(&uid(1), &key, &token, wrapped, None).await }
+    });
+    until_called(&world, "import").await;
+    let second = service.import_material(&uid(1), &key, &made.token, vec![7; 256], None).await;
+    assert!(matches!(refusal(second), Refusal::ImportUnderWay { .. }));
+    first.await.unwrap().unwrap();
+    world.token.set_delay(Duration::ZERO);
+    world.check_consistent(&service);
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+}
+
+/// K6: material that is being imported or deleted is left alone by the scheduler, and whoever asked for it is told that it was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_the_scheduler_keeps_off_material_that_comes_or_goes() {
+    let world = World::with_halves();
+    let service = world.start().await;
+    let key = external(&service).await;
+    for call in ["import", "remove material"] {
+        let made = match call {
+            "import" => {
+                Some(service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap())
+            }
+            _ => None,
+        };
+        world.token.set_delay(Duration::from_millis(30));
+        let changing = tokio::spawn({
+            let (service, key) = (service.clone(), key.clone());
+            async move {
+                match made {
+                    Some(made) => {
+                        let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+                        service.import_material(&uid(1), &key, &made.token, wrapped, None).await
+                    }
+                    None => service.delete_material(&uid(1), &key).await,
+                }
+            }
+        });
+        until_called(&world, call).await;
+        while !changing.is_finished() {
+            service.tick().await;
+        }
+        changing.await.unwrap().unwrap();
+        world.token.set_delay(Duration::ZERO);
+        world.check_consistent(&service);
+    }
 }

@@ -29,7 +29,7 @@ async fn causes(service: &Service) -> Vec<Cause> {
 async fn k5_the_newest_version_wraps_and_every_older_one_opens() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let mut wrapped = Vec::new();
     for number in 1..=4 {
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
@@ -57,7 +57,7 @@ async fn k5_the_newest_version_wraps_and_every_older_one_opens() {
 async fn k4_every_version_is_destroyed() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
     for _ in 0..3 {
         service.rotate_key(&uid(1), &key("a")).await.unwrap();
@@ -76,7 +76,7 @@ async fn k4_every_version_is_destroyed() {
 async fn k5_rotation_by_interval() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let view = service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     let due = view.next_rotation.unwrap().0 - crate::clock::manual::ManualClock::START;
     assert_eq!(due, 30 * DAY_MS);
@@ -116,7 +116,7 @@ async fn k5_rotation_by_interval() {
 async fn k5_rotation_after_downtime_and_not_by_a_leap() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     world.clock.leap(3650 * DAY_MS);
     service.tick().await;
@@ -134,7 +134,7 @@ async fn k5_rotation_after_downtime_and_not_by_a_leap() {
 async fn k5_many_rotate_at_once() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let service = service.clone();
@@ -162,7 +162,7 @@ async fn k5_a_state_change_amid_a_rotation_is_kept() {
     for _ in 0..20 {
         let world = World::new();
         let service = world.start().await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let (rotating, disabling) = (service.clone(), service.clone());
         let rotated = tokio::spawn(async move { rotating.rotate_key(&uid(1), &key("a")).await.is_ok() });
         let disabled = tokio::spawn(async move { disabling.disable_key(&uid(1), &key("a")).await });
@@ -181,7 +181,7 @@ async fn k5_a_failed_rotation_leaves_the_key_as_it_was() {
     for done in [false, true] {
         let world = World::new();
         let service = world.start().await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
         quiet(&service).await;
         world.token.fail_call(0, Fault::failed(done));
@@ -201,7 +201,7 @@ async fn k5_a_failed_rotation_leaves_the_key_as_it_was() {
 async fn k5_a_failed_rotation_by_interval_is_tried_again_later() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     world.clock.pass(30 * DAY_MS);
     quiet(&service).await;
@@ -225,7 +225,7 @@ async fn k5_a_version_whose_record_is_in_doubt_is_not_destroyed() {
     for commit in [0, 1] {
         let world = DoubtfulWorld::new(FakeToken::new());
         let service = world.start(true).await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
         world.doubt(commit);
         service.rotate_key(&uid(1), &key("a")).await.unwrap_err();

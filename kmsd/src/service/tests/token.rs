@@ -29,7 +29,7 @@ async fn each_call_is_lost_in_turn_and_service_goes_on() {
             let service = world.start().await;
             let recoveries = world.token.recoveries();
             world.token.fail_call(index, fault.clone());
-            let made = service.create_key(&uid(1), "a", "").await;
+            let made = service.create_key(&uid(1), NewKey::named("a")).await;
             let new = datakey(&service, &uid(1), "evs/default", "x").await;
             let opened = match &new {
                 Ok(new) => open(&service, &uid(1), &new.wrapped, "x").await.is_ok(),
@@ -57,7 +57,7 @@ async fn k5_each_call_of_a_rotation_is_lost_in_turn() {
         for index in 0..6 {
             let world = World::new();
             let service = world.start().await;
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             let recoveries = world.token.recoveries();
             world.token.fail_call(index, fault.clone());
             service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
@@ -78,7 +78,7 @@ async fn k4_the_scheduler_keeps_off_what_is_being_made() {
     world.token.set_delay(Duration::from_millis(30));
     let making = tokio::spawn({
         let service = service.clone();
-        async move { service.create_key(&uid(1), "a", "").await }
+        async move { service.create_key(&uid(1), NewKey::named("a")).await }
     });
     let mut seen = 0;
     while !making.is_finished() {
@@ -118,7 +118,7 @@ async fn a_token_that_is_away_is_told_at_once_and_taken_back_without_a_restart()
 async fn a_key_can_be_disabled_while_the_token_is_away() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     world.token.set_away(Some(gone()));
     service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
 }
@@ -128,7 +128,7 @@ async fn a_token_with_none_of_the_keys_is_not_served() {
     let world = World::new();
     let service = world.start().await;
     for name in ["a", "b"] {
-        service.create_key(&uid(1), name, "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named(name)).await.unwrap();
     }
     drop(service);
     let objects: Vec<_> = world.token.objects().into_keys().collect();
