@@ -205,45 +205,42 @@ fn k6_each_call_of_an_import_is_lost_in_turn() {
         session.derive(b"a", true).unwrap();
         let public = session.make_pair(pair, RsaBits::Rsa2048, SHA1).unwrap();
         let wrapped = wrap(&public, &[7; 32], SHA1);
-        for arrival in [Arrival::First, Arrival::Again] {
-            for order in ["fail", "fail-after"] {
-                let mut struck = 0;
-                loop {
-                    session.destroy(key).unwrap();
-                    let mut before = None;
-                    if arrival == Arrival::Again {
-                        session.import(key, pair, SHA1, &wrapped, Arrival::First).unwrap();
-                        before = Some(session.seal(key, b"aad", b"text").unwrap());
-                        session.remove_material(key).unwrap();
-                    }
-                    control(&dir, &format!("{WITHOUT_GCM}trace\n{order} {struck} {DEVICE_ERROR:#x}\n"));
-                    let outcome = session.import(key, pair, SHA1, &wrapped, arrival);
-                    let has_struck = traced(&dir).iter().any(|call| call.ends_with(" struck"));
-                    control(&dir, WITHOUT_GCM);
-                    let what = format!("{arrival:?}, {order} {struck}");
-                    assert!(
-                        outcome.is_ok() || matches!(outcome, Err(HsmError::Lost { .. })),
-                        "{what}: {outcome:?}"
-                    );
-                    drop(session);
-                    token.recover(token.generation()).unwrap();
-                    session = token.open().unwrap();
-                    session.import(key, pair, SHA1, &wrapped, arrival).unwrap();
-                    seal_and_open(session.as_mut(), key);
-                    if let Some(sealed) = before {
-                        let opened =
-                            session.open(key, sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
-                        assert_eq!(opened.unwrap().as_slice(), b"text", "{what}");
-                    }
-                    // The two halves, the pair, and the integrity key.
-                    assert_eq!(files(&dir), 4, "{what}");
-                    if !has_struck {
-                        break;
-                    }
-                    struck += 1;
+        for (arrival, order) in [(Arrival::First, "fail"), (Arrival::Again, "fail-after")] {
+            let mut struck = 0;
+            loop {
+                session.destroy(key).unwrap();
+                let mut before = None;
+                if arrival == Arrival::Again {
+                    session.import(key, pair, SHA1, &wrapped, Arrival::First).unwrap();
+                    before = Some(session.seal(key, b"aad", b"text").unwrap());
+                    session.remove_material(key).unwrap();
                 }
-                assert!(struck > 20, "{struck}");
+                control(&dir, &format!("{WITHOUT_GCM}trace\n{order} {struck} {DEVICE_ERROR:#x}\n"));
+                let outcome = session.import(key, pair, SHA1, &wrapped, arrival);
+                let has_struck = traced(&dir).iter().any(|call| call.ends_with(" struck"));
+                control(&dir, WITHOUT_GCM);
+                let what = format!("{arrival:?}, {order} {struck}");
+                assert!(
+                    outcome.is_ok() || matches!(outcome, Err(HsmError::Lost { .. })),
+                    "{what}: {outcome:?}"
+                );
+                drop(session);
+                token.recover(token.generation()).unwrap();
+                session = token.open().unwrap();
+                session.import(key, pair, SHA1, &wrapped, arrival).unwrap();
+                seal_and_open(session.as_mut(), key);
+                if let Some(sealed) = before {
+                    let opened = session.open(key, sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
+                    assert_eq!(opened.unwrap().as_slice(), b"text", "{what}");
+                }
+                // The two halves, the pair, and the integrity key.
+                assert_eq!(files(&dir), 4, "{what}");
+                if !has_struck {
+                    break;
+                }
+                struck += 1;
             }
+            assert!(struck > 20, "{struck}");
         }
     });
 }
