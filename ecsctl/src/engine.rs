@@ -268,9 +268,12 @@ impl App {
                     demand(&disk, DiskAction::Change)?;
                     snapshots::refuse_taken(tx, name)?;
                 }
-                Operation::DeleteSnapshot { .. }
-                | Operation::RollBack { .. }
-                | Operation::Rekey { .. }
+                Operation::DeleteSnapshot { id } | Operation::RollBack { id } => {
+                    demand(&disk, DiskAction::Change)?;
+                    // Somebody may have deleted it since it was found.
+                    snapshots::by_id(tx, *id)?;
+                }
+                Operation::Rekey { .. }
                 | Operation::Reencrypt { .. }
                 | Operation::Flatten { .. } => {
                     demand(&disk, DiskAction::Change)?;
@@ -343,9 +346,10 @@ impl App {
             if let Some(base) = disk.base {
                 // In the transaction that records the dependant, so that the image cannot go in between.
                 let image = disks::by_id(tx, base)?.filter(|image| image.status == DiskStatus::Available);
+                let name = disk.source.as_deref().and_then(|source| source.strip_prefix("image "));
                 image.ok_or_else(|| Error::NotFound {
                     noun: Noun::Image,
-                    given: base.to_string(),
+                    given: name.map_or_else(|| base.to_string(), str::to_owned),
                     near: None,
                 })?;
             }

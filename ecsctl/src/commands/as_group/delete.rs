@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::scaling, commands::stdout, error::Error, output::confirm};
+use crate::{app::App, catalog::scaling, commands::stdout, error::Error, model::Noun, output::confirm};
 
 /// Remove a group with all its servers and their disks.
 #[derive(Debug, Args)]
@@ -20,7 +20,9 @@ pub(crate) struct Delete {
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         app.settle_all()?;
-        let mut group = scaling::group(app.catalog.read(), &self.group)?;
+        let found = scaling::group(app.catalog.read(), &self.group)?;
+        let _claim = app.claim(Noun::AsGroup, found.id, &found.name)?;
+        let mut group = scaling::group(app.catalog.read(), &found.id.to_string())?;
         let present = scaling::members(app.catalog.read(), group.id)?.len();
         confirm(
             yes,
