@@ -18,6 +18,7 @@ use crate::{
     error::Error,
     model::{
         Noun,
+        count::counted,
         disk::DiskStatus,
         finding::{self, Finding},
     },
@@ -236,7 +237,7 @@ const fn encryption(encrypted: bool) -> &'static str {
 /// When the directory cannot be read.
 pub(super) fn files(app: &App) -> Result<BTreeSet<Uuid>, Error> {
     let dir = app.installation.volumes();
-    let failed = |source| Error::Io { doing: "read", path: dir.clone(), source };
+    let failed = |source| Error::Io { doing: "list", path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
@@ -288,7 +289,10 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         }
     }
     if found.is_empty() {
-        found.push(Finding::good("mounts", format!("{} disks attached, each served", attached.len())));
+        found.push(Finding::good(
+            "mounts",
+            format!("{} attached, each served", counted(attached.len(), "disk")),
+        ));
     }
     Ok(found)
 }

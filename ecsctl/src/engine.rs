@@ -5,6 +5,7 @@ mod copy;
 mod export;
 pub(crate) mod machines;
 pub(crate) mod make;
+pub(crate) mod past;
 mod scaling;
 pub(crate) mod servers;
 mod steps;
@@ -233,6 +234,11 @@ impl App {
             }
         }
         self.forget_locks()?;
+        for id in disks::flattening(self.catalog.read())? {
+            if let Some(disk) = disks::by_id(self.catalog.read(), id)? {
+                self.notice_base(&disk)?;
+            }
+        }
         self.notice_ended()?;
         Ok(failed)
     }
@@ -240,7 +246,7 @@ impl App {
     /// Takes away lock files of what was never made, or is gone.
     fn forget_locks(&self) -> Result<(), Error> {
         let (dir, read) = (self.installation.locks(), self.catalog.read());
-        for id in steps::io_at("read", &dir, claim::named)? {
+        for id in steps::io_at("list", &dir, claim::named)? {
             if disks::by_id(read, id)?.is_none() && rows::by_id(read, id)?.is_none() {
                 steps::io_at("clear", &dir, |dir| claim::forget(dir, id))?;
             }
@@ -273,10 +279,12 @@ impl App {
                     // Somebody may have deleted it since it was found.
                     snapshots::by_id(tx, *id)?;
                 }
-                Operation::Rekey { .. }
-                | Operation::Reencrypt { .. }
-                | Operation::Flatten { .. } => {
+                Operation::Rekey { .. } | Operation::Reencrypt { .. } | Operation::AcceptRollback => {
                     demand(&disk, DiskAction::Change)?;
+                }
+                Operation::Flatten { .. } => {
+                    demand(&disk, DiskAction::Change)?;
+                    disks::begin_flattening(tx, id)?;
                 }
                 Operation::Extend { size } => {
                     demand(&disk, DiskAction::Change)?;

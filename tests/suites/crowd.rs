@@ -122,7 +122,7 @@ fn changes_that_meet_end_as_one_after_the_other() {
     ok("as-group create g --config c --desired 0");
     let looks = ["status", "server recover --all", "disk list", "doctor", "server recover --all", "status"];
     let mut orders: BTreeMap<String, usize> = BTreeMap::new();
-    for round in 0..2 {
+    for round in 0..4 {
         for disk in ["a", "s", "e", "k", "b"] {
             ok(&format!("disk create {disk} --size 4M --encrypted"));
         }

@@ -57,18 +57,24 @@ impl<'a> Killer<'a> {
     /// Kills a command before each of its effects. Each time all is as before the command or as after it, once the next command has settled
     /// what was cut short; `back` leads from after to before. So each killed command also shows that it can be given again.
     fn each(&mut self, line: &str, back: &[&str]) {
-        self.each_of(|_| line.to_owned(), back, |_| ());
+        let ecs = self.ecs;
+        let go_back = |changed| {
+            if changed {
+                back.iter().for_each(|line| drop(ecs.ecsctl(line).ok()));
+            }
+        };
+        self.each_of(|_| line.to_owned(), go_back, |_| ());
     }
 
-    /// The same for a command that differs each time, and with a look at what is not in the catalogue.
-    fn each_of(&mut self, line: impl Fn(usize) -> String, back: &[&str], look: impl Fn(&str)) {
-        let go_back = || back.iter().for_each(|line| drop(self.ecs.ecsctl(line).ok()));
+    /// The same for a command that differs each time, and with a look at what is not in the catalogue. The way back is told whether the
+    /// catalogue has changed.
+    fn each_of(&mut self, line: impl Fn(usize) -> String, go_back: impl Fn(bool), look: impl Fn(&str)) {
         let first = line(0);
         let before = whole(self.ecs, OPENED, &format!("before {first}"));
         let effects = self.effects(&first);
         let after = whole(self.ecs, OPENED, &first);
         look(&first);
-        go_back();
+        go_back(after != before);
         let mut kills = 0;
         for (n, effect) in effects.iter().enumerate() {
             let line = line(n + 1);
@@ -78,9 +84,7 @@ impl<'a> Killer<'a> {
             let found = whole(self.ecs, OPENED, &context);
             assert!(found == before || found == after, "{context}: {found:?} is half of it");
             look(&context);
-            if found != before {
-                go_back();
-            }
+            go_back(found != before);
         }
         assert_eq!(whole(self.ecs, OPENED, &first), before, "after {first} was undone");
         eprintln!("{first}: {kills} kills before {} effects", effects.len());
@@ -180,7 +184,7 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
     ok("disk attach d web1");
     killer.each("disk detach d", &["disk attach d web1"]);
     ok("disk detach d");
-    killer.each_of(|n| format!("disk extend d --size {}K", (16 << 10) + 4 * (n + 1)), &[], |_| ());
+    killer.each_of(|n| format!("disk extend d --size {}K", (16 << 10) + 4 * (n + 1)), |_| (), |_| ());
     killer.each("disk rekey d --key other", &[]);
     killer.each("disk rekey d --new-data-key", &[]);
     killer.each("disk flatten t", &["disk delete t --yes", "disk create t --image i --encrypted"]);
@@ -188,6 +192,22 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
     ok("snapshot create s2 --disk d");
     killer.each("snapshot delete s2 --yes", &["snapshot create s2 --disk d"]);
     killer.each("snapshot rollback s --yes", &[]);
+    // Each time the file is older again than what the key service knows: the newest state is given up, which has one write more.
+    let file = ecs.ecsctl("disk show d").json()["file"].as_str().expect("a file").to_owned();
+    let old = ecs.dir().join("old");
+    let make_older = |_| {
+        drop(ecs.ecsctl("disk detach d"));
+        fs::copy(&file, &old).expect("it can be copied");
+        ecs.attach("d", "web1");
+        fill(&ecs, 1);
+        ok("disk detach d");
+        fs::copy(&old, &file).expect("it can be copied");
+    };
+    make_older(true);
+    killer.sparing = true;
+    killer.each_of(|_| "disk attach d web1 --accept-rollback --yes".to_owned(), make_older, |_| ());
+    ok("disk attach d web1 --accept-rollback --yes");
+    ok("disk detach d");
     eprintln!("{} kills", killer.kills);
 
     let mut seen = vec![0; 10_000];
@@ -228,7 +248,7 @@ fn sigkill_of_ecsctl_amid_a_copy_leaves_nothing_half_made() {
             fs::remove_file(&exported).expect("it is ours");
         }
     };
-    killer.each_of(|_| "image export i exported.raw --format raw --yes".to_owned(), &[], look);
+    killer.each_of(|_| "image export i exported.raw --format raw --yes".to_owned(), |_| (), look);
     eprintln!("{} kills", killer.kills);
     assert_eq!(ecs.ecsctl("disk check d").json()["sound"], true);
 }

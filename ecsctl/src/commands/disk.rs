@@ -61,7 +61,7 @@ pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> 
         Disk::Create(verb) => verb.run(app),
         Disk::List(verb) => verb.run(app),
         Disk::Show(verb) => verb.run(app),
-        Disk::Attach(verb) => verb.run(app),
+        Disk::Attach(verb) => verb.run(app, yes),
         Disk::Detach(verb) => verb.run(app),
         Disk::Extend(verb) => verb.run(app),
         Disk::Rekey(verb) => verb.run(app),

@@ -225,10 +225,21 @@ impl App {
         };
         match result {
             Ok(()) => Recovery::Returned,
-            Err(error) => match self.note_reason(claimed, &error) {
-                Ok(()) => Recovery::Failed(error),
-                Err(worse) => Recovery::Failed(worse),
-            },
+            Err(error) => {
+                let error = self.explain_recovery(claimed, error);
+                match self.note_reason(claimed, &error) {
+                    Ok(()) => Recovery::Failed(error),
+                    Err(worse) => Recovery::Failed(worse),
+                }
+            }
+        }
+    }
+
+    fn explain_recovery(&self, claimed: &Claimed, error: Error) -> Error {
+        let server = claimed.disk.server_id.map(|id| servers::by_id(self.catalog.read(), id));
+        match server {
+            Some(Ok(Some(server))) => self.explain_past(&claimed.disk, &server.name, error),
+            _ => error,
         }
     }
 

@@ -2,7 +2,14 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::scaling, commands::stdout, error::Error, model::Noun, output::confirm};
+use crate::{
+    app::App,
+    catalog::scaling,
+    commands::stdout,
+    error::Error,
+    model::{Noun, count::counted},
+    output::confirm,
+};
 
 /// Remove a group with all its servers and their disks.
 #[derive(Debug, Args)]
@@ -26,7 +33,11 @@ impl Delete {
         let present = scaling::members(app.catalog.read(), group.id)?.len();
         confirm(
             yes,
-            &format!("Group {}, its {present} servers and their disks will be destroyed. Go on?", group.name),
+            &format!(
+                "Group {} with {} and all disks of them will be destroyed. Go on?",
+                group.name,
+                counted(present, "server")
+            ),
         )?;
         let shown = app.shown_group(group.clone())?;
         group.desired = 0;

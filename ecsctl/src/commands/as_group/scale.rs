@@ -10,7 +10,7 @@ use crate::{
         stdout,
     },
     error::Error,
-    model::Noun,
+    model::{Noun, count::counted},
     output::confirm,
 };
 
@@ -44,7 +44,8 @@ impl Scale {
             confirm(
                 yes,
                 &format!(
-                    "{gone} of {present} servers of {} and their disks will be destroyed. Go on?",
+                    "{gone} of {} of {}, with all disks, will be destroyed. Go on?",
+                    counted(present, "server"),
                     group.name
                 ),
             )?;
