@@ -16,7 +16,8 @@ use crate::crypto::{Chain, EpochKeys, EpochSalt, Keyring};
 use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
 use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log_page};
 
-/// Log pages that are read together.
+/// Log pages that are read together: few at first, because after a clean detach there are none, then twice as many each time.
+const READ_FIRST: u64 = 2;
 const READ_AHEAD: u64 = 64;
 /// Discarded ranges that a log holds at most: two layers of the dirty map, and what came in while one filled up. A group that goes beyond it
 /// was not written by this program; it would take time and memory without bound, and is taken for the end of the log.
@@ -99,6 +100,8 @@ struct Reader<'a> {
     ring_pages: u64,
     buffer: Vec<u8>,
     buffered: std::ops::Range<u64>,
+    /// Pages that the next read asks for.
+    ahead: u64,
     ring: Arc<Keyring>,
     keys: HashMap<(u32, EpochSalt), Arc<EpochKeys>>,
 }
@@ -108,7 +111,8 @@ impl Reader<'_> {
     fn page(&mut self, sequence: u64) -> Result<Box<Block>, Damage> {
         if !self.buffered.contains(&sequence) {
             let at = sequence % self.ring_pages;
-            let count = READ_AHEAD.min(self.ring_pages - at);
+            let count = self.ahead.min(self.ring_pages - at);
+            self.ahead = (self.ahead * 2).min(READ_AHEAD);
             self.buffer.resize(usize::try_from(count).expect("small") * BLOCK, 0);
             self.buffered = sequence..sequence + count;
             if self.store.read(&mut self.buffer, RING_START + at).is_err() {
@@ -164,7 +168,8 @@ pub(super) fn replay(
 ) -> Result<Replay, OpenError> {
     let keys = HashMap::new();
     let ring = store.keys.now();
-    let mut reader = Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ring, keys };
+    let mut reader =
+        Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ahead: READ_FIRST, ring, keys };
     let head = superblock.log_head.sequence;
     let mut state = superblock.state;
     let mut states = vec![state];
