@@ -145,11 +145,12 @@ impl Backing for FileBacking {
         self.file.set_len(len)
     }
 
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, flags, offset, len) {
+            Ok(()) => Ok(true),
             // Some file systems have no holes; the space then stays allocated, which is allowed.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
@@ -215,7 +216,7 @@ mod tests {
         let file = FileBacking::create(&path).unwrap();
         file.write_at(&[7; 65536], 0).unwrap();
         let before = std::fs::metadata(&path).unwrap().blocks();
-        file.punch(4096, 32768).unwrap();
+        assert!(file.punch(4096, 32768).unwrap());
         let mut buf = [1; 4096];
         file.read_at(&mut buf, 8192).unwrap();
         assert_eq!(buf, [0; 4096]);

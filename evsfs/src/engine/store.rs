@@ -14,6 +14,7 @@ use crate::backing::Backing;
 use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
+use crate::sync::Mutex;
 
 /// Counts of what was done since the volume was opened.
 #[derive(Default)]
@@ -43,7 +44,12 @@ pub(super) struct Store {
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
     pub(super) protections: Protections,
+    pub(super) barrier: Barrier,
 }
+
+/// Whether a sync of this attach has failed; held while one runs.
+#[derive(Default)]
+pub(super) struct Barrier(Mutex<bool>);
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
 pub(super) struct Keys(RwLock<Arc<Keyring>>);
@@ -94,13 +100,24 @@ impl Store {
         self.backing.write_at(buf, slot * BLOCK_BYTES).map_err(host_error)
     }
 
-    /// The barrier. The simulation asks who wants it, to leave out each in turn.
+    /// The barrier. After one that failed none succeeds: the host tells of lost pages only once, and whoever asks next would be told that
+    /// they are durable (F11). So that nobody asks between the host's answer and the note of it, they come one at a time.
+    ///
+    /// The simulation asks who wants it, to leave out each in turn.
     #[cfg_attr(feature = "sim", track_caller)]
     pub(super) fn sync(&self) -> Result<(), VolumeError> {
         #[cfg(feature = "sim")]
-        crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
+        let caller = std::panic::Location::caller();
+        let mut failed = self.barrier.0.lock();
+        if *failed && self.protections.has(Protection::FailedSyncLasts) {
+            return Err(VolumeError::Poisoned);
+        }
+        #[cfg(feature = "sim")]
+        crate::backing::sim::SyncSite::announce(caller);
         count(&self.counters.syncs, 1);
-        self.backing.sync().map_err(host_error)
+        let synced = self.backing.sync();
+        *failed |= synced.is_err();
+        synced.map_err(host_error)
     }
 
     /// What a log page is bound to: the chain value of all before it.
