@@ -37,7 +37,8 @@ pub trait Backing: Send + Sync {
     fn punch(&self, offset: u64, len: u64) -> io::Result<bool>;
 
     /// The barrier: everything written before is durable when this returns `Ok` (`fdatasync`). After an error nothing may be
-    /// assumed about earlier writes, and a later success does not make up for it.
+    /// assumed about earlier writes, and a later success does not make up for it. Calls may run at once: what is lost is told to each of them
+    /// that covers it.
     fn sync(&self) -> io::Result<()>;
 }
 
