@@ -210,12 +210,12 @@ impl<D: Attachment> Service<D> {
                 if closed.is_in_use() {
                     return Err(self.mounted.busy().into());
                 }
-                let answer = self.device.operate(request)?;
+                // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
                     source,
                 })?;
-                Ok(answer)
+                self.device.operate(request)
             }
             other => self.device.operate(other),
         }

@@ -68,8 +68,8 @@ impl BaseImage for Under {
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
         Ok((offset < self.size()).then_some(offset))
     }
-    fn next_hole(&self, _: u64) -> Result<u64, VolumeError> {
-        Ok(self.size())
+    fn next_hole(&self, _: u64, end: u64) -> Result<u64, VolumeError> {
+        Ok(self.size().min(end))
     }
 }
 
@@ -215,10 +215,10 @@ impl Backing for Plain {
         self.0.write().resize(usize::try_from(len).unwrap(), 0);
         Ok(())
     }
-    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<bool> {
         let (at, len) = (usize::try_from(offset).unwrap(), usize::try_from(len).unwrap());
         self.0.write()[at..at + len].fill(0);
-        Ok(())
+        Ok(true)
     }
     fn sync(&self) -> std::io::Result<()> {
         Ok(())

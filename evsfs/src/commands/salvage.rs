@@ -140,16 +140,15 @@ fn under_damaged_page(
 ) -> Result<(), FileError> {
     let mut block = vec![0; usize::try_from(BLOCK).expect("4096")];
     let mut at = from;
-    while at < end {
-        let logged = volume.next_logged(at).filter(|logged| *logged < end);
-        let next = logged.unwrap_or(end);
-        if next > at {
-            lost.add(at, next - at, error);
+    for logged in volume.logged_within(from..end) {
+        if logged > at {
+            lost.add(at, logged - at, error);
         }
-        if logged.is_some() {
-            block_by_block(volume, next, &mut block, target, lost)?;
-        }
-        at = logged.map_or(end, |logged| logged + BLOCK);
+        block_by_block(volume, logged, &mut block, target, lost)?;
+        at = logged + BLOCK;
+    }
+    if end > at {
+        lost.add(at, end - at, error);
     }
     Ok(())
 }

@@ -67,6 +67,8 @@ pub(super) struct Limits {
     pub(super) trash: usize,
     /// Log pages that only a checkpoint or a compaction may use.
     pub(super) log_reserve: u64,
+    /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
+    pub(super) deferred: usize,
 }
 
 /// See the module.
@@ -147,6 +149,11 @@ impl Core {
             anchors.offered = log.state;
         }
         anchors.offered
+    }
+
+    /// Whether so many slots of discarded blocks wait to be freed that a checkpoint is worth it, or `times` as many.
+    pub(super) fn is_crowded(&self, times: usize) -> bool {
+        self.deferred.lock().len() > self.limits.deferred.saturating_mul(times)
     }
 
     pub(super) fn check_writable(&self) -> Result<(), VolumeError> {

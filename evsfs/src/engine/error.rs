@@ -93,7 +93,7 @@ pub enum VolumeError {
     /// No random numbers to begin an epoch with.
     #[error(transparent)]
     NoEntropy(#[from] EntropyUnavailable),
-    /// The header is not one that could be read again.
+    /// The header, or a superblock, is not one that could be read again.
     #[error(transparent)]
     Header(#[from] FormatError),
     /// A volume cannot shrink.

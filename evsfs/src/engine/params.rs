@@ -43,11 +43,11 @@ pub trait BaseImage: Send + Sync {
     /// As `Volume::read`.
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError>;
 
-    /// The first byte at or after `offset` that is in a hole, or the size.
+    /// The first byte at or after `offset` that is in a hole; if there is none before it, `end`, or the size if that is less.
     ///
     /// # Errors
     /// As `Volume::read`.
-    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError>;
+    fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError>;
 }
 
 /// How to open a volume.

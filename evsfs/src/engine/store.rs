@@ -14,6 +14,7 @@ use crate::backing::Backing;
 use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
+use crate::sync::atomic::AtomicBool;
 
 /// Counts of what was done since the volume was opened.
 #[derive(Default)]
@@ -43,7 +44,12 @@ pub(super) struct Store {
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
     pub(super) protections: Protections,
+    pub(super) barrier: Barrier,
 }
+
+/// Whether a sync of this attach has failed.
+#[derive(Default)]
+pub(super) struct Barrier(AtomicBool);
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
 pub(super) struct Keys(RwLock<Arc<Keyring>>);
@@ -94,13 +100,25 @@ impl Store {
         self.backing.write_at(buf, slot * BLOCK_BYTES).map_err(host_error)
     }
 
-    /// The barrier. The simulation asks who wants it, to leave out each in turn.
+    /// The barrier. After one that failed none succeeds: the host tells of lost pages only once, and whoever asks next would be told that
+    /// they are durable (F11). (That of those who ask at once each is told is the backing's part.)
+    ///
+    /// The simulation asks who wants it, to leave out each in turn.
     #[cfg_attr(feature = "sim", track_caller)]
     pub(super) fn sync(&self) -> Result<(), VolumeError> {
+        let has_failed =
+            || self.barrier.0.load(Ordering::SeqCst) && self.protections.has(Protection::FailedSyncLasts);
+        if has_failed() {
+            return Err(VolumeError::Poisoned);
+        }
         #[cfg(feature = "sim")]
         crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
         count(&self.counters.syncs, 1);
-        self.backing.sync().map_err(host_error)
+        if let Err(error) = self.backing.sync() {
+            self.barrier.0.store(true, Ordering::SeqCst);
+            return Err(host_error(error));
+        }
+        if has_failed() { Err(VolumeError::Poisoned) } else { Ok(()) }
     }
 
     /// What a log page is bound to: the chain value of all before it.

@@ -1,5 +1,6 @@
 //! The volume as others see it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,8 +19,8 @@ use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
-use super::report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
-use super::store::{Counters, Keys, Store};
+use super::report::{CheckReport, SnapshotInfo, Stats, TaskStatus};
+use super::store::{Barrier, Counters, Keys, Store};
 use super::tables::Tables;
 use super::task::{Running, Step};
 use super::worker::{self, Signals};
@@ -32,6 +33,8 @@ use crate::sync::{Mutex, RwLock};
 
 /// Fewest dirty entries before a checkpoint, whatever the size of the volume.
 const DIRTY_LEAST: u64 = 4096;
+/// Slots of discarded blocks (256 MiB) that wait for a checkpoint at most before one is made for them.
+const DEFERRED_MOST: usize = 65_536;
 /// Writers that may be between admission and insertion at once, for which the log keeps room.
 const WRITERS: u64 = 16;
 
@@ -88,7 +91,8 @@ impl Volume {
         #[cfg(not(feature = "sim"))]
         let protections = Protections::default();
         let counters = Counters::default();
-        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections };
+        let barrier = Barrier::default();
+        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections, barrier };
         if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
             return Err(OpenError::TooShort);
         }
@@ -193,14 +197,15 @@ impl Volume {
     /// # Errors
     /// If a page of the map is damaged.
     pub fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
-        self.core.next_hole(offset)
+        self.core.next_hole(offset, u64::MAX)
     }
 
-    /// The first byte at or after `offset` of a block whose newest state is in the log and not yet in the map: it can be read although the
-    /// page of the map above it is damaged.
+    /// The bytes at which blocks of a range begin whose newest state is in the log and not yet in the map, in order: they can be read although
+    /// the page of the map above them is damaged.
     #[must_use]
-    pub fn next_logged(&self, offset: u64) -> Option<u64> {
-        self.core.dirty.next_entry(offset.div_ceil(BLOCK_BYTES)).map(|block| block * BLOCK_BYTES)
+    pub fn logged_within(&self, range: Range<u64>) -> Vec<u64> {
+        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end.div_ceil(BLOCK_BYTES);
+        self.core.dirty.entries_of(&blocks).into_iter().map(|block| block * BLOCK_BYTES).collect()
     }
 
     /// Grows the volume while it is in use. What is new was never written. Snapshots keep their size.
@@ -273,18 +278,6 @@ impl Volume {
     /// Damage is not an error but in the report; if the host fails to write the checkpoint before it, that is.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, VolumeError> {
         self.core.check(progress)
-    }
-
-    /// Gives every data block that verifies, with its offset, in order, and names those that do not.
-    ///
-    /// # Errors
-    /// If the base of a thin volume fails.
-    pub fn salvage(
-        &self,
-        good: &mut dyn FnMut(u64, &[u8]),
-        bad: &mut dyn FnMut(BadBlock),
-    ) -> Result<(), VolumeError> {
-        self.core.salvage(good, bad)
     }
 
     /// The last durable state.
@@ -448,8 +441,8 @@ impl BaseImage for Volume {
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
         self.core.next_data(offset)
     }
-    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
-        self.core.next_hole(offset)
+    fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError> {
+        self.core.next_hole(offset, end)
     }
 }
 
@@ -486,7 +479,9 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let reserve = pages_for(number(group + writers * chunk))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
-    Limits { dirty: dirty.max(number(chunk)), group: number(group), chunk, trash, log_reserve: reserve }
+    let dirty = dirty.max(number(chunk));
+    let deferred = DEFERRED_MOST.min(dirty);
+    Limits { dirty, group: number(group), chunk, trash, log_reserve: reserve, deferred }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together

@@ -163,12 +163,18 @@ fn go_on(setup: &EngineSetup, volume: &Volume, flatten: bool, blocks: u64) -> Re
             }
             volume.start_flatten(None)?;
         } else {
-            let next = dek_of(&header.wrapped_dek).wrapping_add(16);
-            let version = header.wrapped_dek.as_bytes()[0];
-            volume.start_reencryption(setup.keys(next), wrapped(version, next), 0)?;
+            begin_reencryption(setup, volume, 0)?;
         }
     }
     volume.task_step(blocks).map(|_| ())
+}
+
+/// Begins a re-encryption to another data key, at so many bytes in a second.
+pub(crate) fn begin_reencryption(setup: &EngineSetup, volume: &Volume, rate: u64) -> Result<(), VolumeError> {
+    let header = volume.header();
+    let next = dek_of(&header.wrapped_dek).wrapping_add(16);
+    let version = header.wrapped_dek.as_bytes()[0];
+    volume.start_reencryption(setup.keys(next), wrapped(version, next), rate)
 }
 
 pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<(), Failure> {
