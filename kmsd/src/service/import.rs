@@ -181,20 +181,29 @@ impl Service {
     pub async fn delete_material(&self, caller: &Caller, key: &KeyRef) -> Result<KeyId, ServiceError> {
         let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
         self.to_the_end(async move {
-            let operation = Operation::DeleteMaterial;
-            let mut trail = Trail::of(&caller, operation, &key);
-            let leaving = service
-                .decide_and_commit(&mut trail, service.asking(&caller, &key, operation), import::removing)
-                .await;
-            let done = match leaving {
-                Ok(leaving) => service.settle(&leaving).await.map(|()| leaving.id),
-                Err(error) => Err(error),
-            };
+            let mut trail = Trail::of(&caller, Operation::DeleteMaterial, &key);
+            let done = service.remove_material(&mut trail, &caller, &key).await;
             let done = service.record(trail, done).await;
             service.note_soon();
             done
         })
         .await
+    }
+
+    async fn remove_material(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        key: &KeyRef,
+    ) -> Result<KeyId, ServiceError> {
+        let operation = Operation::DeleteMaterial;
+        let id = self.asking(caller, key, operation)()?.key().id;
+        // Until the token has destroyed it nobody else imports, and the scheduler does not destroy what is imported then.
+        let _flight =
+            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let permit = self.asking(caller, &KeyRef::Id(id), operation);
+        let leaving = self.decide_and_commit(trail, permit, import::removing).await?;
+        self.settle(&leaving).await.map(|()| leaving.id)
     }
 
     /// What the scheduler does for a key of external origin: material whose day has come, what was cut short, offers that have ended.

@@ -301,7 +301,7 @@ async fn a_crash_while_an_alias_moves() {
             for name in ["a", "b"] {
                 service.create_key(&uid(1), name, "").await.unwrap();
             }
-            service.create_alias(&uid(1), &"a".parse().unwrap(), "n").await.unwrap();
+            service.create_alias(&uid(1), &"a".parse().unwrap(), "n".parse().unwrap()).await.unwrap();
         },
         async |service, _| {
             let (alias, target) = ("n".parse().unwrap(), "b".parse().unwrap());
