@@ -8,7 +8,7 @@ pub(crate) struct Masked(Vec<u8>);
 const MASK: u8 = 0xA5;
 
 impl Masked {
-    /// The copy is the only one that this makes.
+    /// What somebody else has shown.
     pub(crate) fn of(bytes: &[u8]) -> Self {
         Self(bytes.iter().map(|byte| byte ^ MASK).collect())
     }
@@ -42,7 +42,8 @@ pub(crate) fn is_in_memory(masked: &Masked) -> bool {
         .map(|(start, end)| (hex(start), hex(end)))
         .collect();
     let first = masked.0[0] ^ MASK;
-    let mut page = vec![0; 1 << 20];
+    // Wiped, so that the next search does not find it.
+    let mut page = zeroize::Zeroizing::new(vec![0; 1 << 20]);
     for (start, end) in spans {
         let mut at = start;
         while at < end {
@@ -65,7 +66,6 @@ pub(crate) fn is_in_memory(masked: &Masked) -> bool {
                 read as u64
             };
         }
-        page.fill(0);
     }
     false
 }

@@ -23,8 +23,9 @@ pub(crate) enum BodyFault {
 /// Most bytes that are read of a body only to throw them away.
 const DISCARD: usize = 1 << 20;
 
-/// Reads all of a body, which may hold plaintext to be encrypted: it is wiped once nobody needs it. Of one that is too long, so much is read and thrown away that the client gets to see the answer: a
-/// connection that is closed while the client still writes is reset, and the answer with it.
+/// Reads all of a body, which may hold plaintext to be encrypted: it is wiped once nobody needs it. Of one that is too long, so much is read
+/// and thrown away that the client gets to see the answer: a connection that is closed while the client still writes is reset, and the answer
+/// with it.
 pub(crate) async fn read_body<B>(body: B, limits: &Limits) -> Result<Bytes, BodyFault>
 where
     B: Body<Data = Bytes>,
