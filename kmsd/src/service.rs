@@ -43,7 +43,7 @@ pub use self::{
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     import::ImportParameters,
-    lifecycle::KeyView,
+    lifecycle::{KeyView, NewKey},
     metrics::{OpenConnection, Way},
     start::{Parts, StartError},
     strangers::Stranger,

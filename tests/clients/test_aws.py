@@ -178,6 +178,12 @@ class TestRotation:
             assert status["KeyRotationEnabled"] and status["RotationPeriodInDays"] == shown
             due = status["NextRotationDate"] - datetime.datetime.now(datetime.timezone.utc)
             assert abs(due - datetime.timedelta(days=shown)) < datetime.timedelta(minutes=1)
+        kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+        status = kms.get_key_rotation_status(KeyId=key_id)
+        assert not status["KeyRotationEnabled"] and "NextRotationDate" not in status
+        kms.cancel_key_deletion(KeyId=key_id)
+        assert kms.get_key_rotation_status(KeyId=key_id)["KeyRotationEnabled"]
+        kms.enable_key(KeyId=key_id)
         kms.disable_key_rotation(KeyId=key_id)
         status = kms.get_key_rotation_status(KeyId=key_id)
         assert not status["KeyRotationEnabled"] and "NextRotationDate" not in status

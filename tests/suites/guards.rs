@@ -125,11 +125,15 @@ fn functions(dir: &Path, found: &mut BTreeSet<String>) {
                 .lines()
                 .filter_map(|line| line.trim().strip_prefix("fn ").or(line.trim().strip_prefix("async fn ")));
             found.extend(names.filter_map(|line| Some(line.split_once('(')?.0.to_owned())));
+        } else if entry.extension().is_some_and(|ending| ending == "py") {
+            let text = fs::read_to_string(&entry).expect("a source file");
+            let names = text.lines().filter_map(|line| line.trim().strip_prefix("def "));
+            found.extend(names.filter_map(|line| Some(line.split_once('(')?.0.to_owned())));
         }
     }
 }
 
-/// docs/testing.md names tests for each rule of disks, images, servers and auto scaling, and those tests exist.
+/// docs/testing.md names tests for each rule of keys, disks, images, servers and auto scaling, and for what is promised of the key service besides; and those tests exist.
 #[test]
 fn every_rule_is_shown_by_tests_that_there_are() {
     let root = repository();
@@ -138,17 +142,42 @@ fn every_rule_is_shown_by_tests_that_there_are() {
         functions(&root.join(part), &mut known);
     }
     let page = fs::read_to_string(root.join("docs/testing.md")).expect("the page");
-    let (_, page) = page.split_once("## The cloud model").expect("the part on the cloud model");
-    let rules = (1..=10)
-        .map(|n| format!("D{n}"))
-        .chain(["I1", "I2", "I3", "I4", "S1", "S2", "S3", "A1", "A2"].map(str::to_owned));
-    for rule in rules {
+    let (page, cloud) = page.split_once("\n## The cloud model").expect("the part on the cloud model");
+    let (_, service) = page.split_once("\n## The key service").expect("the part on the key service");
+    let of_keys = (1..=8).map(|n| (service, format!("K{n}")));
+    let promises = service.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | `"));
+    let promises: Vec<_> = promises.map(|(promise, _)| (service, promise.to_owned())).collect();
+    assert!(promises.len() > 30, "{promises:?}");
+    let of_disks = (1..=10).map(|n| (cloud, format!("D{n}")));
+    let others = ["I1", "I2", "I3", "I4", "S1", "S2", "S3", "A1", "A2"].map(|rule| (cloud, rule.to_owned()));
+    for (page, rule) in of_keys.chain(promises).chain(of_disks).chain(others) {
         let row = page.lines().find_map(|line| line.strip_prefix(&format!("| {rule} | `")));
         let row = row.unwrap_or_else(|| panic!("docs/testing.md has no tests for {rule}"));
-        let names: Vec<&str> = row.split(['`', ',', ' ', '|']).filter(|word| word.contains('_')).collect();
+        let names: Vec<&str> = row
+            .split(['`', ',', ' ', '|', ':'])
+            .filter(|word| word.contains('_') && !word.contains('.'))
+            .collect();
         assert!(!names.is_empty(), "{rule}");
         for name in names {
             assert!(known.contains(name), "{rule}: there is no test {name}");
         }
     }
+}
+
+/// Each error that docs/kms-api.md lists is asked for by name in a test with the public clients.
+#[test]
+fn every_documented_error_is_tested_with_the_public_clients() {
+    let root = repository();
+    let page = fs::read_to_string(root.join("docs/kms-api.md")).expect("the page");
+    let clients = fs::read_dir(root.join("tests/clients")).expect("a directory");
+    let tests: String = clients
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|ending| ending == "py"))
+        .map(|path| fs::read_to_string(path).expect("a test"))
+        .collect();
+    let code = regex::Regex::new(r"(KMSD?|APIGW)\.[0-9]{4}|[A-Z][A-Za-z]+Exception").expect("a pattern");
+    let documented: BTreeSet<&str> = code.find_iter(&page).map(|found| found.as_str()).collect();
+    assert!(documented.len() > 60, "{documented:?}");
+    let untested: Vec<_> = documented.into_iter().filter(|code| !tests.contains(code)).collect();
+    assert_eq!(untested, [] as [&str; 0]);
 }
