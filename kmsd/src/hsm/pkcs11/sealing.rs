@@ -110,7 +110,7 @@ impl Pkcs11Session {
         let split = ciphertext.len().checked_sub(Mechanism::AesCbcHmac.tag_len());
         let (body, tag) = ciphertext.split_at(split.ok_or(HsmError::DoesNotOpen)?);
         // A token with GCM has such a key only from a time when it had none: what names this mechanism otherwise was never sealed.
-        let is_sealed_otherwise = self.mechanism() == Mechanism::AesGcm;
+        let is_sealed_otherwise = !self.parts().contains(&Part::Mac);
         if is_sealed_otherwise && self.objects.single.read().contains(&object) {
             return Err(HsmError::DoesNotOpen);
         }

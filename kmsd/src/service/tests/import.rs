@@ -279,7 +279,7 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     let key = external(&service).await;
     import_of(&service, &key, &[7; 32], None).await.unwrap();
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
-    service.save_note().await.unwrap();
+    quiet(&service).await;
     world.token.fail_call(0, Fault::failed(false));
     service.delete_material(&uid(1), &key).await.unwrap_err();
     world.token.clear_faults();
@@ -316,9 +316,9 @@ async fn k6_a_restored_store_destroys_no_material() {
     let expiring = world.store.copy();
     service.delete_material(&uid(1), &key).await.unwrap();
     // Copied between the intent to import and its confirmation: the token dies amid it.
-    service.save_note().await.unwrap();
     let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
     let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+    quiet(&service).await;
     world.token.fail_call(0, Fault::failed(true));
     world.token.fail_call(1, Fault::failed(false));
     service.import_material(&uid(1), &key, &made.token, wrapped, None).await.unwrap_err();

@@ -140,14 +140,13 @@ async fn k5_what_is_left_alone_keeps_its_number() {
         let before = world.token.objects()[&stray];
         let service = world.start().await;
         assert_eq!(service.record_of(key.id).unwrap().newest(), KeyVersion::FIRST);
-        // The rotation fails once in the midst of it: undoing it touches its own version only.
-        world.token.fail_call(3, crate::hsm::fake::Fault::failed(true));
-        let failed = service.rotate_key(&uid(1), &"a".parse().unwrap()).await;
+        quiet(&service).await;
+        // Two looks for a number that is free, and the rotation fails when it has made its version: undoing it touches that one only.
+        world.token.fail_call(2, crate::hsm::fake::Fault::failed(true));
+        service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap_err();
         world.token.clear_faults();
-        if failed.is_err() {
-            service.tick().await;
-            service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
-        }
+        assert_eq!(world.token.objects().len(), 2);
+        service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
         assert_eq!(service.record_of(key.id).unwrap().newest(), KeyVersion::new(3).unwrap());
         let objects = world.token.objects();
         assert_eq!((objects[&stray], objects.len()), (before, 3));
@@ -160,7 +159,7 @@ async fn k5_what_is_left_alone_keeps_its_number() {
 async fn k1_a_weak_object_is_not_confirmed() {
     let world = World::new();
     let service = world.start().await;
-    service.save_note().await.unwrap();
+    quiet(&service).await;
     // Made, and neither confirmed nor cleared away.
     world.token.fail_call(0, crate::hsm::fake::Fault::failed(true));
     world.token.fail_call(1, crate::hsm::fake::Fault::failed(false));
