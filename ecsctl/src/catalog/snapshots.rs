@@ -6,7 +6,7 @@ use uuid::Uuid;
 use crate::{
     catalog::{CatalogError, parse_id, resolve},
     error::Error,
-    model::{Noun, snapshot::Snapshot},
+    model::{Noun, name::recovered, snapshot::Snapshot},
 };
 
 const COLUMNS: &str = "id, name, disk_id, size, created_at";
@@ -41,6 +41,16 @@ pub(crate) fn insert(connection: &Connection, snapshot: &Snapshot) -> Result<(),
         ],
     )?;
     Ok(())
+}
+
+/// Records a snapshot that a volume was found to have. When the snapshot of another disk has taken its name, it gets one of its ID.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn bring_back(connection: &Connection, snapshot: Snapshot) -> Result<(), Error> {
+    let is_taken = refuse_taken(connection, &snapshot.name).is_err();
+    let name = if is_taken { recovered(snapshot.id) } else { snapshot.name };
+    insert(connection, &Snapshot { name, ..snapshot })
 }
 
 /// Forgets a snapshot.
