@@ -17,7 +17,7 @@ use crate::{
         Caller,
         audit::ChainKey,
         integrity::{IntegrityKey, TokenNote},
-        key::DELETION_DAYS,
+        key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
         registry::Change,
         time::TrustedClock,
@@ -240,19 +240,21 @@ impl Service {
     /// destroyed by it for a week, and of material that was arriving the token keeps what it has. That can be imported again over it.
     async fn put_off_destruction(&self) -> Result<(), ServiceError> {
         let earliest = self.trusted_now().plus_days(*DELETION_DAYS.start());
+        let commit = async |next: KeyRecord| -> Result<KeyRecord, CommitError> {
+            self.inner.writer.commit(Change::PutKey(next.clone())).await.map(|()| next)
+        };
         let all: Vec<_> = self.inner.writer.registry().read().keys().cloned().collect();
         for key in all {
-            let mut next = None;
+            let mut key = KeyRecord::clone(&key);
             if key.is_due(earliest) {
-                next = Some(key.put_off(earliest));
-            } else if key.is_material_due(earliest) {
-                next = Some(key.put_off_expiry(earliest));
-            } else if key.is_arriving() {
-                tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
-                next = Some(key.settled());
+                key = commit(key.put_off(earliest)).await?;
             }
-            if let Some(next) = next {
-                self.inner.writer.commit(Change::PutKey(next)).await?;
+            if key.is_material_due(earliest) {
+                key = commit(key.put_off_expiry(earliest)).await?;
+            }
+            if key.is_arriving() {
+                tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                commit(key.settled()).await?;
             }
         }
         Ok(())
