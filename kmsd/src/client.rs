@@ -356,6 +356,18 @@ impl Client {
         Ok(())
     }
 
+    /// Has the volume's anchor forgotten: the volume is gone. Whether there was one.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn forget_anchor(&self, volume: &Uuid) -> Result<bool, ClientError> {
+        match self.call::<crate::wire::rotation::Done>("DELETE", &anchor_path(volume), &[], Replay::Safe) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn switch(&self, verb: &str, key: &str) -> Result<KeyState, ClientError> {
         let request = KeyRequest { key_id: key.to_owned() };
         let reply: KeyStatusReply = self.verb(verb, &request, Replay::Unsafe)?;

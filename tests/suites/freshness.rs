@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use harness::{Installation, process, whole};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn write_and_detach(ecs: &Installation, text: &[u8]) {
     let attached = ecs.attach("d", "web1");
@@ -215,4 +215,33 @@ fn f3_a_thin_disk_put_back_needs_its_image_as_it_was() {
     let records = accepted(&ecs).len();
     ecs.ecsctl("disk attach d web1 --accept-rollback --yes").error(3).naming(&[id, "put the image's file"]);
     assert_eq!(accepted(&ecs).len(), records, "nothing is accepted that cannot be used");
+}
+
+/// K7, F3: an administrator hands an anchor over, and forgets one: then the next who attaches the volume begins anew.
+#[test]
+fn k7_an_anchor_is_handed_over_and_forgotten() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    write_and_detach(&ecs, b"the first state");
+    let anchor = format!("/kmsd/v1/anchors/{}", disk["id"].as_str().expect("an id"));
+    let ask = |method: &str, path: &str, body: Option<Value>| {
+        ecs.api(method, &format!("{anchor}{path}"), body.as_ref())
+    };
+    let standing = ask("GET", "", None).ok()["anchor"].clone();
+    assert!(standing["generation"].as_u64().is_some_and(|generation| generation > 0), "{standing}");
+    for wrong in [json!({"owner": "system"}), json!({"owner": "uid:7", "more": 1}), json!({})] {
+        assert_eq!(ask("PUT", "/owner", Some(wrong)).status, 400);
+    }
+    ask("PUT", "/owner", Some(json!({"owner": "uid:12345"}))).ok();
+    assert_eq!(ask("GET", "", None).ok()["anchor"], standing);
+    ask("DELETE", "", None).ok();
+    assert_eq!(ask("DELETE", "", None).error_code(), "KMSD.0011");
+    assert!(ask("GET", "", None).ok()["anchor"].is_null());
+    write_and_detach(&ecs, b"the second one ");
+    assert!(ask("GET", "", None).ok()["anchor"]["generation"].as_u64() > standing["generation"].as_u64());
+    let records = ecs.ecsctl("audit list --limit 1000").json();
+    for operation in ["hand-anchor-over", "forget-anchor"] {
+        let of = |record: &&Value| record["operation"] == operation && record["target"] == disk["id"];
+        assert!(records.as_array().expect("a list").iter().any(|record| of(&record)), "{operation}");
+    }
 }

@@ -12,7 +12,8 @@ use crate::{
     service::{Service, ServiceError},
     wire::control::{
         AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
-        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey, ReleaseRequest,
+        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, HandOverRequest, NewAccessKey,
+        ReleaseRequest,
     },
     wire::names::PolicyBody,
     wire::rotation::Done,
@@ -115,6 +116,18 @@ pub(super) async fn answer(
             let accepted = read(&request.anchor)?;
             let anchor = service.accept_rollback(caller, uuid(volume)?, accepted, &request.reason).await?;
             Ok(answer::ok(&print(anchor)))
+        }
+        (&Method::DELETE, ["anchors", volume]) => {
+            service.forget_anchor(caller, uuid(volume)?).await?;
+            Ok(answer::ok(&Done {}))
+        }
+        (&Method::PUT, ["anchors", volume, "owner"]) => {
+            let HandOverRequest { owner } = parse(body)?;
+            let expected = "uid:<number>, cert:<SHA-256 of the public key info> or key:<access key id>";
+            let owner = Principal::named(&owner)
+                .map_err(|_| Refusal::ParameterInvalid { name: "owner", expected })?;
+            service.hand_anchor_over(caller, uuid(volume)?, owner).await?;
+            Ok(answer::ok(&Done {}))
         }
         _ => Err(Refusal::NoSuchVerb.into()),
     }

@@ -137,6 +137,14 @@ pub struct AcceptRollbackRequest {
     pub reason: String,
 }
 
+/// Request of `PUT /kmsd/v1/anchors/{volume}/owner`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverRequest {
+    /// Whose the anchor is from now on: `uid:1000`, `cert:<digest>`, `key:<access key id>`.
+    pub owner: String,
+}
+
 /// Request of `POST /kmsd/v1/keys/{id}/release-plaintext`: what a volume holds is about to be written in the open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseRequest {
