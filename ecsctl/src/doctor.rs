@@ -20,7 +20,7 @@ use crate::{
         Noun,
         finding::{self, Finding},
     },
-    volumes::process,
+    volumes::{ToolError, mounts},
 };
 
 /// Looks at everything. What cannot be looked at is a finding, too.
@@ -249,20 +249,27 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         let place = app.installation.place(disk.id);
         if disk.server_id.is_some() {
             attached.insert(disk.id);
-            if app.volumes.serving(&place).is_none() {
-                found.push(Finding::bad(
+            match app.volumes.serving(&place) {
+                Ok(Some(_)) => {}
+                Ok(None) => found.push(Finding::bad(
                     "mounts",
                     format!("disk {}: nobody serves it", disk.name),
                     "ecsctl server recover --all",
-                ));
+                )),
+                Err(error) => return Ok(vec![unseen(&error)]),
             }
         }
     }
+    let mounts = match mounts::all() {
+        Ok(mounts) => mounts,
+        Err(error) => return Ok(vec![unseen(&error)]),
+    };
     let dir = app.installation.home.join("mnt");
+    let dir = dir.canonicalize().unwrap_or(dir);
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let id = path.file_name().and_then(|name| name.to_str()?.parse::<Uuid>().ok());
-        if id.is_some_and(|id| !attached.contains(&id)) && process::is_mounted(&path) {
+        if id.is_some_and(|id| !attached.contains(&id)) && mounts.iter().any(|mount| mount.point == path) {
             found.push(Finding::warning(
                 "mounts",
                 format!("{} is mounted, and no disk in the catalogue is attached there", path.display()),
@@ -274,6 +281,10 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         found.push(Finding::good("mounts", format!("{} disks attached, each served", attached.len())));
     }
     Ok(found)
+}
+
+fn unseen(error: &ToolError) -> Finding {
+    Finding::bad("mounts", error.to_string(), "see that /proc is mounted and can be read")
 }
 
 fn unsettled(app: &App) -> Result<Finding, Error> {

@@ -178,8 +178,7 @@ impl App {
 
     /// Finishes or undoes an operation whose process died.
     fn settle_disk(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
-        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
-        let direction = operation.after_crash(serving);
+        let direction = operation.after_crash(self.is_served(&claimed.disk, operation.doing())?);
         tracing::info!(disk = %claimed.disk.name, ?operation, ?direction, "settling what was cut short");
         let done = match direction {
             Direction::Finish => self.follow(claimed, operation),
@@ -362,7 +361,10 @@ impl App {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
+        let Ok(serving) = self.is_served(&claimed.disk, operation.doing()) else {
+            // Still recorded: the next command, which can see what is mounted, finishes or undoes it.
+            return Err(failed);
+        };
         match operation.after_failure(serving) {
             Some(Direction::Undo) => {
                 if let Err(error) = self.take(claimed, operation, operation.undo_steps()) {
@@ -373,6 +375,12 @@ impl App {
             Some(Direction::Finish) | None => {}
         }
         Err(failed)
+    }
+
+    /// Whether the view is up.
+    fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
+        let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
+        Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }
 
     fn take(&mut self, claimed: &mut Claimed, operation: &Operation, steps: &[Step]) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use thiserror::Error as ThisError;
 use crate::{
     catalog::CatalogError,
     claim::ClaimError,
-    config::ConfigError,
+    config::{ConfigError, Untrusted},
     images::ImageError,
     keys::KeyError,
     machines::MachineError,
@@ -224,6 +224,34 @@ pub(crate) enum Error {
         name: String,
         /// The image.
         image: String,
+    },
+    /// An encrypted source whose key is not recorded: what is made from it must not become plain for that.
+    #[error(
+        "{kind} {name} cannot be made: {source_kind} {source_name} is encrypted, and the catalogue does not know its key"
+    )]
+    KeyUnrecorded {
+        /// What was to be made.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// What it was to be made from.
+        source_kind: Noun,
+        /// Its name.
+        source_name: String,
+    },
+    /// A name made from another one is none.
+    #[error("{owner} {given} cannot be made: its {noun} would be called {derived}, and {source}")]
+    DerivedName {
+        /// What was to be made.
+        owner: Noun,
+        /// The name that was given.
+        given: String,
+        /// What belongs to it.
+        noun: Noun,
+        /// The name that this would have.
+        derived: String,
+        /// Why it cannot.
+        source: NameError,
     },
     /// There is no data key to wrap (D1).
     #[error("disk {disk} is not encrypted, and that never changes in place")]
@@ -514,6 +542,16 @@ impl Error {
                     "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
                 ),
             ),
+            Self::KeyUnrecorded { source_kind, source_name, .. } => (
+                Exit::Refused,
+                "key-unrecorded",
+                format!(
+                    "name a key: --encrypted --key KEY; ecsctl doctor says what is wrong with {source_kind} {source_name}"
+                ),
+            ),
+            Self::DerivedName { owner, .. } => {
+                (Exit::Usage, "invalid-name", format!("give the {owner} a shorter name"))
+            }
             Self::NotEncrypted { disk } => (
                 Exit::Refused,
                 "not-encrypted",
@@ -582,6 +620,19 @@ impl Error {
                 ConfigError::Read { .. } | ConfigError::MakeDir { .. } => {
                     (Exit::Failed, "config", "set ECS_HOME to a directory that you may write".to_owned())
                 }
+                ConfigError::Untrusted { path, fault: Untrusted::Writable { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!("see who wrote to it, then: chmod go-w {}", path.display()),
+                ),
+                ConfigError::Untrusted { path, fault: Untrusted::Owner { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!(
+                        "run ecsctl as the owner of {}, or set ECS_HOME to a directory of your own",
+                        path.display()
+                    ),
+                ),
                 ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
             },
             Self::Misplaced { file, found } => (
@@ -741,6 +792,11 @@ fn volume_report(error: &ToolError, disk: &str) -> Report {
         ToolError::Contract { .. } => {
             (Exit::Failed, "evsfs-contract", "are evsfs and ecsctl of the same version?".to_owned())
         }
+        ToolError::MountTable { .. } => (
+            Exit::Failed,
+            "mount-table",
+            "nothing was changed; see that /proc is mounted and can be read, then again".to_owned(),
+        ),
         ToolError::Clear { .. } => (Exit::Failed, "dead-mount", show()),
     };
     Report { exit, code, hint }

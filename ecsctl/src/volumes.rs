@@ -4,6 +4,7 @@ pub(crate) mod evsfs;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod holders;
+pub(crate) mod mounts;
 pub(crate) mod process;
 
 use std::path::{Path, PathBuf};
@@ -118,11 +119,11 @@ pub(crate) trait VolumeTool {
     /// Shows it at its mount point; returns who serves it. One that is served already stays as it is.
     fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError>;
     /// Who serves it at this moment.
-    fn serving(&self, place: &Place) -> Option<Serving>;
+    fn serving(&self, place: &Place) -> Result<Option<Serving>, ToolError>;
     /// Whether a process that served it is still alive. Cheap.
     fn alive(&self, serving: &Serving) -> bool;
     /// Who else has something of its view open.
-    fn holders(&self, place: &Place) -> Vec<Holder>;
+    fn holders(&self, place: &Place) -> Result<Vec<Holder>, ToolError>;
     /// Flushes and unmounts it, and clears a mount whose process has died. One that is not mounted is fine.
     fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError>;
     /// Takes a snapshot, of an attached or a detached volume. The same ID and name again is the same snapshot.
@@ -205,6 +206,14 @@ pub(crate) enum ToolError {
         status: std::process::ExitStatus,
         /// The end of what it wrote.
         said: String,
+    },
+    /// The kernel's table of mounts: without it nobody knows what is attached.
+    #[error("cannot read the table of mounts, {}: {source}", table.display())]
+    MountTable {
+        /// The table.
+        table: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A mount whose process died could not be cleared.
     #[error("cannot clear the dead mount at {}: {source}", mountpoint.display())]

@@ -58,7 +58,7 @@ pub(crate) enum Disk {
 /// The verb's.
 pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> {
     match command {
-        Disk::Create(verb) => verb.run(app),
+        Disk::Create(verb) => verb.run(app, yes),
         Disk::List(verb) => verb.run(app),
         Disk::Show(verb) => verb.run(app),
         Disk::Attach(verb) => verb.run(app),

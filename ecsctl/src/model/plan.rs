@@ -73,6 +73,9 @@ pub(crate) enum Operation {
     },
     /// Write it to a file of the user's, in the open.
     Export {
+        /// Names the file that is written before it has its own name: whatever else is there is somebody else's.
+        #[serde(default)]
+        id: Uuid,
         /// The file.
         path: PathBuf,
         /// Its format.
@@ -348,7 +351,7 @@ mod tests {
             Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Reencrypt { rate: None, wait: false },
             Operation::Flatten { rate: Some(1), wait: true },
-            Operation::Export { path: "/o".into(), format: ExportFormat::Raw },
+            Operation::Export { id: Uuid::nil(), path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },
         ]
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn i2_what_leaves_encryption_is_recorded_before_it_is_written() {
         let fill = Some(Fill::Volume { id: Uuid::nil(), verify: false, snapshot: None });
-        let export = Operation::Export { path: "/o".into(), format: ExportFormat::Raw };
+        let export = Operation::Export { id: Uuid::nil(), path: "/o".into(), format: ExportFormat::Raw };
         for (operation, writes) in [(Operation::Create { key: None, fill }, CopyIn), (export, Export)] {
             let at = |step| operation.steps().iter().position(|s| *s == step).unwrap();
             assert!(at(Release) < at(writes), "{operation:?}");

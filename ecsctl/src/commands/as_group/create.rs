@@ -53,7 +53,7 @@ impl Create {
             created_at: app.now.clone(),
         };
         within(&group)?;
-        app.catalog.write(|tx| scaling::insert_group(tx, &group))?;
+        app.create_group(&group, &config)?;
         let servers = app.scale(&group, &config)?;
         let sentence = format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);
         app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)
