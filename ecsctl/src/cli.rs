@@ -58,11 +58,11 @@ pub(crate) struct Global {
     /// Do not ask before something is destroyed
     #[arg(short, long, global = true)]
     pub(crate) yes: bool,
-    /// Where catalogue and volumes lie [default: /var/lib/ecs, or the XDG state directory]
-    #[arg(long, env = "ECS_HOME", hide_env_values = true, value_name = "DIR", global = true)]
+    /// Where catalogue and volumes lie [default: $ECS_HOME, else /var/lib/ecs or the XDG state directory]
+    #[arg(long, value_name = "DIR", global = true)]
     pub(crate) home: Option<PathBuf>,
-    /// kmsd's socket [default: from ecs.toml, or /run/kmsd/kmsd.sock]
-    #[arg(long, env = "KMSD_SOCKET", hide_env_values = true, value_name = "PATH", global = true)]
+    /// kmsd's socket [default: $KMSD_SOCKET, else from ecs.toml, or /run/kmsd/kmsd.sock]
+    #[arg(long, value_name = "PATH", global = true)]
     pub(crate) kmsd_socket: Option<PathBuf>,
 }
 

@@ -18,6 +18,8 @@ use crate::{
     error::Error,
     model::{
         Noun,
+        count::counted,
+        disk::DiskStatus,
         finding::{self, Finding},
     },
     volumes::{ToolError, mounts},
@@ -170,16 +172,20 @@ fn volume_files(app: &App) -> Result<Vec<Finding>, Error> {
     for kind in Noun::VOLUMES {
         for disk in disks::all(app.catalog.read(), kind)? {
             known.insert(disk.id);
+            // Its operation is told of by itself.
+            if matches!(disk.status, DiskStatus::Creating | DiskStatus::Deleting) {
+                continue;
+            }
             let file = app.installation.place(disk.id).file;
             let what = format!("{kind} {}", disk.name);
-            match app.volumes.inspect(&file, false) {
-                Ok(volume) if volume.uuid == disk.id && volume.encrypted == disk.encrypted => {}
-                Ok(volume) if volume.uuid != disk.id => found.push(Finding::bad(
+            let trouble = match app.volumes.inspect(&file, false) {
+                Ok(volume) if volume.uuid == disk.id && volume.encrypted == disk.encrypted => continue,
+                Ok(volume) if volume.uuid != disk.id => Finding::bad(
                     "volumes",
                     format!("{what}: {} holds another volume ({})", file.display(), volume.uuid),
                     "put the right file back; nothing of this one is shown as the other",
-                )),
-                Ok(volume) => found.push(Finding::bad(
+                ),
+                Ok(volume) => Finding::bad(
                     "volumes",
                     format!(
                         "{what}: the catalogue says {}, its file {}",
@@ -187,8 +193,8 @@ fn volume_files(app: &App) -> Result<Vec<Finding>, Error> {
                         encryption(volume.encrypted)
                     ),
                     "put the right file back: a disk never changes between the two",
-                )),
-                Err(error) => found.push(Finding::bad(
+                ),
+                Err(error) => Finding::bad(
                     "volumes",
                     format!("{what}: {error}"),
                     format!(
@@ -196,11 +202,19 @@ fn volume_files(app: &App) -> Result<Vec<Finding>, Error> {
                         file.display(),
                         disk.name
                     ),
-                )),
+                ),
+            };
+            // Another ecsctl may have changed or deleted it meanwhile.
+            if disks::by_id(app.catalog.read(), disk.id)?.as_ref() == Some(&disk) {
+                found.push(trouble);
             }
         }
     }
     for id in files(app)?.difference(&known) {
+        // One that was made since has its row now.
+        if disks::by_id(app.catalog.read(), *id)?.is_some() {
+            continue;
+        }
         found.push(Finding::warning(
             "volumes",
             format!("{} is in no catalogue", app.installation.place(*id).file.display()),
@@ -223,7 +237,7 @@ const fn encryption(encrypted: bool) -> &'static str {
 /// When the directory cannot be read.
 pub(super) fn files(app: &App) -> Result<BTreeSet<Uuid>, Error> {
     let dir = app.installation.volumes();
-    let failed = |source| Error::Io { doing: "read", path: dir.clone(), source };
+    let failed = |source| Error::Io { doing: "list", path: dir.clone(), source };
     let entries = match fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
@@ -249,9 +263,18 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         let place = app.installation.place(disk.id);
         if disk.server_id.is_some() {
             attached.insert(disk.id);
-            match app.volumes.serving(&place) {
-                Ok(Some(_)) => {}
-                Ok(None) => found.push(Finding::bad(
+            let is_lost = |status| -> Result<bool, ToolError> {
+                Ok(status == DiskStatus::InUse && app.volumes.serving(&place)?.is_none())
+            };
+            // Another ecsctl may be taking it off.
+            let lost = match (is_lost(disk.status), disks::by_id(app.catalog.read(), disk.id)?) {
+                (Ok(true), Some(now)) => is_lost(now.status),
+                (Ok(true), None) => Ok(false),
+                (other, _) => other,
+            };
+            match lost {
+                Ok(false) => {}
+                Ok(true) => found.push(Finding::bad(
                     "mounts",
                     format!("disk {}: nobody serves it", disk.name),
                     "ecsctl server recover --all",
@@ -278,7 +301,10 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         }
     }
     if found.is_empty() {
-        found.push(Finding::good("mounts", format!("{} disks attached, each served", attached.len())));
+        found.push(Finding::good(
+            "mounts",
+            format!("{} attached, each served", counted(attached.len(), "disk")),
+        ));
     }
     Ok(found)
 }

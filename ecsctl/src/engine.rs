@@ -5,6 +5,7 @@ mod copy;
 mod export;
 pub(crate) mod machines;
 pub(crate) mod make;
+pub(crate) mod past;
 mod scaling;
 pub(crate) mod servers;
 mod steps;
@@ -232,6 +233,11 @@ impl App {
             }
         }
         self.forget_locks()?;
+        for id in disks::flattening(self.catalog.read())? {
+            if let Some(disk) = disks::by_id(self.catalog.read(), id)? {
+                self.notice_base(&disk)?;
+            }
+        }
         self.notice_ended()?;
         Ok(failed)
     }
@@ -239,7 +245,7 @@ impl App {
     /// Takes away lock files of what was never made, or is gone.
     fn forget_locks(&self) -> Result<(), Error> {
         let (dir, read) = (self.installation.locks(), self.catalog.read());
-        for id in steps::io_at("read", &dir, claim::named)? {
+        for id in steps::io_at("list", &dir, claim::named)? {
             if disks::by_id(read, id)?.is_none() && rows::by_id(read, id)?.is_none() {
                 steps::io_at("clear", &dir, |dir| claim::forget(dir, id))?;
             }
@@ -267,12 +273,17 @@ impl App {
                     demand(&disk, DiskAction::Change)?;
                     snapshots::refuse_taken(tx, name)?;
                 }
-                Operation::DeleteSnapshot { .. }
-                | Operation::RollBack { .. }
-                | Operation::Rekey { .. }
-                | Operation::Reencrypt { .. }
-                | Operation::Flatten { .. } => {
+                Operation::DeleteSnapshot { id } | Operation::RollBack { id } => {
                     demand(&disk, DiskAction::Change)?;
+                    // Somebody may have deleted it since it was found.
+                    snapshots::by_id(tx, *id)?;
+                }
+                Operation::Rekey { .. } | Operation::Reencrypt { .. } | Operation::AcceptRollback => {
+                    demand(&disk, DiskAction::Change)?;
+                }
+                Operation::Flatten { .. } => {
+                    demand(&disk, DiskAction::Change)?;
+                    disks::begin_flattening(tx, id)?;
                 }
                 Operation::Extend { size } => {
                     demand(&disk, DiskAction::Change)?;
@@ -342,9 +353,10 @@ impl App {
             if let Some(base) = disk.base {
                 // In the transaction that records the dependant, so that the image cannot go in between.
                 let image = disks::by_id(tx, base)?.filter(|image| image.status == DiskStatus::Available);
+                let name = disk.source.as_deref().and_then(|source| source.strip_prefix("image "));
                 image.ok_or_else(|| Error::NotFound {
                     noun: Noun::Image,
-                    given: base.to_string(),
+                    given: name.map_or_else(|| base.to_string(), str::to_owned),
                     near: None,
                 })?;
             }
@@ -378,7 +390,10 @@ impl App {
     }
 
     /// Whether the view is up.
-    fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    /// When what is mounted cannot be seen.
+    pub(crate) fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
         let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
         Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }

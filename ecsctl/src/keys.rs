@@ -113,6 +113,8 @@ pub(crate) enum KeyError {
     /// A rule or the key's state forbids it.
     #[error("{message} ({code})")]
     Refused {
+        /// The key that it was about; empty when it was about none.
+        key: String,
         /// kmsd's code, such as `KMS.0209`.
         code: String,
         /// kmsd's words.

@@ -29,7 +29,7 @@ mod output;
 mod select;
 mod volumes;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, error::ErrorKind};
 
@@ -70,7 +70,9 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
         Command::ManPages(command) => return command.run(out),
         other => other,
     };
-    let installation = Installation::find(cli.global.home, cli.global.kmsd_socket)?;
+    // Not by clap: it would take a variable that is set for an argument that was given, show it in each usage, and no help without arguments.
+    let home = cli.global.home.or_else(|| variable("ECS_HOME"));
+    let installation = Installation::find(home, cli.global.kmsd_socket.or_else(|| variable("KMSD_SOCKET")))?;
     let command = match command {
         // These are about kmsd alone: they neither need nor make a catalogue.
         Command::Audit(command) => return commands::audit::run(command, &installation, out),
@@ -100,6 +102,11 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
         observe: None,
     };
     commands::run(command, &mut app, cli.global.yes)
+}
+
+/// A path from the environment; an empty variable is none.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
 /// Help and version go to stdout; a wrong command line is an error like any other, also in JSON.

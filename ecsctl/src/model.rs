@@ -1,5 +1,6 @@
 //! The cloud's rules, pure: no I/O, no clock, no randomness.
 
+pub(crate) mod count;
 pub(crate) mod disk;
 pub(crate) mod finding;
 pub(crate) mod key;

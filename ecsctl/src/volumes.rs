@@ -9,10 +9,16 @@ pub(crate) mod process;
 
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::{claim::Claim, model::disk::Serving, output::progress::Progress, volumes::holders::Holder};
+use crate::{
+    claim::Claim,
+    model::{disk::Serving, snapshot::Snapshot},
+    output::progress::Progress,
+    volumes::holders::Holder,
+};
 
 /// Where everything of one disk lies.
 #[derive(Debug, Clone)]
@@ -57,6 +63,17 @@ pub(crate) struct Mounting {
     pub(crate) encrypted: bool,
 }
 
+/// How work is done that may take long.
+#[derive(Debug)]
+pub(crate) struct Long<'a> {
+    /// Bytes in a second at most, 0 for no limit; as before if none is given.
+    pub(crate) rate: Option<u64>,
+    /// Return only when an attached volume is done.
+    pub(crate) wait: bool,
+    /// Is told how far it is, if there is somebody to see it.
+    pub(crate) progress: &'a mut Progress,
+}
+
 /// What the engine says of a volume that it wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
@@ -98,6 +115,27 @@ pub(crate) struct Inspected {
     pub(crate) snapshots: Vec<Kept>,
 }
 
+/// How far a volume file is behind the newest state that the key service knows (F3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Gap {
+    /// The commit that it holds.
+    pub(crate) found: u64,
+    /// The newest one that the key service knows.
+    pub(crate) newest: u64,
+}
+
+/// What a detached volume holds, proven with its key, however old that is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Past {
+    /// How far it is behind; none if it may be attached as it is.
+    #[serde(rename = "rollback")]
+    pub(crate) gap: Option<Gap>,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// Its snapshots.
+    pub(crate) snapshots: Vec<Kept>,
+}
+
 /// A snapshot as the volume knows it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub(crate) struct Kept {
@@ -107,6 +145,27 @@ pub(crate) struct Kept {
     pub(crate) name: String,
     /// Bytes of the disk at that time.
     pub(crate) size: u64,
+    /// When it was taken, seconds since 1970.
+    pub(crate) created: u64,
+}
+
+impl Kept {
+    /// The same for the catalogue, which is told at `now`.
+    pub(crate) fn of_disk(&self, disk_id: Uuid, now: &str) -> Snapshot {
+        Snapshot {
+            id: self.id,
+            name: self.name.clone(),
+            disk_id,
+            size: self.size,
+            created_at: moment(self.created).unwrap_or_else(|| now.to_owned()),
+        }
+    }
+}
+
+/// A time as the catalogue has it, from seconds since 1970; none if there is no such time.
+pub(crate) fn moment(seconds: u64) -> Option<String> {
+    let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// The volume engine, from outside. Whoever changes a volume shows the claim on its disk.
@@ -137,25 +196,15 @@ pub(crate) trait VolumeTool {
     /// Wraps the DEK anew, under the newest version of a CMK. The volume may be attached.
     fn rekey(&self, claim: &Claim, file: &Path, key: &str) -> Result<(), ToolError>;
     /// Begins to re-encrypt the volume under a new DEK, or goes on; a detached one to the end.
-    fn reencrypt(
-        &self,
-        claim: &Claim,
-        file: &Path,
-        rate: Option<u64>,
-        wait: bool,
-        progress: &mut Progress,
-    ) -> Result<(), ToolError>;
+    fn reencrypt(&self, claim: &Claim, file: &Path, long: Long<'_>) -> Result<(), ToolError>;
     /// Begins to copy into a thin volume what it reads from its base, or goes on; a detached one to the end. One that needs no base is fine.
-    fn flatten(
-        &self,
-        claim: &Claim,
-        file: &Path,
-        rate: Option<u64>,
-        wait: bool,
-        progress: &mut Progress,
-    ) -> Result<(), ToolError>;
+    fn flatten(&self, claim: &Claim, file: &Path, long: Long<'_>) -> Result<(), ToolError>;
     /// What the header says of work that takes long, and how far that is. Needs no claim.
     fn look(&self, file: &Path) -> Result<Look, ToolError>;
+    /// What a detached volume holds, also if it is older than the key service knows. Changes nothing.
+    fn past(&self, place: &Place, encrypted: bool) -> Result<Past, ToolError>;
+    /// Has the key service accept a file that is older than it knows (F3), and record that. One that is not older is fine.
+    fn accept_past(&self, claim: &Claim, place: &Place, encrypted: bool) -> Result<(), ToolError>;
     /// Verifies everything in a detached volume, and returns the engine's report.
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError>;
     /// The version of the engine.

@@ -46,6 +46,8 @@ pub enum Command {
     Rekey(Rekey),
     /// Copy into a thin volume what it reads from its base, until it needs that no more; attached or not
     Flatten(Flatten),
+    /// Have the key service accept a file that is older than the newest state it knows, such as a restored backup (audited)
+    AcceptRollback(AcceptRollback),
     /// Copy all that verifies of a damaged volume into a raw file, and list the rest
     Salvage(Salvage),
     /// Destroy the data key in a detached volume, and with it the contents, for good
@@ -195,6 +197,22 @@ pub struct Salvage {
     /// Also if it is older than the newest state that the key service knows
     #[arg(long)]
     pub accept_rollback: bool,
+}
+
+/// `evsfs accept-rollback`
+#[derive(Debug, Args)]
+pub struct AcceptRollback {
+    /// The volume file; nobody may have it attached
+    pub file: PathBuf,
+    /// Only show what is in it, and how far behind it is
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Refuse any other volume than this one
+    #[arg(long, value_name = "UUID")]
+    pub expect_uuid: Option<Uuid>,
+    /// Refuse a volume that is not encrypted
+    #[arg(long)]
+    pub expect_encrypted: bool,
 }
 
 /// `evsfs erase`

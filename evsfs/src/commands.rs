@@ -1,5 +1,6 @@
 //! One module per command.
 
+mod accept_rollback;
 mod background;
 mod check;
 mod create;
@@ -44,6 +45,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Rollback(arguments) => operation::rollback(&arguments, output),
         Command::Rekey(arguments) => rekey::run(&arguments, output),
         Command::Flatten(arguments) => flatten::run(&arguments, output),
+        Command::AcceptRollback(arguments) => accept_rollback::run(&arguments, output),
         Command::Salvage(arguments) => salvage::run(&arguments, output),
         Command::Erase(arguments) => erase::run(&arguments, output),
     };

@@ -228,6 +228,28 @@ impl Failure {
     }
 
     /// What the key service advised: it knows the key.
+    /// The commit that the key service knows, when the file was refused for being older than that, or of another history (F3).
+    #[must_use]
+    pub fn anchor_ahead(&self) -> Option<u64> {
+        let Self::Open { source, .. } = self else { return None };
+        match **source {
+            OpenError::RolledBack { anchor, .. } | OpenError::Forked { anchor, .. } => Some(anchor),
+            _ => None,
+        }
+    }
+
+    /// The same of a base: what is accepted of a thin volume is not accepted of what it stands on, which never changes.
+    #[must_use]
+    pub fn of_base(self) -> Self {
+        if self.anchor_ahead().is_none() {
+            return self;
+        }
+        let Report { code, message, exit, .. } = self.report();
+        let hint =
+            "put the newest file of the image back: an image never changes, so no older one is accepted";
+        Report { code: format!("base_{code}"), message, hint: hint.to_owned(), exit }.into()
+    }
+
     fn told_hint(&self) -> Option<&str> {
         match self {
             Self::Key(error) | Self::Unlock { source: UnlockError::Key(error), .. } => error.hint(),

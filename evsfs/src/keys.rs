@@ -227,13 +227,13 @@ impl KeyService {
         told.map(drop).map_err(|source| KeyError::Service { volume, source })
     }
 
-    /// Tells it that an operator accepts an older one. Audited there.
+    /// Tells it that an operator accepts an older one, and by which command. Audited there.
     ///
     /// # Errors
     /// If it refuses or is away.
-    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor) -> Result<(), KeyError> {
+    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor, by: &str) -> Result<(), KeyError> {
         self.client
-            .accept_rollback(&volume, anchor, "evsfs mount --accept-rollback")
+            .accept_rollback(&volume, anchor, by)
             .map_err(|source| KeyError::Service { volume, source })
     }
 }

@@ -93,7 +93,34 @@ pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<
     open_at_depth(file, service, access, 0)
 }
 
+/// Opens a file that may be older than the key service's anchor, to be looked at: the key service keeps its anchor.
+///
+/// # Errors
+/// As [`open`], except for a state that is not fresh.
+pub fn open_past(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
+    let access = Access { accept_rollback: true, read_only: true, ..*access };
+    open_without_telling(file, service, &access, 0)
+}
+
 fn open_at_depth(
+    file: &LockedFile,
+    service: &KeyService,
+    access: &Access,
+    depth: usize,
+) -> Result<Opened, Failure> {
+    let Opened { volume, anchor } = open_without_telling(file, service, access, depth)?;
+    if anchor.is_some() && access.accept_rollback {
+        // Audited before anybody can use the disk.
+        let accepted = volume.anchor();
+        service
+            .accept_rollback(volume.header().uuid, &to_service(&accepted), "evsfs with --accept-rollback")
+            .map_err(|error| Failure::Unlock { file: file.path.clone(), source: error.into() })?;
+        return Ok(Opened { volume, anchor: Some(accepted) });
+    }
+    Ok(Opened { volume, anchor })
+}
+
+fn open_without_telling(
     file: &LockedFile,
     service: &KeyService,
     access: &Access,
@@ -123,12 +150,6 @@ fn open_at_depth(
     let backing = Arc::clone(&file.backing);
     let volume = Volume::open(backing, header, keys, options, Arc::new(SystemEntropy))
         .map_err(|source| Failure::Open { file: file.path.clone(), source: Box::new(source) })?;
-    if anchor.is_some() && access.accept_rollback {
-        // Audited before anybody can use the disk.
-        let accepted = volume.anchor();
-        service.accept_rollback(uuid, &to_service(&accepted)).map_err(|e| refused(e.into()))?;
-        return Ok(Opened { volume, anchor: Some(accepted) });
-    }
     Ok(Opened { volume, anchor })
 }
 
@@ -160,7 +181,8 @@ fn open_base(
         background: false,
     };
     let base = LockedFile::open(&path, true)?;
-    Ok(Arc::new(open_at_depth(&base, service, &access, depth)?.volume))
+    let opened = open_at_depth(&base, service, &access, depth).map_err(Failure::of_base)?;
+    Ok(Arc::new(opened.volume))
 }
 
 /// An anchor as the key service has it.

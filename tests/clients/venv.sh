@@ -8,7 +8,8 @@ mkdir -p "$(dirname "$venv")"
 # Tests that run at the same time make it once.
 exec 9>"$venv.lock"
 flock 9
-if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt"; then
+# The interpreter that it was made with goes when the system is upgraded.
+if ! cmp -s "$here/requirements.txt" "$venv/requirements.txt" || ! "$venv/bin/python" -c '' 2>/dev/null; then
     rm -rf "$venv"
     python3 -m venv "$venv" >&2
     "$venv/bin/pip" install --quiet --disable-pip-version-check -r "$here/requirements.txt" >&2

@@ -6,6 +6,7 @@
 //!   ├─ Proxy     tests/pkcs11-proxy before it, when a test wants calls to fail
 //!   ├─ Kmsd      started with --ready-fd; stop, kill, restart
 //!   └─ ecsctl(), evsfs(), api()   run the programs, call the API; an Outcome is what came out
+//! at_once        real processes released at one moment   whole    catalogue, files, mounts and processes agree
 //! LoopDevice, Filesystem          guards over the raw view of an attached disk
 //! Guest          a cloud kernel and busybox, made into disks that boot
 //! tree           trees of files to copy and compare          process    facts from /proc
@@ -18,8 +19,10 @@
 //! The programs under test are those in `$ECS_TEST_BIN`, else those beside the test executable (`target/debug`), which
 //! `cargo build -p kmsd`, `-p evsfs` and `-p ecsctl` put there.
 
+mod agreement;
 mod api;
 mod block;
+mod crowd;
 mod daemon;
 mod guest;
 mod installation;
@@ -30,8 +33,10 @@ mod proxy;
 mod token;
 pub mod tree;
 
+pub use agreement::whole;
 pub use api::Reply;
 pub use block::{Filesystem, LoopDevice};
+pub use crowd::at_once;
 pub use daemon::Kmsd;
 pub use guest::Guest;
 pub use installation::{Attached, Installation, Options};

@@ -77,7 +77,7 @@ fn run_within(command: &mut Command, patience: Duration) -> Outcome {
     outcome
 }
 
-fn text(file: &mut File) -> String {
+pub(crate) fn text(file: &mut File) -> String {
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("a temporary file can be read");
     String::from_utf8_lossy(&bytes).into_owned()

@@ -1,19 +1,20 @@
 //! D4, D7, D10, I2, S1, A2: ecsctl is killed with SIGKILL before each of its effects in turn, in each command that changes something, with
 //! real volumes, mounts and keys. The next command finishes or undoes what was cut short, and nothing half-made or ownerless stays.
 
-use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
-use harness::{Installation, Outcome, process, run};
+use harness::{Installation, Outcome, run, whole};
 
 /// The system calls by which ecsctl changes the world outside, or begins and ends what it has others do. What it asks the key service changes
 /// nothing of an installation, so to die before that is to die after the effect before it.
 const EFFECTS: &str = "fdatasync,fsync,link,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,symlink,symlinkat,rmdir,\
                        clone,clone3,vfork,wait4,waitid,umount2,kill";
+
+/// The disk at work, whose volume is looked into after each kill.
+const OPENED: &[&str] = &["d"];
 
 /// A system call of a command that had an effect.
 #[derive(Debug)]
@@ -56,32 +57,36 @@ impl<'a> Killer<'a> {
     /// Kills a command before each of its effects. Each time all is as before the command or as after it, once the next command has settled
     /// what was cut short; `back` leads from after to before. So each killed command also shows that it can be given again.
     fn each(&mut self, line: &str, back: &[&str]) {
-        self.each_of(|_| line.to_owned(), back, |_| ());
+        let ecs = self.ecs;
+        let go_back = |changed| {
+            if changed {
+                back.iter().for_each(|line| drop(ecs.ecsctl(line).ok()));
+            }
+        };
+        self.each_of(|_| line.to_owned(), go_back, |_| ());
     }
 
-    /// The same for a command that differs each time, and with a look at what is not in the catalogue.
-    fn each_of(&mut self, line: impl Fn(usize) -> String, back: &[&str], look: impl Fn(&str)) {
-        let go_back = || back.iter().for_each(|line| drop(self.ecs.ecsctl(line).ok()));
+    /// The same for a command that differs each time, and with a look at what is not in the catalogue. The way back is told whether the
+    /// catalogue has changed.
+    fn each_of(&mut self, line: impl Fn(usize) -> String, go_back: impl Fn(bool), look: impl Fn(&str)) {
         let first = line(0);
-        let before = whole(self.ecs, &format!("before {first}"));
+        let before = whole(self.ecs, OPENED, &format!("before {first}"));
         let effects = self.effects(&first);
-        let after = whole(self.ecs, &first);
+        let after = whole(self.ecs, OPENED, &first);
         look(&first);
-        go_back();
+        go_back(after != before);
         let mut kills = 0;
         for (n, effect) in effects.iter().enumerate() {
             let line = line(n + 1);
             let context = format!("{line}, killed before {}({}", effect.call, effect.arguments);
             kills += usize::from(self.killed_before(effect, &line));
             self.ecs.ecsctl(if n % 2 == 0 { "status" } else { "server recover --all" }).ok();
-            let found = whole(self.ecs, &context);
+            let found = whole(self.ecs, OPENED, &context);
             assert!(found == before || found == after, "{context}: {found:?} is half of it");
             look(&context);
-            if found != before {
-                go_back();
-            }
+            go_back(found != before);
         }
-        assert_eq!(whole(self.ecs, &first), before, "after {first} was undone");
+        assert_eq!(whole(self.ecs, OPENED, &first), before, "after {first} was undone");
         eprintln!("{first}: {kills} kills before {} effects", effects.len());
         assert!(kills > 3 && kills * 10 >= effects.len() * 9, "{first}: {kills} kills, {effects:?}");
         self.kills += kills;
@@ -133,111 +138,6 @@ impl<'a> Killer<'a> {
     }
 }
 
-/// A row of the catalogue, read by SQLite's own program.
-struct Row {
-    kind: String,
-    id: String,
-    name: String,
-    status: String,
-    pid: String,
-    size: String,
-    key: String,
-}
-
-fn catalogue(ecs: &Installation) -> Vec<Row> {
-    const QUERY: &str = "SELECT 'operation', resource_id, operation, '', '', '', '' FROM operations
-        UNION ALL SELECT kind, id, name, status, coalesce(serving_pid, ''), size, coalesce(key_id, '') FROM volumes
-        UNION ALL SELECT 'thin', id, name, '', '', '', '' FROM volumes WHERE base_id IS NOT NULL
-        UNION ALL SELECT 'snapshot', id, name, '', '', '', '' FROM snapshots
-        UNION ALL SELECT 'server', id, name, status, '', '', '' FROM servers";
-    let out = run(Command::new("sqlite3").arg(ecs.home().join("catalog.db")).arg(QUERY)).ok().stdout;
-    let row = |line: &str| {
-        let mut cells = line.split('|').map(str::to_owned);
-        let mut next = || cells.next().unwrap_or_else(|| panic!("a short row: {line}"));
-        let (kind, id, name, status) = (next(), next(), next(), next());
-        Row { kind, id, name, status, pid: next(), size: next(), key: next() }
-    };
-    out.lines().map(row).collect()
-}
-
-/// The names in a directory; one that is not there has none.
-fn names(dir: &Path) -> BTreeSet<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().into_string().expect("names are UTF-8")).collect()
-}
-
-/// What holds whenever nothing is being done: nothing is pending, no state is one of passage, and every file, directory, mount and process is
-/// that of something in the catalogue. Returns what there is: kind, name and status.
-fn whole(ecs: &Installation, context: &str) -> BTreeSet<String> {
-    let (home, rows) = (ecs.home(), catalogue(ecs));
-    let is_volume = |row: &&Row| ["disk", "image", "backup"].contains(&row.kind.as_str());
-    for row in &rows {
-        let stays = match row.kind.as_str() {
-            "operation" => panic!("{context}: {} is pending", row.name),
-            "server" => row.status == "stopped",
-            "thin" | "snapshot" => true,
-            _ => row.status == "available" || row.status == "in-use",
-        };
-        assert!(stays, "{context}: {} {} stays {}", row.kind, row.name, row.status);
-    }
-    let volumes: Vec<&Row> = rows.iter().filter(is_volume).collect();
-    let in_use: Vec<&&Row> = volumes.iter().filter(|row| row.status == "in-use").collect();
-
-    let files = volumes.iter().map(|row| format!("{}.evs", row.id)).collect::<BTreeSet<_>>();
-    assert_eq!(names(&home.join("volumes")), files, "{context}: files of volumes");
-    let served =
-        |suffix: &str| in_use.iter().map(|row| format!("{}{suffix}", row.id)).collect::<BTreeSet<_>>();
-    assert_eq!(names(&home.join("mnt")), served(""), "{context}: mount points");
-    assert_eq!(names(&home.join("run")), served(".sock"), "{context}: sockets");
-    for dir in ["lock", "log"] {
-        for name in names(&home.join(dir)) {
-            let owned = rows.iter().any(|row| name == format!("{}.{dir}", row.id));
-            assert!(owned, "{context}: {dir}/{name} is nobody's");
-        }
-    }
-    let mut links = BTreeSet::new();
-    for server in names(&home.join("servers")) {
-        let owned = rows.iter().any(|row| row.kind == "server" && row.name == server);
-        assert!(owned, "{context}: servers/{server} is nobody's");
-        links.append(&mut names(&home.join("servers").join(server)));
-    }
-    let disks: BTreeSet<String> = in_use.iter().map(|row| row.name.clone()).collect();
-    assert_eq!(links, disks, "{context}: stable paths");
-    let partial = names(ecs.dir()).into_iter().find(|name| name.ends_with(".partial"));
-    assert_eq!(partial, None, "{context}");
-
-    let mounts: BTreeSet<PathBuf> =
-        process::mounts_under(&home).into_iter().map(|(point, _)| point.into()).collect();
-    let expected = in_use.iter().map(|row| home.join("mnt").join(&row.id)).collect();
-    assert_eq!(mounts, expected, "{context}: mounts");
-    let serving: Vec<u32> = in_use.iter().map(|row| row.pid.parse().expect("a process")).collect();
-    assert!(serving.iter().all(|pid| process::is_running(*pid)), "{context}: a disk in use is not served");
-    for pid in process::with_argument(&home).into_iter().filter(|pid| !serving.contains(pid)) {
-        // An evsfs that was only asked something may outlive its ecsctl by a moment.
-        assert!(process::wait_for_exit(pid, Duration::from_secs(10)), "{context}: process {pid} is nobody's");
-    }
-    if let Some(disk) = volumes.iter().find(|row| row.kind == "disk" && row.name == "d") {
-        assert_volume_agrees(ecs, disk, &rows, context);
-    }
-    rows.iter().map(|row| format!("{} {} {}", row.kind, row.name, row.status)).collect()
-}
-
-/// What the catalogue says of a disk is what its volume says.
-fn assert_volume_agrees(ecs: &Installation, disk: &Row, rows: &[Row], context: &str) {
-    let file = ecs.home().join("volumes").join(format!("{}.evs", disk.id));
-    let file = file.to_str().expect("test paths are UTF-8");
-    if disk.status == "available" {
-        let info = ecs.evsfs(&["info", file, "--unlock"]).json();
-        let told = (info["size"].to_string(), info["key_id"].as_str().unwrap_or_default());
-        assert_eq!(told, (disk.size.clone(), disk.key.as_str()), "{context}: size and key of {}", disk.name);
-    }
-    let kept = ecs.evsfs(&["snapshots", file]).json();
-    let kept = kept["snapshots"].as_array().expect("a list").iter();
-    let kept: BTreeSet<&str> = kept.map(|snapshot| snapshot["id"].as_str().expect("an ID")).collect();
-    let told = rows.iter().filter(|row| row.kind == "snapshot").map(|row| row.id.as_str()).collect();
-    assert_eq!(kept, told, "{context}: snapshots of {}", disk.name);
-}
-
 /// An image file of 1 MiB, half of it empty, as raw and, by qemu-img, as qcow2. Returns its bytes.
 fn image_files(ecs: &Installation) -> Vec<u8> {
     let mut bytes: Vec<u8> =
@@ -284,7 +184,7 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
     ok("disk attach d web1");
     killer.each("disk detach d", &["disk attach d web1"]);
     ok("disk detach d");
-    killer.each_of(|n| format!("disk extend d --size {}K", (16 << 10) + 4 * (n + 1)), &[], |_| ());
+    killer.each_of(|n| format!("disk extend d --size {}K", (16 << 10) + 4 * (n + 1)), |_| (), |_| ());
     killer.each("disk rekey d --key other", &[]);
     killer.each("disk rekey d --new-data-key", &[]);
     killer.each("disk flatten t", &["disk delete t --yes", "disk create t --image i --encrypted"]);
@@ -292,6 +192,22 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
     ok("snapshot create s2 --disk d");
     killer.each("snapshot delete s2 --yes", &["snapshot create s2 --disk d"]);
     killer.each("snapshot rollback s --yes", &[]);
+    // Each time the file is older again than what the key service knows: the newest state is given up, which has one write more.
+    let file = ecs.ecsctl("disk show d").json()["file"].as_str().expect("a file").to_owned();
+    let old = ecs.dir().join("old");
+    let make_older = |_| {
+        drop(ecs.ecsctl("disk detach d"));
+        fs::copy(&file, &old).expect("it can be copied");
+        ecs.attach("d", "web1");
+        fill(&ecs, 1);
+        ok("disk detach d");
+        fs::copy(&old, &file).expect("it can be copied");
+    };
+    make_older(true);
+    killer.sparing = true;
+    killer.each_of(|_| "disk attach d web1 --accept-rollback --yes".to_owned(), make_older, |_| ());
+    ok("disk attach d web1 --accept-rollback --yes");
+    ok("disk detach d");
     eprintln!("{} kills", killer.kills);
 
     let mut seen = vec![0; 10_000];
@@ -332,7 +248,7 @@ fn sigkill_of_ecsctl_amid_a_copy_leaves_nothing_half_made() {
             fs::remove_file(&exported).expect("it is ours");
         }
     };
-    killer.each_of(|_| "image export i exported.raw --format raw --yes".to_owned(), &[], look);
+    killer.each_of(|_| "image export i exported.raw --format raw --yes".to_owned(), |_| (), look);
     eprintln!("{} kills", killer.kills);
     assert_eq!(ecs.ecsctl("disk check d").json()["sound"], true);
 }

@@ -29,6 +29,7 @@ fn redactions(dir: &str) -> Redactions {
         ("[ACCESSKEY]", r"\b(?<redacted>[A-Z2-7]{20})\b"),
         ("[SECRET]", r"\b(?<redacted>[A-Za-z0-9+/]{40})\b"),
         ("[HEX]", r"\b(?<redacted>[0-9a-f]{64})\b"),
+        ("[COMMIT]", r"\bcommit (?<redacted>\d+)"),
         ("[SPACE]", r"(?<redacted>\d+\.\d GiB of \d+\.\d GiB) free"),
     ] {
         redactions.insert(name, pattern(regex)).expect("a valid placeholder");

@@ -71,12 +71,44 @@ pub(crate) fn update(connection: &Connection, disk: &Disk) -> Result<(), Error> 
     Ok(())
 }
 
+/// A thin disk is to be flattened; that may go on in the background, and end there.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn begin_flattening(connection: &Connection, id: Uuid) -> Result<(), Error> {
+    connection.execute("UPDATE volumes SET flattening = 1 WHERE id = ?1", [id.to_string()])?;
+    Ok(())
+}
+
+/// The disks that are to be flattened.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn flattening(connection: &Connection) -> Result<Vec<Uuid>, Error> {
+    let mut statement = connection.prepare_cached("SELECT id FROM volumes WHERE flattening = 1")?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    rows.map(|row| parse_id(&row?)).collect()
+}
+
 /// A disk that was thin needs its image no more.
 ///
 /// # Errors
 /// Those of the catalogue.
 pub(crate) fn forget_base(connection: &Connection, id: Uuid) -> Result<(), Error> {
-    connection.execute("UPDATE volumes SET base_id = NULL WHERE id = ?1", [id.to_string()])?;
+    connection
+        .execute("UPDATE volumes SET base_id = NULL, flattening = 0 WHERE id = ?1", [id.to_string()])?;
+    Ok(())
+}
+
+/// A disk is thin over an image again, as it was once, or half-way to being flattened.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn set_base(connection: &Connection, id: Uuid, base: Uuid) -> Result<(), Error> {
+    connection.execute(
+        "UPDATE volumes SET base_id = ?2, flattening = 1 WHERE id = ?1",
+        [id.to_string(), base.to_string()],
+    )?;
     Ok(())
 }
 

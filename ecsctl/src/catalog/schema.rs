@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::catalog::CatalogError;
 
 /// Migration n brings version n to n + 1 (`user_version`).
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "CREATE TABLE servers (
         id          TEXT PRIMARY KEY,
         name        TEXT NOT NULL UNIQUE,
@@ -94,14 +94,17 @@ const MIGRATIONS: [&str; 3] = [
     CREATE INDEX snapshots_by_disk ON snapshots (disk_id);
     ALTER TABLE volumes ADD COLUMN base_id TEXT REFERENCES volumes (id);
     CREATE INDEX volumes_by_base ON volumes (base_id);",
+    // Thin disks that are, or were to be, flattened: whether they need their image still is looked up in their headers.
+    "ALTER TABLE volumes ADD COLUMN flattening INTEGER NOT NULL DEFAULT 0 CHECK (flattening IN (0, 1));
+    CREATE INDEX volumes_flattening ON volumes (id) WHERE flattening = 1;",
 ];
 
 #[cfg(test)]
 pub(super) const FIRST: &str = MIGRATIONS[0];
 
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 3;
-const _: () = assert!(MIGRATIONS.len() == 3, "VERSION counts the migrations");
+pub(super) const VERSION: i64 = 4;
+const _: () = assert!(MIGRATIONS.len() == 4, "VERSION counts the migrations");
 
 /// The version of a database; 0 is an empty one.
 pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

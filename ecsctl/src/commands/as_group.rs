@@ -14,7 +14,10 @@ use crate::{
     catalog::scaling,
     commands::key::short,
     error::Error,
-    model::scaling::{Config, Event, Group},
+    model::{
+        count::counted,
+        scaling::{Config, Event, Group},
+    },
     output::Show,
 };
 
@@ -76,7 +79,7 @@ impl App {
 
 /// "1 server", "2 servers".
 fn count(servers: &[String]) -> String {
-    format!("{} server{}", servers.len(), if servers.len() == 1 { "" } else { "s" })
+    counted(servers.len(), "server")
 }
 
 /// Refuses a number of servers that a group may not have.

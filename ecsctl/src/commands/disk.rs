@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    catalog::servers,
+    catalog::{disks, servers},
     commands::key::short,
     error::Error,
     model::{
@@ -61,7 +61,7 @@ pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> 
         Disk::Create(verb) => verb.run(app, yes),
         Disk::List(verb) => verb.run(app),
         Disk::Show(verb) => verb.run(app),
-        Disk::Attach(verb) => verb.run(app),
+        Disk::Attach(verb) => verb.run(app, yes),
         Disk::Detach(verb) => verb.run(app),
         Disk::Extend(verb) => verb.run(app),
         Disk::Rekey(verb) => verb.run(app),
@@ -99,6 +99,10 @@ impl App {
         let pid = disk.serving.as_ref().filter(|_| up).map(|serving| serving.pid);
         let (status, reason) = match disk.status {
             DiskStatus::InUse if !up => {
+                // It may have been taken off between the reading of its row and this look.
+                if let Some(now) = disks::by_id(self.catalog.read(), disk.id)?.filter(|now| *now != disk) {
+                    return self.shown(now);
+                }
                 let back = format!("ecsctl server recover {}", server.as_deref().unwrap_or("--all"));
                 let why =
                     disk.reason.clone().unwrap_or_else(|| "the process that served it has ended".to_owned());

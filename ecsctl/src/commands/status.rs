@@ -10,7 +10,7 @@ use crate::{
     catalog::{disks, servers},
     commands::stdout,
     error::Error,
-    model::{Noun, disk::DiskStatus, plan::Direction},
+    model::{Noun, count::counted, disk::DiskStatus, plan::Direction},
     output::Format,
 };
 
@@ -85,7 +85,9 @@ impl Status {
             (
                 "kmsd",
                 match &keys {
-                    Ok(keys) => format!("{}, {} keys", app.installation.kmsd_socket.display(), keys.len()),
+                    Ok(keys) => {
+                        format!("{}, {}", app.installation.kmsd_socket.display(), counted(keys.len(), "key"))
+                    }
                     Err(error) => error.to_string(),
                 },
             ),

@@ -3,7 +3,6 @@
 //! A header knows everything but names: those are made from the ID. The size is proven with the key, so a volume whose key cannot be
 //! used stays out until it can. A volume that the catalogue has is not touched, so this can run again at any time.
 
-use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::{
@@ -14,9 +13,9 @@ use crate::{
     model::{
         Noun,
         disk::{Disk, DiskStatus, Role},
-        snapshot::Snapshot,
+        name::recovered,
     },
-    volumes::{Inspected, ToolError},
+    volumes::{Inspected, ToolError, moment},
 };
 
 /// How one file fared.
@@ -74,14 +73,13 @@ fn unreadable(id: Uuid, source: ToolError) -> Error {
 
 fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
     let key_alias = volume.key_id.as_deref().and_then(|key| Some(app.keys.describe(key).ok()?.alias));
-    let created = i64::try_from(volume.created).ok().and_then(|second| Timestamp::from_second(second).ok());
     let disk = Disk {
         id: volume.uuid,
         kind: if volume.image { Noun::Image } else { Noun::Disk },
         role: Role::Data,
         base: volume.base,
         source: None,
-        name: name(volume.uuid),
+        name: recovered(volume.uuid),
         status: DiskStatus::Available,
         size: volume.size.unwrap_or_default(),
         encrypted: volume.encrypted,
@@ -90,8 +88,7 @@ fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
         server_id: None,
         serving: None,
         reason: None,
-        created_at: created
-            .map_or_else(|| app.now.clone(), |time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+        created_at: moment(volume.created).unwrap_or_else(|| app.now.clone()),
     };
     app.catalog.write(|tx| {
         if let Some(base) = disk.base
@@ -101,25 +98,9 @@ fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
         }
         disks::insert(tx, &disk)?;
         for kept in &volume.snapshots {
-            // Names are unique in a catalogue; the snapshot of another disk may have taken this one.
-            let taken = snapshots::refuse_taken(tx, &kept.name).is_err();
-            snapshots::insert(
-                tx,
-                &Snapshot {
-                    id: kept.id,
-                    name: if taken { name(kept.id) } else { kept.name.clone() },
-                    disk_id: disk.id,
-                    size: kept.size,
-                    created_at: disk.created_at.clone(),
-                },
-            )?;
+            snapshots::bring_back(tx, kept.of_disk(disk.id, &app.now))?;
         }
         Ok(())
     })?;
     Ok(disk)
-}
-
-/// The name of something that lost its own.
-fn name(id: Uuid) -> String {
-    format!("recovered-{}", &id.simple().to_string()[..8])
 }

@@ -291,21 +291,51 @@ fn copy(source: &mut dyn Source, view: &Path, progress: &mut Progress) -> Result
     target.sync_all().map_err(Trouble::Target)
 }
 
-/// Reads both sides again and compares them.
+/// Reads both sides again and compares them, also where the source has nothing: there the copy has nothing either, or zeros. What lies in the
+/// copy is told by its map, so that holes are not read.
 fn verify_same(
     source: &mut dyn Source,
     written: &mut dyn Source,
     progress: &mut Progress,
 ) -> Result<(), Trouble> {
     let mut other = vec![0; CHUNK];
+    let mut compared = 0;
     walk(source, progress, |_, offset, data| {
+        expect_zeros(written, compared, offset, &mut other)?;
         let other = &mut other[..data.len()];
         written.read(offset, other).map_err(Trouble::Source)?;
+        compared = offset + u64::try_from(data.len()).unwrap_or(u64::MAX);
         match data.iter().zip(other.iter()).position(|(a, b)| a != b) {
             None => Ok(()),
             Some(at) => Err(Trouble::Differs(offset + u64::try_from(at).unwrap_or(0))),
         }
-    })
+    })?;
+    let end = written.size();
+    expect_zeros(written, compared, end, &mut other)
+}
+
+/// Demands that all between `from` and `to` is zero.
+fn expect_zeros(written: &mut dyn Source, from: u64, to: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
+    let mut at = from;
+    while at < to {
+        let extent = written.extent(at).map_err(Trouble::Source)?;
+        let mut left = extent.length.min(to - at);
+        if extent.zero {
+            at += left;
+            continue;
+        }
+        while left > 0 {
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+            let part = &mut buffer[..length];
+            written.read(at, part).map_err(Trouble::Source)?;
+            if let Some(stray) = part.iter().position(|byte| *byte != 0) {
+                return Err(Trouble::Differs(at + u64::try_from(stray).unwrap_or(0)));
+            }
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            (at, left) = (at + length, left - length);
+        }
+    }
+    Ok(())
 }
 
 trait Grains {
@@ -371,15 +401,57 @@ mod tests {
         }
     }
 
+    fn quiet(size: u64) -> Progress {
+        let out = crate::output::Output { format: crate::output::Format::Json, quiet: true };
+        Progress::new(out, "verifying", "it", size)
+    }
+
+    /// Nothing but a hole that nobody could read to its end.
+    struct Hollow;
+
+    impl Source for Hollow {
+        fn size(&self) -> u64 {
+            1 << 62
+        }
+
+        fn extent(&mut self, offset: u64) -> Result<crate::images::Extent, ImageError> {
+            Ok(crate::images::Extent { zero: true, length: self.size() - offset })
+        }
+
+        fn read(&mut self, _: u64, _: &mut [u8]) -> Result<(), ImageError> {
+            panic!("a hole is not read")
+        }
+    }
+
+    #[test]
+    fn d5_holes_are_compared_by_the_map() {
+        assert!(verify_same(&mut Hollow, &mut Hollow, &mut quiet(1 << 62)).is_ok());
+    }
+
     proptest! {
+        #[test]
+        fn d5_a_stray_byte_in_a_copy_is_found_wherever_the_source_has_nothing(
+            lengths in prop::collection::vec(1..400_u64, 1..20), at in any::<prop::sample::Index>(), longer in 0..9000_usize
+        ) {
+            let mut source = Patchy::new(&lengths);
+            let mut contents = source.contents.clone();
+            contents.resize(contents.len() + longer, 0);
+            // The copy's map says that all of it is data.
+            let mut written = Patchy { ends: vec![0, contents.len() as u64], contents };
+            prop_assert!(verify_same(&mut source, &mut written, &mut quiet(0)).is_ok());
+            let at = at.index(written.contents.len());
+            written.contents[at] ^= 1;
+            let found = verify_same(&mut source, &mut written, &mut quiet(0));
+            prop_assert!(matches!(found, Err(Trouble::Differs(offset)) if offset == at as u64), "{:?}", found);
+        }
+
         #[test]
         fn i1_every_stretch_begins_at_a_grain_and_nothing_is_lost_between_them(
             lengths in prop::collection::vec(1..400_u64, 1..40)
         ) {
             let mut source = Patchy::new(&lengths);
             let expected = source.contents.clone();
-            let out = crate::output::Output { format: crate::output::Format::Json, quiet: true };
-            let mut progress = Progress::new(out, "walking", "it", source.size());
+            let mut progress = quiet(source.size());
             let mut seen = vec![0; expected.len()];
             let mut starts = Vec::new();
             walk(&mut source, &mut progress, |_, offset, data| {

@@ -55,7 +55,11 @@ impl App {
         if let Some(last) = config.template.data.len().checked_sub(1) {
             disk_name(owner, &server, &data(last))?;
         }
-        self.catalog.write(|tx| scaling::insert_group(tx, group))
+        self.catalog.write(|tx| {
+            // Somebody may have deleted it since it was found.
+            scaling::config(tx, &config.id.to_string())?;
+            scaling::insert_group(tx, group)
+        })
     }
 
     /// Makes or removes servers until the group has as many as it wants. Each step is an event.

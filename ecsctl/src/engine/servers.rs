@@ -69,6 +69,14 @@ impl App {
     /// disks that it still has.
     pub(crate) fn delete_server(&mut self, given: &str) -> Result<Server, Error> {
         let id = servers::find(self.catalog.read(), given)?;
+        self.delete_server_id(id, given)
+    }
+
+    /// The same by ID; `given` is the name for messages.
+    ///
+    /// # Errors
+    /// As [`App::delete_server`].
+    pub(crate) fn delete_server_id(&mut self, id: Uuid, given: &str) -> Result<Server, Error> {
         let _claim = self.claim(Noun::Server, id, given)?;
         let server = self.server(id, given)?;
         // What a dead process left undone names disks that are not attached yet: forgotten, they would be nobody's.
@@ -128,8 +136,12 @@ impl App {
 
     fn remove_server(&mut self, server: &Server, own: &[Uuid]) -> Result<(), Error> {
         for disk in disks::of_server(self.catalog.read(), server.id)? {
-            let mut claimed = self.claim_disk_id(disk.id, &disk.name)?;
-            // Settling may have taken it off already.
+            let mut claimed = match self.claim_disk_id(disk.id, &disk.name) {
+                // Somebody has taken it off and deleted it meanwhile.
+                Err(Error::NotFound { .. }) => continue,
+                other => other?,
+            };
+            // Settling, or somebody else, may have taken it off already.
             if claimed.disk.server_id == Some(server.id) {
                 self.run(&mut claimed, &Operation::Detach)?;
             }
@@ -201,6 +213,9 @@ impl App {
         let mut told = Vec::new();
         for disk in disks::of_server(self.catalog.read(), server.id)? {
             let recovery = match self.claim_disk_id(disk.id, &disk.name) {
+                // Somebody has taken it off meanwhile, as was their right.
+                Ok(claimed) if claimed.disk.server_id != Some(server.id) => continue,
+                Err(Error::NotFound { .. }) => continue,
                 Ok(mut claimed) => self.recover_disk(&mut claimed),
                 Err(error) => Recovery::Failed(error),
             };
@@ -234,10 +249,21 @@ impl App {
         };
         match result {
             Ok(()) => Recovery::Returned,
-            Err(error) => match self.note_reason(claimed, &error) {
-                Ok(()) => Recovery::Failed(error),
-                Err(worse) => Recovery::Failed(worse),
-            },
+            Err(error) => {
+                let error = self.explain_recovery(claimed, error);
+                match self.note_reason(claimed, &error) {
+                    Ok(()) => Recovery::Failed(error),
+                    Err(worse) => Recovery::Failed(worse),
+                }
+            }
+        }
+    }
+
+    fn explain_recovery(&self, claimed: &Claimed, error: Error) -> Error {
+        let server = claimed.disk.server_id.map(|id| servers::by_id(self.catalog.read(), id));
+        match server {
+            Some(Ok(Some(server))) => self.explain_past(&claimed.disk, &server.name, error),
+            _ => error,
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
         snapshot::Snapshot,
     },
     output::progress::Progress,
-    volumes::{Failure, Mounting, NewVolume, Place, ToolError},
+    volumes::{Failure, Long, Mounting, NewVolume, Place, ToolError},
 };
 
 impl App {
@@ -141,17 +141,21 @@ impl App {
             Step::Reencrypt => match operation {
                 Operation::Reencrypt { rate, wait } => {
                     let mut progress = Progress::new(self.out, "re-encrypting", &disk.name, disk.size);
-                    self.volumes.reencrypt(claim, &place.file, *rate, *wait, &mut progress).map_err(volume)
+                    let long = Long { rate: *rate, wait: *wait, progress: &mut progress };
+                    self.volumes.reencrypt(claim, &place.file, long).map_err(volume)
                 }
                 _ => Ok(()),
             },
             Step::Flatten => match operation {
                 Operation::Flatten { rate, wait } => {
                     let mut progress = Progress::new(self.out, "flattening", &disk.name, disk.size);
-                    self.volumes.flatten(claim, &place.file, *rate, *wait, &mut progress).map_err(volume)
+                    let long = Long { rate: *rate, wait: *wait, progress: &mut progress };
+                    self.volumes.flatten(claim, &place.file, long).map_err(volume)
                 }
                 _ => Ok(()),
             },
+            Step::AcceptPast => self.volumes.accept_past(claim, &place, disk.encrypted).map_err(volume),
+            Step::NotePast => self.note_past(claimed),
             Step::NoteBase => {
                 claimed.disk.base = self.notice_base(&claimed.disk)?;
                 Ok(())
@@ -293,8 +297,8 @@ fn with_remains(path: &Path) -> Result<Vec<PathBuf>, Error> {
         return Ok(Vec::new());
     };
     let mut found = Vec::new();
-    for entry in io_at("read", dir, |dir| fs::read_dir(dir))? {
-        let entry = io_at("read", dir, |_| entry)?;
+    for entry in io_at("list", dir, |dir| fs::read_dir(dir))? {
+        let entry = io_at("list", dir, |_| entry)?;
         if entry
             .file_name()
             .to_str()

@@ -5,6 +5,7 @@ mod crash;
 mod filled;
 mod killed;
 mod machines;
+mod past;
 mod rules;
 mod scaling;
 

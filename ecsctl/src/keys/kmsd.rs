@@ -201,7 +201,9 @@ pub(crate) fn told(key: &str, error: ClientError) -> KeyError {
         return KeyError::Unavailable { message: error.to_string(), hint };
     }
     match error {
-        ClientError::Refused { code, message, hint, .. } => KeyError::Refused { code, message, hint },
+        ClientError::Refused { code, message, hint, .. } => {
+            KeyError::Refused { key: key.to_owned(), code, message, hint }
+        }
         other => KeyError::Protocol { message: other.to_string() },
     }
 }

@@ -69,6 +69,11 @@ impl fmt::Display for Name {
     }
 }
 
+/// The name of something that lost its own, or cannot have it.
+pub(crate) fn recovered(id: Uuid) -> String {
+    format!("recovered-{}", &id.simple().to_string()[..8])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

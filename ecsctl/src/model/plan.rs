@@ -64,6 +64,8 @@ pub(crate) enum Operation {
         /// Return only when an attached disk is done.
         wait: bool,
     },
+    /// Go on with a volume file that is older than the key service knows (F3).
+    AcceptRollback,
     /// Copy into it what it reads from its image, until it needs that no more, or let that go on.
     Flatten {
         /// Bytes in a second at most, 0 for no limit; as before if none is given.
@@ -150,6 +152,10 @@ pub(crate) enum Step {
     Reencrypt,
     /// Read from the volume's header which key it has.
     NoteKey,
+    /// Have the key service accept the state that the file has.
+    AcceptPast,
+    /// Bring the catalogue to what the volume holds: its size, key, image and snapshots. Before that is accepted, nothing.
+    NotePast,
     /// Begin to copy what is read from the image, or go on; of a detached disk, to the end.
     Flatten,
     /// Read from the volume's header whether it needs its image still.
@@ -197,9 +203,10 @@ pub(crate) enum Direction {
 }
 
 use Step::{
-    ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Flatten, Grow, MakeMountpoint, Mount,
-    MountReadOnly, NoteBase, NoteKey, Publish, Reencrypt, Release, ReleaseSource, RemoveMountpoint, Rewrap,
-    RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish, Verify, WriteVolume,
+    AcceptPast, ClearDead, CopyIn, DropExport, DropSnapshot, Erase, Export, Flatten, Grow, MakeMountpoint,
+    Mount, MountReadOnly, NoteBase, NoteKey, NotePast, Publish, Reencrypt, Release, ReleaseSource,
+    RemoveMountpoint, Rewrap, RollBack, Settle, TakeSnapshot, Unlink, Unmount, Unpublish, Verify,
+    WriteVolume,
 };
 
 impl Operation {
@@ -216,6 +223,7 @@ impl Operation {
             Self::Extend { .. } => "extended",
             Self::Rekey { .. } => "re-keyed",
             Self::Reencrypt { .. } => "re-encrypted",
+            Self::AcceptRollback => "accepted as it was",
             Self::Flatten { .. } => "flattened",
             Self::Delete { .. } => "deleted",
         }
@@ -248,6 +256,7 @@ impl Operation {
             Self::Rekey { .. } => &[Rewrap, NoteKey, Settle(Outcome::Applied)],
             Self::Reencrypt { .. } => &[Reencrypt, Settle(Outcome::Kept)],
             Self::Flatten { .. } => &[Flatten, NoteBase, Settle(Outcome::Applied)],
+            Self::AcceptRollback => &[AcceptPast, NotePast, Settle(Outcome::Applied)],
             Self::Export { .. } => &[
                 ClearDead,
                 MakeMountpoint,
@@ -276,6 +285,7 @@ impl Operation {
             // The engine has done it wholly or not at all.
             Self::Rekey { .. } => &[NoteKey, Settle(Outcome::Kept)],
             Self::Flatten { .. } => &[NoteBase, Settle(Outcome::Kept)],
+            Self::AcceptRollback => &[NotePast, Settle(Outcome::Kept)],
             Self::Snapshot { .. } => &[DropSnapshot, Settle(Outcome::Kept)],
             // One that was cut short goes on at the next attach.
             Self::DeleteSnapshot { .. }
@@ -295,6 +305,8 @@ impl Operation {
             Self::RollBack { .. } => Direction::Undo,
             // Which key the volume has now is in its header; the user sees it, and asks again if need be.
             Self::Rekey { .. } | Self::Reencrypt { .. } | Self::Flatten { .. } => Direction::Undo,
+            // The file may have been exchanged again since; what the key service accepted stands.
+            Self::AcceptRollback => Direction::Undo,
             // Someone may use the view already; without it there is nothing to keep.
             Self::Attach { .. } => {
                 if serving {
@@ -322,6 +334,7 @@ impl Operation {
             | Self::Rekey { .. }
             | Self::Reencrypt { .. }
             | Self::Flatten { .. }
+            | Self::AcceptRollback
             | Self::Extend { .. } => Some(Direction::Undo),
             // A view that is still up is busy, and stays as it was.
             Self::Detach => serving.then_some(Direction::Undo),
@@ -351,6 +364,7 @@ mod tests {
             Operation::Rekey { key: "evs/default".into(), alias: None },
             Operation::Reencrypt { rate: None, wait: false },
             Operation::Flatten { rate: Some(1), wait: true },
+            Operation::AcceptRollback,
             Operation::Export { id: Uuid::nil(), path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },

@@ -2,6 +2,9 @@
 
 /// The candidate nearest to `given`, if it is near enough to be a slip of the fingers.
 pub(crate) fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if given.is_empty() {
+        return None;
+    }
     let limit = (given.chars().count() / 3).max(1);
     candidates
         .into_iter()
@@ -26,5 +29,6 @@ mod tests {
         assert_eq!(nearest("wbe1", known), Some("web1"));
         assert_eq!(nearest("zebra", known), None);
         assert_eq!(nearest("x", []), None);
+        assert_eq!(nearest("", ["x"]), None);
     }
 }

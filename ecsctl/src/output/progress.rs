@@ -60,6 +60,13 @@ impl Progress {
     }
 }
 
+impl Drop for Progress {
+    /// Work that failed leaves no line before its error.
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
 fn line(what: &str, done: u64, total: u64, elapsed: Duration) -> String {
     let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = done.saturating_mul(1000) / millis;

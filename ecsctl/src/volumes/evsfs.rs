@@ -17,7 +17,8 @@ use crate::{
     model::disk::Serving,
     output::progress::Progress,
     volumes::{
-        Failure, Inspected, Kept, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written,
+        Failure, Inspected, Kept, Long, Look, Mounting, NewVolume, Past, Place, ToolError, VolumeTool,
+        Written,
         holders::{self, Holder},
         mounts, process,
     },
@@ -103,14 +104,8 @@ impl Evsfs {
     }
 
     /// The same for work that takes long, which is shown if there is somebody to see it.
-    fn run_long(
-        &self,
-        claim: &Claim,
-        arguments: &[&OsStr],
-        rate: Option<u64>,
-        wait: bool,
-        progress: &mut Progress,
-    ) -> Result<(), ToolError> {
+    fn run_long(&self, claim: &Claim, arguments: &[&OsStr], long: Long<'_>) -> Result<(), ToolError> {
+        let Long { rate, wait, progress } = long;
         let rate = rate.map(|rate| rate.to_string());
         let mut arguments = arguments.to_vec();
         if let Some(rate) = &rate {
@@ -350,27 +345,12 @@ impl VolumeTool for Evsfs {
         self.run::<Empty>(claim, &arguments).map(|Empty {}| ())
     }
 
-    fn reencrypt(
-        &self,
-        claim: &Claim,
-        file: &Path,
-        rate: Option<u64>,
-        wait: bool,
-        progress: &mut Progress,
-    ) -> Result<(), ToolError> {
-        let arguments = ["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()];
-        self.run_long(claim, &arguments, rate, wait, progress)
+    fn reencrypt(&self, claim: &Claim, file: &Path, long: Long<'_>) -> Result<(), ToolError> {
+        self.run_long(claim, &["rekey".as_ref(), file.as_os_str(), "--new-data-key".as_ref()], long)
     }
 
-    fn flatten(
-        &self,
-        claim: &Claim,
-        file: &Path,
-        rate: Option<u64>,
-        wait: bool,
-        progress: &mut Progress,
-    ) -> Result<(), ToolError> {
-        self.run_long(claim, &["flatten".as_ref(), file.as_os_str()], rate, wait, progress)
+    fn flatten(&self, claim: &Claim, file: &Path, long: Long<'_>) -> Result<(), ToolError> {
+        self.run_long(claim, &["flatten".as_ref(), file.as_os_str()], long)
     }
 
     fn look(&self, file: &Path) -> Result<Look, ToolError> {
@@ -383,6 +363,18 @@ impl VolumeTool for Evsfs {
             base: reply.base.map(|base| base.uuid),
             flattened: reply.flattened,
         })
+    }
+
+    fn past(&self, place: &Place, encrypted: bool) -> Result<Past, ToolError> {
+        let uuid = place.uuid.to_string();
+        let mut arguments = accept_rollback(place, &uuid, encrypted);
+        arguments.push("--dry-run".as_ref());
+        self.look(&arguments)
+    }
+
+    fn accept_past(&self, claim: &Claim, place: &Place, encrypted: bool) -> Result<(), ToolError> {
+        let uuid = place.uuid.to_string();
+        self.run::<Empty>(claim, &accept_rollback(place, &uuid, encrypted)).map(|Empty {}| ())
     }
 
     fn check(&self, claim: &Claim, file: &Path) -> Result<serde_json::Value, ToolError> {
@@ -451,6 +443,16 @@ fn answers(control: &Path) -> Option<Serving> {
     let control = UnixStream::connect(control).ok()?;
     let peer = rustix::net::sockopt::socket_peercred(&control).ok()?;
     process::identify(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
+}
+
+/// A file that was exchanged for another volume is no past of this one.
+fn accept_rollback<'a>(place: &'a Place, uuid: &'a str, encrypted: bool) -> Vec<&'a OsStr> {
+    let mut arguments = vec!["accept-rollback".as_ref(), place.file.as_os_str()];
+    arguments.extend(["--expect-uuid", uuid].map(OsStr::new));
+    if encrypted {
+        arguments.push("--expect-encrypted".as_ref());
+    }
+    arguments
 }
 
 /// What a FUSE mount answers when its process has died.

@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::{
     claim::Claim,
     model::disk::Serving,
-    output::progress::Progress,
     volumes::{
-        Failure, Inspected, Look, Mounting, NewVolume, Place, ToolError, VolumeTool, Written, holders::Holder,
+        Failure, Gap, Inspected, Kept, Long, Look, Mounting, NewVolume, Past, Place, ToolError, VolumeTool,
+        Written, holders::Holder,
     },
 };
 
@@ -48,6 +48,10 @@ pub(crate) enum Trouble {
     FailFlatten,
     /// The process dies after everything was copied, before that is recorded.
     DieInFlatten,
+    /// Accepting an older file is refused.
+    FailAccept,
+    /// The process dies after an older file was accepted, before that is recorded.
+    DieInAccept,
 }
 
 /// The payload of the panic that stands for SIGKILL.
@@ -62,6 +66,8 @@ struct World {
     next_pid: u32,
     scribbles: bool,
     trouble: Option<Trouble>,
+    /// Files that are older than the key service knows.
+    past: BTreeMap<PathBuf, Gap>,
     log: Vec<String>,
 }
 
@@ -107,6 +113,21 @@ impl FakeVolumes {
     /// The volume has all of its image now.
     pub(crate) fn flattened(&self, file: &Path) {
         fs::write(flat_mark(file), "").unwrap();
+    }
+
+    /// An older file lies in the place of the newest: it has that size.
+    pub(crate) fn put_back(&self, file: &Path, size: u64) {
+        fs::File::options().write(true).open(data_of(file)).unwrap().set_len(size).unwrap();
+        self.0.borrow_mut().past.insert(file.to_owned(), Gap { found: 3, newest: 5 });
+    }
+
+    /// The newest files are back in their places.
+    pub(crate) fn put_newest(&self) {
+        self.0.borrow_mut().past.clear();
+    }
+
+    fn gap(&self, file: &Path) -> Option<Gap> {
+        self.0.borrow().past.get(file).copied()
     }
 
     fn hits(&self, trouble: Trouble) -> bool {
@@ -199,6 +220,10 @@ impl VolumeTool for FakeVolumes {
         assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
         if self.hits(Trouble::FailMount) {
             return Err(failed("refused"));
+        }
+        if self.gap(&place.file).is_some() {
+            let (code, message) = ("rolled_back".to_owned(), "older".to_owned());
+            return Err(ToolError::Failed { class: Failure::Refused, code, message, hint: None });
         }
         let serving = {
             let mut world = self.0.borrow_mut();
@@ -299,32 +324,18 @@ impl VolumeTool for FakeVolumes {
         Ok(())
     }
 
-    fn reencrypt(
-        &self,
-        _: &Claim,
-        _: &Path,
-        rate: Option<u64>,
-        _: bool,
-        _: &mut Progress,
-    ) -> Result<(), ToolError> {
-        self.note(&format!("re-encrypt {rate:?}"));
+    fn reencrypt(&self, _: &Claim, _: &Path, long: Long<'_>) -> Result<(), ToolError> {
+        self.note(&format!("re-encrypt {:?}", long.rate));
         Ok(())
     }
 
-    fn flatten(
-        &self,
-        _: &Claim,
-        file: &Path,
-        rate: Option<u64>,
-        wait: bool,
-        _: &mut Progress,
-    ) -> Result<(), ToolError> {
+    fn flatten(&self, _: &Claim, file: &Path, long: Long<'_>) -> Result<(), ToolError> {
         if self.hits(Trouble::FailFlatten) {
             return Err(failed("no"));
         }
-        self.note(&format!("flatten {rate:?}"));
+        self.note(&format!("flatten {:?}", long.rate));
         // What takes long is done when somebody waits for it, or when the test says so.
-        if wait {
+        if long.wait {
             self.flattened(file);
         }
         if self.hits(Trouble::DieInFlatten) {
@@ -336,6 +347,29 @@ impl VolumeTool for FakeVolumes {
     fn look(&self, file: &Path) -> Result<Look, ToolError> {
         let flattened = flat_mark(file).exists();
         Ok(Look { flattened, base: (!flattened).then(Uuid::nil), ..Look::default() })
+    }
+
+    fn past(&self, place: &Place, _: bool) -> Result<Past, ToolError> {
+        let size = fs::metadata(data_of(&place.file)).map_err(|_| failed("no data"))?.len();
+        let kept = snapshots_of(&place.file).into_iter().map(|(id, contents)| Kept {
+            id: id.parse().unwrap(),
+            name: format!("s-{}", &id[..4]),
+            size: fs::metadata(contents).unwrap().len(),
+            created: 0,
+        });
+        Ok(Past { gap: self.gap(&place.file), size, snapshots: kept.collect() })
+    }
+
+    fn accept_past(&self, _: &Claim, place: &Place, _: bool) -> Result<(), ToolError> {
+        if self.hits(Trouble::FailAccept) {
+            return Err(failed("no"));
+        }
+        self.0.borrow_mut().past.remove(&place.file);
+        self.note("accept");
+        if self.hits(Trouble::DieInAccept) {
+            std::panic::resume_unwind(Box::new(Killed));
+        }
+        Ok(())
     }
 
     fn check(&self, _: &Claim, _: &Path) -> Result<serde_json::Value, ToolError> {

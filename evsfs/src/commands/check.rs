@@ -17,11 +17,13 @@ pub(super) fn run(arguments: &cli::Check, output: Output) -> Result<(), Failure>
     let access = Access {
         expected: Expected::default(),
         read_only: true,
-        accept_rollback: arguments.accept_rollback,
+        accept_rollback: false,
         memory: None,
         background: false,
     };
-    let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
+    // A check changes nothing, what the key service holds for the newest state neither.
+    let open = if arguments.accept_rollback { open::open_past } else { open::open };
+    let volume = open(&file, &KeyService::from_env(), &access)?.volume;
     let report = volume.check(&mut progress())?;
     if stderr().is_terminal() {
         // Nothing depends on the line that shows progress.

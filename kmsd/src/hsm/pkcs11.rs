@@ -116,15 +116,17 @@ impl Pkcs11Token {
                 other => format!("{other:?}"),
             },
         })?;
-        let (live, identity) = match initialise(&library, &settings) {
+        let attempt = match initialise(&library, &settings) {
             // The same that a recovery does: once more from the beginning.
             Err(error) if error.recovery() == Recovery::Reinitialise => {
                 tracing::warn!(%error, "the token was lost, recovering");
                 finalise(&library);
-                initialise(&library, &settings)?
+                initialise(&library, &settings)
             }
-            done => done?,
+            done => done,
         };
+        // Unloading does not end every module, and one that stays initialised shows the next who connects what it knew then.
+        let (live, identity) = attempt.inspect_err(|_| finalise(&library))?;
         let mechanism = AtomicU8::new(live.mechanism as u8);
         let state = Mutex::new(State { live: Some(live), places: Vec::new() });
         Ok(Self { settings, identity, library, generation: AtomicU64::new(1), mechanism, state })

@@ -53,6 +53,7 @@ impl Create {
             created_at: app.now.clone(),
         };
         within(&group)?;
+        let _claim = app.claim(Noun::AsGroup, group.id, &group.name)?;
         app.create_group(&group, &config)?;
         let servers = app.scale(&group, &config)?;
         let sentence = format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);

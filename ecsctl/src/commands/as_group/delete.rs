@@ -2,7 +2,14 @@
 
 use clap::Args;
 
-use crate::{app::App, catalog::scaling, commands::stdout, error::Error, output::confirm};
+use crate::{
+    app::App,
+    catalog::scaling,
+    commands::stdout,
+    error::Error,
+    model::{Noun, count::counted},
+    output::confirm,
+};
 
 /// Remove a group with all its servers and their disks.
 #[derive(Debug, Args)]
@@ -20,11 +27,17 @@ pub(crate) struct Delete {
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         app.settle_all()?;
-        let mut group = scaling::group(app.catalog.read(), &self.group)?;
+        let found = scaling::group(app.catalog.read(), &self.group)?;
+        let _claim = app.claim(Noun::AsGroup, found.id, &found.name)?;
+        let mut group = scaling::group(app.catalog.read(), &found.id.to_string())?;
         let present = scaling::members(app.catalog.read(), group.id)?.len();
         confirm(
             yes,
-            &format!("Group {}, its {present} servers and their disks will be destroyed. Go on?", group.name),
+            &format!(
+                "Group {} with {} and all disks of them will be destroyed. Go on?",
+                group.name,
+                counted(present, "server")
+            ),
         )?;
         let shown = app.shown_group(group.clone())?;
         group.desired = 0;

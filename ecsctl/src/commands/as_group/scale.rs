@@ -10,6 +10,7 @@ use crate::{
         stdout,
     },
     error::Error,
+    model::{Noun, count::counted},
     output::confirm,
 };
 
@@ -31,7 +32,9 @@ pub(crate) struct Scale {
 impl Scale {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         app.settle_all()?;
-        let mut group = scaling::group(app.catalog.read(), &self.group)?;
+        let found = scaling::group(app.catalog.read(), &self.group)?;
+        let _claim = app.claim(Noun::AsGroup, found.id, &found.name)?;
+        let mut group = scaling::group(app.catalog.read(), &found.id.to_string())?;
         group.desired = self.desired;
         within(&group)?;
         let present = scaling::members(app.catalog.read(), group.id)?.len();
@@ -41,7 +44,8 @@ impl Scale {
             confirm(
                 yes,
                 &format!(
-                    "{gone} of {present} servers of {} and their disks will be destroyed. Go on?",
+                    "{gone} of {} of {}, with all disks, will be destroyed. Go on?",
+                    counted(present, "server"),
                     group.name
                 ),
             )?;

@@ -102,7 +102,8 @@ impl Verify {
             }
             Format::Table if out.quiet => out.text(&format!("{end}\n")),
             Format::Table => {
-                out.text(&format!("{records} records are intact: {}\nend {end}\n", proof.sentence()))
+                let are = if records == 1 { "record is" } else { "records are" };
+                out.text(&format!("{records} {are} intact: {}\nend {end}\n", proof.sentence()))
             }
         }
         .map_err(stdout)

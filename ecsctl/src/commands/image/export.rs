@@ -33,8 +33,7 @@ impl Export {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         let path = std::path::absolute(&self.file).unwrap_or(self.file);
         if path.exists() {
-            let source = std::io::ErrorKind::AlreadyExists.into();
-            return Err(Error::Io { doing: "write", path, source });
+            return Err(Error::FileExists { path });
         }
         let mut claimed = app.claim_volume(Noun::Image, &self.image)?;
         let name = claimed.disk.name.clone();

@@ -6,7 +6,7 @@ use crate::{
     app::App,
     commands::{parse_name, parse_size, stdout},
     engine::{build::Blueprint, make::Encryption},
-    error::Error,
+    error::{DataDiskFault, Error},
     model::{Noun, size::Size},
 };
 
@@ -54,21 +54,30 @@ impl Create {
 
 /// Reads `size=5G,encrypted,key=db-key`.
 fn data_disk(spec: &str) -> Result<(Size, Encryption), Error> {
-    let bad = || Error::DataDisk { spec: spec.to_owned() };
+    let bad = |fault| Error::DataDisk { spec: spec.to_owned(), fault };
     let (mut size, mut encrypted, mut key) = (None, false, None);
     for part in spec.split(',') {
         match part.split_once('=') {
-            Some(("size", text)) if size.is_none() => size = Some(parse_size(text)?),
-            Some(("key", text)) if key.is_none() && !text.is_empty() => key = Some(text.to_owned()),
+            Some((name @ "size", _)) if size.is_some() => {
+                return Err(bad(DataDiskFault::Twice { name: name.to_owned() }));
+            }
+            Some((name @ "key", _)) if key.is_some() => {
+                return Err(bad(DataDiskFault::Twice { name: name.to_owned() }));
+            }
+            Some(("size", text)) => size = Some(parse_size(text)?),
+            Some(("key", text)) if !text.is_empty() => key = Some(text.to_owned()),
             None if part == "encrypted" => encrypted = true,
-            _ => return Err(bad()),
+            _ => return Err(bad(DataDiskFault::Unknown { part: part.to_owned() })),
         }
     }
     // A key for a disk that is not to be encrypted would be ignored without a word.
     if key.is_some() && !encrypted {
-        return Err(bad());
+        return Err(bad(DataDiskFault::KeyOfPlain));
     }
-    Ok((size.ok_or_else(bad)?, Encryption::from_options(encrypted, key, !encrypted)))
+    Ok((
+        size.ok_or_else(|| bad(DataDiskFault::NoSize))?,
+        Encryption::from_options(encrypted, key, !encrypted),
+    ))
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ impl Delete {
         }
         confirm(yes, &format!("{question}. Go on?"))?;
         let shown = app.shown_server(server)?;
-        let server = app.delete_server(&shown.server.id.to_string())?;
+        let server = app.delete_server_id(shown.server.id, &shown.server.name)?;
         app.out.done(&shown, &format!("server {} deleted", server.name)).map_err(stdout)
     }
 }

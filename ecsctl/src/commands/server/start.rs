@@ -6,10 +6,11 @@ use clap::Args;
 
 use crate::{
     app::App,
-    commands::{parse_size, stdout},
+    commands::stdout,
     engine::machines::Hardware,
     error::Error,
     machines::{Kernel, accel::Acceleration},
+    model::size::Size,
 };
 
 /// Run the virtual machine of a server by QEMU, on the plain views of its disks: the system disk is the one that it boots
@@ -47,7 +48,7 @@ pub(crate) struct Start {
 impl Start {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let hardware = Hardware {
-            memory: parse_size(&self.memory)?.bytes().div_ceil(1 << 20),
+            memory: memory(&self.memory)?,
             cpus: self.cpus,
             acceleration: self.accel.unwrap_or(app.installation.machines.acceleration),
             kernel: self.kernel.map(|kernel| Kernel {
@@ -66,6 +67,12 @@ impl Start {
         );
         app.out.done(&app.shown_server(server)?, &sentence).map_err(stdout)
     }
+}
+
+/// MiB of memory from a text like `2G`.
+fn memory(given: &str) -> Result<u64, Error> {
+    let size: Size = given.parse().map_err(|source| Error::Memory { given: given.to_owned(), source })?;
+    Ok(size.bytes().div_ceil(1 << 20))
 }
 
 /// QEMU changes its directory when it goes to the background.

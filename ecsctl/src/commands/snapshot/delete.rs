@@ -24,7 +24,7 @@ impl Delete {
         let shown = app.shown_snapshot(snapshot)?;
         let (name, disk, id) = (shown.snapshot.name.clone(), shown.disk.name.clone(), shown.snapshot.id);
         confirm(yes, &format!("Snapshot {name} of disk {disk} will be deleted. Go on?"))?;
-        let mut claimed = app.claim_disk(&shown.disk.id.to_string())?;
+        let mut claimed = app.claim_disk_id(shown.disk.id, &disk)?;
         app.require_key_if_detached(&claimed.disk, "opened")?;
         app.run(&mut claimed, &Operation::DeleteSnapshot { id })?;
         app.out.done(&shown, &format!("snapshot {name} deleted")).map_err(stdout)

@@ -24,7 +24,7 @@ impl Rollback {
             yes,
             &format!("Everything written to disk {disk} since snapshot {name} will be lost. Go on?"),
         )?;
-        let mut claimed = app.claim_disk(&shown.disk.id.to_string())?;
+        let mut claimed = app.claim_disk_id(shown.disk.id, &disk)?;
         app.require_key_if_detached(&claimed.disk, "opened")?;
         app.run(&mut claimed, &Operation::RollBack { id })?;
         app.out.done(&shown, &format!("disk {disk} is as it was at snapshot {name}")).map_err(stdout)

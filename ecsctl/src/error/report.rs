@@ -1,0 +1,421 @@
+//! How errors are told: one table from error to code, exit status and hint.
+
+use super::Error;
+use crate::{
+    catalog::CatalogError,
+    claim::ClaimError,
+    config::{ConfigError, Untrusted},
+    images::ImageError,
+    keys::KeyError,
+    machines::MachineError,
+    model::{Noun, disk::DiskStatus, server::ServerStatus, size::SizeError},
+    volumes::{Failure, ToolError, holders},
+};
+
+/// Exit statuses, the same meanings as evsfs has. docs/semantics.md lists them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Tried, and failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// Refused by a rule, a state or a key.
+    Refused = 3,
+    /// kmsd or its token cannot be reached.
+    Unreachable = 4,
+    /// A volume or image file is damaged.
+    Damaged = 5,
+    /// Nothing is called that.
+    NotFound = 6,
+}
+
+/// How an error is told.
+#[derive(Debug)]
+pub(crate) struct Report {
+    /// The exit status.
+    pub(crate) exit: Exit,
+    /// A stable word.
+    pub(crate) code: &'static str,
+    /// What to do about it.
+    pub(crate) hint: String,
+}
+
+impl Error {
+    /// What else stands in the error's JSON.
+    pub(crate) fn details(&self) -> Option<(&'static str, serde_json::Value)> {
+        match self {
+            Self::NotRecovered { disks, .. } => Some(("disks", disks.clone())),
+            Self::Unsound { report, .. } => Some(("report", report.clone())),
+            Self::RolledBack { loss, .. } => Some(("rollback", loss.json())),
+            Self::Volume { source, .. } => match &**source {
+                ToolError::Busy { holders, .. } => Some(("holders", serde_json::json!(holders))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl Error {
+    /// The table.
+    pub(crate) fn report(&self) -> Report {
+        let (exit, code, hint) = match self {
+            Self::Name { noun, .. } => {
+                (Exit::Usage, "invalid-name", format!("give the {noun} a name such as {noun}1"))
+            }
+            Self::Alias { .. } => (Exit::Usage, "invalid-name", "--alias db-key, say".to_owned()),
+            Self::Size { source, .. } => (Exit::Usage, "invalid-size", size_hint(source)),
+            Self::FileExists { .. } => {
+                (Exit::Refused, "exists", "name another file, or remove this one".to_owned())
+            }
+            Self::Memory { .. } => (Exit::Usage, "invalid-size", "--memory 2G, say".to_owned()),
+            Self::Rate { .. } => (Exit::Usage, "invalid-rate", "--rate 50M, or 0 for no limit".to_owned()),
+            Self::NotFound { noun, near, .. } => {
+                let hint = match near {
+                    Some(near) => format!("did you mean {near}?"),
+                    None => format!("ecsctl {noun} list"),
+                };
+                (Exit::NotFound, "not-found", hint)
+            }
+            Self::Ambiguous { .. } => {
+                (Exit::Refused, "ambiguous", "give more of the ID, or the name".to_owned())
+            }
+            Self::Exists { noun, name } => (Exit::Refused, "exists", format!("ecsctl {noun} show {name}")),
+            Self::DiskStatus { disk, status, .. } => {
+                (Exit::Refused, "wrong-state", status_hint(disk, *status))
+            }
+            Self::AlreadyAttached { disk, .. } => {
+                (Exit::Refused, "already-attached", format!("ecsctl disk detach {disk}"))
+            }
+            Self::NotAttached { disk } => (Exit::Refused, "not-attached", format!("ecsctl disk show {disk}")),
+            Self::OtherServer { disk, .. } => {
+                (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
+            }
+            Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
+            Self::ServerStatus { server, status, .. } => {
+                (Exit::Refused, "wrong-state", server_hint(server, *status))
+            }
+            Self::NothingToBoot { server } => (
+                Exit::Refused,
+                "nothing-to-boot",
+                format!("attach a disk, or name a kernel: ecsctl server start {server} --kernel FILE"),
+            ),
+            Self::Machine { server, source, .. } => return machine_report(source, server),
+            Self::KeyUnusable { key, trouble, .. } => (Exit::Refused, trouble.code(), trouble.remedy(key)),
+            Self::Material { .. } => (
+                Exit::Usage,
+                "invalid-material",
+                "head -c 32 /dev/random >FILE makes new material".to_owned(),
+            ),
+            Self::Image { source, .. } => return image_report(source),
+            Self::SourceStatus { kind, name, .. } => {
+                (Exit::Refused, "wrong-state", format!("ecsctl {kind} show {name}"))
+            }
+            Self::TooSmall { wanted, .. } => {
+                (Exit::Refused, "too-small", format!("--size {wanted}, or leave it out"))
+            }
+            Self::StaysEncrypted { image, .. } => (
+                Exit::Refused,
+                "stays-encrypted",
+                format!(
+                    "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
+                ),
+            ),
+            Self::KeyUnrecorded { source_kind, source_name, .. } => (
+                Exit::Refused,
+                "key-unrecorded",
+                format!(
+                    "name a key: --encrypted --key KEY; ecsctl doctor says what is wrong with {source_kind} {source_name}"
+                ),
+            ),
+            Self::DerivedName { owner, .. } => {
+                (Exit::Usage, "invalid-name", format!("give the {owner} a shorter name"))
+            }
+            Self::NotEncrypted { disk } => (
+                Exit::Refused,
+                "not-encrypted",
+                format!("ecsctl backup create B --disk {disk}, then ecsctl backup restore B NEW --encrypted"),
+            ),
+            Self::Unverified { .. } => (
+                Exit::Failed,
+                "unverified",
+                "check the host's memory and storage; nothing was kept".to_owned(),
+            ),
+            Self::DataDisk { .. } => {
+                (Exit::Usage, "invalid-disk", "--data-disk size=5G,encrypted,key=db-key".to_owned())
+            }
+            Self::ConfigInUse { group, .. } => {
+                (Exit::Refused, "in-use", format!("ecsctl as-group delete {group}"))
+            }
+            Self::OutOfBounds { smallest, largest, .. } => {
+                (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))
+            }
+            Self::RolledBack { disk, server, file, .. } => (
+                Exit::Refused,
+                "rolled-back",
+                format!(
+                    "put the newest file back as {}; to go on with this one, a restored backup: ecsctl disk attach {disk} {server} --accept-rollback",
+                    file.display()
+                ),
+            ),
+            Self::Shrink { size, .. } => (Exit::Refused, "shrink", format!("--size above {size}")),
+            Self::HasDependants { kind: Noun::Image, dependants, .. } => {
+                let first =
+                    dependants.first().and_then(|first| first.split_once(' ')).map_or("DISK", |d| d.1);
+                let hint = format!("ecsctl disk flatten {first}, or: ecsctl disk delete {first}");
+                (Exit::Refused, "has-dependants", hint)
+            }
+            Self::HasDependants { dependants, .. } => {
+                let first =
+                    dependants.first().and_then(|first| first.split_once(' ')).unwrap_or(("disk", "NAME"));
+                (Exit::Refused, "has-dependants", format!("ecsctl {} delete {}", first.0, first.1))
+            }
+            Self::Unsound { .. } => (
+                Exit::Damaged,
+                "volume-damaged",
+                "restore a backup, or save what verifies: evsfs salvage".to_owned(),
+            ),
+            Self::NoSystemDisk { server } => {
+                (Exit::Refused, "no-system-disk", format!("ecsctl server show {server}"))
+            }
+            Self::Claim { source, .. } => match source {
+                ClaimError::Taken { .. } => {
+                    (Exit::Refused, "busy", "try again when it has finished".to_owned())
+                }
+                ClaimError::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+            },
+            Self::AuditTampered { .. } => (
+                Exit::Damaged,
+                "audit-tampered",
+                "keep a copy of the log as it is, compare it with others, and find out who did it".to_owned(),
+            ),
+            Self::Audit(_) => (Exit::Failed, "io", "is it a copy of kmsd's directory audit/?".to_owned()),
+            Self::AuditKeys { .. } => {
+                (Exit::Failed, "audit-keys", "ecsctl audit export-keys FILE".to_owned())
+            }
+            Self::AuditEnd { .. } => (
+                Exit::Usage,
+                "invalid-end",
+                "--expect NUMBER:MAC, as `ecsctl audit verify --quiet` prints it".to_owned(),
+            ),
+            Self::Keys(source) | Self::Release { source, .. } => return key_report(source),
+            Self::Volume { source, disk, .. } => return volume_report(source, disk),
+            Self::Catalog(source) => match source {
+                CatalogError::TooNew { .. } => {
+                    (Exit::Failed, "catalogue-too-new", "use the newer ecsctl that wrote it".to_owned())
+                }
+                CatalogError::Sqlite { .. } | CatalogError::Word { .. } | CatalogError::Lock { .. } => {
+                    (Exit::Failed, "catalogue", IO_HINT.to_owned())
+                }
+            },
+            Self::Config(source) => match source {
+                ConfigError::Parse { .. } => (Exit::Usage, "config", CONFIG_KEYS.to_owned()),
+                ConfigError::Read { .. } | ConfigError::MakeDir { .. } => {
+                    (Exit::Failed, "config", "set ECS_HOME to a directory that you may write".to_owned())
+                }
+                ConfigError::Untrusted { path, fault: Untrusted::Writable { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!("see who wrote to it, then: chmod go-w {}", path.display()),
+                ),
+                ConfigError::Untrusted { path, fault: Untrusted::Owner { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!(
+                        "run ecsctl as the owner of {}, or set ECS_HOME to a directory of your own",
+                        path.display()
+                    ),
+                ),
+                ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
+            },
+            Self::Misplaced { file, found } => (
+                Exit::Refused,
+                "misplaced",
+                format!("mv {} {}", file.display(), file.with_file_name(format!("{found}.evs")).display()),
+            ),
+            Self::BaseMissing { base, .. } => (
+                Exit::Refused,
+                "base-missing",
+                format!(
+                    "put the image's file {base}.evs back among the volumes, then again: ecsctl doctor --rebuild"
+                ),
+            ),
+            Self::Unwell { .. } => {
+                (Exit::Failed, "not-well", "each finding above has its own hint".to_owned())
+            }
+            Self::Io { doing: "read", .. } => {
+                (Exit::Failed, "io", "is it a file that you may read?".to_owned())
+            }
+            Self::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+            Self::Unconfirmed { .. } => {
+                (Exit::Usage, "unconfirmed", "say --yes to go on without a question".to_owned())
+            }
+            Self::Declined => (Exit::Failed, "declined", "answer y, or say --yes".to_owned()),
+            Self::NotRecovered { .. } => (
+                Exit::Failed,
+                "not-recovered",
+                "remove the reasons, then: ecsctl server recover --all".to_owned(),
+            ),
+        };
+        Report { exit, code, hint }
+    }
+}
+
+/// What `ecs.toml` may hold.
+const CONFIG_KEYS: &str =
+    "known keys: kmsd_socket, evsfs, wait_seconds, qemu, qemu_user, qemu_arguments, accel (auto, kvm or tcg)";
+
+/// Where the system itself refused.
+const IO_HINT: &str = "check the permissions of, and the space on, the file system that holds ECS_HOME";
+
+fn size_hint(error: &SizeError) -> String {
+    match error {
+        SizeError::Unaligned { next, .. } => format!("--size {next}"),
+        SizeError::Fraction => "--size 1536M for 1.5G".to_owned(),
+        SizeError::TooLarge => "--size 64T at most".to_owned(),
+        SizeError::Form | SizeError::Negative | SizeError::Zero => "--size 10G, say".to_owned(),
+    }
+}
+
+fn status_hint(disk: &str, status: DiskStatus) -> String {
+    match status {
+        DiskStatus::InUse => format!("ecsctl disk detach {disk}"),
+        DiskStatus::ErrorDeleting => format!("ecsctl disk delete {disk}"),
+        DiskStatus::Creating | DiskStatus::Attaching | DiskStatus::Detaching | DiskStatus::Deleting => {
+            "ecsctl status finishes or undoes what was cut short".to_owned()
+        }
+        DiskStatus::Available | DiskStatus::Deleted | DiskStatus::Error => format!("ecsctl disk show {disk}"),
+    }
+}
+
+fn server_hint(server: &str, status: ServerStatus) -> String {
+    match status {
+        ServerStatus::Running => format!("ecsctl server stop {server}"),
+        ServerStatus::Stopped => format!("ecsctl server show {server}"),
+        ServerStatus::Building | ServerStatus::Deleting => {
+            "ecsctl status finishes or undoes what was cut short".to_owned()
+        }
+    }
+}
+
+fn machine_report(error: &MachineError, server: &str) -> Report {
+    let (exit, code, hint) = match error {
+        MachineError::Spawn { .. } => (
+            Exit::Failed,
+            "qemu-missing",
+            "install qemu-system-x86, or name the program as `qemu` in ecs.toml".to_owned(),
+        ),
+        MachineError::File { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+        MachineError::Failed { .. } | MachineError::Slow { .. } => (
+            Exit::Failed,
+            "machine-failed",
+            "look at memory, kernel files and `qemu_arguments` in ecs.toml".to_owned(),
+        ),
+        MachineError::NoKvm { .. } => {
+            (Exit::Refused, "no-kvm", "--accel auto or tcg emulates the processor".to_owned())
+        }
+        MachineError::Monitor { .. } | MachineError::StillRunning { .. } => (
+            Exit::Failed,
+            "still-running",
+            format!("shut it down from within, or cut its power: ecsctl server stop {server} --force"),
+        ),
+    };
+    Report { exit, code, hint }
+}
+
+fn image_report(error: &ImageError) -> Report {
+    let (exit, code, hint) = match error {
+        ImageError::Io(_) => (Exit::Failed, "io", "is it a file that you may read?"),
+        ImageError::OtherFormat { .. } => {
+            (Exit::Refused, "image-format", "name the format that it really has, or none")
+        }
+        ImageError::OtherFile { .. } => (
+            Exit::Refused,
+            "image-other-file",
+            "make one file of it first, where you trust it: qemu-img convert -O qcow2 OLD NEW",
+        ),
+        ImageError::Encrypted => (Exit::Refused, "image-encrypted", "decrypt it first: qemu-img convert"),
+        ImageError::Unsupported { .. } => {
+            (Exit::Refused, "image-unsupported", "convert it first: qemu-img convert -O qcow2 OLD NEW")
+        }
+        ImageError::Damaged { .. }
+        | ImageError::Outside { .. }
+        | ImageError::TooLarge { .. }
+        | ImageError::Bomb { .. }
+        | ImageError::Overlap => (Exit::Damaged, "image-damaged", "fetch it again, and compare its checksum"),
+    };
+    Report { exit, code, hint: hint.to_owned() }
+}
+
+fn key_report(error: &KeyError) -> Report {
+    let (exit, code, hint) = match error {
+        KeyError::NotFound { .. } => (Exit::NotFound, "not-found", "ecsctl key list".to_owned()),
+        KeyError::Refused { key, code, hint, .. } => {
+            (Exit::Refused, "key-refused", hint.clone().unwrap_or_else(|| refusal_hint(key, code)))
+        }
+        KeyError::Unavailable { hint, .. } => (
+            Exit::Unreachable,
+            "kmsd-unreachable",
+            hint.clone().unwrap_or_else(|| "look at kmsd's log".to_owned()),
+        ),
+        KeyError::Protocol { .. } => {
+            (Exit::Unreachable, "kmsd-protocol", "is KMSD_SOCKET the socket of kmsd?".to_owned())
+        }
+    };
+    Report { exit, code, hint }
+}
+
+/// What to do about a refusal that kmsd has no hint for, by its code.
+fn refusal_hint(key: &str, code: &str) -> String {
+    match code {
+        "KMS.1101" => "--alias db-key, say".to_owned(),
+        "KMS.1103" => "--description with at most 255 characters".to_owned(),
+        "KMS.0312" => format!("ecsctl key tag {key} --remove NAME"),
+        "KMS.2401" | "KMS.2402" => "--to uid:1001 --allow decrypt-datakey, say".to_owned(),
+        "KMS.2501" => format!("ecsctl key grant {key} lists the grants with their IDs"),
+        "KMS.3001" => "--every 90, say".to_owned(),
+        "KMS.0330" => "ask one of kmsd's administrators (`access.admins` in kmsd.toml)".to_owned(),
+        "KMSD.0008" => format!("ecsctl key alias {key} lists its names"),
+        _ if key.is_empty() => "kmsd's log says more".to_owned(),
+        _ => format!("ecsctl key show {key}"),
+    }
+}
+
+fn volume_report(error: &ToolError, disk: &str) -> Report {
+    let show = || format!("ecsctl disk show {disk}");
+    let (exit, code, hint) = match error {
+        ToolError::Spawn { .. } => (
+            Exit::Failed,
+            "evsfs-missing",
+            "install evsfs beside ecsctl or on PATH, or name it as `evsfs` in ecs.toml".to_owned(),
+        ),
+        ToolError::Busy { holders, .. } => (Exit::Refused, "busy", holders::remedy(holders)),
+        // evsfs's hint names an option of its own.
+        ToolError::Failed { code, .. } if code == "rolled_back" || code == "forked" => (
+            Exit::Refused,
+            "rolled-back",
+            format!(
+                "put the newest file back; to go on with a restored backup: ecsctl disk attach {disk} SERVER --accept-rollback"
+            ),
+        ),
+        ToolError::Failed { class, hint, .. } => {
+            let (exit, code) = match class {
+                Failure::Other => (Exit::Failed, "volume-failed"),
+                Failure::Refused => (Exit::Refused, "volume-refused"),
+                Failure::Unreachable => (Exit::Unreachable, "kmsd-unreachable"),
+                Failure::Damaged => (Exit::Damaged, "volume-damaged"),
+            };
+            (exit, code, hint.clone().unwrap_or_else(show))
+        }
+        ToolError::Contract { .. } => {
+            (Exit::Failed, "evsfs-contract", "are evsfs and ecsctl of the same version?".to_owned())
+        }
+        ToolError::MountTable { .. } => (
+            Exit::Failed,
+            "mount-table",
+            "nothing was changed; see that /proc is mounted and can be read, then again".to_owned(),
+        ),
+        ToolError::Clear { .. } => (Exit::Failed, "dead-mount", show()),
+    };
+    Report { exit, code, hint }
+}
