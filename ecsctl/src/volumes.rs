@@ -9,13 +9,12 @@ pub(crate) mod process;
 
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
     claim::Claim,
-    model::{disk::Serving, snapshot::Snapshot},
+    model::{disk::Serving, snapshot::Snapshot, time},
     output::progress::Progress,
     volumes::holders::Holder,
 };
@@ -157,15 +156,9 @@ impl Kept {
             name: self.name.clone(),
             disk_id,
             size: self.size,
-            created_at: moment(self.created).unwrap_or_else(|| now.to_owned()),
+            created_at: time::of_seconds(self.created).unwrap_or_else(|| now.to_owned()),
         }
     }
-}
-
-/// A time as the catalogue has it, from seconds since 1970; none if there is no such time.
-pub(crate) fn moment(seconds: u64) -> Option<String> {
-    let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// The volume engine, from outside. Whoever changes a volume shows the claim on its disk.
