@@ -393,7 +393,7 @@ pub(crate) enum Error {
         /// Where to.
         to: String,
         /// Why.
-        source: KeyError,
+        source: Box<KeyError>,
     },
     /// The key service.
     #[error(transparent)]

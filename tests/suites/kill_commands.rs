@@ -198,7 +198,7 @@ fn sigkill_of_ecsctl_before_each_effect_leaves_nothing_half_made() {
     let make_older = |_| {
         drop(ecs.ecsctl("disk detach d"));
         fs::copy(&file, &old).expect("it can be copied");
-        ecs.attach("d", "web1");
+        ok("disk attach d web1 --accept-rollback --yes");
         fill(&ecs, 1);
         ok("disk detach d");
         fs::copy(&old, &file).expect("it can be copied");

@@ -175,7 +175,8 @@ impl App {
             _ => return Ok(()),
         };
         let Some(source) = source.filter(|source| source.encrypted) else { return Ok(()) };
-        let failed = |source| Error::Release { name: written.name.clone(), to: to.clone(), source };
+        let failed =
+            |source| Error::Release { name: written.name.clone(), to: to.clone(), source: Box::new(source) };
         let key_id = source.key_id.as_deref().unwrap_or_default();
         let sentence = format!("{} {} to {to}", source.kind, source.name);
         let image = source.kind == Noun::Image;

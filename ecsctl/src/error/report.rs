@@ -198,7 +198,8 @@ impl Error {
                 "invalid-end",
                 "--expect NUMBER:MAC, as `ecsctl audit verify --quiet` prints it".to_owned(),
             ),
-            Self::Keys(source) | Self::Release { source, .. } => return key_report(source),
+            Self::Keys(source) => return key_report(source),
+            Self::Release { source, .. } => return key_report(source),
             Self::Volume { source, disk, .. } => return volume_report(source, disk),
             Self::Catalog(source) => match source {
                 CatalogError::TooNew { .. } => {
