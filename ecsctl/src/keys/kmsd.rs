@@ -180,7 +180,7 @@ fn key(info: KeyInfo) -> Key {
         origin: info.origin.as_str().to_owned(),
         versions: u64::from(info.versions),
         rotation: info.rotation,
-        deletion_date: info.deletion_date.map(second),
+        deletion_date: info.deletion_date.map(time::text),
         created_at: Some(time::text(info.created_at)),
         description: Some(info.description).filter(|text| !text.is_empty()),
     }
