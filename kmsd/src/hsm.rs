@@ -20,7 +20,7 @@ pub use self::{
 };
 use crate::domain::{
     envelope::Mechanism,
-    import::{CheckValue, OaepHash, PairId, RsaBits},
+    import::{Arrival, CheckValue, OaepHash, PairId, RsaBits},
     reconcile::ObjectId,
 };
 
@@ -141,17 +141,26 @@ pub trait Session: Send {
     fn pairs(&mut self) -> Result<Vec<PairId>, HsmError>;
 
     /// Unwraps material into the token, as a key that never leaves it and only encrypts and decrypts (K1, K6), in place of what there is of that
-    /// object.
+    /// object. What the token makes beside it (without GCM: the key that authenticates) is made at the [first](Arrival::First) arrival, and is the
+    /// same at every later one.
     ///
     /// # Errors
-    /// [`HsmError::DoesNotOpen`] if it does not unwrap, or not to 32 bytes; [`HsmError::NoPair`] if the pair is not there.
+    /// [`HsmError::DoesNotOpen`] if it does not unwrap, or not to 32 bytes; [`HsmError::NoPair`] if the pair is not there; [`HsmError::NoMacKey`] if
+    /// what was made beside it at first is not.
     fn import(
         &mut self,
         object: ObjectId,
         pair: PairId,
         hash: OaepHash,
         wrapped: &[u8],
+        arrival: Arrival,
     ) -> Result<(), HsmError>;
+
+    /// Destroys the material of an imported object, every copy, and keeps what was made beside it. Removing what is not there is no error.
+    ///
+    /// # Errors
+    /// If the token cannot.
+    fn remove_material(&mut self, object: ObjectId) -> Result<(), HsmError>;
 
     /// Tells an object's material from other material, without telling anything of it.
     ///

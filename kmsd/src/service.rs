@@ -42,7 +42,7 @@ pub use self::{
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     import::ImportParameters,
-    lifecycle::KeyView,
+    lifecycle::{KeyView, NewKey},
     metrics::{OpenConnection, Way},
     start::{Parts, StartError},
 };

@@ -3,11 +3,12 @@
 import concurrent.futures
 import datetime
 import json
+import re
 
 import pytest
 from botocore.exceptions import ClientError
 
-from conftest import REGION
+from conftest import REGION, ROOT
 
 MISSING = "0d0466b0-e727-4d9c-b35d-f84bb474a37f"
 
@@ -178,6 +179,12 @@ class TestRotation:
             assert status["KeyRotationEnabled"] and status["RotationPeriodInDays"] == shown
             due = status["NextRotationDate"] - datetime.datetime.now(datetime.timezone.utc)
             assert abs(due - datetime.timedelta(days=shown)) < datetime.timedelta(minutes=1)
+        kms.schedule_key_deletion(KeyId=key_id, PendingWindowInDays=7)
+        status = kms.get_key_rotation_status(KeyId=key_id)
+        assert not status["KeyRotationEnabled"] and "NextRotationDate" not in status
+        kms.cancel_key_deletion(KeyId=key_id)
+        assert kms.get_key_rotation_status(KeyId=key_id)["KeyRotationEnabled"]
+        kms.enable_key(KeyId=key_id)
         kms.disable_key_rotation(KeyId=key_id)
         status = kms.get_key_rotation_status(KeyId=key_id)
         assert not status["KeyRotationEnabled"] and "NextRotationDate" not in status
@@ -608,3 +615,26 @@ def test_k7_every_operation_by_a_stranger_and_by_who_may_only_describe(kmsd, kms
             assert code(getattr(describer, operation), KeyId=key_id, **parameters) == "AccessDeniedException", operation
     assert kms.describe_key(KeyId=key_id)["KeyMetadata"] == before
     assert len(kms.list_grants(KeyId=key_id)["Grants"]) == 1
+
+
+# What AWS answers in every service, so that no operation of the published model lists it.
+COMMON = {
+    "AccessDeniedException", "IncompleteSignatureException", "InvalidSignatureException", "MissingAuthenticationTokenException",
+    "RequestEntityTooLargeException", "SerializationException", "UnknownOperationException", "UnrecognizedClientException",
+    "ValidationException",
+}
+
+
+def test_errors_against_the_published_model(kms):
+    """Which errors there are for which operations is published with the SDK: docs/kms-api.md accounts for each, and knows no others."""
+    page = (ROOT / "docs/kms-api.md").read_text().split("## AWS KMS")[1]
+    operations, errors = page.split("| operation |")[1].split("| error |")
+    table = "".join(line for line in errors.splitlines() if line.startswith("|"))
+    name = r"`([A-Z][A-Za-z]+Exception)`"
+    answered, never = set(re.findall(name, table)), set(re.findall(name, errors)) - set(re.findall(name, table))
+    model = kms.meta.service_model
+    served = [each for each in re.findall(r"`([A-Z][A-Za-z]+)`", operations) if each in model.operation_names]
+    published = {shape.name for each in served for shape in model.operation_model(each).error_shapes}
+    assert len(served) > 30
+    assert answered - COMMON <= {shape.name for shape in model.error_shapes}
+    assert published - answered == never

@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 
 import huaweicloudsdkkms.v2 as sdk
 import pytest
 from botocore.exceptions import ClientError
 from conftest import Installation
-from huaweicloudsdkcore.exceptions.exceptions import ServerResponseException
+from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException, ServerResponseException
 
 # CKR_FUNCTION_REJECTED: an answer, after which session and token are as good as before.
 REJECTED = 0x200
@@ -116,3 +117,40 @@ def test_no_room_for_the_audit_log(kmsd, kms, huawei, key):
         ballast.unlink()
     create_datakey(huawei, key)
     kms.generate_data_key(KeyId=key, KeySpec="AES_256")
+
+
+def test_a_key_that_is_being_rotated(kmsd, kms, huawei, key):
+    """KMSD.0005, ConflictException: one rotation of a key at a time."""
+    def rotate():
+        return huawei.rotate_on_demand(sdk.RotateOnDemandRequest(body=sdk.RotateOnDemandRequestBody(key_id=key)))
+
+    kmsd.order(f"trace\ndelay C_GenerateKey {SECONDS * 1000000 // 2}\n")
+    first = threading.Thread(target=rotate)
+    first.start()
+    try:
+        # The token is at work on the first one, and takes its time.
+        while "C_GenerateKey" not in kmsd.control.with_suffix(".trace").read_text():
+            assert first.is_alive()
+        with pytest.raises(ClientRequestException) as refused:
+            rotate()
+        assert (refused.value.status_code, refused.value.error_code) == (409, "KMSD.0005")
+        with pytest.raises(ClientError) as refused:
+            kms.rotate_key_on_demand(KeyId=key)
+        assert refused.value.response["Error"]["Code"] == "ConflictException"
+    finally:
+        first.join()
+        kmsd.order("")
+    create_datakey(huawei, key)
+
+
+def test_a_key_that_is_not_in_the_token(kmsd, kms, huawei, key):
+    """KMS.0103, KeyUnavailableException: its material was destroyed behind the service's back. Other keys go on."""
+    lost = kms.create_key()["KeyMetadata"]["KeyId"]
+    token = kmsd.dir / "token"
+    tool = ["pkcs11-tool", "--module", kmsd.env["PKCS11_PROXY_MODULE"], "--token-label", "clients", "--login",
+            "--pin", (token / "pin").read_text().strip()]
+    identity = lost.replace("-", "") + "00000001"
+    subprocess.run([*tool, "--delete-object", "--type", "secrkey", "--id", identity], env=kmsd.env, check=True)
+    assert refused_by_huawei(huawei, lost) == (500, "KMS.0103")
+    assert refused_by_aws(kms, lost) == (500, "KeyUnavailableException")
+    create_datakey(huawei, key)

@@ -514,3 +514,10 @@ def test_k4_what_was_wrapped_does_not_open_then(huawei, key):
         call(huawei, change, key_id=key, **more)
         assert code(huawei, "decrypt_datakey", cipher_text=made.cipher_text) == expected
         assert code(huawei, "decrypt_data", cipher_text=sealed.cipher_text) == expected
+
+
+def test_a_policy_that_is_none(kmsd, key):
+    """Key policies have no verb here; on the socket they have."""
+    for text in ("{}", "x", '{"Statement": [{"Effect": "Perhaps", "Principal": "*", "Action": "kms:*"}]}'):
+        status, answer = kmsd.local("PUT", f"/kmsd/v1/keys/{key}/policy", {"policy": text})
+        assert (status, answer["error"]["error_code"]) == (400, "KMSD.0007"), text

@@ -129,6 +129,15 @@ impl Kmsd {
         assert!(ended && status.success(), "kmsd did not stop cleanly ({status}):\n{}", self.log());
     }
 
+    /// Notes that it has ended on its own, and whether it ended well.
+    ///
+    /// # Panics
+    /// If it was not started; it is waited for.
+    pub fn ended(&mut self) -> bool {
+        let mut child = self.child.take().expect("kmsd was started");
+        child.wait().expect("the child is ours").success()
+    }
+
     /// Kills it with SIGKILL, or finds that it has ended.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("kmsd was started");

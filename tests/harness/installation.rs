@@ -105,7 +105,7 @@ impl Installation {
     /// If the installation was made without.
     #[track_caller]
     pub fn proxy(&self) -> &Proxy {
-        self.token.proxy().expect("made with Provider::SoftHsmByProxy")
+        self.token.proxy().expect("made with a provider that has one")
     }
 
     /// The key service.

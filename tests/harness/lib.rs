@@ -5,6 +5,7 @@
 //!   ├─ Token     softhsm-config/make-token.sh, or tests/opencryptoki.sh; read back with pkcs11-tool
 //!   ├─ Proxy     tests/pkcs11-proxy before it, when a test wants calls to fail
 //!   ├─ Kmsd      started with --ready-fd; stop, kill, restart
+//!   ├─ KillSwitch tests/kill-switch in it, when a test wants it to die at a certain call
 //!   └─ ecsctl(), evsfs(), api()   run the programs, call the API; an Outcome is what came out
 //! at_once        real processes released at one moment   whole    catalogue, files, mounts and processes agree
 //! LoopDevice, Filesystem          guards over the raw view of an attached disk
@@ -26,6 +27,7 @@ mod crowd;
 mod daemon;
 mod guest;
 mod installation;
+mod kill_switch;
 mod outcome;
 pub mod process;
 mod program;
@@ -40,6 +42,7 @@ pub use crowd::at_once;
 pub use daemon::Kmsd;
 pub use guest::Guest;
 pub use installation::{Attached, Installation, Options};
+pub use kill_switch::KillSwitch;
 pub use outcome::Outcome;
 pub use program::{program, repository, run, run_patiently, scratch_dir};
 pub use proxy::Proxy;

@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug)]
 pub struct Proxy {
     control: PathBuf,
+    /// Orders that stand whatever else is ordered.
+    standing: &'static str,
 }
 
 impl Proxy {
-    /// One that forwards everything.
-    pub(crate) fn new(control: PathBuf) -> Self {
-        let proxy = Self { control };
+    /// One that forwards everything, but for the orders that stand.
+    pub(crate) fn new(control: PathBuf, standing: &'static str) -> Self {
+        let proxy = Self { control, standing };
         proxy.order("");
         proxy
     }
@@ -41,7 +43,8 @@ impl Proxy {
     /// from here on.
     pub fn order(&self, orders: &str) {
         let new = self.control.with_extension("new");
-        fs::write(&new, format!("trace\n{orders}\n")).expect("the control file can be written");
+        fs::write(&new, format!("trace\n{}\n{orders}\n", self.standing))
+            .expect("the control file can be written");
         // First, so that what was written under the last order is not mistaken for the calls of this one.
         match fs::remove_file(self.trace()) {
             Ok(()) => {}

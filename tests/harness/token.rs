@@ -15,6 +15,8 @@ pub enum Provider {
     SoftHsm,
     /// SoftHSM, with a module before it that fails calls at a test's word.
     SoftHsmByProxy,
+    /// The same, which hides AES-GCM.
+    SoftHsmWithoutGcm,
     /// The soft token of opencryptoki, which has no AES-GCM in its older versions. Whatever uses it runs in namespaces of its own.
     OpenCryptoki,
 }
@@ -31,7 +33,13 @@ impl Token {
     /// Makes a token; with SoftHSM by the script that users run.
     #[track_caller]
     pub fn create(dir: &Path, provider: Provider) -> Self {
-        let proxy = (provider == Provider::SoftHsmByProxy).then(|| Proxy::new(dir.with_extension("proxy")));
+        let standing = match provider {
+            Provider::SoftHsmByProxy => Some(""),
+            // CKM_AES_GCM
+            Provider::SoftHsmWithoutGcm => Some("hide 0x1087"),
+            Provider::SoftHsm | Provider::OpenCryptoki => None,
+        };
+        let proxy = standing.map(|orders| Proxy::new(dir.with_extension("proxy"), orders));
         let token = Self { dir: dir.to_owned(), provider, proxy };
         if provider == Provider::OpenCryptoki {
             std::fs::create_dir(dir).expect("a directory can be made");
@@ -46,7 +54,7 @@ impl Token {
     /// Its label.
     pub const fn label(&self) -> &'static str {
         match self.provider {
-            Provider::SoftHsm | Provider::SoftHsmByProxy => "ecs-test",
+            Provider::SoftHsm | Provider::SoftHsmByProxy | Provider::SoftHsmWithoutGcm => "ecs-test",
             Provider::OpenCryptoki => "test",
         }
     }
@@ -84,14 +92,14 @@ impl Token {
     /// What a program that uses the token is started by: nothing, or a script and its arguments.
     pub(crate) fn runner(&self) -> Vec<OsString> {
         match self.provider {
-            Provider::SoftHsm | Provider::SoftHsmByProxy => Vec::new(),
+            Provider::SoftHsm | Provider::SoftHsmByProxy | Provider::SoftHsmWithoutGcm => Vec::new(),
             Provider::OpenCryptoki => vec![opencryptoki().into(), self.dir.clone().into()],
         }
     }
 
     fn own_module(&self) -> PathBuf {
         match self.provider {
-            Provider::SoftHsm | Provider::SoftHsmByProxy => Self::module(),
+            Provider::SoftHsm | Provider::SoftHsmByProxy | Provider::SoftHsmWithoutGcm => Self::module(),
             Provider::OpenCryptoki => {
                 run(Command::new(opencryptoki()).arg("--module")).ok().stdout.trim().into()
             }

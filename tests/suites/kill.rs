@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
-use harness::{Filesystem, Installation, LoopDevice, process};
+use harness::{Filesystem, Installation, KillSwitch, LoopDevice, process};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// Writes files one after the other, each with fsync of itself and of its directory, and reports each once that has returned.
@@ -111,11 +112,14 @@ fn d10_sigkill_of_evsfs_under_btrfs_loses_nothing_that_was_fsynced() {
     rounds_of_sigkill("btrfs", 50);
 }
 
-/// K4: kmsd is killed before each of its syncs and deletions in turn, from its start on, amid create, disable, schedule, cancel. What it
-/// acknowledged holds after a restart; what it did not has happened whole or not at all; token and store agree.
+/// The calls by which kmsd, SQLite and SoftHSM make a change last or take something away.
+const LASTING: [&str; 4] = ["fsync", "fdatasync", "rename", "unlink"];
+
+/// K4: kmsd is killed before each of its syncs, renamings and deletions in turn, whichever thread makes it, from its start to its clean end, amid create, disable,
+/// enable, schedule, cancel. What it acknowledged holds after a restart; what it did not has happened whole or not at all; token and store agree.
 #[test]
 fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
-    sigkill_of_kmsd_before_each("fdatasync,fsync,rename,unlink,unlinkat", true);
+    sigkill_of_kmsd_before_each(&LASTING, true);
 }
 
 /// The same amid the making of an object in the token: SoftHSM writes it anew for each of its attributes, each time from an empty file. A key
@@ -123,86 +127,115 @@ fn k4_sigkill_of_kmsd_before_each_sync_keeps_what_was_acknowledged() {
 /// the same way, and loses the token when it dies in the midst, which no program that uses it can help.
 #[test]
 fn k4_sigkill_of_kmsd_amid_the_making_of_an_object_leaves_no_half_key() {
-    sigkill_of_kmsd_before_each("ftruncate", false);
+    sigkill_of_kmsd_before_each(&["ftruncate"], false);
 }
 
-fn sigkill_of_kmsd_before_each(calls: &str, from_the_start: bool) {
+fn sigkill_of_kmsd_before_each(calls: &[&str], from_the_start: bool) {
     let mut ecs = Installation::new();
     ecs.kmsd_mut().stop();
+    let switch = KillSwitch::new(ecs.dir().join("switch"));
+    let runner = switch.runner();
+    let runner = [runner[0].as_str(), &runner[1], &runner[2]];
     let mut acknowledged: BTreeMap<String, String> = BTreeMap::new();
-    let mut kills = 0;
+    let mut kills = BTreeMap::<String, u32>::new();
     for effect in 1.. {
         assert!(effect < 400, "kmsd never ends its work");
-        let fault = format!("--inject={calls}:signal=KILL:when={effect}");
-        let strace = ["strace", "-f", "--output=/dev/null", &fault];
-        let whole = if from_the_start {
-            let started = ecs.kmsd_mut().try_start_under(&strace).is_ok();
-            let whole = started && work(&ecs, effect, &mut acknowledged);
-            if started {
-                ecs.kmsd_mut().kill();
+        if from_the_start {
+            switch.arm(effect, calls);
+        }
+        let lived = ecs.kmsd_mut().try_start_under(&runner).is_ok() && {
+            if !from_the_start {
+                switch.arm(effect, calls);
             }
-            whole
-        } else {
-            ecs.kmsd_mut().start();
-            let mut tracer = attach(&strace, ecs.kmsd().pid().expect("kmsd runs"));
-            let whole = work(&ecs, effect, &mut acknowledged);
-            ecs.kmsd_mut().kill();
-            tracer.wait().expect("strace is ours");
-            whole
+            let done = work(&ecs, effect, &mut acknowledged);
+            ends_cleanly(&mut ecs) && done
         };
-        kills += u32::from(!whole);
+        let counted = switch.calls();
+        let was_killed = counted.len() as u64 == effect;
+        assert!(lived != was_killed, "it was not the switch that ended kmsd:\n{}", ecs.kmsd().log());
+        switch.disarm();
         ecs.kmsd_mut().start();
-        let page = ecs.kms("list-keys", &json!({"limit": "1000"})).ok();
-        let known: BTreeMap<String, String> = page["key_details"]
-            .as_array()
-            .expect("a list")
-            .iter()
-            .map(|key| (field(key, "key_id"), field(key, "key_state")))
-            .collect();
-        for (key, state) in &acknowledged {
-            let found = known
-                .get(key)
-                .unwrap_or_else(|| panic!("acknowledged key {key} is lost, before call {effect}"));
-            assert!(
-                state == "?" || found == state,
-                "key {key} is {found}, acknowledged was {state}, before call {effect}"
-            );
-        }
-        for (key, _) in known.iter().filter(|(key, state)| *state == "2" && !acknowledged.contains_key(*key))
-        {
-            let reply = ecs.kms("create-datakey", &json!({"key_id": key, "datakey_length": "256"}));
-            assert!(
-                reply.status == 200,
-                "key {key} is enabled and of no use, before call {effect}: {reply:?}"
-            );
-        }
-        let objects = ecs.token().master_keys().len();
-        assert_eq!(objects, known.len(), "token and store differ, before call {effect}");
-        acknowledged = known;
-        ecs.kmsd_mut().stop();
-        if whole {
+        let Some(call) = counted.last().filter(|_| was_killed) else {
+            check_after_kill(&ecs, &mut acknowledged, "the end");
             break;
-        }
+        };
+        *kills.entry(call.clone()).or_default() += 1;
+        check_after_kill(&ecs, &mut acknowledged, &format!("{effect}, {call}"));
+        ecs.kmsd_mut().stop();
     }
-    assert!(kills > 8, "only {kills} kills: strace did not do its work");
+    eprintln!("{kills:?}");
+    assert!(kills.values().sum::<u32>() > 20, "only {kills:?}: the switch did not do its work");
 }
 
-/// Attaches strace to a running process, and returns when it holds every thread.
-fn attach(strace: &[&str], pid: u32) -> Child {
-    let mut command = Command::new(strace[0]);
-    command.args(&strace[1..]).arg(format!("--attach={pid}")).stderr(Stdio::piped());
-    let mut tracer = command.spawn().expect("strace can be run");
-    let mut said = BufReader::new(tracer.stderr.take().expect("stderr is piped")).lines();
-    let attached =
-        said.by_ref().map_while(Result::ok).any(|line| line.contains(&format!("Process {pid} attached")));
-    assert!(attached, "strace could not attach to kmsd");
-    // It goes on talking; nobody listening must not stop it.
-    thread::spawn(move || said.for_each(drop));
-    tracer
+/// Stops it as systemd does. False when it died on the way, or was dead before.
+fn ends_cleanly(ecs: &mut Installation) -> bool {
+    let pid = ecs.kmsd().pid().expect("kmsd was started");
+    process::send(pid, Signal::TERM);
+    let ended = process::wait_for_exit(pid, Duration::from_secs(20));
+    assert!(ended, "kmsd does not end:\n{}", ecs.kmsd().log());
+    ecs.kmsd_mut().ended()
+}
+
+/// What was acknowledged is there, what is there can be used, and the token has neither more nor less.
+fn check_after_kill(ecs: &Installation, acknowledged: &mut BTreeMap<String, String>, at: &str) {
+    let page = ecs.kms("list-keys", &json!({"limit": "1000"})).ok();
+    let known: BTreeMap<String, String> = page["key_details"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|key| (field(key, "key_id"), field(key, "key_state")))
+        .collect();
+    for (key, state) in &*acknowledged {
+        let found =
+            known.get(key).unwrap_or_else(|| panic!("acknowledged key {key} is lost, before call {at}"));
+        assert!(
+            state == "?" || found == state,
+            "key {key} is {found}, acknowledged was {state}, before call {at}"
+        );
+    }
+    for (key, _) in known.iter().filter(|(key, state)| *state == "2" && !acknowledged.contains_key(*key)) {
+        let reply = ecs.kms("create-datakey", &json!({"key_id": key, "datakey_length": "256"}));
+        assert!(reply.status == 200, "key {key} is enabled and of no use, before call {at}: {reply:?}");
+    }
+    let objects = ecs.token().master_keys().len();
+    assert_eq!(objects, known.len(), "token and store differ, before call {at}");
+    *acknowledged = known;
+}
+
+/// The kill suite's own tool: the switch counts every call that the kernel sees, of every thread.
+#[test]
+fn the_kill_switch_misses_no_call() {
+    let mut ecs = Installation::new();
+    ecs.kmsd_mut().stop();
+    let switch = KillSwitch::new(ecs.dir().join("switch"));
+    let trace = ecs.dir().join("trace");
+    let output = format!("--output={}", trace.display());
+    let traced = "--trace=fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,rmdir,ftruncate";
+    let calls = [&LASTING[..], &["rmdir", "ftruncate"]].concat();
+    switch.arm(u64::MAX, &calls);
+    let runner = switch.runner();
+    let mut words = vec!["strace", "--follow-forks", &output, traced];
+    words.extend(runner.iter().map(String::as_str));
+    ecs.kmsd_mut().try_start_under(&words).expect("kmsd starts");
+    assert!(work(&ecs, 1, &mut BTreeMap::new()));
+    // strace is the child; kmsd is the other process that has this home.
+    let strace = ecs.kmsd().pid().expect("it was started");
+    for pid in process::with_argument(ecs.kmsd().home()).into_iter().filter(|pid| *pid != strace) {
+        process::send(pid, Signal::TERM);
+    }
+    assert!(process::wait_for_exit(strace, Duration::from_secs(20)));
+    assert!(ecs.kmsd_mut().ended(), "{}", ecs.kmsd().log());
+    let counted = switch.calls();
+    let text = fs::read_to_string(&trace).expect("strace wrote it");
+    let seen = text.lines().filter(|line| line.contains('(') && !line.contains("resumed>")).count();
+    assert_eq!(counted.len(), seen, "{counted:?}\n{text}");
+    for call in ["fsync", "fdatasync", "unlink", "ftruncate"] {
+        assert!(counted.iter().any(|counted| counted == call), "{call} is never called: {counted:?}");
+    }
 }
 
 /// A key through its states; each acknowledged state is recorded, and "?" while a change is under way. True when all was done.
-fn work(ecs: &Installation, round: u32, acknowledged: &mut BTreeMap<String, String>) -> bool {
+fn work(ecs: &Installation, round: u64, acknowledged: &mut BTreeMap<String, String>) -> bool {
     let Ok(made) = ecs.try_kms("create-key", &json!({"key_alias": format!("round-{round}")})) else {
         return false;
     };

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::disks,
+    catalog::{disks, snapshots},
     config::private_dir,
     engine::{Claimed, Facts, steps::io_at},
     error::Error,
@@ -91,6 +91,10 @@ impl App {
     ) -> Result<std::path::PathBuf, Error> {
         let kind = disks::by_id(self.catalog.read(), id)?.map_or(new.disk.kind, |disk| disk.kind);
         let source = self.claim_volume_id(kind, id, &id.to_string())?;
+        if let Some(kept) = snapshot {
+            // Somebody may have deleted it since it was found; from here on nobody does.
+            snapshots::by_id(self.catalog.read(), kept)?;
+        }
         let own = self.installation.place(id);
         let failed = |error| Error::Volume {
             disk: source.disk.name.clone(),

@@ -15,8 +15,12 @@ use super::{
     dispatch::parse,
 };
 use crate::{
-    domain::{Caller, EncryptionContext, KeyRef, Operation, Refusal, state::KeyState, time::WallTime},
-    service::{DatakeyRequest, KeyView, NewDatakey, Service, ServiceError},
+    domain::{
+        Caller, EncryptionContext, KeyRef, Operation, Refusal,
+        state::{KeyState, Origin},
+        time::WallTime,
+    },
+    service::{DatakeyRequest, KeyView, NewDatakey, NewKey, Service, ServiceError},
     wire::huawei::{
         CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
         CreateKeyRequest, CreatedKey, DecryptDatakeyReply, DecryptDatakeyRequest, DescribeKeyReply,
@@ -45,17 +49,17 @@ pub(super) async fn answer(
             only(request.key_spec.as_deref(), "AES_256", "key_spec", "AES_256")?;
             only(request.key_usage.as_deref(), "ENCRYPT_DECRYPT", "key_usage", "ENCRYPT_DECRYPT")?;
             let description = request.key_description.unwrap_or_default();
-            let view = match request.origin.as_deref() {
-                None | Some("kms") => service.create_key(caller, &request.key_alias, &description).await?,
-                Some("external") => {
-                    service.create_external_key(caller, &request.key_alias, &description).await?
-                }
+            let origin = match request.origin.as_deref() {
+                None | Some("kms") => Origin::Kms,
+                Some("external") => Origin::External,
                 Some(_) => {
                     return Err(
                         Refusal::ParameterInvalid { name: "origin", expected: "kms or external" }.into()
                     );
                 }
             };
+            let new = NewKey { description: &description, origin, ..NewKey::named(&request.key_alias) };
+            let view = service.create_key(caller, new).await?;
             let key_info = CreatedKey { key_id: view.key.id.to_string(), domain_id: DOMAIN.to_owned() };
             Ok(answer::ok(&CreateKeyReply { key_info }))
         }

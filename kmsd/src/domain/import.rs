@@ -166,6 +166,15 @@ impl ImportRecord {
     }
 }
 
+/// Whether a key's material comes for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Nothing was ever wrapped by it.
+    First,
+    /// It was in service before, and was deleted or expired.
+    Again,
+}
+
 /// The version of a key that all its material is: it is always the same.
 pub const VERSION: KeyVersion = KeyVersion::FIRST;
 
@@ -240,6 +249,12 @@ impl KeyRecord {
         }))
     }
 
+    /// Whether material that comes now is its first.
+    #[must_use]
+    pub const fn arrival(&self) -> Arrival {
+        if self.import.check.is_some() { Arrival::Again } else { Arrival::First }
+    }
+
     /// Its material is about to be destroyed.
     #[must_use]
     pub fn leaving(&self) -> Self {
@@ -259,8 +274,8 @@ impl KeyRecord {
     pub fn settled(&self) -> Self {
         self.changed(|next| {
             // Material that never was in service leaves no trace.
-            let known = next.import.check.is_some();
-            next.versions.retain(|v| known || v.phase != Phase::Creating);
+            let arrival = next.arrival();
+            next.versions.retain(|v| arrival == Arrival::Again || v.phase != Phase::Creating);
             for version in next.versions.iter_mut().filter(|v| v.phase != Phase::Live) {
                 version.phase = Phase::Destroyed;
             }
@@ -347,6 +362,9 @@ mod tests {
     #[test]
     fn k6_material_that_never_was_in_service_leaves_no_trace() {
         assert!(arriving(&record()).settled().versions.is_empty());
+        assert_eq!(arriving(&record()).arrival(), Arrival::First);
+        let key = arriving(&record()).imported(check(1), None).unwrap().leaving().settled();
+        assert_eq!((key.arrival(), arriving(&key).arrival()), (Arrival::Again, Arrival::Again));
     }
 
     /// K4: material that goes while its key waits for its deletion does not bring the key back.

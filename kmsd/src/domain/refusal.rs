@@ -296,8 +296,8 @@ pub enum Refusal {
         /// The key.
         key: KeyName,
     },
-    /// Another caller imports into the same key.
-    #[error("material for the key {key} is being imported already")]
+    /// Another caller imports into the same key, or deletes its material.
+    #[error("material for the key {key} is being imported or deleted already")]
     ImportUnderWay {
         /// As the caller named it.
         key: String,

@@ -6,6 +6,8 @@ mod place;
 
 use std::{process::Command, sync::Arc, time::Duration};
 
+use cryptoki::object::{Attribute, ObjectClass};
+
 use self::place::{MODULE, on, on_softhsm, settings, write_pin};
 use super::{
     HsmError, Pool, PoolSettings, Session, Token,
@@ -336,6 +338,25 @@ fn k4_softhsm_without_a_login_nothing_is_missing() {
         let mut session = token.open().unwrap();
         assert_eq!(session.inventory().unwrap(), [object(1, 1)]);
         assert_eq!(session.notes().unwrap(), [b"note"]);
+    });
+}
+
+/// Another program exchanges an object for a copy: the handle that was known is dead, and is looked up again.
+#[test]
+fn softhsm_a_handle_that_died_is_looked_up_again() {
+    on_softhsm("softhsm_a_handle_that_died_is_looked_up_again", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let mut session = token.open().unwrap();
+        session.generate(object(1, 1)).unwrap();
+        let sealed = session.seal(object(1, 1), b"aad", b"text").unwrap();
+        let library = cryptoki::context::Pkcs11::new(MODULE).unwrap();
+        let slot = library.get_slots_with_initialized_token().unwrap()[0];
+        let other = library.open_rw_session(slot).unwrap();
+        let original = other.find_objects(&[Attribute::Class(ObjectClass::SECRET_KEY)]).unwrap()[0];
+        other.copy_object(original, &[]).unwrap();
+        other.destroy_object(original).unwrap();
+        let opened = session.open(object(1, 1), sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
+        assert_eq!(opened.unwrap().as_slice(), b"text");
     });
 }
 

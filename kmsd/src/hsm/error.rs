@@ -63,6 +63,16 @@ pub enum HsmError {
         "the token has no integrity key of kmsd: it was initialised anew, or it is another one. Restore the token from its backup"
     )]
     NoIntegrityKey,
+    /// The token has not what it made beside material that was imported before.
+    #[error(
+        "the token has no longer the key that authenticates what {}/{} wrapped before its material was deleted: restore the token from its backup, or import into a new key",
+        object.key,
+        object.version
+    )]
+    NoMacKey {
+        /// The object.
+        object: ObjectId,
+    },
     /// The token has no such RSA pair.
     #[error("the token has no RSA pair for that import")]
     NoPair,
@@ -161,6 +171,7 @@ impl HsmError {
             | Self::PinRefused { .. } => Recovery::Operator,
             Self::NoObject { .. }
             | Self::NoIntegrityKey
+            | Self::NoMacKey { .. }
             | Self::NoPair
             | Self::OaepHash
             | Self::DoesNotOpen

@@ -1,7 +1,7 @@
 //! A token in memory that fails by script: for tests of everything above the HSM.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -15,6 +15,7 @@ use aes_gcm::{
 };
 use aws_lc_rs::{
     encoding::AsDer,
+    error::Unspecified,
     rsa::{
         KeySize, OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey,
     },
@@ -25,7 +26,7 @@ use zeroize::Zeroizing;
 use super::{HsmError, Sealed, Session, Token, TokenIdentity};
 use crate::domain::{
     envelope::Mechanism,
-    import::{CheckValue, MATERIAL_LEN, OaepHash, PairId, RsaBits},
+    import::{Arrival, CheckValue, MATERIAL_LEN, OaepHash, PairId, RsaBits},
     reconcile::ObjectId,
 };
 
@@ -38,6 +39,9 @@ pub(crate) struct FakeToken {
 #[derive(Default)]
 struct Inner {
     objects: Mutex<HashMap<ObjectId, Vec<[u8; 32]>>>,
+    /// What stands beside an object, if keys have two halves.
+    halves: Mutex<HashMap<ObjectId, [u8; 32]>>,
+    has_halves: bool,
     pairs: Mutex<BTreeMap<PairId, OaepPrivateDecryptingKey>>,
     integrity: Mutex<bool>,
     note: Mutex<Option<Vec<u8>>>,
@@ -143,6 +147,42 @@ impl FakeToken {
         Self::default()
     }
 
+    /// An empty token whose keys have two halves, like those of a token without GCM. It seals by GCM all the same, under both together.
+    #[must_use]
+    pub(crate) fn with_halves() -> Self {
+        Self { inner: Arc::new(Inner { has_halves: true, ..Inner::default() }) }
+    }
+
+    /// Whether it is such a token.
+    #[must_use]
+    pub(crate) fn has_halves(&self) -> bool {
+        self.inner.has_halves
+    }
+
+    /// Objects that have something beside their material, or beside its place.
+    #[must_use]
+    pub(crate) fn halves(&self) -> BTreeSet<ObjectId> {
+        self.inner.halves.lock().keys().copied().collect()
+    }
+
+    /// Removes that behind the service's back.
+    pub(crate) fn lose_half(&self, object: ObjectId) {
+        self.inner.halves.lock().remove(&object);
+    }
+
+    /// Makes it anew.
+    fn make_half(&self, object: ObjectId) {
+        if self.inner.has_halves {
+            let mut half = [0; 32];
+            self.bytes(&mut half);
+            self.inner.halves.lock().insert(object, half);
+        }
+    }
+
+    fn lacks_half(&self, object: ObjectId) -> bool {
+        self.inner.has_halves && !self.inner.halves.lock().contains_key(&object)
+    }
+
     /// Lets the call with that index, counted from now, fail.
     pub(crate) fn fail_call(&self, index: u64, fault: Fault) {
         let now = self.inner.calls.load(Ordering::SeqCst);
@@ -213,6 +253,18 @@ impl FakeToken {
         self.inner.script.lock().log.iter().copied().collect()
     }
 
+    /// Making one takes its time; that pairs one after the other differ is enough for a fake.
+    fn rsa_key() -> Result<PrivateDecryptingKey, Unspecified> {
+        static MADE: Mutex<VecDeque<PrivateDecryptingKey>> = Mutex::new(VecDeque::new());
+        let mut made = MADE.lock();
+        if made.len() < 4 {
+            made.push_front(PrivateDecryptingKey::generate(KeySize::Rsa2048)?);
+        } else {
+            made.rotate_right(1);
+        }
+        Ok(made[0].clone())
+    }
+
     fn bytes(&self, out: &mut [u8]) {
         // Distinct is enough for a fake: a counter, hashed.
         use sha2::{Digest, Sha256};
@@ -274,10 +326,11 @@ impl Token for FakeToken {
         if self.generation() != seen {
             return Ok(());
         }
-        self.call("recover", || Ok(()))?;
-        self.inner.recoveries.fetch_add(1, Ordering::SeqCst);
-        self.inner.generation.fetch_add(1, Ordering::SeqCst);
-        Ok(())
+        self.call("recover", || {
+            self.inner.recoveries.fetch_add(1, Ordering::SeqCst);
+            self.inner.generation.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        })
     }
 
     fn mechanism(&self) -> Mechanism {
@@ -310,7 +363,13 @@ impl FakeSession {
         let objects = self.token.inner.objects.lock();
         let key =
             objects.get(&object).and_then(|copies| copies.first()).ok_or(HsmError::NoObject { object })?;
-        Ok(Aes256Gcm::new(key.into()))
+        if !self.token.inner.has_halves {
+            return Ok(Aes256Gcm::new(key.into()));
+        }
+        let halves = self.token.inner.halves.lock();
+        let half = halves.get(&object).ok_or(HsmError::NoObject { object })?;
+        let both: [u8; 32] = std::array::from_fn(|at| key[at] ^ half[at]);
+        Ok(Aes256Gcm::new((&both).into()))
     }
 }
 
@@ -319,6 +378,7 @@ impl Session for FakeSession {
         self.call("generate", || {
             let mut key = [0; 32];
             self.token.bytes(&mut key);
+            self.token.make_half(object);
             // Like a real token: a second key with the same id stands beside the first.
             self.token.inner.objects.lock().entry(object).or_default().push(key);
             Ok(())
@@ -326,18 +386,25 @@ impl Session for FakeSession {
     }
 
     fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError> {
-        self.call("exists", || Ok(self.token.inner.objects.lock().contains_key(&object)))
+        self.call("exists", || {
+            Ok(self.token.inner.objects.lock().contains_key(&object) && !self.token.lacks_half(object))
+        })
     }
 
     fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.call("destroy", || {
             self.token.inner.objects.lock().remove(&object);
+            self.token.inner.halves.lock().remove(&object);
             Ok(())
         })
     }
 
     fn inventory(&mut self) -> Result<Vec<ObjectId>, HsmError> {
-        self.call("inventory", || Ok(self.token.inner.objects.lock().keys().copied().collect()))
+        self.call("inventory", || {
+            let mut found = self.token.halves();
+            found.extend(self.token.inner.objects.lock().keys().copied());
+            Ok(found.into_iter().collect())
+        })
     }
 
     fn seal(&mut self, object: ObjectId, aad: &[u8], plaintext: &[u8]) -> Result<Sealed, HsmError> {
@@ -385,7 +452,7 @@ impl Session for FakeSession {
     fn make_pair(&mut self, pair: PairId, _: RsaBits, _: OaepHash) -> Result<Vec<u8>, HsmError> {
         self.call("make pair", || {
             let unable = |_| HsmError::Lacks { feature: "RSA" };
-            let key = PrivateDecryptingKey::generate(KeySize::Rsa2048).map_err(unable)?;
+            let key = FakeToken::rsa_key().map_err(unable)?;
             let der = key.public_key().as_der().map_err(unable)?.as_ref().to_vec();
             self.token.inner.pairs.lock().insert(pair, OaepPrivateDecryptingKey::new(key).map_err(unable)?);
             Ok(der)
@@ -409,9 +476,13 @@ impl Session for FakeSession {
         pair: PairId,
         hash: OaepHash,
         wrapped: &[u8],
+        arrival: Arrival,
     ) -> Result<(), HsmError> {
         self.call("import", || {
             self.token.inner.objects.lock().remove(&object);
+            if arrival == Arrival::First {
+                self.token.inner.halves.lock().remove(&object);
+            }
             let pairs = self.token.inner.pairs.lock();
             let private = pairs.get(&pair).ok_or(HsmError::NoPair)?;
             let algorithm = match hash {
@@ -422,7 +493,19 @@ impl Session for FakeSession {
             let opened =
                 private.decrypt(algorithm, wrapped, &mut out, None).map_err(|_| HsmError::DoesNotOpen)?;
             let material: [u8; MATERIAL_LEN] = (&*opened).try_into().map_err(|_| HsmError::DoesNotOpen)?;
+            match arrival {
+                Arrival::First => self.token.make_half(object),
+                Arrival::Again if self.token.lacks_half(object) => return Err(HsmError::NoMacKey { object }),
+                Arrival::Again => {}
+            }
             self.token.inner.objects.lock().insert(object, vec![material]);
+            Ok(())
+        })
+    }
+
+    fn remove_material(&mut self, object: ObjectId) -> Result<(), HsmError> {
+        self.call("remove material", || {
+            self.token.inner.objects.lock().remove(&object);
             Ok(())
         })
     }

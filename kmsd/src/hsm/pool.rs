@@ -1,5 +1,7 @@
 //! Sessions on threads of their own, a bounded queue before them, and the way back after the token was lost.
 
+mod presence;
+
 use std::{
     sync::{
         Arc, Weak,
@@ -10,9 +12,9 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, tick};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use self::presence::Presence;
 use super::{HsmError, Recovery, Session, Token, TokenIdentity};
 use crate::domain::envelope::Mechanism;
 
@@ -47,6 +49,9 @@ pub enum TokenStatus {
     },
 }
 
+/// How many tries of one call the recoveries of other threads may cut short.
+const OVERTAKEN: usize = 8;
+
 /// A call, with its own way of answering.
 type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 
@@ -58,7 +63,7 @@ pub struct Pool {
 
 struct Inner {
     token: Arc<dyn Token>,
-    status: Arc<Mutex<TokenStatus>>,
+    presence: Arc<Presence>,
     jobs: Option<Arc<Sender<Job>>>,
     stop_probe: Option<Sender<()>>,
     /// Held for as long as surplus workers may wait.
@@ -73,7 +78,7 @@ impl Pool {
     /// # Errors
     /// If the system has no more threads.
     pub fn start(token: Arc<dyn Token>, settings: PoolSettings) -> std::io::Result<Self> {
-        let status = Arc::new(Mutex::new(TokenStatus::Present));
+        let presence = Arc::new(Presence::new(Arc::clone(&token)));
         let (jobs, queue) = bounded::<Job>(settings.queue);
         let mut threads = Vec::new();
         let jobs = Arc::new(jobs);
@@ -83,7 +88,7 @@ impl Pool {
             let (queue, stopped) = (queue.clone(), stopped_waiting.clone());
             let mut worker = Worker {
                 token: Arc::clone(&token),
-                status: Arc::clone(&status),
+                presence: Arc::clone(&presence),
                 held: Arc::clone(&held),
                 jobs: Arc::downgrade(&jobs),
                 session: None,
@@ -101,7 +106,7 @@ impl Pool {
             })?);
         }
         let (stop_probe, stopped) = bounded::<()>(0);
-        let prober = Prober { token: Arc::clone(&token), status: Arc::clone(&status) };
+        let prober = Prober { token: Arc::clone(&token), presence: Arc::clone(&presence) };
         threads.push(
             std::thread::Builder::new()
                 .name("hsm-probe".to_owned())
@@ -109,7 +114,7 @@ impl Pool {
         );
         let inner = Inner {
             token,
-            status,
+            presence,
             jobs: Some(jobs),
             stop_probe: Some(stop_probe),
             stop_waiting: Some(stop_waiting),
@@ -134,7 +139,7 @@ impl Pool {
     /// How the token is.
     #[must_use]
     pub fn status(&self) -> TokenStatus {
-        self.inner.status.lock().clone()
+        self.inner.presence.status()
     }
 
     /// Requests that wait.
@@ -143,7 +148,7 @@ impl Pool {
         self.inner.jobs.as_ref().map_or(0, |jobs| jobs.len())
     }
 
-    /// Runs `operation` on a session. It may run twice, if the token is lost the first time; so it must be one that
+    /// Runs `operation` on a session. It may run more than once, if the token is lost meanwhile; so it must be one that
     /// can be repeated.
     ///
     /// # Errors
@@ -153,8 +158,8 @@ impl Pool {
         T: Send + 'static,
         F: FnMut(&mut dyn Session) -> Result<T, HsmError> + Send + 'static,
     {
-        if let TokenStatus::Away { since, cause } = &*self.inner.status.lock() {
-            return Err(HsmError::Away { since: since.elapsed(), cause: cause.clone() });
+        if let Some(refusal) = self.inner.presence.refusal() {
+            return Err(refusal);
         }
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |worker| {
@@ -187,7 +192,7 @@ impl Drop for Inner {
 /// One thread's part.
 struct Worker {
     token: Arc<dyn Token>,
-    status: Arc<Mutex<TokenStatus>>,
+    presence: Arc<Presence>,
     /// Sessions that the workers have open.
     held: Arc<AtomicUsize>,
     /// To give a job back. Weak, so that the pool's end is seen.
@@ -251,21 +256,39 @@ impl Worker {
         &mut self,
         operation: &mut impl FnMut(&mut dyn Session) -> Result<T, HsmError>,
     ) -> Result<T, HsmError> {
-        let seen = self.token.generation();
-        match self.attempt(operation) {
-            Err(error) if error.recovery() == Recovery::Reinitialise => {
-                tracing::warn!(%error, "the token was lost, recovering");
-                self.session = None;
-                self.token.recover(seen).map_err(|cause| went_away(&self.status, cause))?;
+        let mut seen = self.token.generation();
+        let mut is_second_try = false;
+        for _ in 0..OVERTAKEN {
+            let error = match self.attempt(operation) {
+                Err(error) if error.recovery() != Recovery::None => error,
+                other => return other,
+            };
+            self.session = None;
+            let recovered = match error.recovery() {
+                // Another thread's recovery has cut this try short: that is no loss of its own.
+                _ if self.token.generation() != seen => Ok(()),
                 // Once more, and no further: a token that is lost again is away.
-                self.attempt(operation).map_err(|error| match error.recovery() {
-                    Recovery::Reinitialise => went_away(&self.status, error),
-                    _ => error,
-                })
+                Recovery::Reinitialise if !is_second_try => {
+                    tracing::warn!(%error, "the token was lost, recovering");
+                    is_second_try = true;
+                    self.token.recover(seen)
+                }
+                _ => Err(error),
+            };
+            match recovered {
+                Ok(()) => self.presence.came_back(seen),
+                Err(cause) => {
+                    if let Some(refusal) = self.presence.went_away(seen, cause) {
+                        return Err(refusal);
+                    }
+                }
             }
-            Err(error) if error.recovery() == Recovery::Operator => Err(went_away(&self.status, error)),
-            other => other,
+            seen = self.token.generation();
         }
+        Err(HsmError::Lost {
+            function: "each try".to_owned(),
+            code: "the token was lost and found again by others meanwhile".to_owned(),
+        })
     }
 
     fn attempt<T>(
@@ -276,24 +299,10 @@ impl Worker {
     }
 }
 
-fn went_away(status: &Mutex<TokenStatus>, cause: HsmError) -> HsmError {
-    let mut status = status.lock();
-    let since = match &*status {
-        TokenStatus::Away { since, .. } => *since,
-        TokenStatus::Present => {
-            tracing::error!(%cause, "the token is away");
-            Instant::now()
-        }
-    };
-    let cause = Box::new(cause);
-    *status = TokenStatus::Away { since, cause: cause.clone() };
-    HsmError::Away { since: since.elapsed(), cause }
-}
-
 /// Looks for a token that is away.
 struct Prober {
     token: Arc<dyn Token>,
-    status: Arc<Mutex<TokenStatus>>,
+    presence: Arc<Presence>,
 }
 
 impl Prober {
@@ -308,16 +317,14 @@ impl Prober {
     }
 
     fn probe(&self) {
-        if matches!(&*self.status.lock(), TokenStatus::Present) {
+        if self.presence.refusal().is_none() {
             return;
         }
-        match self.token.recover(self.token.generation()) {
-            Ok(()) => {
-                tracing::info!("the token is back");
-                *self.status.lock() = TokenStatus::Present;
-            }
+        let seen = self.token.generation();
+        match self.token.recover(seen) {
+            Ok(()) => self.presence.came_back(seen),
             Err(cause) => {
-                went_away(&self.status, cause);
+                self.presence.went_away(seen, cause);
             }
         }
     }

@@ -4,7 +4,7 @@ use super::{Service, ServiceError, audit::Trail, lifecycle::Flight};
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Operation, Refusal,
-        import::{self, OaepHash, PairId, RsaBits, TICKET_HOURS, Ticket},
+        import::{self, Arrival, OaepHash, PairId, RsaBits, TICKET_HOURS, Ticket},
         key::{KeyRecord, Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
@@ -158,8 +158,9 @@ impl Service {
         let ticket = arriving.import.ticket.clone();
         let Ticket { pair, hash, .. } = ticket.ok_or_else(|| Refusal::ImportTokenInvalid { key: name() })?;
         let object = ObjectId { key: arriving.id, version: import::VERSION };
+        let arrival = arriving.arrival();
         let unwrapped = self.inner.pool.call(move |session| {
-            session.import(object, pair, hash, &wrapped)?;
+            session.import(object, pair, hash, &wrapped, arrival)?;
             session.check_value(object)
         });
         let check = unwrapped.await.map_err(|error| match error {
@@ -181,20 +182,30 @@ impl Service {
     pub async fn delete_material(&self, caller: &Caller, key: &KeyRef) -> Result<KeyId, ServiceError> {
         let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
         self.to_the_end(async move {
-            let operation = Operation::DeleteMaterial;
-            let mut trail = Trail::of(&caller, operation, &key);
-            let leaving = service
-                .decide_and_commit(&mut trail, service.asking(&caller, &key, operation), import::removing)
-                .await;
-            let done = match leaving {
-                Ok(leaving) => service.settle(&leaving).await.map(|()| leaving.id),
-                Err(error) => Err(error),
-            };
+            let mut trail = Trail::of(&caller, Operation::DeleteMaterial, &key);
+            let done = service.give_material_up(&mut trail, &caller, &key).await;
             let done = service.record(trail, done).await;
             service.note_soon();
             done
         })
         .await
+    }
+
+    async fn give_material_up(
+        &self,
+        trail: &mut Trail,
+        caller: &Caller,
+        key: &KeyRef,
+    ) -> Result<KeyId, ServiceError> {
+        let operation = Operation::DeleteMaterial;
+        let id = self.asking(caller, key, operation)()?.key().id;
+        // Before the intent is seen: the scheduler finishes what nobody is at work on.
+        let _flight =
+            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let leaving =
+            self.decide_and_commit(trail, self.asking(caller, key, operation), import::removing).await?;
+        self.settle(&leaving).await?;
+        Ok(id)
     }
 
     /// What the scheduler does for a key of external origin: material whose day has come, what was cut short, offers that have ended.
@@ -225,14 +236,22 @@ impl Service {
         Ok(())
     }
 
-    /// Has the token destroy what is on its way in or out, and records that it has.
+    /// Has the token destroy what is on its way in or out, and records that it has. Of a key that was in service, what the token made beside the material
+    /// stays: without it the same material would not open what it wrapped.
     async fn settle(&self, key: &KeyRecord) -> Result<(), ServiceError> {
+        // A commit that failed may be in the store all the same. One that succeeds now shows that the material is in nobody's service.
+        let key = key.changed(|_| ());
+        self.inner.writer.commit(Change::PutKey(key.clone())).await?;
         let between = key.versions.iter().filter(|v| matches!(v.phase, Phase::Creating | Phase::Destroying));
         let objects: Vec<_> = between.map(|v| ObjectId { key: key.id, version: v.version }).collect();
-        self.inner
-            .pool
-            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
-            .await?;
+        let arrival = key.arrival();
+        let destroyed = self.inner.pool.call(move |session| {
+            objects.iter().try_for_each(|object| match arrival {
+                Arrival::First => session.destroy(*object),
+                Arrival::Again => session.remove_material(*object),
+            })
+        });
+        destroyed.await?;
         Ok(self.inner.writer.commit(Change::PutKey(key.settled())).await?)
     }
 

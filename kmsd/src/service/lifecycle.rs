@@ -9,7 +9,7 @@ use crate::{
         policy,
         reconcile::ObjectId,
         registry::{Change, Conflict},
-        state::KeyState,
+        state::{KeyState, Origin},
         time::{TrustedClock, WallTime},
     },
     store::CommitError,
@@ -37,81 +37,61 @@ impl KeyView {
     }
 }
 
+/// What a key is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct NewKey<'a> {
+    /// Its name. `None`: the service makes one up.
+    pub alias: Option<&'a str>,
+    /// Free text.
+    pub description: &'a str,
+    /// Where its material comes from.
+    pub origin: Origin,
+    /// What people sort it by.
+    pub tags: &'a [(String, String)],
+    /// What its owner lets others do, and forbids, as JSON.
+    pub policy: Option<&'a str>,
+}
+
+impl<'a> NewKey<'a> {
+    /// Made in the token, with a name and nothing else.
+    #[must_use]
+    pub const fn named(alias: &'a str) -> Self {
+        Self { alias: Some(alias), description: "", origin: Origin::Kms, tags: &[], policy: None }
+    }
+
+    fn spec(self, caller: &Caller, random: [u8; 16]) -> Result<KeySpec, Refusal> {
+        let owner = caller.principal.clone();
+        let spec = match self.alias {
+            Some(alias) => KeySpec::new(alias, self.description, owner),
+            None => KeySpec::unnamed(random, self.description, owner),
+        };
+        let policy = self.policy.map(KeyPolicy::parse).transpose()?;
+        let spec = spec?.with_tags(self.tags)?.with_policy(policy);
+        Ok(match self.origin {
+            Origin::Kms => spec,
+            Origin::External => spec.external(),
+        })
+    }
+}
+
 /// How often a decision is made anew when the record changes under it.
 pub(super) const ATTEMPTS: usize = 16;
 /// Name of the operation that makes a key.
 const CREATE: &str = "create-key";
 
 impl Service {
-    /// Makes a key (K1).
+    /// Makes a key (K1), or one that waits for its material (K6).
     ///
     /// # Errors
-    /// If the name is taken or not allowed, there are too many keys, or the token or the store fails.
-    pub async fn create_key(
-        &self,
-        caller: &Caller,
-        alias: &str,
-        description: &str,
-    ) -> Result<KeyView, ServiceError> {
-        let spec = KeySpec::new(alias, description, caller.principal.clone());
-        self.create(caller, Some(alias), spec).await
-    }
-
-    /// Makes a key whose material comes from elsewhere, and waits for it (K6).
-    ///
-    /// # Errors
-    /// If the name is taken or not allowed, there are too many keys, or the store fails.
-    pub async fn create_external_key(
-        &self,
-        caller: &Caller,
-        alias: &str,
-        description: &str,
-    ) -> Result<KeyView, ServiceError> {
-        let spec = KeySpec::new(alias, description, caller.principal.clone());
-        self.create(caller, Some(alias), spec.map(KeySpec::external)).await
-    }
-
-    /// Makes a key that has no name but one that the service makes up (K1).
-    ///
-    /// # Errors
-    /// If there are too many keys, a tag or the policy is not one, or the token or the store fails.
-    pub async fn create_unnamed_key(
-        &self,
-        caller: &Caller,
-        description: &str,
-        tags: &[(String, String)],
-        policy: Option<&str>,
-    ) -> Result<KeyView, ServiceError> {
-        let spec = unnamed(caller, description, tags, policy)?;
-        self.create(caller, None, spec).await
-    }
-
-    /// The same for material from elsewhere (K6).
-    ///
-    /// # Errors
-    /// If there are too many keys, or the store fails.
-    pub async fn create_unnamed_external_key(
-        &self,
-        caller: &Caller,
-        description: &str,
-        tags: &[(String, String)],
-        policy: Option<&str>,
-    ) -> Result<KeyView, ServiceError> {
-        let spec = unnamed(caller, description, tags, policy)?;
-        self.create(caller, None, spec.map(KeySpec::external)).await
-    }
-
-    async fn create(
-        &self,
-        caller: &Caller,
-        alias: Option<&str>,
-        spec: Result<KeySpec, Refusal>,
-    ) -> Result<KeyView, ServiceError> {
-        let service = self.clone();
+    /// If the name is taken or not allowed, a tag or the policy is not one, there are too many keys, or the token or the store fails.
+    pub async fn create_key(&self, caller: &Caller, new: NewKey<'_>) -> Result<KeyView, ServiceError> {
         let mut trail = Trail::new(caller, CREATE);
-        if let Some(alias) = alias {
+        if let Some(alias) = new.alias {
             trail = trail.target(&alias);
         }
+        let mut random = [0; 16];
+        getrandom::fill(&mut random)?;
+        let (service, spec) = (self.clone(), new.spec(caller, random));
         self.to_the_end(async move {
             match spec {
                 Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
@@ -383,20 +363,6 @@ impl Service {
             tracing::warn!(key = %record.id, %error, "the record of a key that could not be made cannot be cleared away yet");
         }
     }
-}
-
-/// What a key without a name is made from.
-fn unnamed(
-    caller: &Caller,
-    description: &str,
-    tags: &[(String, String)],
-    policy: Option<&str>,
-) -> Result<Result<KeySpec, Refusal>, ServiceError> {
-    let mut random = [0; 16];
-    getrandom::fill(&mut random)?;
-    let policy = policy.map(KeyPolicy::parse).transpose().map_err(Refusal::from);
-    let spec = KeySpec::unnamed(random, description, caller.principal.clone());
-    Ok(spec.and_then(|spec| spec.with_tags(tags)).and_then(|spec| Ok(spec.with_policy(policy?))))
 }
 
 /// Marks a key as being made, rotated or imported into for as long as it lives.

@@ -1,8 +1,10 @@
 //! The service on fakes: rules, races, crashes.
 
 mod access;
+mod anchors;
 mod audit;
 mod crash;
+mod doubtful;
 mod import;
 mod keys;
 mod restored;
@@ -13,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
-use super::{DatakeyRequest, Limits, NewDatakey, Parts, Service, ServiceError, StartError};
+use super::{DatakeyRequest, Limits, NewDatakey, NewKey, Parts, Service, ServiceError, StartError};
 use crate::{
     clock::manual::ManualClock,
     domain::{Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId},
@@ -34,7 +36,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let token = FakeToken::new();
+        Self::on(FakeToken::new())
+    }
+
+    /// As if the token had no GCM: each key has two halves.
+    fn with_halves() -> Self {
+        Self::on(FakeToken::with_halves())
+    }
+
+    fn on(token: FakeToken) -> Self {
         let store = MemoryStore::new(token.identity());
         Self { token, store, clock: Arc::new(ManualClock::new()), audit: tempfile::tempdir().unwrap() }
     }
@@ -68,20 +78,27 @@ impl World {
         self.store.set_power(power.clone());
     }
 
-    /// Token and records tell the same story: each version in service has exactly one object, and nothing else has any.
+    /// Token and records tell the same story: each version in service has exactly one object, and nothing else has any. What stands beside an object
+    /// stands there for as long as its key lives, also while imported material is away.
     fn check_consistent(&self, service: &Service) {
         let registry = service.inner.writer.registry().read();
-        let mut expected = std::collections::BTreeMap::new();
+        let (mut expected, mut halves) =
+            (std::collections::BTreeMap::new(), std::collections::BTreeSet::new());
         for key in registry.keys() {
             assert!(matches!(key.phase, Phase::Live | Phase::Destroyed), "{key:?}");
             for version in &key.versions {
                 assert!(matches!(version.phase, Phase::Live | Phase::Destroyed), "{key:?}");
+                let object = ObjectId { key: key.id, version: version.version };
                 if version.phase == Phase::Live {
-                    expected.insert(ObjectId { key: key.id, version: version.version }, 1);
+                    expected.insert(object, 1);
+                }
+                if key.phase == Phase::Live {
+                    halves.insert(object);
                 }
             }
         }
         assert_eq!(self.token.objects(), expected);
+        assert!(!self.token.has_halves() || self.token.halves() == halves, "{halves:?}");
     }
 }
 
@@ -129,6 +146,14 @@ async fn open(
     value: &str,
 ) -> Result<Zeroizing<Vec<u8>>, ServiceError> {
     service.decrypt_datakey(caller, None, wrapped, &context(value)).await
+}
+
+/// Until nothing is on its way to the token that was not asked for.
+async fn quiet(service: &Service) {
+    service.save_note().await.unwrap();
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[track_caller]

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use super::{
     AccessKeyId, AccessSecret, SignatureError, Verified,
     clock::SigningTime,
-    request::{RequestParts, SignedHeaders, encode, sha256_hex},
+    request::{Fields, RequestParts, SignedHeaders, encode, sha256_hex},
 };
 
 pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
@@ -72,28 +72,11 @@ impl<'a> Claim<'a> {
     }
 
     fn parse_any_service(fields: &'a str, request: &RequestParts<'a>) -> Result<Self, SignatureError> {
-        const BAD: SignatureError = SignatureError::Malformed { part: "Authorization" };
-        let (mut credential, mut signed, mut signature) = (None, None, None);
-        for field in fields.split(',') {
-            let (name, value) = field.trim().split_once('=').ok_or(BAD)?;
-            let slot = match name {
-                "Credential" => &mut credential,
-                "SignedHeaders" => &mut signed,
-                "Signature" => &mut signature,
-                _ => return Err(BAD),
-            };
-            if slot.replace(value).is_some() {
-                return Err(BAD);
-            }
-        }
+        let Fields { who, signed_headers, signature } = Fields::parse(fields, "Credential")?;
         const BAD_CREDENTIAL: SignatureError = SignatureError::Malformed { part: "Credential" };
-        let (access_key, scope) = credential.ok_or(BAD)?.split_once('/').ok_or(BAD_CREDENTIAL)?;
+        let (access_key, scope) = who.split_once('/').ok_or(BAD_CREDENTIAL)?;
         let access_key = access_key.parse().map_err(|_| BAD_CREDENTIAL)?;
         let scope = Scope::parse(scope)?;
-        let signed_headers = SignedHeaders::parse(signed.ok_or(BAD)?)?;
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(signature.ok_or(BAD)?, &mut bytes)
-            .map_err(|_| SignatureError::Malformed { part: "Signature" })?;
         let signed_at = SigningTime::parse("X-Amz-Date", request.header(DATE)?)?;
         if scope.day != signed_at.day() {
             return Err(SignatureError::Scope { part: "date", expected: "the day of X-Amz-Date" });
@@ -106,7 +89,7 @@ impl<'a> Claim<'a> {
                 _ => {}
             }
         }
-        Ok(Self { access_key, scope, signed_headers, signature: bytes, signed_at })
+        Ok(Self { access_key, scope, signed_headers, signature, signed_at })
     }
 
     pub(super) const fn access_key(&self) -> &AccessKeyId {

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use super::{
     AccessKeyId, AccessSecret, SignatureError, Verified,
     clock::SigningTime,
-    request::{RequestParts, SignedHeaders, decode, encode, sha256_hex},
+    request::{Fields, RequestParts, SignedHeaders, decode, encode, sha256_hex},
 };
 
 pub(super) const ALGORITHM: &str = "SDK-HMAC-SHA256";
@@ -33,33 +33,15 @@ pub(crate) struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     pub(super) fn parse(fields: &'a str, request: &RequestParts<'a>) -> Result<Self, SignatureError> {
-        const BAD: SignatureError = SignatureError::Malformed { part: "Authorization" };
-        let (mut access, mut signed, mut signature) = (None, None, None);
-        for field in fields.split(',') {
-            let (name, value) = field.trim().split_once('=').ok_or(BAD)?;
-            let slot = match name {
-                "Access" => &mut access,
-                "SignedHeaders" => &mut signed,
-                "Signature" => &mut signature,
-                _ => return Err(BAD),
-            };
-            if slot.replace(value).is_some() {
-                return Err(BAD);
-            }
-        }
-        let access_key =
-            access.ok_or(BAD)?.parse().map_err(|_| SignatureError::Malformed { part: "Access" })?;
-        let signed_headers = SignedHeaders::parse(signed.ok_or(BAD)?)?;
+        let Fields { who, signed_headers, signature } = Fields::parse(fields, "Access")?;
+        let access_key = who.parse().map_err(|_| SignatureError::Malformed { part: "Access" })?;
         signed_headers.require("host")?;
         signed_headers.require(DATE)?;
         if request.headers.get(CONTENT_HASH).is_some_and(|value| value == "UNSIGNED-PAYLOAD") {
             return Err(SignatureError::UnsignedBody);
         }
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(signature.ok_or(BAD)?, &mut bytes)
-            .map_err(|_| SignatureError::Malformed { part: "Signature" })?;
         let signed_at = SigningTime::parse("X-Sdk-Date", request.header(DATE)?)?;
-        Ok(Self { access_key, signed_headers, signature: bytes, signed_at })
+        Ok(Self { access_key, signed_headers, signature, signed_at })
     }
 
     pub(super) const fn access_key(&self) -> &AccessKeyId {

@@ -96,6 +96,40 @@ impl<'a> RequestParts<'a> {
     }
 }
 
+/// What both schemes have in their `Authorization` header, behind the algorithm: `<who>=..., SignedHeaders=..., Signature=...`, each once and in any order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fields<'a> {
+    /// The value of the field that names the access key.
+    pub(super) who: &'a str,
+    pub(super) signed_headers: SignedHeaders<'a>,
+    pub(super) signature: [u8; 32],
+}
+
+impl<'a> Fields<'a> {
+    /// `who` is the scheme's name of the field that names the access key.
+    pub(super) fn parse(fields: &'a str, who: &'static str) -> Result<Self, SignatureError> {
+        const BAD: SignatureError = SignatureError::Malformed { part: "Authorization" };
+        let (mut credential, mut signed, mut signature) = (None, None, None);
+        for field in fields.split(',') {
+            let (name, value) = field.trim().split_once('=').ok_or(BAD)?;
+            let slot = match name {
+                "SignedHeaders" => &mut signed,
+                "Signature" => &mut signature,
+                _ if name == who => &mut credential,
+                _ => return Err(BAD),
+            };
+            if slot.replace(value).is_some() {
+                return Err(BAD);
+            }
+        }
+        let (who, signed, text) = (credential.ok_or(BAD)?, signed.ok_or(BAD)?, signature.ok_or(BAD)?);
+        let mut signature = [0; 32];
+        hex::decode_to_slice(text, &mut signature)
+            .map_err(|_| SignatureError::Malformed { part: "Signature" })?;
+        Ok(Self { who, signed_headers: SignedHeaders::parse(signed)?, signature })
+    }
+}
+
 /// The `SignedHeaders` list: header names in lower case, sorted, separated by semicolons.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SignedHeaders<'a>(&'a str);

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{KeyState, Refusal, operation::StateFault, state::Origin, time::WallTime},
-    service::{KeyView, ServiceError},
+    service::{KeyView, NewKey, ServiceError},
 };
 
 /// Days before a deletion if the request does not say.
@@ -135,9 +135,9 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
         "SYMMETRIC_DEFAULT",
         "a KeySpec other than SYMMETRIC_DEFAULT",
     )?;
-    let is_external = match request.origin.as_deref() {
-        None | Some("AWS_KMS") => false,
-        Some("EXTERNAL") => true,
+    let origin = match request.origin.as_deref() {
+        None | Some("AWS_KMS") => Origin::Kms,
+        Some("EXTERNAL") => Origin::External,
         Some(_) => return Err(Fault::Unsupported { what: "an Origin other than AWS_KMS and EXTERNAL" }),
     };
     let unsupported = [
@@ -147,12 +147,15 @@ pub(super) async fn create(call: &Call<'_>, request: CreateKey) -> Result<KeyRep
     if let Some((_, what)) = unsupported.into_iter().find(|(asked, _)| *asked) {
         return Err(Fault::Unsupported { what });
     }
-    let (description, tags, policy) = (&request.description, pairs(request.tags), request.policy.as_deref());
-    let view = if is_external {
-        call.service.create_unnamed_external_key(call.caller, description, &tags, policy).await?
-    } else {
-        call.service.create_unnamed_key(call.caller, description, &tags, policy).await?
+    let tags = pairs(request.tags);
+    let new = NewKey {
+        alias: None,
+        description: &request.description,
+        origin,
+        tags: &tags,
+        policy: request.policy.as_deref(),
     };
+    let view = call.service.create_key(call.caller, new).await?;
     Ok(KeyReply { key_metadata: metadata(call, &view) })
 }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{
-        Refusal,
+        KeyState, Refusal,
         rotation::{Cause, DEFAULT_INTERVAL_DAYS},
     },
     service::{KeyView, ServiceError},
@@ -100,14 +100,16 @@ pub(super) async fn disable(call: &Call<'_>, request: &OneKey) -> Result<(), Fau
     }
 }
 
+/// While a key waits for its deletion its rotation is published as off; it is as it was when that is cancelled.
 pub(super) async fn status(call: &Call<'_>, request: &OneKey) -> Result<RotationStatus, Fault> {
     let KeyView { key, next_rotation, .. } =
         call.service.describe_key(call.caller, &call.key_id(&request.key_id)?).await?;
+    let rotation = key.rotation.filter(|_| key.state != KeyState::PendingDeletion);
     Ok(RotationStatus {
         key_id: call.names.key(key.id),
-        key_rotation_enabled: key.rotation.is_some(),
-        rotation_period_in_days: key.rotation.map(|schedule| schedule.interval_days),
-        next_rotation_date: next_rotation.map(seconds),
+        key_rotation_enabled: rotation.is_some(),
+        rotation_period_in_days: rotation.map(|schedule| schedule.interval_days),
+        next_rotation_date: next_rotation.filter(|_| rotation.is_some()).map(seconds),
     })
 }
 

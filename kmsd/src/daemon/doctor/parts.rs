@@ -75,7 +75,7 @@ fn check_module(home: &Path, config: &Config, expected: &TokenIdentity, findings
                     "see that the PIN file is right before kmsd is started again",
                 ),
             });
-            findings.push(mechanisms(found.sealing, &found.mechanisms));
+            findings.push(mechanisms(found.sealing, found.imports, &found.mechanisms));
             true
         }
         Err(error @ HsmError::Module { .. }) => {
@@ -89,13 +89,21 @@ fn check_module(home: &Path, config: &Config, expected: &TokenIdentity, findings
     }
 }
 
-fn mechanisms(sealing: Result<Mechanism, HsmError>, found: &[String]) -> Finding {
+fn mechanisms(sealing: Result<Mechanism, HsmError>, imports: bool, found: &[String]) -> Finding {
     let list = found.join(" ");
+    let external = if imports {
+        "keys of external origin can be imported"
+    } else {
+        "keys of external origin cannot be imported, for want of RSA-OAEP that unwraps"
+    };
     match sealing {
-        Ok(Mechanism::AesGcm) => Finding::ok("mechanisms", format!("it wraps by AES-GCM, and has {list}")),
-        Ok(Mechanism::AesCbcHmac) => {
-            Finding::ok("mechanisms", format!("it wraps by AES-CBC and HMAC-SHA-256, and has {list}"))
+        Ok(Mechanism::AesGcm) => {
+            Finding::ok("mechanisms", format!("it wraps by AES-GCM; {external}; it has {list}"))
         }
+        Ok(Mechanism::AesCbcHmac) => Finding::ok(
+            "mechanisms",
+            format!("it wraps by AES-CBC and HMAC-SHA-256; {external}; it has {list}"),
+        ),
         Err(error) => Finding::failed("mechanisms", format!("{error}; it has {list}"), "use another token"),
     }
 }
@@ -245,13 +253,19 @@ mod tests {
     #[test]
     fn a_token_that_cannot_seal_has_failed() {
         let lacks = HsmError::Lacks { feature: "something" };
-        let finding = mechanisms(Err(lacks), &["CKM_AES_CBC_PAD".to_owned()]);
+        let finding = mechanisms(Err(lacks), true, &["CKM_AES_CBC_PAD".to_owned()]);
         assert_eq!(finding.health, super::super::Health::Failed);
         assert!(
             finding.found.contains("something") && finding.found.contains("CKM_AES_CBC_PAD"),
             "{}",
             finding.found
         );
-        assert_eq!(mechanisms(Ok(Mechanism::AesGcm), &[]).health, super::super::Health::Ok);
+        for (imports, said) in [(true, "can be imported"), (false, "cannot be imported")] {
+            for sealing in [Mechanism::AesGcm, Mechanism::AesCbcHmac] {
+                let finding = mechanisms(Ok(sealing), imports, &[]);
+                assert_eq!(finding.health, super::super::Health::Ok);
+                assert!(finding.found.contains(said), "{}", finding.found);
+            }
+        }
     }
 }

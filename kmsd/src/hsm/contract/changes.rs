@@ -13,7 +13,7 @@ use super::{
     place::{Provider, control, on, on_softhsm, settings, traced},
 };
 use crate::{
-    domain::import::{OaepHash, PairId, RsaBits},
+    domain::import::{Arrival, OaepHash, PairId, RsaBits},
     hsm::{HsmError, Session, Token, pkcs11::Pkcs11Token},
 };
 
@@ -24,7 +24,7 @@ const INCONSISTENT: u32 = 0xD1;
 const ROUNDS: u32 = 60;
 
 /// SoftHSM's files of objects, the token's own not among them.
-fn files(dir: &Path) -> usize {
+pub(super) fn files(dir: &Path) -> usize {
     let token = std::fs::read_dir(dir.join("tokens")).unwrap().next().unwrap().unwrap().path();
     let names = std::fs::read_dir(token).unwrap().map(|entry| entry.unwrap().file_name());
     names.filter(|name| name.to_string_lossy().ends_with(".object") && name != "token.object").count()
@@ -107,7 +107,7 @@ fn a_new_object_is_asked_for_again() {
             session.generate(object(1, number))
         };
         let mut import = |session: &mut dyn Session| {
-            session.import(object(2, 1), PairId::new([2; 16]), OaepHash::Sha1, &wrapped)
+            session.import(object(2, 1), PairId::new([2; 16]), OaepHash::Sha1, &wrapped, Arrival::First)
         };
         let mut make_pair =
             |session: &mut dyn Session| session.make_pair(pair, RsaBits::Rsa2048, OaepHash::Sha1).map(drop);
@@ -116,7 +116,7 @@ fn a_new_object_is_asked_for_again() {
         let operations: [(&[&str], Operation<'_>); 4] = [
             (&["C_GenerateKey"], &mut generate),
             (&["C_GenerateKey", "C_UnwrapKey"], &mut import),
-            (&["C_GenerateKeyPair"], &mut make_pair),
+            (&["C_GenerateKeyPair", "C_UnwrapKey"], &mut make_pair),
             (&["C_CreateObject"], &mut put_note),
         ];
         for (expected, operation) in operations {

@@ -20,8 +20,7 @@ use super::{
 };
 use crate::{
     domain::{
-        envelope::Mechanism,
-        import::{CheckValue, MATERIAL_LEN, OaepHash, PairId, RsaBits},
+        import::{Arrival, CheckValue, MATERIAL_LEN, OaepHash, PairId, RsaBits},
         reconcile::ObjectId,
     },
     hsm::{HsmError, Session},
@@ -38,10 +37,6 @@ impl Pkcs11Session {
         bits: RsaBits,
         hash: OaepHash,
     ) -> Result<Vec<u8>, HsmError> {
-        if self.mechanism() != Mechanism::AesGcm {
-            // The key beside it, which authenticates, would not come back with the material.
-            return Err(HsmError::Lacks { feature: "AES-GCM, which keys of external origin need" });
-        }
         self.with(|session| {
             // What an earlier try left behind.
             self.objects.destroy_all(session, &template::pair_search(pair))?;
@@ -49,7 +44,7 @@ impl Pkcs11Session {
             let generate =
                 || session.generate_key_pair(&CkMechanism::RsaPkcsKeyPairGen, &for_public, &for_private);
             let (public, private) = self.objects.make(generate).map_err(classify)?;
-            let made = describe_pair(session, public, private, hash);
+            let made = describe_pair(&self.objects, session, public, private, hash);
             if made.is_err() {
                 self.objects.destroy(session, private)?;
             }
@@ -85,41 +80,80 @@ impl Pkcs11Session {
         pair: PairId,
         hash: OaepHash,
         wrapped: &[u8],
+        arrival: Arrival,
     ) -> Result<(), HsmError> {
+        let mut handles = self.objects.handles.write();
+        handles.remove(&(object, Part::Cipher));
+        handles.remove(&(object, Part::Mac));
+        drop(handles);
         self.with(|session| {
-            // What an earlier try left behind: nobody was told of it.
-            self.objects.destroy_all(session, &template::by_id(object))?;
+            match arrival {
+                Arrival::First => self.objects.destroy_all(session, &template::by_id(object))?,
+                Arrival::Again => {
+                    self.objects.destroy_all(session, &template::by_part(object, Part::Cipher))?;
+                }
+            }
             let found = self.objects.find(session, &template::pair_search(pair))?;
             let private = *found.first().ok_or(HsmError::NoPair)?;
             let unwrap = |template: &[Attribute]| {
-                let make = || {
-                    self.objects.make(|| session.unwrap_key(&oaep(hash), private, wrapped, template))
-                };
+                let make =
+                    || self.objects.make(|| session.unwrap_key(&oaep(hash), private, wrapped, template));
                 certain(session, make)
             };
-            if unwrapped_len(&self.objects, session, &unwrap)? != MATERIAL_LEN {
-                return Err(HsmError::DoesNotOpen);
-            }
-            let handle = unwrap(&template::imported_key(object))?;
-            // SoftHSM takes AES keys of any length, and says only when one is used.
-            let trial = || session.encrypt(&CkMechanism::AesCbc([0; 16]), handle, &CHECK_BLOCK).map(drop);
-            if let Err(error) = certain(session, trial) {
-                self.objects.destroy(session, handle)?;
-                return Err(match error {
-                    HsmError::Failed { .. } => HsmError::DoesNotOpen,
-                    other => other,
-                });
-            }
-            let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
-            if !template::is_protected_import(&answer) {
-                self.objects.destroy(session, handle)?;
-                return Err(HsmError::Lacks {
-                    feature: "the attributes that keep an unwrapped key inside: it made a key that is weaker than asked for, which was destroyed",
-                });
-            }
-            self.remember(object, handle);
-            Ok(())
+            let shown = unwrap(&template::rehearsal())?;
+            let taken = self.take(session, object, shown, arrival, &unwrap);
+            // It would go with the session, which lives on.
+            self.objects.destroy(session, shown)?;
+            taken
         })
+    }
+
+    /// From unwrapped material in the session to a key in the token. What does not fit shows before the token has anything of it.
+    fn take(
+        &self,
+        session: &CkSession,
+        object: ObjectId,
+        shown: ObjectHandle,
+        arrival: Arrival,
+        unwrap: &impl Fn(&[Attribute]) -> Result<ObjectHandle, HsmError>,
+    ) -> Result<(), HsmError> {
+        if material_len(&self.objects, session, shown, unwrap)? != MATERIAL_LEN {
+            return Err(HsmError::DoesNotOpen);
+        }
+        // SoftHSM takes AES keys of any length, and says only when one is used.
+        let trial = || session.encrypt(&CkMechanism::AesCbc([0; 16]), shown, &CHECK_BLOCK).map(drop);
+        certain(session, trial).map_err(|error| match error {
+            HsmError::Failed { .. } => HsmError::DoesNotOpen,
+            other => other,
+        })?;
+        // The order of a generation: when the last is there, all are.
+        if self.parts().contains(&Part::Mac) {
+            match arrival {
+                Arrival::First => self.make(session, object, Part::Mac)?,
+                Arrival::Again => match self.look_up(session, object, Part::Mac) {
+                    Ok(_) => {}
+                    Err(HsmError::NoObject { object }) => return Err(HsmError::NoMacKey { object }),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        let answer = session.get_attributes(shown, &template::PROTECTION_TYPES).map_err(classify)?;
+        let handle = if template::is_kept_inside(&answer) {
+            unwrap(&template::imported_key(object))?
+        } else {
+            // opencryptoki makes what it unwraps readable, whatever it is asked for; a copy can be made that is not, and only that one stays.
+            let template = template::copy_that_stays(object);
+            self.objects.make(|| session.copy_object(shown, &template)).map_err(classify)?
+        };
+        let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
+        if !template::is_protected_import(&answer) {
+            self.objects.destroy(session, handle)?;
+            return Err(HsmError::Lacks {
+                feature: "the attributes that keep an unwrapped key inside: it made a key that is weaker than asked for, which was destroyed",
+            });
+        }
+        self.remember(object, handle);
+        Ok(())
     }
 
     pub(super) fn check(&mut self, object: ObjectId) -> Result<CheckValue, HsmError> {
@@ -136,8 +170,9 @@ impl Pkcs11Session {
     }
 }
 
-/// The public half, after a trial of the hash: that a token has RSA-OAEP does not say with which.
+/// The public half, after a trial.
 fn describe_pair(
+    objects: &Objects,
     session: &CkSession,
     public: ObjectHandle,
     private: ObjectHandle,
@@ -147,13 +182,7 @@ fn describe_pair(
     if !template::is_protected_pair(&answer) {
         return Err(HsmError::Lacks { feature: "the attributes that keep an RSA key inside" });
     }
-    session.encrypt(&oaep(hash), public, b"trial").map_err(|error| match error {
-        CkError::Pkcs11(
-            RvError::ArgumentsBad | RvError::MechanismParamInvalid | RvError::MechanismInvalid,
-            _,
-        ) => HsmError::OaepHash,
-        other => classify(other),
-    })?;
+    rehearse(objects, session, public, private, hash)?;
     let (mut n, mut e) = (Vec::new(), Vec::new());
     let asked = [AttributeType::Modulus, AttributeType::PublicExponent];
     for attribute in session.get_attributes(public, &asked).map_err(classify)? {
@@ -168,6 +197,35 @@ fn describe_pair(
         .map_err(|_| HsmError::Lacks { feature: "RSA keys with a public half that is valid" })
 }
 
+/// That a token has RSA-OAEP says neither with which hash, nor that it unwraps with it.
+fn rehearse(
+    objects: &Objects,
+    session: &CkSession,
+    public: ObjectHandle,
+    private: ObjectHandle,
+    hash: OaepHash,
+) -> Result<(), HsmError> {
+    let mut material = Zeroizing::new([0; MATERIAL_LEN]);
+    session.generate_random_slice(&mut *material).map_err(classify)?;
+    let wrapped = session.encrypt(&oaep(hash), public, &*material).map_err(|error| match error {
+        CkError::Pkcs11(
+            RvError::ArgumentsBad | RvError::MechanismParamInvalid | RvError::MechanismInvalid,
+            _,
+        ) => HsmError::OaepHash,
+        other => classify(other),
+    })?;
+    let template = template::rehearsal();
+    let unwrap = || session.unwrap_key(&oaep(hash), private, &wrapped, &template);
+    let unwrapped = objects.make(unwrap).map_err(|error| match error {
+        CkError::Pkcs11(
+            RvError::FunctionNotSupported | RvError::MechanismInvalid | RvError::KeyFunctionNotPermitted,
+            _,
+        ) => HsmError::Lacks { feature: "C_UnwrapKey by RSA-OAEP, which keys of external origin need" },
+        other => classify(other),
+    })?;
+    objects.destroy(session, unwrapped)
+}
+
 fn oaep(hash: OaepHash) -> CkMechanism<'static> {
     let (digest, mask) = match hash {
         OaepHash::Sha1 => (MechanismType::SHA1, PkcsMgfType::MGF1_SHA1),
@@ -178,19 +236,13 @@ fn oaep(hash: OaepHash) -> CkMechanism<'static> {
 
 /// How long the material is. Few tokens say that of a key that they unwrapped. The others wrap it once more, under a key of the session's that nobody can
 /// unwrap with: the length of what comes out tells it, and nothing else does.
-fn unwrapped_len(
+fn material_len(
     objects: &Objects,
     session: &CkSession,
+    shown: ObjectHandle,
     unwrap: &impl Fn(&[Attribute]) -> Result<ObjectHandle, HsmError>,
 ) -> Result<usize, HsmError> {
-    let probe = unwrap(&template::length_probe())?;
-    let len = probe_len(objects, session, probe);
-    objects.destroy(session, probe)?;
-    len
-}
-
-fn probe_len(objects: &Objects, session: &CkSession, probe: ObjectHandle) -> Result<usize, HsmError> {
-    let told = session.get_attributes(probe, &[AttributeType::ValueLen]).map_err(classify)?;
+    let told = session.get_attributes(shown, &[AttributeType::ValueLen]).map_err(classify)?;
     for attribute in told {
         if let Attribute::ValueLen(len) = attribute
             && usize::try_from(*len).is_ok_and(|len| len > 0)
@@ -198,6 +250,13 @@ fn probe_len(objects: &Objects, session: &CkSession, probe: ObjectHandle) -> Res
             return Ok(usize::try_from(*len).unwrap_or(0));
         }
     }
+    let probe = unwrap(&template::length_probe())?;
+    let len = wrapped_len(objects, session, probe);
+    objects.destroy(session, probe)?;
+    len
+}
+
+fn wrapped_len(objects: &Objects, session: &CkSession, probe: ObjectHandle) -> Result<usize, HsmError> {
     let wrapper = template::length_wrapper();
     let wrapping =
         objects.make(|| session.generate_key(&CkMechanism::AesKeyGen, &wrapper)).map_err(classify)?;

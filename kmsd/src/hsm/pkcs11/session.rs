@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{
         envelope::Mechanism,
-        import::{CheckValue, OaepHash, PairId, RsaBits},
+        import::{Arrival, CheckValue, OaepHash, PairId, RsaBits},
         reconcile::ObjectId,
     },
     hsm::{HsmError, Sealed, Session},
@@ -36,16 +36,12 @@ impl Pkcs11Session {
         Self { place, objects, mechanism }
     }
 
-    pub(super) const fn mechanism(&self) -> Mechanism {
-        self.mechanism
-    }
-
     pub(super) fn remember(&self, object: ObjectId, handle: ObjectHandle) {
         self.objects.handles.write().insert((object, Part::Cipher), handle);
     }
 
     /// The keys that a whole object has, in the order in which they are made: when the last is there, all are.
-    const fn parts(&self) -> &'static [Part] {
+    pub(super) const fn parts(&self) -> &'static [Part] {
         match self.mechanism {
             Mechanism::AesGcm => &[Part::Cipher],
             Mechanism::AesCbcHmac => &[Part::Mac, Part::Cipher],
@@ -89,7 +85,12 @@ impl Pkcs11Session {
         })
     }
 
-    fn look_up(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<ObjectHandle, HsmError> {
+    pub(super) fn look_up(
+        &self,
+        session: &CkSession,
+        object: ObjectId,
+        part: Part,
+    ) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
         let found = self.objects.find(session, &template::by_part(object, part))?;
         let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
@@ -97,7 +98,7 @@ impl Pkcs11Session {
         Ok(handle)
     }
 
-    fn make(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<(), HsmError> {
+    pub(super) fn make(&self, session: &CkSession, object: ObjectId, part: Part) -> Result<(), HsmError> {
         let (mechanism, template) = match part {
             Part::Cipher => (CkMechanism::AesKeyGen, template::master_key(object)),
             Part::Mac => (CkMechanism::GenericSecretKeyGen, template::mac_key(object)),
@@ -235,8 +236,16 @@ impl Session for Pkcs11Session {
         pair: PairId,
         hash: OaepHash,
         wrapped: &[u8],
+        arrival: Arrival,
     ) -> Result<(), HsmError> {
-        self.unwrap(object, pair, hash, wrapped)
+        self.unwrap(object, pair, hash, wrapped, arrival)
+    }
+
+    fn remove_material(&mut self, object: ObjectId) -> Result<(), HsmError> {
+        self.with(|session| {
+            self.objects.handles.write().remove(&(object, Part::Cipher));
+            self.objects.destroy_all(session, &template::by_part(object, Part::Cipher))
+        })
     }
 
     fn check_value(&mut self, object: ObjectId) -> Result<CheckValue, HsmError> {

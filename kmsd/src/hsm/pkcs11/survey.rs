@@ -3,7 +3,8 @@
 use cryptoki::{
     context::{CInitializeArgs, CInitializeFlags, Pkcs11},
     error::{Error as CkError, RvError},
-    slot::TokenInfo,
+    mechanism::MechanismType,
+    slot::{Slot, TokenInfo},
 };
 
 use super::{Pkcs11Settings, Pkcs11Token, fault::classify, sealing_by};
@@ -23,6 +24,8 @@ pub struct Survey {
     pub mechanisms: Vec<String>,
     /// How it would seal, or what it lacks for that.
     pub sealing: Result<Mechanism, HsmError>,
+    /// Whether keys of external origin can be imported (K6).
+    pub imports: bool,
     /// Whether a few more wrong PINs lock it, or it is locked.
     pub pin_trouble: Option<&'static str>,
 }
@@ -75,6 +78,7 @@ fn look(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<Survey, HsmError>
         ),
         token,
         sealing: sealing_by(&mechanisms),
+        imports: can_import(library, slot, &mechanisms),
         mechanisms: mechanisms
             .iter()
             .map(ToString::to_string)
@@ -82,4 +86,11 @@ fn look(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<Survey, HsmError>
             .collect(),
         pin_trouble,
     })
+}
+
+/// Whether it can make a pair and unwrap with it. That a token lists RSA-OAEP does not say what for.
+fn can_import(library: &Pkcs11, slot: Slot, mechanisms: &[MechanismType]) -> bool {
+    mechanisms.contains(&MechanismType::RSA_PKCS_KEY_PAIR_GEN)
+        && mechanisms.contains(&MechanismType::RSA_PKCS_OAEP)
+        && library.get_mechanism_info(slot, MechanismType::RSA_PKCS_OAEP).is_ok_and(|info| info.unwrap())
 }

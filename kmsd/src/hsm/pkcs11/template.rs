@@ -115,6 +115,46 @@ pub(super) fn is_protected_import(answer: &[Attribute]) -> bool {
     protection(Part::Cipher).iter().all(|attribute| answer.contains(attribute))
 }
 
+/// Attributes of an object of the session that unwrapped material is first: the same, but for what is said of objects that stay.
+pub(super) fn rehearsal() -> Vec<Attribute> {
+    let mut template = vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::AES),
+        Attribute::Token(false),
+    ];
+    template.extend(protection(Part::Cipher).into_iter().filter(|attribute| !is_of_what_stays(attribute)));
+    template
+}
+
+const fn is_of_what_stays(attribute: &Attribute) -> bool {
+    matches!(attribute, Attribute::Token(_) | Attribute::Modifiable(_))
+}
+
+/// Whether the token's answer about it says that this token keeps inside what it unwraps.
+pub(super) fn is_kept_inside(answer: &[Attribute]) -> bool {
+    let asked = protection(Part::Cipher);
+    asked.iter().filter(|attribute| !is_of_what_stays(attribute)).all(|attribute| answer.contains(attribute))
+}
+
+/// What a copy that stays has otherwise: all that the standard lets a copy have otherwise (PKCS#11 v2.40, section 5.7, `C_CopyObject`).
+pub(super) fn copy_that_stays(object: ObjectId) -> Vec<Attribute> {
+    let otherwise = |attribute: &Attribute| {
+        matches!(
+            attribute,
+            Attribute::Id(_)
+                | Attribute::Label(_)
+                | Attribute::Token(_)
+                | Attribute::Private(_)
+                | Attribute::Sensitive(_)
+                | Attribute::Extractable(_)
+                | Attribute::Modifiable(_)
+        )
+    };
+    let mut template = master_key(object);
+    template.retain(otherwise);
+    template
+}
+
 /// Attributes of the public half of a pair that imports: a session's, for as long as it takes to read it.
 pub(super) fn pair_public(bits: RsaBits) -> [Attribute; 7] {
     [
@@ -298,6 +338,13 @@ mod tests {
                 .all(|index| !is_protected_import(&[&answer[..index], &answer[index + 1..]].concat()))
         );
         assert_eq!(imported_key(key).last(), Some(&Attribute::Modifiable(false)));
+        // Neither the place nor whether it can be changed is said of the session's object; all else is.
+        let answer: Vec<_> = answer.into_iter().filter(|attribute| !is_of_what_stays(attribute)).collect();
+        assert!(answer.len() == 10 && is_kept_inside(&answer));
+        assert!(
+            (0..answer.len())
+                .all(|index| !is_kept_inside(&[&answer[..index], &answer[index + 1..]].concat()))
+        );
     }
 
     /// K1: a token that silently ignores a part of the template is found out.

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     domain::Principal,
     hsm::{Token, fake::FakeToken},
-    service::{DatakeyRequest, tests::on_fakes},
+    service::{DatakeyRequest, NewKey, tests::on_fakes},
     store::memory::MemoryStore,
 };
 
@@ -25,7 +25,7 @@ fn bytes(text: &[u8]) -> Zeroizing<Vec<u8>> {
 }
 
 async fn key(service: &Service, alias: &str) -> KeyRef {
-    KeyRef::Id(service.create_key(&owner(), alias, "").await.unwrap().key.id)
+    KeyRef::Id(service.create_key(&owner(), NewKey::named(alias)).await.unwrap().key.id)
 }
 
 /// K2: it opens only with the same key and the same context.

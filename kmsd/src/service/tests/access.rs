@@ -31,7 +31,7 @@ fn grant(to: u32, operations: &[Operation]) -> GrantSpec {
 async fn world_with_key() -> (World, Service) {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     (world, service)
 }
 
@@ -157,7 +157,7 @@ async fn k7_a_policy_counts_until_it_is_removed() {
 #[tokio::test]
 async fn aliases_stand_for_keys_and_move() {
     let (world, service) = world_with_key().await;
-    let b = service.create_key(&uid(1), "b", "").await.unwrap().key.id;
+    let b = service.create_key(&uid(1), NewKey::named("b")).await.unwrap().key.id;
     service.create_alias(&uid(1), &key("a"), "current").await.unwrap();
     let new = datakey(&service, &uid(1), "current", "x").await.unwrap();
     let moved = service.associate_alias(&uid(1), &name("current"), &key("b")).await.unwrap();
@@ -176,7 +176,7 @@ async fn aliases_stand_for_keys_and_move() {
     assert!(service.list_aliases(&uid(2), None).await.unwrap().is_empty());
 
     // Another user neither takes it away, nor moves it, nor learns of it.
-    service.create_key(&uid(2), "c", "").await.unwrap();
+    service.create_key(&uid(2), NewKey::named("c")).await.unwrap();
     for refused in [
         refusal(service.delete_alias(&uid(2), &name("current")).await),
         refusal(service.associate_alias(&uid(2), &name("current"), &key("c")).await),
@@ -252,5 +252,5 @@ async fn aliases_are_bounded_and_go_with_their_key() {
     service.tick().await;
     world.check_consistent(&service);
     assert!(service.list_aliases(&admin(), None).await.unwrap().is_empty());
-    service.create_key(&uid(1), "n0", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("n0")).await.unwrap();
 }

@@ -36,8 +36,8 @@ async fn k8_every_operation_is_recorded() {
     let world = World::new();
     let service = world.start().await;
     let key = "a".parse().unwrap();
-    service.create_key(&uid(1), "a", "").await.unwrap();
-    refusal(service.create_key(&uid(1), "x/default", "").await);
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    refusal(service.create_key(&uid(1), NewKey::named("x/default")).await);
     let new = datakey(&service, &uid(1), "a", "secret-context").await.unwrap();
     refusal(open(&service, &uid(2), &new.wrapped, "secret-context").await);
     service.disable_key(&uid(1), &key).await.unwrap();
@@ -79,7 +79,7 @@ async fn k8_every_operation_is_recorded() {
 async fn i2_what_leaves_encryption_is_recorded_first() {
     let world = World::new();
     let service = world.start().await;
-    let made = service.create_key(&uid(1), "a", "").await.unwrap();
+    let made = service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let (key, volume) = ("a".parse().unwrap(), uuid::Uuid::from_u128(7));
     let ask = async |caller: Caller| {
         service.release_plaintext(&caller, &key, volume, &context("v"), "image one to image two").await
@@ -107,7 +107,7 @@ async fn k8_the_chain_goes_on_over_restarts() {
     let world = World::new();
     for n in 0..3 {
         let service = world.start().await;
-        service.create_key(&uid(1), &format!("k{n}"), "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.unwrap();
         service.save_note().await.unwrap();
     }
     let verify = async || {
@@ -134,7 +134,7 @@ async fn k8_the_chain_goes_on_over_restarts() {
 async fn k8_a_log_without_its_end_is_not_gone_on_with() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.save_note().await.unwrap();
     drop(service);
     let last = world.files().pop().unwrap();
@@ -158,7 +158,7 @@ async fn k4_an_older_store_is_not_served_unasked() {
     let world = World::new();
     let service = world.start().await;
     let key = "a".parse().unwrap();
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
     let older = world.store.copy();
     service.cancel_deletion(&uid(1), &key).await.unwrap();
@@ -183,11 +183,11 @@ async fn k4_an_older_store_is_not_served_unasked() {
 async fn k8_fail_closed() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     service.inner.audit.break_for_test();
     let failed = |error| matches!(error, Some(ServiceError::Audit(_)));
-    assert!(failed(service.create_key(&uid(1), "b", "").await.err()));
+    assert!(failed(service.create_key(&uid(1), NewKey::named("b")).await.err()));
     assert!(failed(service.disable_key(&uid(1), &"a".parse().unwrap()).await.err()));
     assert!(failed(datakey(&service, &uid(1), "a", "x").await.err()));
     assert!(failed(open(&service, &uid(1), &new.wrapped, "x").await.err()));

@@ -48,7 +48,7 @@ where
 async fn k4_a_crash_while_a_key_is_made() {
     let deaths = at_every_effect(
         async |_, _| {},
-        async |service, _| service.create_key(&uid(1), "a", "").await.is_ok(),
+        async |service, _| service.create_key(&uid(1), NewKey::named("a")).await.is_ok(),
         async |service, _, acknowledged| {
             let there = !service.list_keys(&uid(1), None).await.unwrap().is_empty();
             assert!(there || !acknowledged, "an acknowledged key is lost");
@@ -56,7 +56,7 @@ async fn k4_a_crash_while_a_key_is_made() {
                 let new = datakey(service, &uid(1), "a", "x").await.unwrap();
                 open(service, &uid(1), &new.wrapped, "x").await.unwrap();
             } else {
-                service.create_key(&uid(1), "a", "").await.unwrap();
+                service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             }
         },
     )
@@ -83,7 +83,7 @@ async fn k3_a_crash_while_a_default_key_is_made() {
 async fn k4_a_crash_while_a_key_is_destroyed() {
     let deaths = at_every_effect(
         async |service, world| {
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
             world.clock.pass(7 * DAY_MS);
         },
@@ -105,7 +105,7 @@ async fn k4_a_crash_while_a_key_is_destroyed() {
 #[tokio::test]
 async fn k4_a_crash_while_a_state_changes() {
     at_every_effect(
-        async |service, _| drop(service.create_key(&uid(1), "a", "").await.unwrap()),
+        async |service, _| drop(service.create_key(&uid(1), NewKey::named("a")).await.unwrap()),
         async |service, _| service.disable_key(&uid(1), &"a".parse().unwrap()).await.is_ok(),
         async |service, _, acknowledged| {
             let usable = datakey(service, &uid(1), "a", "x").await.is_ok();
@@ -122,7 +122,7 @@ async fn k5_a_crash_while_a_key_is_rotated() {
     let wrapped = std::sync::Mutex::new(Vec::new());
     let deaths = at_every_effect(
         async |service, _| {
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             *wrapped.lock().unwrap() = datakey(service, &uid(1), "a", "x").await.unwrap().wrapped;
         },
         async |service, _| service.rotate_key(&uid(1), &"a".parse().unwrap()).await.is_ok(),
@@ -175,7 +175,7 @@ async fn died_with_half_a_version<T>(
 async fn k4_half_a_key_is_given_up_at_the_start() {
     let (world, _, ()) = died_with_half_a_version(
         async |_| {},
-        async |service| drop(service.create_key(&uid(1), "a", "").await),
+        async |service| drop(service.create_key(&uid(1), NewKey::named("a")).await),
     )
     .await;
     for _ in 0..2 {
@@ -184,7 +184,7 @@ async fn k4_half_a_key_is_given_up_at_the_start() {
         assert!(service.list_keys(&uid(1), None).await.unwrap().is_empty());
     }
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     datakey(&service, &uid(1), "a", "x").await.unwrap();
 }
 
@@ -193,7 +193,7 @@ async fn k4_half_a_key_is_given_up_at_the_start() {
 async fn k5_half_a_version_is_given_up_at_the_start() {
     let (world, _, old) = died_with_half_a_version(
         async |service| {
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             datakey(service, &uid(1), "a", "x").await.unwrap()
         },
         async |service| drop(service.rotate_key(&uid(1), &"a".parse().unwrap()).await),
@@ -216,13 +216,13 @@ async fn k5_half_a_version_is_given_up_at_the_start() {
 #[tokio::test]
 async fn k4_half_a_key_of_a_restored_store_is_left_alone() {
     let (world, object, ()) = died_with_half_a_version(
-        async |service| drop(service.create_key(&uid(1), "other", "").await.unwrap()),
-        async |service| drop(service.create_key(&uid(1), "a", "").await),
+        async |service| drop(service.create_key(&uid(1), NewKey::named("other")).await.unwrap()),
+        async |service| drop(service.create_key(&uid(1), NewKey::named("a")).await),
     )
     .await;
     let older = world.store.copy();
     let service = world.start().await;
-    service.create_key(&uid(1), "b", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
     service.save_note().await.unwrap();
     drop(service);
     world.store.put_back(&older);
@@ -240,7 +240,7 @@ async fn k5_a_rotation_that_failed_half_way_is_cleared_away_in_time() {
         for index in 0..EFFECTS {
             let world = World::new();
             let service = world.start().await;
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
             let power = Power::until(index, last_takes_place);
             world.set_power(&power);
@@ -267,7 +267,7 @@ async fn k7_a_crash_while_a_grant_is_made_or_revoked() {
         constraints: Constraints::default(),
     };
     at_every_effect(
-        async |service, _| drop(service.create_key(&uid(1), "a", "").await.unwrap()),
+        async |service, _| drop(service.create_key(&uid(1), NewKey::named("a")).await.unwrap()),
         async |service, _| service.create_grant(&uid(1), &"a".parse().unwrap(), spec()).await.is_ok(),
         async |service, _, acknowledged| {
             let usable = datakey(service, &uid(2), "a", "x").await.is_ok();
@@ -277,7 +277,7 @@ async fn k7_a_crash_while_a_grant_is_made_or_revoked() {
     .await;
     at_every_effect(
         async |service, _| {
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             service.create_grant(&uid(1), &"a".parse().unwrap(), spec()).await.unwrap();
         },
         async |service, _| {
@@ -299,7 +299,7 @@ async fn a_crash_while_an_alias_moves() {
     at_every_effect(
         async |service, _| {
             for name in ["a", "b"] {
-                service.create_key(&uid(1), name, "").await.unwrap();
+                service.create_key(&uid(1), NewKey::named(name)).await.unwrap();
             }
             service.create_alias(&uid(1), &"a".parse().unwrap(), "n").await.unwrap();
         },
@@ -346,7 +346,7 @@ async fn what_failed_half_way_is_cleared_away_in_time() {
             let service = world.start().await;
             let power = Power::until(index, last_takes_place);
             world.set_power(&power);
-            let acknowledged = service.create_key(&uid(1), "a", "").await.is_ok();
+            let acknowledged = service.create_key(&uid(1), NewKey::named("a")).await.is_ok();
             world.set_power(&Power::default());
             service.tick().await;
             world.check_consistent(&service);

@@ -4,15 +4,16 @@ use aws_lc_rs::rsa::{
     OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPublicEncryptingKey, PublicEncryptingKey,
 };
 
-use super::*;
+use super::{doubtful::DoubtfulWorld, *};
 use crate::{
     domain::{
         KeyId, KeyRef, KeyState,
         import::{OaepHash, RsaBits},
         operation::StateFault,
+        state::Origin,
         time::{DAY_MS, WallTime},
     },
-    hsm::fake::Fault,
+    hsm::{HsmError, fake::Fault},
 };
 
 const SHA256: OaepHash = OaepHash::Sha256;
@@ -28,7 +29,8 @@ fn wrap(public_key: &[u8], material: &[u8], hash: OaepHash) -> Vec<u8> {
 }
 
 async fn external(service: &Service) -> KeyRef {
-    let view = service.create_external_key(&uid(1), "a", "").await.unwrap();
+    let view =
+        service.create_key(&uid(1), NewKey { origin: Origin::External, ..NewKey::named("a") }).await.unwrap();
     assert_eq!(view.key.state, KeyState::PendingImport);
     KeyRef::Id(view.key.id)
 }
@@ -48,10 +50,15 @@ async fn state(service: &Service, key: &KeyRef) -> KeyState {
     service.describe_key(&uid(1), key).await.unwrap().key.state
 }
 
-/// K6: the whole way, and the same material again.
+/// K6: the whole way, and the same material again; also on a token that makes a key beside the material.
 #[tokio::test]
 async fn k6_only_the_same_material_is_imported_again() {
-    let world = World::new();
+    for world in [World::new(), World::with_halves()] {
+        only_the_same_material_is_imported_again(world).await;
+    }
+}
+
+async fn only_the_same_material_is_imported_again(world: World) {
     let service = world.start().await;
     let key = external(&service).await;
     let fault = |refusal| match refusal {
@@ -170,7 +177,7 @@ async fn k6_material_expires_on_its_day_and_not_by_a_leap() {
 /// K6, K4: a key waits for its deletion, its material expires; cancelled, it waits for its material.
 #[tokio::test]
 async fn k4_material_that_expires_before_the_deletion() {
-    let world = World::new();
+    let world = World::with_halves();
     let service = world.start().await;
     let key = external(&service).await;
     import_of(&service, &key, &[7; 32], Some(WallTime(ManualClock::START + DAY_MS))).await.unwrap();
@@ -185,8 +192,9 @@ async fn k4_material_that_expires_before_the_deletion() {
     service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
     service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
     world.clock.pass(7 * DAY_MS);
+    assert_eq!(world.token.halves().len(), 1);
     service.tick().await;
-    assert_eq!(world.token.pairs(), 0);
+    assert!(world.token.pairs() == 0 && world.token.halves().is_empty());
     assert!(service.list_keys(&uid(1), None).await.unwrap().is_empty());
     world.check_consistent(&service);
 }
@@ -196,7 +204,7 @@ async fn k4_material_that_expires_before_the_deletion() {
 async fn k6_only_imported_material_is_removed() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "b", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
     let refused = service.delete_material(&uid(1), &"b".parse().unwrap()).await;
     assert!(matches!(refusal(refused), Refusal::NotExternal { .. }));
     assert_eq!(world.token.objects().len(), 1);
@@ -234,7 +242,7 @@ async fn k6_of_many_imports_at_once_one_is_done() {
 async fn k6_each_call_of_an_import_fails_in_turn() {
     for fault in [Fault::lost(false), Fault::lost(true), Fault::failed(false), Fault::failed(true)] {
         for index in 0..10 {
-            let world = World::new();
+            let world = World::with_halves();
             let service = world.start().await;
             let key = external(&service).await;
             world.token.fail_call(index, fault.clone());
@@ -262,38 +270,152 @@ async fn k6_each_call_of_an_import_fails_in_turn() {
     }
 }
 
-/// K6: the process dies at every effect; the key has its material, wholly and checked, or waits for it.
+/// K6: the process dies at every effect; the key has its material, wholly and checked, or waits for it. What was wrapped before opens again.
 #[tokio::test]
 async fn k6_a_crash_while_material_comes_or_goes() {
-    let mut deaths = 0;
-    for last_takes_place in [false, true] {
-        for index in 0..24 {
-            let world = World::new();
-            let service = world.start().await;
-            let key = external(&service).await;
-            let power = Power::until(index, last_takes_place);
-            world.set_power(&power);
-            let imported = import_of(&service, &key, &[7; 32], None).await.is_ok();
-            let deleted = imported && service.delete_material(&uid(1), &key).await.is_ok();
-            drop(service);
-            world.set_power(&Power::default());
-            deaths += usize::from(power.is_spent());
-            let service = world.start().await;
-            service.tick().await;
-            world.check_consistent(&service);
-            match state(&service, &key).await {
-                KeyState::Enabled => {
-                    assert!(!deleted, "what was acknowledged to be deleted is there again");
-                    datakey(&service, &uid(1), "a", "x").await.unwrap();
-                }
-                KeyState::PendingImport => {
-                    assert!(world.token.objects().is_empty());
+    for before in [false, true] {
+        let mut deaths = 0;
+        for last_takes_place in [false, true] {
+            for index in 0..26 {
+                let world = World::with_halves();
+                let service = world.start().await;
+                let key = external(&service).await;
+                let mut wrapped = None;
+                if before {
                     import_of(&service, &key, &[7; 32], None).await.unwrap();
-                    datakey(&service, &uid(1), "a", "x").await.unwrap();
+                    wrapped = Some(datakey(&service, &uid(1), "a", "x").await.unwrap());
+                    service.delete_material(&uid(1), &key).await.unwrap();
                 }
-                other => panic!("{other}"),
+                let power = Power::until(index, last_takes_place);
+                world.set_power(&power);
+                let imported = import_of(&service, &key, &[7; 32], None).await.is_ok();
+                let deleted = imported && service.delete_material(&uid(1), &key).await.is_ok();
+                drop(service);
+                world.set_power(&Power::default());
+                deaths += usize::from(power.is_spent());
+                let service = world.start().await;
+                service.tick().await;
+                world.check_consistent(&service);
+                match state(&service, &key).await {
+                    KeyState::Enabled => {
+                        assert!(!deleted, "what was acknowledged to be deleted is there again");
+                    }
+                    KeyState::PendingImport => {
+                        assert!(world.token.objects().is_empty());
+                        import_of(&service, &key, &[7; 32], None).await.unwrap();
+                    }
+                    other => panic!("{other}"),
+                }
+                datakey(&service, &uid(1), "a", "x").await.unwrap();
+                if let Some(old) = wrapped {
+                    assert_eq!(*open(&service, &uid(1), &old.wrapped, "x").await.unwrap(), *old.plaintext);
+                }
             }
         }
+        assert!(deaths >= 20, "{deaths}");
     }
-    assert!(deaths >= 20, "{deaths}");
+}
+
+/// K6: the token has lost what it made beside the material. Another would open nothing of what was wrapped: none is made, and the error says what is missing.
+#[tokio::test]
+async fn k6_without_what_was_made_beside_it_material_is_not_taken_again() {
+    let world = World::with_halves();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let id = import_of(&service, &key, &[7; 32], None).await.unwrap();
+    service.delete_material(&uid(1), &key).await.unwrap();
+    let object = ObjectId { key: id, version: crate::domain::import::VERSION };
+    world.token.lose_half(object);
+    let refused = import_of(&service, &key, &[7; 32], None).await;
+    assert!(
+        matches!(refused, Err(ServiceError::Hsm(HsmError::NoMacKey { object: found })) if found == object)
+    );
+    assert!(world.token.objects().is_empty() && world.token.halves().is_empty());
+    assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+}
+
+/// K6: material that may be in service, because nobody knows whether a commit took place, is not destroyed, nor is what stands beside it.
+#[tokio::test]
+async fn k6_material_whose_record_is_in_doubt_is_not_destroyed() {
+    let world = DoubtfulWorld::new(FakeToken::with_halves());
+    let service = world.start(true).await;
+    let key = external(&service).await;
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+    // The intent, then the confirmation.
+    world.doubt(1);
+    service.import_material(&uid(1), &key, &made.token, wrapped, None).await.unwrap_err();
+    quiet(&service).await;
+    drop(service);
+    let service = world.start(false).await;
+    assert_eq!(state(&service, &key).await, KeyState::Enabled);
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
+}
+
+/// Until the token is at work on that call, which takes its time.
+async fn until_called(world: &World, call: &str) {
+    let started = std::time::Instant::now();
+    while !world.token.log().contains(&call) {
+        assert!(started.elapsed() < Duration::from_secs(20), "{call} is not called");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// K6: while the token unwraps material, another import into the same key is turned away, and costs the first one nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_a_second_import_does_not_disturb_the_first() {
+    let world = World::with_halves();
+    let service = world.start().await;
+    let key = external(&service).await;
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    world.token.set_delay(Duration::from_millis(50));
+    let first = tokio::spawn({
+        let (service, key, token) = (service.clone(), key.clone(), made.token.clone());
+        let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+        async move { service.import_material(&uid(1), &key, &token, wrapped, None).await }
+    });
+    until_called(&world, "import").await;
+    let second = service.import_material(&uid(1), &key, &made.token, vec![7; 256], None).await;
+    assert!(matches!(refusal(second), Refusal::ImportUnderWay { .. }));
+    first.await.unwrap().unwrap();
+    world.token.set_delay(Duration::ZERO);
+    world.check_consistent(&service);
+    datakey(&service, &uid(1), "a", "x").await.unwrap();
+}
+
+/// K6: material that is being imported or deleted is left alone by the scheduler, and whoever asked for it is told that it was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_the_scheduler_keeps_off_material_that_comes_or_goes() {
+    let world = World::with_halves();
+    let service = world.start().await;
+    let key = external(&service).await;
+    for call in ["import", "remove material"] {
+        let made = match call {
+            "import" => {
+                Some(service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap())
+            }
+            _ => None,
+        };
+        world.token.set_delay(Duration::from_millis(30));
+        let changing = tokio::spawn({
+            let (service, key) = (service.clone(), key.clone());
+            async move {
+                match made {
+                    Some(made) => {
+                        let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+                        service.import_material(&uid(1), &key, &made.token, wrapped, None).await
+                    }
+                    None => service.delete_material(&uid(1), &key).await,
+                }
+            }
+        });
+        until_called(&world, call).await;
+        while !changing.is_finished() {
+            service.tick().await;
+        }
+        changing.await.unwrap().unwrap();
+        world.token.set_delay(Duration::ZERO);
+        world.check_consistent(&service);
+    }
 }

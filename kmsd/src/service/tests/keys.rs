@@ -8,8 +8,8 @@ use crate::domain::{DEFAULT_KEYS, KeyState, operation::StateFault, time::DAY_MS}
 async fn k2_a_data_key_is_bound_to_key_and_context() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
-    service.create_key(&uid(1), "b", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     assert_eq!(new.plaintext.len(), 32);
     assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
@@ -30,7 +30,7 @@ async fn k2_a_data_key_is_bound_to_key_and_context() {
 async fn k2_every_changed_byte_is_refused() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     for at in 0..new.wrapped.len() {
         for bit in [1, 0x80] {
@@ -87,7 +87,7 @@ async fn k3_a_default_key_cannot_be_managed() {
         }
     }
     for name in ["evs/default", "mine/default", "alias/x/default"] {
-        let result = service.create_key(&admin(), name, "").await;
+        let result = service.create_key(&admin(), NewKey::named(name)).await;
         assert!(matches!(refusal(result), Refusal::AliasReserved { .. }), "{name}");
     }
 }
@@ -98,7 +98,7 @@ async fn k4_the_way_through_the_states() {
     let world = World::new();
     let service = world.start().await;
     let owner = uid(1);
-    service.create_key(&owner, "a", "").await.unwrap();
+    service.create_key(&owner, NewKey::named("a")).await.unwrap();
     let key = "a".parse().unwrap();
     let new = datakey(&service, &owner, "a", "x").await.unwrap();
     let fault = |refusal| match refusal {
@@ -130,7 +130,7 @@ async fn k4_the_day_comes() {
     let world = World::new();
     let service = world.start().await;
     let owner = uid(1);
-    service.create_key(&owner, "a", "").await.unwrap();
+    service.create_key(&owner, NewKey::named("a")).await.unwrap();
     let new = datakey(&service, &owner, "a", "x").await.unwrap();
     service.schedule_deletion(&owner, &"a".parse().unwrap(), "7").await.unwrap();
     world.clock.pass(7 * DAY_MS - 1);
@@ -142,7 +142,7 @@ async fn k4_the_day_comes() {
     world.check_consistent(&service);
     assert!(matches!(refusal(open(&service, &owner, &new.wrapped, "x").await), Refusal::Destroyed { .. }));
     assert!(service.list_keys(&owner, None).await.unwrap().is_empty());
-    service.create_key(&owner, "a", "").await.unwrap();
+    service.create_key(&owner, NewKey::named("a")).await.unwrap();
     assert!(matches!(refusal(open(&service, &owner, &new.wrapped, "x").await), Refusal::Destroyed { .. }));
 }
 
@@ -151,7 +151,7 @@ async fn k4_the_day_comes() {
 async fn k4_the_day_comes_while_the_service_is_down_and_not_by_a_leap() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
     world.clock.leap(3650 * DAY_MS);
     service.tick().await;
@@ -174,7 +174,7 @@ async fn k4_the_day_comes_while_the_service_is_down_and_not_by_a_leap() {
 async fn k7_a_key_of_another_user_does_not_exist() {
     let world = World::new();
     let service = world.start().await;
-    let id = service.create_key(&uid(1), "a", "").await.unwrap().key.id;
+    let id = service.create_key(&uid(1), NewKey::named("a")).await.unwrap().key.id;
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     let unknown = |key: &str| Refusal::NoSuchKey { key: key.to_owned() };
     for name in ["a".to_owned(), id.to_string()] {
@@ -198,7 +198,7 @@ async fn names_are_unique_also_when_many_ask_at_once() {
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let service = service.clone();
-            tokio::spawn(async move { service.create_key(&uid(1), "a", "").await.is_ok() })
+            tokio::spawn(async move { service.create_key(&uid(1), NewKey::named("a")).await.is_ok() })
         })
         .collect();
     let mut made = 0;
@@ -213,7 +213,7 @@ async fn names_are_unique_also_when_many_ask_at_once() {
 async fn of_many_who_change_a_state_at_once_one_does() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let service = service.clone();
@@ -232,9 +232,9 @@ async fn keys_are_bounded_and_default_keys_are_not_counted_out() {
     let world = World::new();
     let service = world.start().await;
     for n in 0..100 {
-        service.create_key(&uid(1), &format!("k{n}"), "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.unwrap();
     }
-    let refused = refusal(service.create_key(&uid(1), "more", "").await);
+    let refused = refusal(service.create_key(&uid(1), NewKey::named("more")).await);
     assert_eq!(refused, Refusal::TooManyKeys { limit: 100 });
     datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
 }

@@ -11,7 +11,7 @@ use crate::{
 async fn a_store_under_a_replaced_key_is_not_served_unasked() {
     let mut world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     assert_eq!(service.rekey_store().await.unwrap(), 2);
     let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
     drop(service);
@@ -36,7 +36,7 @@ async fn a_store_under_a_replaced_key_is_not_served_unasked() {
 async fn k8_an_older_store_is_known_by_the_log_though_the_token_is_older_too() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.save_note().await.unwrap();
     let (older, note) = (world.store.copy(), world.token.note());
     service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
@@ -57,7 +57,7 @@ async fn k4_what_was_destroyed_stays_so_though_store_and_token_are_put_back() {
     let world = World::new();
     let service = world.start().await;
     for name in ["a", "b"] {
-        service.create_key(&uid(1), name, "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named(name)).await.unwrap();
     }
     let older = world.store.copy();
     let before = world.token.objects();

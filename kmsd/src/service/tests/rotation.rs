@@ -1,19 +1,14 @@
 //! K5: new wraps use the newest version, every older one opens, by whatever way the newest came about.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-
-use super::*;
+use super::{doubtful::DoubtfulWorld, *};
 use crate::{
     domain::{
         KeyRef, KeyState,
         envelope::{Envelope, Purpose},
-        integrity::IntegrityKey,
-        registry::Change,
         rotation::{Cause, MAX_ON_DEMAND},
-        time::{DAY_MS, TrustedClock},
+        time::DAY_MS,
     },
-    hsm::{TokenIdentity, fake::Fault},
-    store::{Contents, SqliteStore, Store, StoreError},
+    hsm::fake::Fault,
 };
 
 fn key(alias: &str) -> KeyRef {
@@ -22,14 +17,6 @@ fn key(alias: &str) -> KeyRef {
 
 fn version(wrapped: &[u8]) -> u32 {
     Envelope::decode(wrapped, Purpose::DataKey).unwrap().header.version.number()
-}
-
-/// Until nothing is on its way to the token that was not asked for.
-async fn quiet(service: &Service) {
-    service.save_note().await.unwrap();
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn causes(service: &Service) -> Vec<Cause> {
@@ -42,7 +29,7 @@ async fn causes(service: &Service) -> Vec<Cause> {
 async fn k5_the_newest_version_wraps_and_every_older_one_opens() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let mut wrapped = Vec::new();
     for number in 1..=4 {
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
@@ -70,7 +57,7 @@ async fn k5_the_newest_version_wraps_and_every_older_one_opens() {
 async fn k4_every_version_is_destroyed() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
     for _ in 0..3 {
         service.rotate_key(&uid(1), &key("a")).await.unwrap();
@@ -89,7 +76,7 @@ async fn k4_every_version_is_destroyed() {
 async fn k5_rotation_by_interval() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let view = service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     let due = view.next_rotation.unwrap().0 - crate::clock::manual::ManualClock::START;
     assert_eq!(due, 30 * DAY_MS);
@@ -129,7 +116,7 @@ async fn k5_rotation_by_interval() {
 async fn k5_rotation_after_downtime_and_not_by_a_leap() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     world.clock.leap(3650 * DAY_MS);
     service.tick().await;
@@ -147,7 +134,7 @@ async fn k5_rotation_after_downtime_and_not_by_a_leap() {
 async fn k5_many_rotate_at_once() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     let callers: Vec<_> = (0..50)
         .map(|_| {
             let service = service.clone();
@@ -175,7 +162,7 @@ async fn k5_a_state_change_amid_a_rotation_is_kept() {
     for _ in 0..20 {
         let world = World::new();
         let service = world.start().await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let (rotating, disabling) = (service.clone(), service.clone());
         let rotated = tokio::spawn(async move { rotating.rotate_key(&uid(1), &key("a")).await.is_ok() });
         let disabled = tokio::spawn(async move { disabling.disable_key(&uid(1), &key("a")).await });
@@ -194,7 +181,7 @@ async fn k5_a_failed_rotation_leaves_the_key_as_it_was() {
     for done in [false, true] {
         let world = World::new();
         let service = world.start().await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
         quiet(&service).await;
         world.token.fail_call(0, Fault::failed(done));
@@ -214,7 +201,7 @@ async fn k5_a_failed_rotation_leaves_the_key_as_it_was() {
 async fn k5_a_failed_rotation_by_interval_is_tried_again_later() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     world.clock.pass(30 * DAY_MS);
     quiet(&service).await;
@@ -231,91 +218,24 @@ async fn k5_a_failed_rotation_by_interval_is_tried_again_later() {
     world.check_consistent(&service);
 }
 
-/// A store whose n-th commit takes place and is reported as failed, and which then cannot be read once.
-struct Doubtful {
-    inner: SqliteStore,
-    /// Commits until then; below zero, all is well.
-    until: Arc<AtomicI64>,
-    unreadable: bool,
-}
-
-impl Store for Doubtful {
-    fn token(&mut self) -> Result<TokenIdentity, StoreError> {
-        self.inner.token()
-    }
-
-    fn key_number(&mut self) -> Result<u64, StoreError> {
-        self.inner.key_number()
-    }
-
-    fn unlock(&mut self, key: IntegrityKey) {
-        self.inner.unlock(key);
-    }
-
-    fn load(&mut self) -> Result<Contents, StoreError> {
-        if std::mem::take(&mut self.unreadable) {
-            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-        }
-        self.inner.load()
-    }
-
-    fn commit(&mut self, changes: &[Change]) -> Result<u64, StoreError> {
-        let done = self.inner.commit(changes)?;
-        if self.until.fetch_sub(1, Ordering::SeqCst) == 0 {
-            self.unreadable = true;
-            return Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into());
-        }
-        Ok(done)
-    }
-
-    fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
-        self.inner.put_clock(clock)
-    }
-
-    fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError> {
-        self.inner.rekey(number, key)
-    }
-}
-
 /// K5: nothing is destroyed in the token on the word of a record that may not be what the store says.
 #[tokio::test]
 async fn k5_a_version_whose_record_is_in_doubt_is_not_destroyed() {
     // The intent, then the confirmation.
     for commit in [0, 1] {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("kmsd.db");
-        let token = FakeToken::new();
-        SqliteStore::create(&path, &token.identity()).unwrap();
-        let until = Arc::new(AtomicI64::new(-1));
-        let start = async |doubtful: bool| {
-            let inner = SqliteStore::open(&path).unwrap();
-            let store: Box<dyn Store> = if doubtful {
-                Box::new(Doubtful { inner, until: Arc::clone(&until), unreadable: false })
-            } else {
-                Box::new(inner)
-            };
-            let parts = Parts {
-                store,
-                audit: dir.path().join("audit"),
-                pool: Pool::start(Arc::new(token.clone()), PoolSettings::default()).unwrap(),
-                clock: Arc::new(ManualClock::new()),
-                limits: Limits::default(),
-                accept_restored: false,
-            };
-            Service::start(parts).await.unwrap()
-        };
-        let service = start(true).await;
-        service.create_key(&uid(1), "a", "").await.unwrap();
+        let world = DoubtfulWorld::new(FakeToken::new());
+        let service = world.start(true).await;
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let old = datakey(&service, &uid(1), "a", "x").await.unwrap();
-        until.store(commit, Ordering::SeqCst);
+        world.doubt(commit);
         service.rotate_key(&uid(1), &key("a")).await.unwrap_err();
         // Nobody else holds the store open then.
         quiet(&service).await;
         drop(service);
-        let service = start(false).await;
+        let service = world.start(false).await;
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
         assert_eq!(i64::from(version(&new.wrapped)), 1 + commit);
-        assert_eq!(token.objects().len(), usize::try_from(1 + commit).unwrap());
+        assert_eq!(world.token.objects().len(), usize::try_from(1 + commit).unwrap());
         open(&service, &uid(1), &old.wrapped, "x").await.unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::hsm::{HsmError, fake::Fault};
+use crate::hsm::{HsmError, Session, TokenStatus, fake::Fault};
 
 fn gone() -> HsmError {
     HsmError::TokenAbsent { wanted: "fake".into(), found: vec![] }
@@ -29,7 +29,7 @@ async fn each_call_is_lost_in_turn_and_service_goes_on() {
             let service = world.start().await;
             let recoveries = world.token.recoveries();
             world.token.fail_call(index, fault.clone());
-            let made = service.create_key(&uid(1), "a", "").await;
+            let made = service.create_key(&uid(1), NewKey::named("a")).await;
             let new = datakey(&service, &uid(1), "evs/default", "x").await;
             let opened = match &new {
                 Ok(new) => open(&service, &uid(1), &new.wrapped, "x").await.is_ok(),
@@ -57,7 +57,7 @@ async fn k5_each_call_of_a_rotation_is_lost_in_turn() {
         for index in 0..6 {
             let world = World::new();
             let service = world.start().await;
-            service.create_key(&uid(1), "a", "").await.unwrap();
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
             let recoveries = world.token.recoveries();
             world.token.fail_call(index, fault.clone());
             service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
@@ -78,7 +78,7 @@ async fn k4_the_scheduler_keeps_off_what_is_being_made() {
     world.token.set_delay(Duration::from_millis(30));
     let making = tokio::spawn({
         let service = service.clone();
-        async move { service.create_key(&uid(1), "a", "").await }
+        async move { service.create_key(&uid(1), NewKey::named("a")).await }
     });
     let mut seen = 0;
     while !making.is_finished() {
@@ -118,7 +118,7 @@ async fn a_token_that_is_away_is_told_at_once_and_taken_back_without_a_restart()
 async fn a_key_can_be_disabled_while_the_token_is_away() {
     let world = World::new();
     let service = world.start().await;
-    service.create_key(&uid(1), "a", "").await.unwrap();
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
     world.token.set_away(Some(gone()));
     service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
 }
@@ -128,7 +128,7 @@ async fn a_token_with_none_of_the_keys_is_not_served() {
     let world = World::new();
     let service = world.start().await;
     for name in ["a", "b"] {
-        service.create_key(&uid(1), name, "").await.unwrap();
+        service.create_key(&uid(1), NewKey::named(name)).await.unwrap();
     }
     drop(service);
     let objects: Vec<_> = world.token.objects().into_keys().collect();
@@ -210,4 +210,88 @@ async fn a_full_queue_is_told_at_once() {
     let busy = answers.iter().filter(|a| matches!(a, Err(HsmError::Busy { .. }))).count();
     assert!((7..=8).contains(&busy), "{busy}");
     assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 10 - busy);
+}
+
+/// A pool in which nobody looks for a token that is away but those who call.
+fn unprobed(token: &FakeToken, sessions: usize) -> Pool {
+    let settings =
+        PoolSettings { sessions, probe_every: Duration::from_secs(3600), ..PoolSettings::default() };
+    Pool::start(Arc::new(token.clone()), settings).unwrap()
+}
+
+/// Tries of a call are cut short because another thread recovers the token in that moment: the token is not away, and what is lost besides is still recovered once.
+#[tokio::test]
+async fn a_try_that_a_recovery_cuts_short_does_not_make_the_token_away() {
+    let token = FakeToken::new();
+    let pool = unprobed(&token, 1);
+    let (others, mut tries) = (token.clone(), 0);
+    let called = pool.call(move |session| {
+        tries += 1;
+        match tries {
+            1 | 3 => others.recover(others.generation())?,
+            2 => return Err(gone()),
+            _ => {}
+        }
+        session.random(&mut [0; 8]).map(|()| tries)
+    });
+    assert_eq!(called.await.unwrap(), 4);
+    assert!(matches!(pool.status(), TokenStatus::Present));
+    // One that is lost again, by no recovery's fault, is away.
+    let lost = pool.call(|_| Err::<(), _>(gone())).await;
+    assert!(matches!(lost, Err(HsmError::Away { .. })) && matches!(pool.status(), TokenStatus::Away { .. }));
+}
+
+/// A thread's own recovery fails, and another's succeeds before the failure is told.
+#[tokio::test]
+async fn a_recovery_that_another_overtakes_does_not_make_the_token_away() {
+    let token = FakeToken::new();
+    let pool = unprobed(&token, 1);
+    pool.call(|session| session.random(&mut [0; 8])).await.unwrap();
+    let mut tries = 0;
+    // The recovery: as seen from this thread it has failed, and the generation is another.
+    token.fail_call(0, Fault::lost(true));
+    let called = pool.call(move |session| {
+        tries += 1;
+        if tries == 1 { Err(gone()) } else { session.random(&mut [0; 8]) }
+    });
+    called.await.unwrap();
+    assert_eq!(token.recoveries(), 1);
+    assert!(matches!(pool.status(), TokenStatus::Present));
+}
+
+/// One thread finds the token away, another gets it back a moment later: it is there for all from then on, not when the prober comes by.
+#[tokio::test]
+async fn a_token_that_one_thread_gets_back_is_there_for_all() {
+    let token = FakeToken::new();
+    let pool = unprobed(&token, 2);
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel();
+    let (mut begun, mut tries) = (Some(begun), 0);
+    let slow = tokio::spawn({
+        let pool = pool.clone();
+        async move {
+            let waiting = move |session: &mut dyn Session| {
+                tries += 1;
+                if tries == 1 {
+                    begun.take().unwrap().send(()).unwrap();
+                    gone_on.recv().unwrap();
+                    return Err(gone());
+                }
+                session.random(&mut [0; 8])
+            };
+            pool.call(waiting).await
+        }
+    });
+    has_begun.await.unwrap();
+    token.set_away(Some(gone()));
+    assert!(matches!(pool.call(|s| s.random(&mut [0; 8])).await, Err(HsmError::Away { .. })));
+    token.set_away(None);
+    assert!(
+        matches!(pool.call(|s| s.random(&mut [0; 8])).await, Err(HsmError::Away { .. })),
+        "nobody looked"
+    );
+    go_on.send(()).unwrap();
+    slow.await.unwrap().unwrap();
+    assert!(matches!(pool.status(), TokenStatus::Present));
+    pool.call(|s| s.random(&mut [0; 8])).await.unwrap();
 }
