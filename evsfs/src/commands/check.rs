@@ -10,16 +10,12 @@ use crate::engine::{BLOCK, BadBlock, CheckReport};
 use crate::failure::{Exit, Failure, Report};
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::Expected;
 
 pub(super) fn run(arguments: &cli::Check, output: Output) -> Result<(), Failure> {
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: arguments.accept_rollback,
-        memory: None,
-        background: false,
+        accept_rollback: arguments.accept_rollback.then_some("evsfs check --accept-rollback"),
+        ..Access::reading()
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let report = volume.check(&mut progress())?;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::epochs::Epochs;
 use super::error::{Damage, VolumeError};
 use super::protection::{Protection, Protections};
+use super::ration::Ration;
 use crate::backing::Backing;
 use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
@@ -43,6 +44,8 @@ pub(super) struct Store {
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
     pub(super) protections: Protections,
+    /// Slots that the host failed to read, of which the log has heard.
+    pub(super) reported: Ration,
 }
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
@@ -81,8 +84,10 @@ impl Store {
     /// Reads whole slots.
     pub(super) fn read(&self, buf: &mut [u8], slot: u64) -> Result<(), Damage> {
         self.backing.read_at(buf, slot * BLOCK_BYTES).map_err(|error| {
-            if error.kind() != io::ErrorKind::UnexpectedEof {
-                tracing::warn!(volume = %self.uuid, slot, %error, "the host failed to read the volume file");
+            if error.kind() != io::ErrorKind::UnexpectedEof
+                && let Some(untold) = self.reported.take(slot)
+            {
+                tracing::warn!(volume = %self.uuid, slot, %error, untold, "the host failed to read the volume file");
             }
             damage_of(&error)
         })

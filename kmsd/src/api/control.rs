@@ -116,6 +116,12 @@ pub(super) async fn answer(
             let anchor = service.accept_rollback(caller, uuid(volume)?, accepted, &request.reason).await?;
             Ok(answer::ok(&print(anchor)))
         }
+        (&Method::POST, ["anchors", volume, "read-rollback"]) => {
+            let request: AcceptRollbackRequest = parse(body)?;
+            let found = read(&request.anchor)?;
+            service.read_rollback(caller, uuid(volume)?, found, &request.reason).await?;
+            Ok(answer::ok(&Done {}))
+        }
         _ => Err(Refusal::NoSuchVerb.into()),
     }
 }
