@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 use evsfs::backing::Backing;
 use evsfs::crypto::{Backend, Chain, Dek, SeededEntropy, Suite, VolumeKeys};
 use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
-use evsfs_schedules::engine::{Anchor, BLOCK, BaseIdentity, BaseImage, OpenOptions, Protection, Volume, VolumeError};
+use evsfs_schedules::engine::{
+    Anchor, BLOCK, BaseIdentity, BaseImage, OpenOptions, Protection, Volume, VolumeError,
+};
 use evsfs_schedules::{Memory, leaving_out};
 use parking_lot::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
