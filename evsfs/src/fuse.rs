@@ -24,6 +24,7 @@ use tracing::{debug, error};
 use uuid::Uuid;
 
 use self::attributes::Attributes;
+use self::openings::View;
 pub use self::openings::{Closed, Openings};
 pub use self::snapshots::SNAPSHOT_PREFIX;
 use self::snapshots::SnapshotFiles;
@@ -106,6 +107,14 @@ impl<D: BlockDevice> DiskFs<D> {
             DISK_INODE => Some(self.disk()),
             other => self.snapshot(self.snapshots.of(other)?),
         }
+    }
+
+    /// What of the disk an inode shows, if it is a file.
+    fn view(&self, ino: INodeNo) -> Option<View> {
+        if ino == DISK_INODE {
+            return Some(View::Disk);
+        }
+        self.snapshots.of(ino).map(|_| View::Snapshot)
     }
 
     fn snapshot(&self, id: Uuid) -> Option<fuser::FileAttr> {
@@ -192,17 +201,15 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     }
 
     fn open(&self, _req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if self.snapshots.of(ino).is_some() {
-            return match flags.acc_mode() {
-                OpenAccMode::O_RDONLY => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
-                OpenAccMode::O_WRONLY | OpenAccMode::O_RDWR => reply.error(Errno::EROFS),
-            };
+        let Some(view) = self.view(ino) else { return reply.error(Errno::EISDIR) };
+        if view == View::Snapshot && flags.acc_mode() != OpenAccMode::O_RDONLY {
+            return reply.error(Errno::EROFS);
         }
-        if ino != DISK_INODE {
-            return reply.error(Errno::EISDIR);
-        }
-        if !self.openings.enter() {
+        if !self.openings.enter(view) {
             return reply.error(Errno::ESHUTDOWN);
+        }
+        if view == View::Snapshot {
+            return reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
         }
         let flags = if self.cached {
             // Every write comes through this mount, so pages that the kernel has are never stale.
@@ -223,8 +230,8 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        if ino == DISK_INODE {
-            self.openings.leave();
+        if let Some(view) = self.view(ino) {
+            self.openings.leave(view);
         }
         reply.ok();
     }

@@ -177,19 +177,16 @@ impl<D: Attachment> Service<D> {
         let mut due = Instant::now() + TICK;
         loop {
             match self.next(&mut due) {
-                Err(RecvTimeoutError::Timeout) if self.is_left() => {
-                    info!("unmounted from outside");
-                    match self.unmount() {
-                        Ok(flushed) => return self.end(None, flushed),
-                        Err(error) => error!(%error, "not detached"),
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.device.tick(),
+                Err(RecvTimeoutError::Timeout) if !self.is_left() => self.device.tick(),
                 // The session's thread holds a sender until it has said that it ended.
                 Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
                 Ok(Event::Ended(result)) => return self.ended(result),
-                Ok(Event::Signal(name)) => {
-                    info!(signal = name, "detaching");
+                // Nobody waits for an answer.
+                unasked @ (Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout)) => {
+                    match unasked {
+                        Ok(Event::Signal(name)) => info!(signal = name, "detaching"),
+                        _ => info!("unmounted from outside"),
+                    }
                     match self.unmount() {
                         Ok(flushed) => return self.end(None, flushed),
                         Err(error) => error!(%error, "not detached"),
@@ -223,7 +220,7 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let closed = self.openings.close();
+                let closed = self.openings.close_disk();
                 if closed.is_in_use() {
                     return Err(self.mounted.busy().into());
                 }

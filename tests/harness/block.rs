@@ -1,7 +1,9 @@
 //! Loop devices and file systems on them, cleaned up when dropped.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::outcome::Outcome;
 use crate::program::run;
@@ -10,6 +12,17 @@ use crate::program::run;
 #[derive(Debug)]
 pub struct LoopDevice {
     device: PathBuf,
+    /// The file as the kernel names it.
+    file: String,
+}
+
+/// How long a device may stay bound after it was told to go.
+const LET_GO: Duration = Duration::from_secs(20);
+
+/// The file that a loop device shows now.
+fn bound_to(device: &Path) -> Option<String> {
+    let name = device.file_name().expect("a device has a name");
+    fs::read_to_string(Path::new("/sys/block").join(name).join("loop/backing_file")).ok()
 }
 
 impl LoopDevice {
@@ -18,7 +31,9 @@ impl LoopDevice {
     pub fn attach(file: &Path) -> Self {
         let outcome =
             run(Command::new("losetup").args(["--find", "--show", "--direct-io=on"]).arg(file)).ok();
-        Self { device: outcome.stdout.trim().into() }
+        let device = PathBuf::from(outcome.stdout.trim());
+        let file = bound_to(&device).expect("it is bound");
+        Self { device, file }
     }
 
     /// Its device node.
@@ -57,7 +72,7 @@ impl LoopDevice {
 
     /// The same where a failure is expected or allowed.
     pub fn try_mount(&self, point: &Path) -> Result<Filesystem, Outcome> {
-        std::fs::create_dir_all(point).expect("a mount point can be made");
+        fs::create_dir_all(point).expect("a mount point can be made");
         let outcome = run(Command::new("mount").arg(&self.device).arg(point));
         if outcome.code == 0 { Ok(Filesystem { point: point.to_owned() }) } else { Err(outcome) }
     }
@@ -67,6 +82,12 @@ impl Drop for LoopDevice {
     fn drop(&mut self) {
         let outcome = run(Command::new("losetup").arg("--detach").arg(&self.device));
         assert!(outcome.code == 0 || std::thread::panicking(), "{outcome}");
+        // The kernel lets go of the file with the last who has the device: a mount namespace that another test is making may have a copy of its mount.
+        let asked = Instant::now();
+        while bound_to(&self.device).is_some_and(|file| file == self.file) && !std::thread::panicking() {
+            assert!(asked.elapsed() < LET_GO, "{} is still bound", self.device.display());
+            std::thread::yield_now();
+        }
     }
 }
 

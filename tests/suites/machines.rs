@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -36,10 +37,15 @@ fn wait_for(console: &Path, word: &str) {
     assert!(said, "the guest never said {word:?}: {}", fs::read_to_string(console).unwrap_or_default());
 }
 
-/// S2: a server made from an encrypted image boots from its encrypted system disk, mounts an encrypted data disk, writes and
-/// powers off. The host finds what it wrote after another attach, and no plaintext in any volume file.
+/// What the guest writes beside the rest, deletes, and discards again.
+const BIG: u64 = 24 << 20;
+
+/// S2, F7: a server made from an encrypted image boots from its encrypted system disk, mounts an encrypted data disk, writes and
+/// powers off. The host finds what it wrote after another attach, no plaintext in any volume file, and the space back that the guest has
+/// discarded.
 #[test]
-fn s2_a_server_boots_from_its_encrypted_disk_and_what_it_writes_is_found_after_another_attach() {
+fn s2_f7_a_server_boots_from_its_encrypted_disk_and_what_it_writes_and_discards_is_found_after_another_attach()
+ {
     let ecs = Installation::new();
     let guest = Guest::fetch();
     let canary = format!("canary-{}", std::process::id());
@@ -49,6 +55,8 @@ mkdir /data
 mount -t ext4 /dev/vda /mnt && mount -t ext4 /dev/vdb /data
 echo \"system disk says: $(cat /mnt/hello)\"
 for n in 1 2 3 4 5 6 7 8; do cp /mnt/hello /data/copy$n; done
+dd if=/dev/urandom of=/data/big bs=1M count=24 conv=fsync 2>/dev/null
+rm /data/big && sync && fstrim /data && echo GUEST TRIMMED
 echo \"$(cat /mnt/hello) and back\" >/mnt/written
 umount /data && umount /mnt && echo GUEST DONE
 poweroff -f
@@ -58,6 +66,12 @@ poweroff -f
     ecs.ecsctl("server create web1 --image debian --data-disk size=64M,encrypted").ok();
     let disk = |name: &str| ecs.ecsctl(&format!("disk show {name}")).json();
     LoopDevice::attach(&path(&disk("web1-data1")["path"])).format("ext4");
+    let data = path(&disk("web1-data1")["file"]);
+    let size_of = |file: &Path| {
+        let metadata = fs::metadata(file).expect("a volume file");
+        (metadata.len(), metadata.blocks() * 512)
+    };
+    let (_, taken) = size_of(&data);
 
     let server = ecs.ecsctl("server start web1 --memory 256M --accel tcg").json();
     assert_eq!(server["status"], "running", "{server}");
@@ -73,7 +87,9 @@ poweroff -f
         fs::read_to_string(&console).unwrap()
     );
     let said = fs::read_to_string(&console).expect("the console is a file");
-    assert!(said.contains(&format!("system disk says: {canary}")) && said.contains("GUEST DONE"), "{said}");
+    for word in [&format!("system disk says: {canary}"), "GUEST TRIMMED", "GUEST DONE"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
     let status = ecs.ecsctl("status").json();
     assert!(status["settled"].to_string().contains("web1"), "the end is noticed: {status}");
     assert_eq!(ecs.ecsctl("server show web1").json()["status"], "stopped");
@@ -81,6 +97,9 @@ poweroff -f
     for name in ["web1-system", "web1-data1"] {
         ecs.ecsctl(&format!("disk detach {name}")).ok();
     }
+    let (length, left) = size_of(&data);
+    assert!(length > BIG, "all of it was there: {length}");
+    assert!(left < taken + BIG / 4, "{left} of {length} bytes are taken, and {taken} were before");
     for (name, file, expected) in
         [("web1-data1", "copy8", canary.clone()), ("web1-system", "written", format!("{canary} and back\n"))]
     {

@@ -6,7 +6,7 @@ mod rig;
 
 use std::sync::Arc;
 
-use evsfs_schedules::engine::{BLOCK, Protection, Step};
+use evsfs_schedules::engine::{BLOCK, Protection, Step, Volume};
 use evsfs_schedules::{Call, Memory};
 use rig::{Rig, Under, fill, must_fail, read_one, reopened, schedules, version_of};
 use shuttle::thread;
@@ -231,8 +231,10 @@ fn f7_without_the_gate_a_cut_counts_slots_that_nobody_refers_to() {
     must_fail(Protection::GateUntilInsertion, "not sound", a_cut_amid_writes);
 }
 
+type OnVolume = fn(&Volume);
+
 /// One thread is held up in a call to the file; all others go on, or the schedule would end in a deadlock.
-fn nobody_waits(call: Call, held_up: fn(&evsfs_schedules::engine::Volume), others_flush: bool) {
+fn nobody_waits(call: Call, held_up: OnVolume, others: OnVolume) {
     let rig = Rig::roomy();
     let volume = rig.open();
     volume.write(4 * BLOCK, &fill(4, 2)).unwrap();
@@ -250,22 +252,28 @@ fn nobody_waits(call: Call, held_up: fn(&evsfs_schedules::engine::Volume), other
     volume.write(BLOCK, &fill(1, 2)).unwrap();
     assert_eq!(read_one(&volume, 1), 2);
     volume.write(2 * BLOCK + 5, &[0; 5]).unwrap();
-    if others_flush {
-        volume.flush().unwrap();
-        volume.checkpoint().unwrap();
-    }
+    others(&volume);
     rig.memory.let_go();
     one.join().unwrap();
 }
 
 #[test]
 fn d10_nobody_waits_for_a_writer_of_another_block() {
-    schedules(None, || nobody_waits(Call::Write, |volume| volume.write(0, &fill(0, 2)).unwrap(), false));
+    schedules(None, || nobody_waits(Call::Write, |volume| volume.write(0, &fill(0, 2)).unwrap(), |_| {}));
 }
 
 #[test]
 fn d10_nobody_waits_for_a_reader() {
-    schedules(None, || nobody_waits(Call::Read, |volume| drop(rig::read(volume, 0)), true));
+    schedules(None, || {
+        nobody_waits(
+            Call::Read,
+            |volume| drop(rig::read(volume, 0)),
+            |volume| {
+                volume.flush().unwrap();
+                volume.checkpoint().unwrap();
+            },
+        );
+    });
 }
 
 #[test]
@@ -277,7 +285,18 @@ fn d10_nobody_who_reads_or_writes_waits_for_a_flush() {
                 volume.write(3 * BLOCK, &fill(3, 2)).unwrap();
                 volume.flush().unwrap();
             },
-            false,
+            |_| {},
         );
     });
+}
+
+/// Neither while it writes its pages nor at its barriers. What is flushed by others is durable before it is.
+#[test]
+fn d10_nobody_waits_for_a_checkpoint() {
+    for call in [Call::Write, Call::Sync] {
+        schedules(None, move || {
+            let flush = |volume: &Volume| volume.flush().unwrap();
+            nobody_waits(call, |volume| volume.checkpoint().unwrap(), flush);
+        });
+    }
 }

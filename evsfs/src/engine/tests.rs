@@ -25,9 +25,19 @@ struct Memory {
     written: AtomicU64,
     syncs: AtomicU64,
     punched: AtomicU64,
+    /// Calls that are not of whole slots.
+    ragged: AtomicU64,
     fail_sync: AtomicBool,
     /// Bytes that the host has; 0 means no limit.
     capacity: AtomicU64,
+}
+
+impl Memory {
+    fn note(&self, offset: u64, len: usize) {
+        if !offset.is_multiple_of(super::BLOCK) || !len.is_multiple_of(4096) {
+            self.ragged.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Backing for Memory {
@@ -36,6 +46,7 @@ impl Backing for Memory {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.note(offset, buf.len());
         let bytes = self.bytes.read();
         let at = usize::try_from(offset).unwrap();
         let part = bytes.get(at..at + buf.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -44,6 +55,7 @@ impl Backing for Memory {
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.note(offset, buf.len());
         let mut bytes = self.bytes.write();
         let end = usize::try_from(offset).unwrap() + buf.len();
         let capacity = self.capacity.load(Ordering::Relaxed);
@@ -68,6 +80,7 @@ impl Backing for Memory {
     }
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.note(offset, usize::try_from(len).unwrap());
         let at = usize::try_from(offset).unwrap();
         self.bytes.write()[at..at + usize::try_from(len).unwrap()].fill(0);
         self.punched.fetch_add(len, Ordering::Relaxed);

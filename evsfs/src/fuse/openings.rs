@@ -1,82 +1,139 @@
-//! Who has the disk open, and whether anybody may open it now.
+//! Who has the disk or one of its snapshots open, and whether anybody may open them now.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-/// Counts the open files of a disk, in whatever mount namespace they are open.
+/// Counts the open files of a mount, in whatever mount namespace they are open.
 #[derive(Debug, Default)]
 pub struct Openings {
     state: Mutex<State>,
     unused: Condvar,
 }
 
+/// A kind of file that can be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum View {
+    /// The disk as it is now.
+    Disk,
+    /// A state that it had.
+    Snapshot,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    open: u64,
-    closed: bool,
+    disk: u64,
+    snapshots: u64,
+    closed: Extent,
+}
+
+/// What may not be opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Extent {
+    #[default]
+    Nothing,
+    Disk,
+    All,
+}
+
+impl State {
+    const fn count(&mut self, view: View) -> &mut u64 {
+        match view {
+            View::Disk => &mut self.disk,
+            View::Snapshot => &mut self.snapshots,
+        }
+    }
+
+    const fn may_be_opened(&self, view: View) -> bool {
+        match self.closed {
+            Extent::Nothing => true,
+            Extent::Disk => matches!(view, View::Snapshot),
+            Extent::All => false,
+        }
+    }
+
+    /// Whether anything is open that is closed to others.
+    const fn is_in_use(&self, extent: Extent) -> bool {
+        match extent {
+            Extent::Nothing => false,
+            Extent::Disk => self.disk > 0,
+            Extent::All => self.disk + self.snapshots > 0,
+        }
+    }
 }
 
 impl Openings {
     /// One more, if it is allowed now.
-    pub(super) fn enter(&self) -> bool {
+    pub(super) fn enter(&self, view: View) -> bool {
         let mut state = self.state.lock();
-        if state.closed {
+        if !state.may_be_opened(view) {
             return false;
         }
-        state.open += 1;
+        *state.count(view) += 1;
         true
     }
 
     /// One less.
-    pub(super) fn leave(&self) {
+    pub(super) fn leave(&self, view: View) {
         let mut state = self.state.lock();
-        state.open = state.open.saturating_sub(1);
-        if state.open == 0 {
-            self.unused.notify_all();
-        }
+        let count = state.count(view);
+        *count = count.saturating_sub(1);
+        self.unused.notify_all();
     }
 
-    /// Whether somebody has it open.
+    /// Whether somebody has the disk or a snapshot open.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.state.lock().open > 0
+        self.state.lock().is_in_use(Extent::All)
     }
 
-    /// Lets nobody open the disk while the result lives.
+    /// Lets nobody open the disk or a snapshot while the result lives.
     #[must_use]
     pub fn close(&self) -> Closed<'_> {
-        self.state.lock().closed = true;
-        Closed(self)
+        self.close_to(Extent::All)
+    }
+
+    /// Lets nobody open the disk while the result lives; snapshots stay as they are, whatever happens to the disk.
+    #[must_use]
+    pub fn close_disk(&self) -> Closed<'_> {
+        self.close_to(Extent::Disk)
+    }
+
+    fn close_to(&self, extent: Extent) -> Closed<'_> {
+        self.state.lock().closed = extent;
+        Closed { openings: self, extent }
     }
 }
 
 /// See [`Openings::close`].
 #[derive(Debug)]
-pub struct Closed<'a>(&'a Openings);
+pub struct Closed<'a> {
+    openings: &'a Openings,
+    extent: Extent,
+}
 
 impl Closed<'_> {
-    /// Whether somebody has it open from before.
+    /// Whether somebody has any of it open from before.
     #[must_use]
     pub fn is_in_use(&self) -> bool {
-        self.0.is_in_use()
+        self.openings.state.lock().is_in_use(self.extent)
     }
 
-    /// Waits until nobody has it open any more: the kernel says so only some time after a file was closed. False when somebody
+    /// Waits until nobody has any of it open any more: the kernel says so only some time after a file was closed. False when somebody
     /// still has after `patience`.
     #[must_use]
     pub fn wait_until_unused(&self, patience: Duration) -> bool {
         let end = Instant::now() + patience;
-        let mut state = self.0.state.lock();
-        while state.open > 0 {
-            if self.0.unused.wait_until(&mut state, end).timed_out() {
-                return state.open == 0;
+        let mut state = self.openings.state.lock();
+        while state.is_in_use(self.extent) {
+            if self.openings.unused.wait_until(&mut state, end).timed_out() {
+                return !state.is_in_use(self.extent);
             }
         }
         true
     }
 
-    /// Nobody opens the disk ever again.
+    /// Nobody opens any of it ever again.
     pub fn for_good(self) {
         std::mem::forget(self);
     }
@@ -84,40 +141,52 @@ impl Closed<'_> {
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().closed = false;
+        self.openings.state.lock().closed = Extent::Nothing;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::View::{Disk, Snapshot};
     use super::*;
 
     #[test]
     fn while_closed_nobody_enters_and_those_inside_are_seen() {
+        for (inside, other) in [(Disk, Snapshot), (Snapshot, Disk)] {
+            let openings = Openings::default();
+            assert!(!openings.is_in_use() && openings.enter(inside) && openings.is_in_use());
+            let closed = openings.close();
+            assert!(!openings.enter(inside) && !openings.enter(other));
+            assert!(closed.is_in_use());
+            openings.leave(inside);
+            assert!(!closed.is_in_use());
+            drop(closed);
+            assert!(openings.enter(inside) && openings.enter(other));
+        }
+    }
+
+    #[test]
+    fn a_closed_disk_leaves_snapshots_alone() {
         let openings = Openings::default();
-        assert!(openings.enter());
-        let closed = openings.close();
-        assert!(!openings.enter());
-        assert!(closed.is_in_use());
-        openings.leave();
-        assert!(!closed.is_in_use());
-        drop(closed);
-        assert!(openings.enter());
+        assert!(openings.enter(Snapshot));
+        let closed = openings.close_disk();
+        assert!(!closed.is_in_use(), "who reads a snapshot does not see what happens to the disk");
+        assert!(openings.enter(Snapshot) && !openings.enter(Disk));
     }
 
     #[test]
     fn the_last_to_leave_ends_the_wait() {
         let openings = Openings::default();
-        assert!(openings.enter() && openings.enter());
+        assert!(openings.enter(Disk) && openings.enter(Snapshot));
         let closed = openings.close();
+        openings.leave(Disk);
         assert!(!closed.wait_until_unused(Duration::from_millis(1)));
         std::thread::scope(|scope| {
             let waits = scope.spawn(|| closed.wait_until_unused(Duration::from_secs(60)));
-            openings.leave();
-            openings.leave();
+            openings.leave(Snapshot);
             assert!(waits.join().unwrap());
         });
         closed.for_good();
-        assert!(!openings.enter());
+        assert!(!openings.enter(Disk) && !openings.enter(Snapshot));
     }
 }

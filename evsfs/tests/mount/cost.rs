@@ -1,5 +1,6 @@
 //! What an attached disk costs, measured at the process that serves it: memory and the time to attach (F6), space for metadata (F7).
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::thread;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::disk::{Disk, Kind, MIB, Numbers, read, run};
+use crate::disk::{Disk, Kind, MIB, Numbers, evsfs, read, refusal, run};
 
 const TIB: u64 = 1 << 40;
 const BLOCK: u64 = 4096;
@@ -147,6 +148,30 @@ fn f6_attaching_takes_as_long_for_32_tib_as_for_1_gib() {
     }
     eprintln!("1 GiB: {:?}, 32 TiB: {:?}", best[0], best[1]);
     assert!(best[1] < best[0] * 3 / 2, "{best:?}");
+}
+
+/// The largest disk: its last block is as good as its first, and there is none behind it.
+#[test]
+fn f6_a_disk_may_have_64_tib() {
+    const LARGEST: u64 = 64 * TIB;
+    let mut disk = Disk::new(Kind::Plain, LARGEST);
+    let empty = disk.taken();
+    for offset in [0, LARGEST / 2, LARGEST - BLOCK] {
+        disk.open().write_all_at(&offset.to_le_bytes(), offset).unwrap();
+    }
+    disk.open().sync_all().unwrap();
+    disk.kill();
+    disk.attach();
+    for offset in [0, LARGEST / 2, LARGEST - BLOCK] {
+        assert_eq!(read(&disk.open(), offset, 8), offset.to_le_bytes());
+    }
+    assert_eq!(disk.open().read_at(&mut [0; 8], LARGEST).unwrap(), 0, "the end");
+    let file = disk.file();
+    let larger =
+        [OsStr::new("extend"), file.as_os_str(), "--size".as_ref(), "65T".as_ref(), "--json".as_ref()];
+    let (code, _) = refusal(&evsfs(&larger));
+    assert_eq!(code, 2);
+    assert!(disk.taken() < empty + 8 * MIB, "{} of {empty} when it was empty", disk.taken());
 }
 
 /// A buffer that begins with a page, as those of direct I/O must: the kernel cuts requests from others in the midst of a block, which is then

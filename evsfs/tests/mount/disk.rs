@@ -5,7 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -215,9 +215,24 @@ impl Loop {
     }
 }
 
+impl Loop {
+    /// The file that it shows now.
+    fn file(&self) -> Option<String> {
+        let name = self.0.file_name().expect("a device has a name");
+        fs::read_to_string(Path::new("/sys/block").join(name).join("loop/backing_file")).ok()
+    }
+}
+
 impl Drop for Loop {
     fn drop(&mut self) {
+        let file = self.file();
         run("losetup", &[OsStr::new("--detach"), self.0.as_os_str()]);
+        // The kernel lets go of the file with the last who has the device: a mount namespace that another test is making may have a copy of its mount.
+        let asked = Instant::now();
+        while file.is_some() && self.file() == file && !std::thread::panicking() {
+            assert!(asked.elapsed() < Duration::from_secs(20), "{} is still bound", self.0.display());
+            std::thread::yield_now();
+        }
     }
 }
 

@@ -150,6 +150,26 @@ fn d4_whoever_has_it_open_in_another_namespace_keeps_it_and_is_named(kind: Kind)
     disk.detach();
 }
 
+/// A snapshot that is read there keeps the disk as well, though nobody has the disk itself open.
+#[test]
+fn d4_whoever_reads_a_snapshot_in_another_namespace_keeps_the_disk_and_is_named() {
+    let mut disk = Disk::new(Kind::Plain, MIB);
+    disk.open().write_all_at(b"then", 0).unwrap();
+    let made = evsfs(&["snapshot".as_ref(), disk.file().as_os_str(), "s".as_ref(), "--json".as_ref()]);
+    let made: Value = serde_json::from_slice(&made.stdout).unwrap();
+    let view = disk.point().join(format!("snapshot-{}", made["id"].as_str().unwrap()));
+    disk.open().write_all_at(b"now!", 0).unwrap();
+    let elsewhere = Elsewhere::new(&format!("exec 3<{}", view.display()));
+    let (code, error) = refusal(&disk.umount());
+    let message = error["message"].as_str().unwrap();
+    assert_eq!((code, error["code"].as_str()), (3, Some("busy")));
+    assert!(message.contains(&format!("{} (sh)", elsewhere.0.id())), "{message}");
+    let reader = format!("/proc/{}/fd/3", elsewhere.0.id());
+    assert_eq!(fs::read(reader).unwrap()[..4], *b"then", "it reads on");
+    drop(elsewhere);
+    disk.detach();
+}
+
 fn a_disk_unmounted_by_others_ends_although_another_namespace_has_a_copy(kind: Kind) {
     let mut disk = Disk::new(kind, MIB);
     disk.open().write_all_at(b"kept", 0).unwrap();

@@ -9,7 +9,7 @@ use crate::engine::{Base, Engine, EngineSetup};
 use crate::explore::{Depth, Explorer, Start, Tally};
 use crate::subject::Subject;
 use crate::workload::{
-    ALL_KINDS, BLOCK, COMMON, Kind, Op, SHORT_KINDS, Sense, TASKS, TINY_GROUPS, VERSIONS, exhaustive, random,
+    ALL_KINDS, BLOCK, COMMON, Kind, Op, Sense, TASKS, TINY_GROUPS, VERSIONS, at_once, exhaustive, random,
 };
 
 /// Blocks of the volumes: the map has two levels, and much of it can be discarded at once.
@@ -79,7 +79,7 @@ fn f4_every_short_workload() {
     let setup = EngineSetup::small(BLOCKS);
     let start = in_use(&setup);
     let tally = Arc::default();
-    let workloads = exhaustive(SHORT_KINDS, 3, &Sense::of(&start.state));
+    let workloads = exhaustive(&at_once(), 3, &Sense::of(&start.state));
     run_all("every workload of three operations", &setup, &start, &workloads, &tally);
     assert!(tally.distinct() > 450_000, "{tally}");
 }

@@ -123,26 +123,6 @@ pub(crate) const UNVERSIONED: &[Kind] = &[
     Kind::Kill,
 ];
 
-/// Everything that the engine does at once.
-pub(crate) const SHORT_KINDS: &[Kind] = &[
-    Kind::Aligned,
-    Kind::Unaligned,
-    Kind::Across,
-    Kind::Overwrite,
-    Kind::Wide,
-    Kind::Discard,
-    Kind::WideDiscard,
-    Kind::Flush,
-    Kind::Checkpoint,
-    Kind::Snapshot,
-    Kind::Rollback,
-    Kind::DeleteSnapshot,
-    Kind::Extend,
-    Kind::Rekey,
-    Kind::Reopen,
-    Kind::Kill,
-];
-
 /// Everything the engine can do.
 pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::Aligned,
@@ -164,6 +144,12 @@ pub(crate) const ALL_KINDS: &[Kind] = &[
     Kind::Reopen,
     Kind::Kill,
 ];
+
+/// Everything that it does at once, not step by step.
+pub(crate) fn at_once() -> Vec<Kind> {
+    let steps = [Kind::Reencrypt, Kind::Flatten];
+    ALL_KINDS.iter().copied().filter(|kind| !steps.contains(kind)).collect()
+}
 
 /// Kinds as a guest uses them: many writes and flushes, the rest now and then.
 pub(crate) const COMMON: &[Kind] = &[

@@ -63,6 +63,28 @@ fn f5_a_flush_is_one_barrier_and_an_empty_one_none() {
     assert_eq!(rig.memory.syncs.load(Ordering::Relaxed) - before, 100);
 }
 
+/// Whatever the user's offsets and lengths are, the file is read and written by whole slots, as direct I/O on it asks for.
+#[test]
+fn f10_the_file_is_used_by_whole_slots() {
+    let rig = Rig::new(32 * MIB, 64);
+    let volume = rig.open();
+    for number in 0..300 {
+        let (offset, len) = (number * 70_001, 1 + number * 37);
+        volume.write(offset, &vec![7; usize::try_from(len).unwrap()]).unwrap();
+        read(&volume, offset / 2, 5_000);
+        volume.discard(offset / 3, len * 2).unwrap();
+    }
+    volume.flush().unwrap();
+    volume.snapshot("s", super::ID, 0).unwrap();
+    volume.write(5, &[1; 70_000]).unwrap();
+    volume.rewrite_header(&volume.header()).unwrap();
+    volume.delete_snapshot(super::ID).unwrap();
+    drop(volume);
+    rig.open().close().unwrap();
+    assert!(rig.memory.punched.load(Ordering::Relaxed) > 0);
+    assert_eq!(rig.memory.ragged.load(Ordering::Relaxed), 0);
+}
+
 #[test]
 fn f11_after_a_failed_sync_nothing_is_acknowledged_and_reads_go_on() {
     let rig = Rig::new(8 * MIB, 64);
