@@ -10,7 +10,6 @@ use uuid::Uuid;
 use super::epochs::Epochs;
 use super::error::{Damage, VolumeError};
 use super::protection::{Protection, Protections};
-use super::ration::Ration;
 use crate::backing::Backing;
 use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
@@ -28,6 +27,8 @@ pub(super) struct Counters {
     pub(super) retried_reads: AtomicU64,
     pub(super) bytes_written: AtomicU64,
     pub(super) double_frees: AtomicU64,
+    /// Slots that the host failed to read, of which the log has heard.
+    pub(super) unreadable: super::ration::Ration,
 }
 
 /// Adds to a counter.
@@ -44,8 +45,6 @@ pub(super) struct Store {
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
     pub(super) protections: Protections,
-    /// Slots that the host failed to read, of which the log has heard.
-    pub(super) reported: Ration,
 }
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
@@ -85,7 +84,7 @@ impl Store {
     pub(super) fn read(&self, buf: &mut [u8], slot: u64) -> Result<(), Damage> {
         self.backing.read_at(buf, slot * BLOCK_BYTES).map_err(|error| {
             if error.kind() != io::ErrorKind::UnexpectedEof
-                && let Some(untold) = self.reported.take(slot)
+                && let Some(untold) = self.counters.unreadable.take(slot)
             {
                 tracing::warn!(volume = %self.uuid, slot, %error, untold, "the host failed to read the volume file");
             }

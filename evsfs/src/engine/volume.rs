@@ -106,8 +106,7 @@ impl Volume {
         #[cfg(not(feature = "sim"))]
         let protections = Protections::default();
         let counters = Counters::default();
-        let reported = Ration::default();
-        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections, reported };
+        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections };
         if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
             return Err(OpenError::TooShort);
         }
