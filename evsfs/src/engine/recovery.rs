@@ -299,6 +299,20 @@ pub(super) enum Descent {
     Accepted,
 }
 
+impl Descent {
+    /// What the key service has, if the volume passes through it.
+    pub(super) const fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Self::From(anchor) => Some(*anchor),
+            Self::Unknown | Self::Accepted => None,
+        }
+    }
+
+    pub(super) const fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted)
+    }
+}
+
 /// Whether the state that was found descends from the one that the key service knows (F3).
 pub(super) fn check_anchor(
     store: &Store,

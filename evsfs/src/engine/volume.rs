@@ -17,8 +17,7 @@ use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
 use super::params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
-use super::ration::Ration;
-use super::recovery::{Descent, check_anchor, newest_superblock, replay};
+use super::recovery::{check_anchor, newest_superblock, replay};
 use super::report::{CheckReport, SnapshotInfo, Stats, TaskStatus};
 use super::store::{Counters, Keys, Store};
 use super::tables::Tables;
@@ -132,9 +131,9 @@ impl Volume {
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
         let descent = check_anchor(&store, &superblock, &replayed, &options)?;
-        options.anchor = if let Descent::From(anchor) = descent { Some(anchor) } else { None };
+        options.anchor = descent.anchor();
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let rollback = matches!(descent, Descent::Accepted);
+        let rollback = descent.is_accepted();
         Ok(Self { core, workers: Mutex::default(), rollback })
     }
 
@@ -584,7 +583,7 @@ fn assemble(
         read_only: options.read_only,
         background: options.background,
         poisoned: AtomicBool::new(false),
-        reported: Ration::default(),
+        reported: super::ration::Ration::default(),
         signals,
         store,
     })

@@ -238,6 +238,12 @@ fn f2_damage_is_an_error_is_named_by_a_check_and_does_not_spread() {
             volume.checkpoint().unwrap();
             assert_eq!(read(&volume, bad.block * BLOCK, 4096), [0; 4096]);
         }
+        let mut bytes = [0; 4096];
+        for block in 0..2048 {
+            let whole =
+                |bytes: &[u8]| bytes.iter().all(|byte| *byte == bytes[0]) && [0, 5, 6].contains(&bytes[0]);
+            assert!(volume.read(block * BLOCK, &mut bytes).is_err() || whole(&bytes), "block {block}");
+        }
     }
     assert!(data > 20 && pages > 0, "{data} blocks and {pages} pages were hit");
 }
