@@ -5,8 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use evsfs::backing::Backing;
 use evsfs::crypto::{Backend, Chain, Dek, SeededEntropy, Suite, VolumeKeys};
-use evsfs::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
-use evsfs_schedules::engine::{Anchor, BLOCK, BaseImage, OpenOptions, Protection, Volume, VolumeError};
+use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
+use evsfs_schedules::engine::{
+    Anchor, BLOCK, BaseIdentity, BaseImage, OpenOptions, Protection, Volume, VolumeError,
+};
 use evsfs_schedules::{Memory, leaving_out};
 use parking_lot::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -46,15 +48,14 @@ impl Under {
     const ID: Uuid = Uuid::from_u128(8);
 
     fn header() -> Header {
-        let Anchor { commit, chain } = Self::STATE;
         let path = Text::new("under.evs").unwrap();
-        Header { base: Some(BaseReference { uuid: Self::ID, commit, chain, path }), ..header() }
+        Header { base: Some(Self.identity().reference(path)), ..header() }
     }
 }
 
 impl BaseImage for Under {
-    fn identity(&self) -> (Uuid, Anchor) {
-        (Self::ID, Self::STATE)
+    fn identity(&self) -> BaseIdentity {
+        BaseIdentity { uuid: Self::ID, encrypted: true, state: Self::STATE, mac: [6; 32] }
     }
     fn size(&self) -> u64 {
         Self::BLOCKS * BLOCK

@@ -106,6 +106,15 @@ impl FileBacking {
         if !file.metadata().map_err(io_error)?.is_file() {
             return Err(FileBackingError::NotAFile { path: path.to_owned() });
         }
+        Self::of(file, path, write)
+    }
+
+    /// A regular file that is open already, for reading and, with `write`, for writing, locked as by [`Self::open`] or [`Self::open_read_only`].
+    ///
+    /// # Errors
+    /// As there; they name `path`.
+    pub fn of(file: File, path: &Path, write: bool) -> Result<Self, FileBackingError> {
+        let io_error = |source| FileBackingError::Io { path: path.to_owned(), source };
         let backing = Self::lock(file, path, !write)?;
         if write {
             backing.forget_cached().map_err(io_error)?;

@@ -14,7 +14,6 @@ use crate::failure::{Failure, FileError, Report};
 use crate::format::layout::map_capacity;
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::Expected;
 
 /// Bytes read at once where nothing is damaged.
 const CHUNK: u64 = 1 << 20;
@@ -25,11 +24,8 @@ const MAX_LISTED: usize = 10_000;
 pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failure> {
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: arguments.accept_rollback,
-        memory: None,
-        background: false,
+        accept_rollback: arguments.accept_rollback.then_some("evsfs salvage --accept-rollback"),
+        ..Access::reading()
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let target = Target::create(&arguments.output, volume.size())?;

@@ -12,6 +12,7 @@ use super::commit::{Log, Pending};
 use super::dirty::DirtyMap;
 use super::error::VolumeError;
 use super::params::BaseImage;
+use super::ration::Ration;
 use super::report::Stats;
 use super::store::Store;
 use super::task::Running;
@@ -104,6 +105,8 @@ pub(super) struct Core {
     pub(super) read_only: bool,
     pub(super) background: bool,
     pub(super) poisoned: AtomicBool,
+    /// Damaged blocks that the log has heard of.
+    pub(super) reported: Ration,
     pub(super) signals: Signals,
 }
 

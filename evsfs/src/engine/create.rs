@@ -91,7 +91,7 @@ pub(super) fn encode_header(header: &Header, ring: &Keyring) -> Result<Box<Block
     header.encode_with(ring.oldest(), next)
 }
 
-/// Whether one of the copies is not this header: a change of it was cut short, or it is damaged.
+/// Whether one of the copies is not this header: a change of it was cut short, it is damaged, or it cannot be read.
 pub(super) fn header_is_stale(
     backing: &dyn Backing,
     header: &Header,
@@ -100,9 +100,14 @@ pub(super) fn header_is_stale(
     let encoded = encode_header(header, ring)?;
     let mut copy = [0; BLOCK];
     for slot in HEADER_SLOTS {
-        backing.read_at(&mut copy, slot * BLOCK_BYTES).map_err(VolumeError::Io)?;
-        if copy != *encoded {
-            return Ok(true);
+        match backing.read_at(&mut copy, slot * BLOCK_BYTES) {
+            Ok(()) if copy == *encoded => {}
+            Ok(()) => return Ok(true),
+            // The other one was proved. Writing this one anew is what may mend it.
+            Err(error) => {
+                tracing::warn!(volume = %header.uuid, slot, %error, "a copy of the header cannot be read");
+                return Ok(true);
+            }
         }
     }
     Ok(false)

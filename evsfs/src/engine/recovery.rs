@@ -294,23 +294,51 @@ fn is_complete(store: &Store, group: &Group) -> Result<bool, VolumeError> {
     Ok(true)
 }
 
-/// Whether the state that was found descends from the one that the key service knows (F3). Gives that one if it does, and nothing if there
-/// is none or the operator accepts another past.
+/// How the state that was found stands to the one that the key service knows.
+pub(super) enum Descent {
+    /// There is none to compare it with.
+    Unknown,
+    /// It descends from this one.
+    From(Anchor),
+    /// It does not, and the operator accepts that.
+    Accepted,
+}
+
+impl Descent {
+    /// What the key service has, if the volume passes through it.
+    pub(super) const fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Self::From(anchor) => Some(*anchor),
+            Self::Unknown | Self::Accepted => None,
+        }
+    }
+
+    pub(super) const fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted)
+    }
+}
+
+/// Whether the state that was found descends from the one that the key service knows (F3).
 pub(super) fn check_anchor(
     store: &Store,
     superblock: &Superblock,
     replay: &Replay,
     options: &OpenOptions,
-) -> Result<Option<Anchor>, OpenError> {
-    let compared = !options.accept_rollback && store.protections.has(Protection::Anchor);
-    let Some(anchor) = options.anchor.filter(|_| compared) else { return Ok(None) };
+) -> Result<Descent, OpenError> {
+    let compared = store.protections.has(Protection::Anchor);
+    let Some(anchor) = options.anchor.filter(|_| compared) else { return Ok(Descent::Unknown) };
     let volume = store.uuid;
     let found = replay.log.state.commit;
+    let passed =
+        replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor);
+    if found >= anchor.commit && passed {
+        return Ok(Descent::From(anchor));
+    }
+    if options.accept_rollback {
+        return Ok(Descent::Accepted);
+    }
     if found < anchor.commit {
         return Err(OpenError::RolledBack { volume, found, anchor: anchor.commit });
-    }
-    if replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor) {
-        return Ok(Some(anchor));
     }
     Err(OpenError::Forked { volume, anchor: anchor.commit })
 }

@@ -28,6 +28,8 @@ pub(super) struct Counters {
     pub(super) retried_reads: AtomicU64,
     pub(super) bytes_written: AtomicU64,
     pub(super) double_frees: AtomicU64,
+    /// Slots that the host failed to read, of which the log has heard.
+    pub(super) unreadable: super::ration::Ration,
 }
 
 /// Adds to a counter.
@@ -87,8 +89,10 @@ impl Store {
     /// Reads whole slots.
     pub(super) fn read(&self, buf: &mut [u8], slot: u64) -> Result<(), Damage> {
         self.backing.read_at(buf, slot * BLOCK_BYTES).map_err(|error| {
-            if error.kind() != io::ErrorKind::UnexpectedEof {
-                tracing::warn!(volume = %self.uuid, slot, %error, "the host failed to read the volume file");
+            if error.kind() != io::ErrorKind::UnexpectedEof
+                && let Some(untold) = self.counters.unreadable.take(slot)
+            {
+                tracing::warn!(volume = %self.uuid, slot, %error, untold, "the host failed to read the volume file");
             }
             damage_of(&error)
         })

@@ -16,7 +16,7 @@ use super::create::{create, header_is_stale};
 use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
-use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
+use super::params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
 use super::report::{CheckReport, SnapshotInfo, Stats, TaskStatus};
@@ -25,7 +25,7 @@ use super::tables::Tables;
 use super::task::{Running, Step};
 use super::worker::{self, Signals};
 use crate::backing::Backing;
-use crate::crypto::{Dek, Entropy, Keyring, VolumeKeys};
+use crate::crypto::{Dek, Entropy, Keyring, Suite, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, TaskKind, VersionState, WrappedDekField};
 use crate::sync::atomic::AtomicBool;
@@ -43,6 +43,7 @@ const WRITERS: u64 = 16;
 pub struct Volume {
     core: Arc<Core>,
     workers: Mutex<Vec<JoinHandle<()>>>,
+    rollback: bool,
 }
 
 impl Volume {
@@ -60,11 +61,27 @@ impl Volume {
         create(backing, header, *params, keys, entropy)
     }
 
-    /// Opens a volume and recovers the state of its last commit. Nothing is written by that.
+    /// Opens a volume and recovers the state of its last commit. Nothing is written by that, but background threads go on from there.
     ///
     /// # Errors
     /// If no superblock verifies, the state does not fit the anchor (F3), or the base is missing or another one.
     pub fn open(
+        backing: Arc<dyn Backing>,
+        header: Header,
+        keys: impl Into<Keyring>,
+        options: OpenOptions,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        let volume = Self::open_idle(backing, header, keys, options, entropy)?;
+        volume.start()?;
+        Ok(volume)
+    }
+
+    /// The same without starting background threads: for who has something to settle before anything is written.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_idle(
         backing: Arc<dyn Backing>,
         header: Header,
         keys: impl Into<Keyring>,
@@ -117,17 +134,29 @@ impl Volume {
         let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
-        options.anchor = check_anchor(&store, &superblock, &replayed, &options)?;
+        let descent = check_anchor(&store, &superblock, &replayed, &options)?;
+        options.anchor = descent.anchor();
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let workers = if core.background && !core.read_only {
-            worker::start(&core).map_err(VolumeError::Io)?
-        } else {
-            Vec::new()
-        };
-        let volume = Self { core, workers: Mutex::new(workers) };
-        // What was cut short goes on by itself.
-        volume.resume_task()?;
-        Ok(volume)
+        let rollback = descent.is_accepted();
+        Ok(Self { core, workers: Mutex::default(), rollback })
+    }
+
+    /// Starts the background threads that the options asked for. What was cut short goes on by itself.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(&self) -> Result<(), VolumeError> {
+        if self.core.background && !self.core.read_only {
+            let started = worker::start(&self.core).map_err(VolumeError::Io)?;
+            self.workers.lock().extend(started);
+        }
+        self.resume_task()
+    }
+
+    /// Whether it was opened although it is older than the key service's anchor, or does not descend from it.
+    #[must_use]
+    pub const fn is_rollback(&self) -> bool {
+        self.rollback
     }
 
     /// Size in bytes.
@@ -429,8 +458,16 @@ impl Drop for Volume {
 }
 
 impl BaseImage for Volume {
-    fn identity(&self) -> (Uuid, Anchor) {
-        (self.core.store.uuid, self.anchor())
+    fn identity(&self) -> BaseIdentity {
+        let state = self.anchor();
+        let ring = self.core.store.keys.now();
+        let keys = ring.newest();
+        BaseIdentity {
+            uuid: self.core.store.uuid,
+            encrypted: keys.suite() == Suite::Aes256Gcm,
+            state,
+            mac: keys.base_mac(state.commit, &state.chain),
+        }
     }
     fn size(&self) -> u64 {
         self.core.size()
@@ -452,16 +489,18 @@ fn check_base(header: &Header, base: Option<&Arc<dyn BaseImage>>) -> Result<(), 
     let Some(base) = base else {
         return Err(OpenError::BaseMissing { volume: header.uuid, base: reference.uuid });
     };
-    let (given, found) = base.identity();
-    let expected = Anchor { commit: reference.commit, chain: reference.chain };
-    if given != reference.uuid || found != expected {
+    let given = base.identity();
+    if given.uuid != reference.uuid || given.state.commit != reference.commit {
         return Err(OpenError::BaseChanged {
             volume: header.uuid,
             base: reference.uuid,
-            given,
-            expected: expected.commit,
-            found: found.commit,
+            given: given.uuid,
+            expected: reference.commit,
+            found: given.state.commit,
         });
+    }
+    if !given.is_in_state(&reference.state) {
+        return Err(OpenError::BaseExchanged { volume: header.uuid, base: reference.uuid });
     }
     Ok(())
 }
@@ -551,6 +590,7 @@ fn assemble(
         read_only: options.read_only,
         background: options.background,
         poisoned: AtomicBool::new(false),
+        reported: super::ration::Ration::default(),
         signals,
         store,
     })

@@ -220,7 +220,9 @@ impl Core {
             if let Err(reason) = self.read_entry(block, &entry, base.as_deref(), bytes.as_mut_slice())? {
                 if self.look_up_again(block, entry)? == entry {
                     let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
-                    tracing::error!(%error, slot = entry.slot(), "damage found");
+                    if let Some(untold) = self.reported.take(block) {
+                        tracing::error!(%error, slot = entry.slot(), untold, "damage found");
+                    }
                     return Err(error);
                 }
                 continue;
