@@ -43,19 +43,6 @@ pub trait Attachment: BlockDevice + Sized {
     ///
     /// # Errors
     /// If it has no such operation, or that fails.
-    /// The next event, or the timeout when a tick is due: whatever comes, and however often, does not put it off.
-    fn next(&self, due: &mut Instant) -> Result<Event, RecvTimeoutError> {
-        let event = if Instant::now() < *due {
-            self.queue.recv_deadline(*due)
-        } else {
-            Err(RecvTimeoutError::Timeout)
-        };
-        if matches!(event, Err(RecvTimeoutError::Timeout)) {
-            *due = Instant::now() + TICK;
-        }
-        event
-    }
-
     fn operate(&self, request: &Request) -> Result<Value, Failure> {
         Err(ControlError::Unsupported { operation: request.operation() }.into())
     }
@@ -201,6 +188,19 @@ impl<D: Attachment> Service<D> {
                 }
             }
         }
+    }
+
+    /// The next event, or the timeout when a tick is due: whatever comes, and however often, does not put it off.
+    fn next(&self, due: &mut Instant) -> Result<Event, RecvTimeoutError> {
+        let event = if Instant::now() < *due {
+            self.queue.recv_deadline(*due)
+        } else {
+            Err(RecvTimeoutError::Timeout)
+        };
+        if matches!(event, Err(RecvTimeoutError::Timeout)) {
+            *due = Instant::now() + TICK;
+        }
+        event
     }
 
     fn operate(&self, request: &Request) -> Result<Value, Failure> {

@@ -334,7 +334,7 @@ impl Core {
         let mut built = self.build_with(checkpointer, work(), edit);
         if matches!(built, Err(VolumeError::NoSpace)) {
             self.alloc.try_otherwise();
-            built = self.build_with(checkpointer, work().from_reserve(), edit);
+            built = self.build_with(checkpointer, work().using_reserve(), edit);
         }
         built.map_err(|error| match error {
             VolumeError::NoSpace => {

@@ -29,7 +29,7 @@ pub(super) struct Work {
     /// Leaves the reserve alone: what it does can wait.
     without_reserve: bool,
     /// Takes the reserve first: the host had no space for other slots.
-    from_reserve: bool,
+    using_reserve: bool,
     /// Something was not freed, because the host failed to read what says what it is.
     unread: bool,
 }
@@ -47,14 +47,14 @@ impl Work {
     }
 
     /// For what the host had no space for.
-    pub(super) fn from_reserve(self) -> Self {
-        Self { from_reserve: true, ..self }
+    pub(super) fn using_reserve(self) -> Self {
+        Self { using_reserve: true, ..self }
     }
 
     /// A new slot.
     pub(super) fn take(&mut self, core: &Core) -> Result<u64, VolumeError> {
         if self.spare.is_empty() {
-            if self.from_reserve
+            if self.using_reserve
                 && let Ok(slot) = core.alloc.take_reserved(&core.store)
             {
                 self.taken.push(slot);

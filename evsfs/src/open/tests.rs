@@ -87,7 +87,7 @@ impl Place {
     fn write(&self, path: &Path, byte: u8) -> Anchor {
         let volume = self.open(path, &Access::writing()).unwrap();
         let header = volume.header();
-        volume.write(0, &[byte; BLOCK as usize]).unwrap();
+        volume.write(0, &[byte; 4096]).unwrap();
         let anchor = volume.close().unwrap();
         if header.suite == Suite::Aes256Gcm {
             self.service.service().advance(header.uuid, &to_service(&anchor)).unwrap();
@@ -124,7 +124,7 @@ impl Book {
 }
 
 fn first_byte(volume: &Volume) -> u8 {
-    let mut block = [0; BLOCK as usize];
+    let mut block = [0; 4096];
     volume.read(0, &mut block).unwrap();
     assert!(block.iter().all(|byte| *byte == block[0]));
     block[0]

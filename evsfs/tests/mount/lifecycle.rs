@@ -32,7 +32,8 @@ each_kind! {
 const SOON: Duration = Duration::from_secs(20);
 
 fn is_mounted(disk: &Disk) -> bool {
-    let table = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap());
+    let table = fs::read("/proc/self/mountinfo").unwrap();
+    let table = String::from_utf8_lossy(&table);
     let point = fs::canonicalize(disk.dir()).unwrap().join("point");
     table.lines().any(|line| line.split(' ').nth(4) == point.to_str())
 }

@@ -43,7 +43,7 @@ fn exchange(place: &Place, key: Option<u8>) {
     free.accept_rollback = Some("to forge");
     let volume = place.open(&forged, &free).unwrap();
     let header = volume.header();
-    volume.write(0, &[EVIL; BLOCK as usize]).unwrap();
+    volume.write(0, &[EVIL; 4096]).unwrap();
     volume.close().unwrap();
 
     let keys = Place::keys(&header);

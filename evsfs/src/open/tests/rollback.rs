@@ -76,7 +76,7 @@ fn f3_a_rollback_that_the_key_service_does_not_accept_leaves_the_file_as_it_was(
     // What a deleted snapshot held waits to be freed.
     let volume = place.open(&old, &accepting(Access::writing())).unwrap();
     volume.snapshot("s", Uuid::from_u128(1), 0).unwrap();
-    volume.write(0, &[5; BLOCK as usize]).unwrap();
+    volume.write(0, &[5; 4096]).unwrap();
     volume.flush().unwrap();
     volume.delete_snapshot(Uuid::from_u128(1)).unwrap();
     assert!(volume.stats().trash);

@@ -13,7 +13,7 @@ fn key(alias: &str) -> KeyRef {
 /// A key whose rotation failed, and so did clearing its new version away: the token has it, the record intends it.
 async fn half_rotated(world: &World, service: &Service) -> ObjectId {
     let view = service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
-    quiet(&service).await;
+    quiet(service).await;
     // After the look for a number that is free.
     world.token.fail_call(1, Fault::failed(true));
     world.token.fail_call(2, Fault::failed(false));
