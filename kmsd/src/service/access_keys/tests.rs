@@ -112,8 +112,7 @@ async fn there_is_one_sealing_object_however_many_are_first_and_no_orphan_is_rep
 async fn there_are_at_most_a_thousand() {
     let (token, mut store) = parts();
     let made = on_fakes(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
-    let others = (1..u8::try_from(MAX_ACCESS_KEYS / 32).unwrap() + 1)
-        .flat_map(|high| (0..32).map(move |low| [high, low]));
+    let others = (1..=32_u8).flat_map(|high| (0..32).map(move |low| [high, low]));
     let others = others.take(MAX_ACCESS_KEYS - 2).map(|[high, low]| {
         let mut random = [0; AccessKeyId::LEN];
         (random[0], random[1]) = (high, low);
