@@ -521,3 +521,21 @@ def test_a_policy_that_is_none(kmsd, key):
     for text in ("{}", "x", '{"Statement": [{"Effect": "Perhaps", "Principal": "*", "Action": "kms:*"}]}'):
         status, answer = kmsd.local("PUT", f"/kmsd/v1/keys/{key}/policy", {"policy": text})
         assert (status, answer["error"]["error_code"]) == (400, "KMSD.0007"), text
+
+
+def test_what_has_no_method(kmsd, key):
+    """The older form of the context, volume anchors and access keys, on the socket."""
+    def refused(method, path, body=None):
+        status, answer = kmsd.local(method, path, body)
+        return status, answer["error"]["error_code"]
+
+    context = {"c": "x" * 8192}
+    assert refused("POST", "/v1.0/p/kms/create-datakey", {"key_id": key, "encryption_context": context}) == (400, "KMS.0208")
+    volume = f"/kmsd/v1/anchors/{uuid.uuid4()}"
+    mac = "00" * 32
+    assert kmsd.local("POST", volume, {"generation": 2, "chain_mac": mac})[0] == 200
+    assert refused("POST", volume, {"generation": 1, "chain_mac": mac}) == (409, "KMSD.0001")
+    accepted = {"generation": 1, "chain_mac": mac, "reason": "a test"}
+    assert kmsd.local("POST", f"{volume}/accept-rollback", accepted)[0] == 200
+    assert kmsd.local("GET", volume)[1]["anchor"]["generation"] == 1
+    assert refused("DELETE", "/kmsd/v1/access-keys/AAAAAAAAAAAAAAAAAAAA") == (404, "KMSD.0002")

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::crypto::{Dek, SystemEntropy, VolumeKeys};
-use crate::engine::{BLOCK, CreateParams};
+use crate::engine::CreateParams;
 use crate::format::{Header, Text, VolumeKind, WrappedDekField};
 use crate::keys::scripted::Scripted;
 

@@ -107,3 +107,25 @@ async fn there_is_one_sealing_object_however_many_are_first_and_no_orphan_is_rep
     let inventory: Vec<ObjectId> = token.objects().into_keys().collect();
     assert_eq!(crate::domain::reconcile::reconcile(&registry, &inventory.into_iter().collect()).orphans, []);
 }
+
+#[tokio::test]
+async fn there_are_at_most_a_thousand() {
+    let (token, mut store) = parts();
+    let made = on_fakes(&token, &store).await.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
+    let others = (1..=32_u8).flat_map(|high| (0..32).map(move |low| [high, low]));
+    let others = others.take(MAX_ACCESS_KEYS - 2).map(|[high, low]| {
+        let mut random = [0; AccessKeyId::LEN];
+        (random[0], random[1]) = (high, low);
+        Change::PutAccessKey(AccessKeyRecord { id: AccessKeyId::from_random(random), ..made.record.clone() })
+    });
+    store.commit(&others.collect::<Vec<_>>()).unwrap();
+    let service = on_fakes(&token, &store).await;
+    let last = service.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
+    let refused = service.create_access_key(&Caller::SYSTEM, "", false).await.err().unwrap();
+    assert!(
+        matches!(refused, ServiceError::Refused(Refusal::TooManyAccessKeys { limit: MAX_ACCESS_KEYS })),
+        "{refused}"
+    );
+    service.delete_access_key(&Caller::SYSTEM, &last.record.id).await.unwrap();
+    service.create_access_key(&Caller::SYSTEM, "", false).await.unwrap();
+}
