@@ -345,6 +345,16 @@ impl Client {
         self.anchor_of(&reply)
     }
 
+    /// Has it recorded that an older state of the volume is opened for reading on an operator's word. The anchor stays.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn read_rollback(&self, volume: &Uuid, state: &Anchor, reason: &str) -> Result<(), ClientError> {
+        let request = AcceptRollbackRequest { anchor: anchor_body(state), reason: reason.to_owned() };
+        let path = format!("{}/read-rollback", anchor_path(volume));
+        self.send(&path, &request, Replay::Safe).map(|_: crate::wire::rotation::Done| ())
+    }
+
     /// Sets the volume's anchor back on an operator's word (`--accept-rollback`). Audited.
     ///
     /// # Errors

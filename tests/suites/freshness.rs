@@ -1,5 +1,6 @@
 //! F3: a file put back from the past is refused, on a real token, daemon and mount.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,13 @@ fn write_and_detach(ecs: &Installation, text: &[u8]) {
     view.write_all_at(text, 4096).and_then(|()| view.sync_all()).expect("the view takes writes");
     drop(view);
     ecs.ecsctl("disk detach d").ok();
+}
+
+/// What the audit log has of an operation.
+fn of_operation(ecs: &Installation, operation: &str) -> Vec<Value> {
+    let records = ecs.ecsctl("audit list --limit 1000").json();
+    let records: &Vec<Value> = records.as_array().expect("a list of records");
+    records.iter().filter(|record| record["operation"] == operation).cloned().collect()
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -36,22 +44,30 @@ fn f3_a_file_from_the_past_is_refused_unless_the_operator_accepts_it() {
     ecs.ecsctl("disk attach d web1").error(3).naming(&["older than commit", "an old copy was put back"]);
     assert_eq!(ecs.ecsctl("disk show d").json()["status"], "available");
     copy(&newest, &file);
+    // To look at the old copy changes nothing for the new one, and is recorded.
+    let (accept, saved) = (OsStr::new("--accept-rollback"), ecs.dir().join("saved"));
+    ecs.evsfs(&["check".as_ref(), old.as_os_str(), accept]).ok();
+    ecs.evsfs(&["salvage".as_ref(), old.as_os_str(), saved.as_os_str(), accept]).ok();
+    assert_eq!(&fs::read(&saved).expect("it was saved")[4096..4096 + 15], b"the first state");
+    let looked = of_operation(&ecs, "read-rollback");
+    let commands: Vec<String> = looked.iter().map(|record| record["note"].to_string()).collect();
+    assert!(
+        matches!(&commands[..], [check, salvage] if check.contains("evsfs check") && salvage.contains("evsfs salvage")),
+        "{commands:?}"
+    );
     write_and_detach(&ecs, b"the third state");
     copy(&file, &newest);
 
     copy(&old, &file);
     let point = ecs.dir().join("point");
     fs::create_dir(&point).expect("a directory can be made");
-    let (accept, mount) = ("--accept-rollback".as_ref(), "mount".as_ref());
-    ecs.evsfs(&[mount, file.as_os_str(), point.as_os_str(), accept]).ok();
+    ecs.evsfs(&["mount".as_ref(), file.as_os_str(), point.as_os_str(), accept]).ok();
     let mut text = [0; 15];
     File::open(point.join("disk")).and_then(|view| view.read_exact_at(&mut text, 4096)).expect("a read");
     assert_eq!(&text, b"the first state");
     ecs.evsfs(&["umount".as_ref(), point.as_os_str()]).ok();
-    let records = ecs.ecsctl("audit list --limit 1000").json();
-    let records: &Vec<Value> = records.as_array().expect("a list of records");
-    let accepted = records.iter().filter(|record| record["operation"] == "accept-rollback");
-    assert!(accepted.clone().any(|record| record["target"] == disk["id"]), "it is recorded: {records:?}");
+    let accepted = of_operation(&ecs, "accept-rollback");
+    assert!(accepted.iter().any(|record| record["target"] == disk["id"]), "it is recorded: {accepted:?}");
 
     write_and_detach(&ecs, b"the first, more");
     copy(&newest, &file);

@@ -111,6 +111,12 @@ pub(super) async fn answer(
             let anchor = service.advance_anchor(caller, uuid(volume)?, offered).await?;
             Ok(answer::ok(&print(anchor)))
         }
+        (&Method::POST, ["anchors", volume, "read-rollback"]) => {
+            let request: AcceptRollbackRequest = parse(body)?;
+            let found = read(&request.anchor)?;
+            service.read_rollback(caller, uuid(volume)?, found, &request.reason).await?;
+            Ok(answer::ok(&Done {}))
+        }
         (&Method::POST, ["anchors", volume, "accept-rollback"]) => {
             let request: AcceptRollbackRequest = parse(body)?;
             let accepted = read(&request.anchor)?;

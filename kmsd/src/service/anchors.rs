@@ -26,6 +26,26 @@ impl Service {
         self.record(Trail::new(caller, "anchor").target(&volume), found.map_err(Into::into)).await
     }
 
+    /// Records that an older state of the volume is looked at, on an operator's word. The anchor stays where it is.
+    ///
+    /// # Errors
+    /// If it is another caller's.
+    pub async fn read_rollback(
+        &self,
+        caller: &Caller,
+        volume: Uuid,
+        found: Anchor,
+        reason: &str,
+    ) -> Result<(), ServiceError> {
+        let note = format!("generation {}: {reason}", found.generation);
+        let trail = Trail::new(caller, "read-rollback").target(&volume).note(note);
+        let permitted = {
+            let registry = self.inner.writer.registry().read();
+            anchor::permit(registry.anchor(&volume), caller, volume)
+        };
+        self.record(trail, permitted.map_err(Into::into)).await
+    }
+
     /// Moves the volume's anchor forward.
     ///
     /// # Errors

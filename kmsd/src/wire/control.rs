@@ -126,10 +126,11 @@ pub struct AnchorReply {
     pub anchor: Option<AnchorBody>,
 }
 
-/// Request of `POST /kmsd/v1/anchors/{volume}/accept-rollback`: an operator opens an older state on purpose.
+/// Request of `POST /kmsd/v1/anchors/{volume}/accept-rollback`: an operator opens an older state on purpose. Also of `.../read-rollback`: he
+/// looks at it only, and the anchor stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptRollbackRequest {
-    /// The state that is accepted from now on.
+    /// The state that is accepted from now on, or looked at.
     #[serde(flatten)]
     pub anchor: AnchorBody,
     /// Why, for the audit log.
