@@ -129,7 +129,8 @@ def test_a_key_that_is_being_rotated(kmsd, kms, huawei, key):
     first.start()
     try:
         # The token is at work on the first one, and takes its time.
-        while "C_GenerateKey" not in kmsd.control.with_suffix(".trace").read_text():
+        trace = kmsd.control.with_suffix(".trace")
+        while not (trace.exists() and "C_GenerateKey" in trace.read_text()):
             assert first.is_alive()
         with pytest.raises(ClientRequestException) as refused:
             rotate()

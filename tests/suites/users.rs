@@ -102,7 +102,8 @@ impl Host {
         let mut command = Command::new("setpriv");
         let groups = if uid == OUTSIDER { "--clear-groups".to_owned() } else { format!("--groups={GROUP}") };
         command.args([format!("--reuid={uid}"), format!("--regid={uid}"), groups]);
-        command.args(["--", "python3", "-I", "-c", script]).arg(&self.socket).current_dir("/");
+        // The system's own: one that root has for itself is not for these users.
+        command.args(["--", "/usr/bin/python3", "-I", "-c", script]).arg(&self.socket).current_dir("/");
         command
     }
 
