@@ -131,7 +131,7 @@ fn i1_an_exported_image_is_the_imported_one() {
         }
         qemu_img(&format!("compare -f raw -F {format}"), &[&original, &out]);
         let before = fs::read(&out).expect("it was written");
-        ecs.ecsctl(&format!("{export} --yes")).error(1);
+        ecs.ecsctl(&format!("{export} --yes")).error(3).naming(&["exists already"]);
         assert!(fs::read(&out).expect("it is there") == before, "a file was overwritten");
     }
     ecs.ecsctl("image export i x --format vmdk --yes").error(2);
