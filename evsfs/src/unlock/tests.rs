@@ -123,7 +123,7 @@ impl Backing for Unreadable {
     fn set_len(&self, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
-    fn punch(&self, _: u64, _: u64) -> io::Result<()> {
+    fn punch(&self, _: u64, _: u64) -> io::Result<bool> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }
     fn sync(&self) -> io::Result<()> {
