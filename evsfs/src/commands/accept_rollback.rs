@@ -8,12 +8,9 @@ use crate::control::Request;
 use crate::engine::Volume;
 use crate::failure::Failure;
 use crate::keys::KeyService;
-use crate::open::{self, Access, LockedFile, Opened};
+use crate::open::{self, Access, LockedFile};
 use crate::operations::operate;
 use crate::unlock::Expected;
-
-/// For the audit log.
-const COMMAND: &str = "evsfs accept-rollback";
 
 /// How far a file is behind.
 #[derive(Clone, Copy, Debug)]
@@ -28,18 +25,25 @@ pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(),
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
         expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
-        accept_rollback: Some(COMMAND),
-        ..Access::reading()
+        read_only: true,
+        accept_rollback: false,
+        memory: None,
+        background: false,
     };
     let service = KeyService::from_env();
-    let Opened { volume, anchor } = open::open(&file, &service, &access)?;
-    let gap = anchor
-        .filter(|_| volume.is_rollback())
-        .map(|newest| Gap { found: volume.anchor().commit, newest: newest.commit });
+    let (volume, gap) = match open::open(&file, &service, &access) {
+        Ok(opened) => (opened.volume, None),
+        Err(failure) => {
+            let Some(newest) = failure.anchor_ahead() else { return Err(failure) };
+            let volume = open::open_past(&file, &service, &access)?.volume;
+            let found = volume.anchor().commit;
+            (volume, Some(Gap { found, newest }))
+        }
+    };
     let accepted = gap.is_some() && !arguments.dry_run;
     if accepted {
         let anchor = open::to_service(&volume.anchor());
-        service.accept_rollback(volume.header().uuid, &anchor, COMMAND)?;
+        service.accept_rollback(volume.header().uuid, &anchor, "evsfs accept-rollback")?;
     }
     let value = describe(&volume, gap, accepted)?;
     let name = arguments.file.display();

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::super::{Anchor, BLOCK, BaseImage, Step, Volume, VolumeError};
+use super::super::{BLOCK, BaseIdentity, BaseImage, Step, Volume, VolumeError};
 use super::{ID, Memory, Rig, read};
 use crate::backing::Backing;
 use crate::crypto::{Backend, Dek, VolumeKeys};
 use crate::format::layout::REGION_SLOTS;
-use crate::format::{BaseReference, Text, WrappedDekField};
+use crate::format::{Text, WrappedDekField};
 
 const MIB: u64 = 1 << 20;
 
@@ -199,7 +199,7 @@ struct Counted {
 }
 
 impl BaseImage for Counted {
-    fn identity(&self) -> (Uuid, Anchor) {
+    fn identity(&self) -> BaseIdentity {
         self.base.identity()
     }
     fn size(&self) -> u64 {
@@ -225,12 +225,11 @@ fn f7_searches_on_a_thin_volume_ask_its_base_little_whatever_its_size() {
     let under = Rig::new(16 * MIB, 64);
     let volume = under.open();
     volume.write(0, &vec![7; 8 << 20]).unwrap();
-    let Anchor { commit, chain } = volume.close().unwrap();
+    volume.close().unwrap();
     let base = Arc::new(under.open());
     assert_eq!(BaseImage::next_hole(&*base, 5000, 20_000).unwrap(), 20_000);
     assert_eq!(BaseImage::next_hole(&*base, 5000, u64::MAX).unwrap(), 8 * MIB);
-    let path = Text::new("base").unwrap();
-    let mut thin = Rig::thin(SIZE, BaseReference { uuid: ID, commit, chain, path });
+    let mut thin = Rig::thin(SIZE, base.identity().reference(Text::new("base").unwrap()));
     let counted = Arc::new(Counted { base, asked: AtomicU64::new(0), furthest: AtomicU64::new(0) });
     thin.options.base = Some(Arc::clone(&counted) as _);
     let volume = thin.open();
