@@ -114,13 +114,35 @@ pub struct Opened {
 /// If the key service gives no key, the header is not proven by it, or the state is not fresh or damaged.
 pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
     keys::keep_in_memory();
-    open_at_depth(file, service, access, 0)
+    let opened = open_at_depth(file, service, access, access.accept_rollback.is_some(), 0)?;
+    let Opened { volume, mut anchor } = opened;
+    let refused = |source: KeyError| Failure::Unlock { file: file.path.clone(), source: source.into() };
+    if let Some(command) = access.accept_rollback.filter(|_| volume.is_rollback()) {
+        // Audited before a byte is shown, and agreed upon before one is written.
+        anchor = accept(service, &volume, access.read_only, command).map_err(refused)?.or(anchor);
+    }
+    let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
+    volume.start().map_err(|source| failed(source.into()))?;
+    Ok(Opened { volume, anchor })
 }
 
+/// Opens a file that may be older than the key service's anchor, only to say how far it is behind: nothing of what the disk holds is shown, and
+/// the key service is told nothing.
+///
+/// # Errors
+/// As [`open`], except for a state that is not fresh.
+pub fn open_past(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Volume, Failure> {
+    keys::keep_in_memory();
+    let access = Access { read_only: true, background: false, ..*access };
+    Ok(open_at_depth(file, service, &access, true, 0)?.volume)
+}
+
+/// An open volume whose threads do not run yet.
 fn open_at_depth(
     file: &LockedFile,
     service: &KeyService,
     access: &Access,
+    accept_rollback: bool,
     depth: usize,
 ) -> Result<Opened, Failure> {
     let refused = |source| Failure::Unlock { file: file.path.clone(), source };
@@ -140,7 +162,7 @@ fn open_at_depth(
         background: access.background,
         read_only: access.read_only,
         anchor,
-        accept_rollback: access.accept_rollback.is_some(),
+        accept_rollback,
         base,
         ..defaults
     };
@@ -148,13 +170,6 @@ fn open_at_depth(
     let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
     let volume =
         Volume::open_idle(backing, header, keys, options, Arc::new(SystemEntropy)).map_err(failed)?;
-    let mut anchor = anchor;
-    if let Some(command) = access.accept_rollback.filter(|_| volume.is_rollback()) {
-        // Audited before a byte is shown, and agreed upon before one is written.
-        anchor =
-            accept(service, &volume, access.read_only, command).map_err(|e| refused(e.into()))?.or(anchor);
-    }
-    volume.start().map_err(|source| failed(source.into()))?;
     Ok(Opened { volume, anchor })
 }
 
@@ -203,7 +218,7 @@ fn open_base(
     let expected = Expected { uuid: Some(reference.uuid), encrypted };
     let access = Access { expected, memory: Some(BASE_MEMORY), ..Access::reading() };
     let base = LockedFile::open(&path, true)?;
-    let volume = open_at_depth(&base, service, &access, depth).map_err(Failure::of_base)?.volume;
+    let volume = open_at_depth(&base, service, &access, false, depth).map_err(Failure::of_base)?.volume;
     // The first headers do not say whether the base is encrypted, and everybody can make a plain one of any number and state. Whether the true
     // one is encrypted, the service knows: it has anchors of encrypted volumes only.
     if above && matches!(reference.state, BaseState::Claimed(_)) && volume.header().suite == Suite::Plain {

@@ -33,9 +33,7 @@ pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(),
         Ok(opened) => (opened.volume, None),
         Err(failure) => {
             let Some(newest) = failure.anchor_ahead() else { return Err(failure) };
-            // A look at the past, and in the audit log as one.
-            let past = Access { accept_rollback: Some(COMMAND), ..access };
-            let volume = open::open(&file, &service, &past)?.volume;
+            let volume = open::open_past(&file, &service, &access)?;
             let found = volume.anchor().commit;
             (volume, Some(Gap { found, newest }))
         }
