@@ -392,7 +392,7 @@ impl Core {
             if guarded {
                 drop(self.store.epochs.take(1)?);
             }
-            let mut attempt = Work::default();
+            let mut attempt = work.for_tables();
             match self.build_tables(checkpointer, &plan, work, &mut attempt) {
                 Ok((tables, prepared)) if !guarded || self.store.epochs.len() == tables.salts => {
                     work.absorb(attempt);

@@ -51,6 +51,11 @@ impl Work {
         Self { using_reserve: true, ..self }
     }
 
+    /// For the tables beside it, which may have to be written again.
+    pub(super) fn for_tables(&self) -> Self {
+        Self { using_reserve: self.using_reserve, ..Self::default() }
+    }
+
     /// A new slot.
     pub(super) fn take(&mut self, core: &Core) -> Result<u64, VolumeError> {
         if self.spare.is_empty() {
