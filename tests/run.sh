@@ -47,14 +47,6 @@ await() {
     [ "$status" = 0 ] || { echo "error: failed with status $status: $2" >&2; exit; }
 }
 
-# A run that was killed outright could not clean up; its owner is gone, so its things may go.
-sweep_dead_runs() {
-    local old
-    for old in "${TMPDIR:-/tmp}"/ecs-tests.*; do
-        [ -f "$old/owner" ] && ! kill -0 "$(cat "$old/owner")" 2>/dev/null && { sweep "$old" || true; }
-    done
-}
-
 install_tools() {
     require_packages cc=gcc make=make pkg-config=pkg-config jq=jq sqlite3=sqlite3 fusermount3=fuse3 fio=fio pkcs11-tool=opensc \
         softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace faketime=faketime systemd-analyze=systemd \
@@ -122,9 +114,9 @@ step "documentation tests" cargo test --locked --workspace --doc --quiet
 step "test programs" cargo nextest run --locked --workspace --profile ci --no-run
 await beside "building the programs"
 
-sweep_dead_runs
+sweep_dead_runs "${TMPDIR:-/tmp}"
 run_dir=$(mktemp -d "${TMPDIR:-/tmp}/ecs-tests.XXXXXX")
-echo $$ >"$run_dir/owner"
+own_run "$run_dir"
 ECS_TEST_BIN=${CARGO_TARGET_DIR:-$PWD/target}/release
 export ECS_TEST_RUN_DIR=$run_dir ECS_TEST_BIN
 step "tests" cargo nextest run --locked --workspace --profile ci "$@"

@@ -3,7 +3,7 @@
 
 # Mounts of the run directory DIR, newest first, as "FSTYPE MOUNTPOINT".
 mounts_under() {
-    awk -v dir="$1/" 'index($5, dir) == 1 { for (i = 7; $i != "-"; i++); print $(i + 1), $5 }' /proc/self/mountinfo | tac
+    LC_ALL=C awk -v dir="$1/" 'index($5, dir) == 1 { for (i = 7; $i != "-"; i++); print $(i + 1), $5 }' /proc/self/mountinfo | tac
 }
 
 # Loop devices whose backing file lies in DIR.
@@ -52,4 +52,21 @@ sweep() {
     done < <(mounts_under "$dir")
     as_root rm -rf --one-file-system "$dir"
     return $found
+}
+
+# own_run DIR : the run in DIR is this shell's, for as long as it lives.
+own_run() {
+    echo "$$ $(readlink /proc/self/ns/pid)" >"$1/owner"
+}
+
+# sweep_dead_runs DIR : a run that was killed outright could not clean up; its owner is gone, so its things may go. What belongs to another
+# user stays, and so does what was begun where processes have other numbers, such as in a container that shares DIR.
+sweep_dead_runs() {
+    local old pid namespace
+    for old in "$1"/ecs-tests.*; do
+        [ -O "$old" ] && [ ! -L "$old" ] && [ -f "$old/owner" ] || continue
+        read -r pid namespace <"$old/owner" || continue
+        [ "$namespace" = "$(readlink /proc/self/ns/pid)" ] && [ ! -e "/proc/$pid" ] || continue
+        sweep "$old" || true
+    done
 }

@@ -22,9 +22,11 @@ use crate::{
     error::Error,
     model::{
         Noun,
+        disk::Disk,
         name::Name,
         size::{self, Size},
     },
+    output::confirm,
 };
 
 /// Runs a command that needs the installation.
@@ -60,6 +62,15 @@ fn parse_size(text: &str) -> Result<Size, Error> {
 
 fn parse_rate(text: &str) -> Result<u64, Error> {
     size::parse_rate(text).map_err(|source| Error::Rate { given: text.to_owned(), source })
+}
+
+/// Has the user say that what is encrypted shall lie in the open, unless `yes` says so already (I2).
+fn confirm_open(yes: bool, source: &Disk, to: &str) -> Result<(), Error> {
+    if !source.encrypted {
+        return Ok(());
+    }
+    let Disk { kind, name, .. } = source;
+    confirm(yes, &format!("Everything in {kind} {name} will lie in the open in {to}. Go on?"))
 }
 
 /// A failure to write the result.

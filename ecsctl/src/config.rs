@@ -1,7 +1,9 @@
 //! Where an installation lies, from options, the environment, `ecs.toml` and defaults, in this order.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -83,6 +85,14 @@ pub(crate) enum ConfigError {
         /// Where and why.
         source: Box<toml::de::Error>,
     },
+    /// Somebody else could have written it, and it decides which programs run.
+    #[error("{} is not trusted: {fault}", path.display())]
+    Untrusted {
+        /// The home, or the file in it.
+        path: PathBuf,
+        /// Why.
+        fault: Untrusted,
+    },
     /// A directory cannot be made.
     #[error("cannot make {}: {source}", path.display())]
     MakeDir {
@@ -96,11 +106,45 @@ pub(crate) enum ConfigError {
     NoHome,
 }
 
+/// Why a file or directory is not taken as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum Untrusted {
+    /// It is another user's.
+    #[error("it belongs to user {owner}, and must belong to user {own} or root")]
+    Owner {
+        /// Whose it is.
+        owner: u32,
+        /// The user of this process.
+        own: u32,
+    },
+    /// Not its owner alone may write it.
+    #[error("others than its owner may write to it (mode {mode:03o})")]
+    Writable {
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+impl Untrusted {
+    /// Looks at what is in the way of trust.
+    fn check(metadata: &fs::Metadata) -> Result<(), Self> {
+        let (owner, own) = (metadata.uid(), rustix::process::geteuid().as_raw());
+        let mode = metadata.mode() & 0o777;
+        if owner != own && owner != 0 {
+            return Err(Self::Owner { owner, own });
+        }
+        if mode & 0o022 != 0 {
+            return Err(Self::Writable { mode });
+        }
+        Ok(())
+    }
+}
+
 impl Installation {
     /// Finds the installation. `home` and `socket` come from options or their variables.
     ///
     /// # Errors
-    /// A configuration file that cannot be read or understood; no place to put things.
+    /// A configuration file that cannot be read, trusted or understood; no place to put things.
     pub(crate) fn find(home: Option<PathBuf>, socket: Option<PathBuf>) -> Result<Self, ConfigError> {
         let root = rustix::process::geteuid().is_root();
         let home = match home {
@@ -109,7 +153,7 @@ impl Installation {
             None => state_home().ok_or(ConfigError::NoHome)?.join("ecs"),
         };
         let home = std::path::absolute(&home).unwrap_or(home);
-        let file = read(&home.join("ecs.toml"))?;
+        let file = read(&home)?;
         let kmsd_socket = socket.or(file.kmsd_socket).unwrap_or_else(|| default_socket(root));
         Ok(Self {
             evsfs: file.evsfs.unwrap_or_else(beside_or_on_path),
@@ -131,7 +175,13 @@ impl Installation {
     /// The directory that cannot be made.
     pub(crate) fn make(&self) -> Result<(), ConfigError> {
         let path = self.home.clone();
-        private_dir(&path).map_err(|source| ConfigError::MakeDir { path, source })
+        private_dir(&path).map_err(|source| {
+            let fault = source.get_ref().and_then(|inner| inner.downcast_ref::<Untrusted>()).copied();
+            match fault {
+                Some(fault) => ConfigError::Untrusted { path, fault },
+                None => ConfigError::MakeDir { path, source },
+            }
+        })
     }
 
     /// The catalogue.
@@ -183,22 +233,34 @@ impl Installation {
     }
 }
 
-/// Makes a directory, and those above it, readable by their owner only. One that exists stays as it is.
+/// Makes a directory, and those above it, readable by their owner only. One that exists stays as it is, if nobody else can put things
+/// into it.
 ///
 /// # Errors
-/// Those of the file system.
+/// Those of the file system; [`Untrusted`].
 pub(crate) fn private_dir(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    Untrusted::check(&fs::metadata(path)?)
+        .map_err(|fault| io::Error::new(io::ErrorKind::PermissionDenied, fault))
 }
 
-fn read(path: &Path) -> Result<File, ConfigError> {
-    match fs::read_to_string(path) {
-        Ok(text) => toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source: Box::new(source) }),
-        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(File::default()),
+/// The configuration in a home. Neither may be such that others can write it: the file names programs to run.
+fn read(home: &Path) -> Result<File, ConfigError> {
+    let path = home.join("ecs.toml");
+    let trusted = |path: &Path, metadata: io::Result<fs::Metadata>| match metadata {
+        Ok(metadata) => Untrusted::check(&metadata)
+            .map_err(|fault| ConfigError::Untrusted { path: path.to_owned(), fault }),
         Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
-    }
+    };
+    let mut file = match fs::File::open(&path) {
+        Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+        other => other.map_err(|source| ConfigError::Read { path: path.clone(), source })?,
+    };
+    trusted(home, fs::metadata(home))?;
+    trusted(&path, file.metadata())?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    toml::from_str(&text).map_err(|source| ConfigError::Parse { path, source: Box::new(source) })
 }
 
 fn variable(name: &str) -> Option<PathBuf> {
@@ -227,6 +289,8 @@ fn beside_or_on_path() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -242,5 +306,49 @@ mod tests {
 
         fs::write(dir.path().join("ecs.toml"), "kmsd_sokcet = '/a.sock'\n").unwrap();
         assert!(matches!(find(None), Err(ConfigError::Parse { .. })));
+    }
+
+    #[test]
+    fn what_others_could_have_written_is_not_trusted() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("ecs");
+        let file = home.join("ecs.toml");
+        let find = || Installation::find(Some(home.clone()), None);
+        let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = |path: &Path| match find() {
+            Err(ConfigError::Untrusted { path: named, fault }) if named == path => fault,
+            other => panic!("{other:?}"),
+        };
+        find().unwrap().make().unwrap();
+        assert_eq!(fs::metadata(&home).unwrap().mode() & 0o777, 0o700);
+        fs::write(&file, "evsfs = '/opt/evsfs'\n").unwrap();
+        mode(&home, 0o755);
+        mode(&file, 0o644);
+        find().unwrap().make().unwrap();
+        for writable in [0o664, 0o646, 0o622] {
+            mode(&file, writable);
+            assert_eq!(refused(&file), Untrusted::Writable { mode: writable });
+        }
+        mode(&file, 0o600);
+        mode(&home, 0o777);
+        assert_eq!(refused(&home), Untrusted::Writable { mode: 0o777 });
+        fs::remove_file(&file).unwrap();
+        let error = find().unwrap().make().unwrap_err();
+        assert!(matches!(&error, ConfigError::Untrusted { path, .. } if *path == home), "{error}");
+        let below = private_dir(&home).unwrap_err();
+        assert_eq!(below.kind(), io::ErrorKind::PermissionDenied);
+        assert!(below.to_string().contains("mode 777"), "{below}");
+        mode(&home, 0o700);
+
+        // Only root can give things away.
+        if rustix::process::geteuid().is_root() {
+            fs::write(&file, "evsfs = '/opt/evsfs'\n").unwrap();
+            for path in [&file, &home] {
+                std::os::unix::fs::chown(path, Some(65534), None).unwrap();
+                assert_eq!(refused(path), Untrusted::Owner { owner: 65534, own: 0 });
+                std::os::unix::fs::chown(path, Some(0), None).unwrap();
+            }
+            find().unwrap();
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         disk::DiskStatus,
         finding::{self, Finding},
     },
-    volumes::process,
+    volumes::{ToolError, mounts},
 };
 
 /// Looks at everything. What cannot be looked at is a finding, too.
@@ -263,24 +263,36 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         let place = app.installation.place(disk.id);
         if disk.server_id.is_some() {
             attached.insert(disk.id);
-            let is_lost = |status| status == DiskStatus::InUse && app.volumes.serving(&place).is_none();
+            let is_lost = |status| -> Result<bool, ToolError> {
+                Ok(status == DiskStatus::InUse && app.volumes.serving(&place)?.is_none())
+            };
             // Another ecsctl may be taking it off.
-            if is_lost(disk.status)
-                && disks::by_id(app.catalog.read(), disk.id)?.is_some_and(|now| is_lost(now.status))
-            {
-                found.push(Finding::bad(
+            let lost = match (is_lost(disk.status), disks::by_id(app.catalog.read(), disk.id)?) {
+                (Ok(true), Some(now)) => is_lost(now.status),
+                (Ok(true), None) => Ok(false),
+                (other, _) => other,
+            };
+            match lost {
+                Ok(false) => {}
+                Ok(true) => found.push(Finding::bad(
                     "mounts",
                     format!("disk {}: nobody serves it", disk.name),
                     "ecsctl server recover --all",
-                ));
+                )),
+                Err(error) => return Ok(vec![unseen(&error)]),
             }
         }
     }
+    let mounts = match mounts::all() {
+        Ok(mounts) => mounts,
+        Err(error) => return Ok(vec![unseen(&error)]),
+    };
     let dir = app.installation.home.join("mnt");
+    let dir = dir.canonicalize().unwrap_or(dir);
     for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
         let path = entry.path();
         let id = path.file_name().and_then(|name| name.to_str()?.parse::<Uuid>().ok());
-        if id.is_some_and(|id| !attached.contains(&id)) && process::is_mounted(&path) {
+        if id.is_some_and(|id| !attached.contains(&id)) && mounts.iter().any(|mount| mount.point == path) {
             found.push(Finding::warning(
                 "mounts",
                 format!("{} is mounted, and no disk in the catalogue is attached there", path.display()),
@@ -295,6 +307,10 @@ fn stray_mounts(app: &App) -> Result<Vec<Finding>, Error> {
         ));
     }
     Ok(found)
+}
+
+fn unseen(error: &ToolError) -> Finding {
+    Finding::bad("mounts", error.to_string(), "see that /proc is mounted and can be read")
 }
 
 fn unsettled(app: &App) -> Result<Finding, Error> {

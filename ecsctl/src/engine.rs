@@ -1,5 +1,6 @@
 //! Carries operations out, step by step, and finishes or undoes what a dead process left.
 
+mod admission;
 pub(crate) mod build;
 mod copy;
 mod export;
@@ -18,14 +19,13 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::{disks, operations, servers as rows, snapshots},
+    catalog::{disks, operations, servers as rows},
     claim::{self, Claim},
     error::Error,
     model::{
         Noun,
-        disk::{Disk, DiskAction, DiskStatus},
+        disk::{Disk, DiskStatus},
         plan::{Direction, Fill, Operation, Step},
-        server::ServerStatus,
     },
     volumes::Written,
 };
@@ -141,13 +141,7 @@ impl App {
     /// # Errors
     /// [`Error::AlreadyAttached`].
     pub(crate) fn refuse_unless_free(&self, disk: &Disk) -> Result<(), Error> {
-        match disk.server_id {
-            None => Ok(()),
-            Some(id) => Err(Error::AlreadyAttached {
-                disk: disk.name.clone(),
-                server: server_name(self.catalog.read(), id)?,
-            }),
-        }
+        admission::refuse_attached(self.catalog.read(), disk)
     }
 
     /// The same as [`App::require_key`] for work that an attached disk's own process does with the key it has.
@@ -179,8 +173,7 @@ impl App {
 
     /// Finishes or undoes an operation whose process died.
     fn settle_disk(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
-        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
-        let direction = operation.after_crash(serving);
+        let direction = operation.after_crash(self.is_served(&claimed.disk, operation.doing())?);
         tracing::info!(disk = %claimed.disk.name, ?operation, ?direction, "settling what was cut short");
         let done = match direction {
             Direction::Finish => self.follow(claimed, operation),
@@ -267,69 +260,7 @@ impl App {
                 given: id.to_string(),
                 near: None,
             })?;
-            match operation {
-                Operation::Create { .. } => {}
-                Operation::Export { .. } => demand(&disk, DiskAction::Copy)?,
-                Operation::Snapshot { name, .. } => {
-                    demand(&disk, DiskAction::Change)?;
-                    snapshots::refuse_taken(tx, name)?;
-                }
-                Operation::DeleteSnapshot { id } | Operation::RollBack { id } => {
-                    demand(&disk, DiskAction::Change)?;
-                    // Somebody may have deleted it since it was found.
-                    snapshots::by_id(tx, *id)?;
-                }
-                Operation::Rekey { .. } | Operation::Reencrypt { .. } | Operation::AcceptRollback => {
-                    demand(&disk, DiskAction::Change)?;
-                }
-                Operation::Flatten { .. } => {
-                    demand(&disk, DiskAction::Change)?;
-                    disks::begin_flattening(tx, id)?;
-                }
-                Operation::Extend { size } => {
-                    demand(&disk, DiskAction::Change)?;
-                    if *size <= disk.size {
-                        return Err(Error::Shrink { disk: disk.name, size: disk.size, asked: *size });
-                    }
-                }
-                Operation::Attach { server } => {
-                    if let Some(present) = disk.server_id {
-                        return Err(Error::AlreadyAttached {
-                            disk: disk.name,
-                            server: server_name(tx, present)?,
-                        });
-                    }
-                    demand(&disk, DiskAction::Attach)?;
-                    let target = rows::by_id(tx, *server)?.ok_or_else(|| Error::NotFound {
-                        noun: Noun::Server,
-                        given: server.to_string(),
-                        near: None,
-                    })?;
-                    if target.status == ServerStatus::Deleting {
-                        return Err(Error::ServerDeleting { server: target.name });
-                    }
-                    disk.status = DiskStatus::Attaching;
-                    disk.server_id = Some(*server);
-                }
-                Operation::Detach => {
-                    if disk.server_id.is_none() {
-                        return Err(Error::NotAttached { disk: disk.name });
-                    }
-                    demand(&disk, DiskAction::Detach)?;
-                    disk.status = DiskStatus::Detaching;
-                }
-                Operation::Delete { .. } => {
-                    if let Some(present) = disk.server_id {
-                        return Err(Error::AlreadyAttached {
-                            disk: disk.name,
-                            server: server_name(tx, present)?,
-                        });
-                    }
-                    demand(&disk, DiskAction::Delete)?;
-                    refuse_dependants(tx, &disk)?;
-                    disk.status = DiskStatus::Deleting;
-                }
-            }
+            admission::admit(tx, &mut disk, operation)?;
             disks::update(tx, &disk)?;
             operations::begin(tx, disk.kind, id, operation, &now)?;
             Ok(disk)
@@ -374,7 +305,10 @@ impl App {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let serving = self.volumes.serving(&self.installation.place(claimed.disk.id)).is_some();
+        let Ok(serving) = self.is_served(&claimed.disk, operation.doing()) else {
+            // Still recorded: the next command, which can see what is mounted, finishes or undoes it.
+            return Err(failed);
+        };
         match operation.after_failure(serving) {
             Some(Direction::Undo) => {
                 if let Err(error) = self.take(claimed, operation, operation.undo_steps()) {
@@ -385,6 +319,15 @@ impl App {
             Some(Direction::Finish) | None => {}
         }
         Err(failed)
+    }
+
+    /// Whether the view is up.
+    ///
+    /// # Errors
+    /// When what is mounted cannot be seen.
+    pub(crate) fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
+        let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
+        Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }
 
     fn take(&mut self, claimed: &mut Claimed, operation: &Operation, steps: &[Step]) -> Result<(), Error> {
@@ -428,32 +371,4 @@ impl App {
         }
         Ok(disk.base)
     }
-}
-
-/// Refuses to delete what others need: an image with thin disks (I4), a disk with snapshots (D7).
-fn refuse_dependants(connection: &rusqlite::Connection, disk: &Disk) -> Result<(), Error> {
-    let thin = disks::over(connection, disk.id)?;
-    let snapshots = snapshots::all(connection, Some(disk.id))?;
-    let mut dependants: Vec<String> = thin.iter().map(|name| format!("disk {name}")).collect();
-    dependants.extend(snapshots.iter().map(|snapshot| format!("snapshot {}", snapshot.name)));
-    if dependants.is_empty() {
-        return Ok(());
-    }
-    Err(Error::HasDependants { kind: disk.kind, name: disk.name.clone(), dependants })
-}
-
-fn demand(disk: &Disk, action: DiskAction) -> Result<(), Error> {
-    if disk.status.allows(action) {
-        return Ok(());
-    }
-    Err(Error::DiskStatus {
-        disk: disk.name.clone(),
-        status: disk.status,
-        action,
-        reason: disk.reason.clone(),
-    })
-}
-
-fn server_name(connection: &rusqlite::Connection, id: Uuid) -> Result<String, Error> {
-    Ok(rows::by_id(connection, id)?.map_or_else(|| id.to_string(), |server| server.name))
 }

@@ -267,6 +267,34 @@ pub(crate) enum Error {
         /// The image.
         image: String,
     },
+    /// An encrypted source whose key is not recorded: what is made from it must not become plain for that.
+    #[error(
+        "{kind} {name} cannot be made: {source_kind} {source_name} is encrypted, and the catalogue does not know its key"
+    )]
+    KeyUnrecorded {
+        /// What was to be made.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// What it was to be made from.
+        source_kind: Noun,
+        /// Its name.
+        source_name: String,
+    },
+    /// A name made from another one is none.
+    #[error("{owner} {given} cannot be made: its {noun} would be called {derived}, and {source}")]
+    DerivedName {
+        /// What was to be made.
+        owner: Noun,
+        /// The name that was given.
+        given: String,
+        /// What belongs to it.
+        noun: Noun,
+        /// The name that this would have.
+        derived: String,
+        /// Why it cannot.
+        source: NameError,
+    },
     /// There is no data key to wrap (D1).
     #[error("disk {disk} is not encrypted, and that never changes in place")]
     NotEncrypted {

@@ -94,7 +94,7 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
             user: installation.machines.user.clone(),
             extra: installation.machines.arguments.clone(),
         }),
-        now: jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        now: model::time::text(jiff::Timestamp::now()),
         installation,
         out,
         settled: Vec::new(),

@@ -11,6 +11,7 @@ pub(crate) mod server;
 pub(crate) mod size;
 pub(crate) mod snapshot;
 pub(crate) mod suggest;
+pub(crate) mod time;
 
 use serde::{Deserialize, Serialize};
 

@@ -4,17 +4,17 @@ pub(crate) mod evsfs;
 #[cfg(test)]
 pub(crate) mod fake;
 pub(crate) mod holders;
+pub(crate) mod mounts;
 pub(crate) mod process;
 
 use std::path::{Path, PathBuf};
 
-use jiff::Timestamp;
 use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
     claim::Claim,
-    model::{disk::Serving, snapshot::Snapshot},
+    model::{disk::Serving, snapshot::Snapshot, time},
     output::progress::Progress,
     volumes::holders::Holder,
 };
@@ -156,15 +156,9 @@ impl Kept {
             name: self.name.clone(),
             disk_id,
             size: self.size,
-            created_at: moment(self.created).unwrap_or_else(|| now.to_owned()),
+            created_at: time::of_seconds(self.created).unwrap_or_else(|| now.to_owned()),
         }
     }
-}
-
-/// A time as the catalogue has it, from seconds since 1970; none if there is no such time.
-pub(crate) fn moment(seconds: u64) -> Option<String> {
-    let time = Timestamp::from_second(i64::try_from(seconds).ok()?).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
 /// The volume engine, from outside. Whoever changes a volume shows the claim on its disk.
@@ -177,11 +171,11 @@ pub(crate) trait VolumeTool {
     /// Shows it at its mount point; returns who serves it. One that is served already stays as it is.
     fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError>;
     /// Who serves it at this moment.
-    fn serving(&self, place: &Place) -> Option<Serving>;
+    fn serving(&self, place: &Place) -> Result<Option<Serving>, ToolError>;
     /// Whether a process that served it is still alive. Cheap.
     fn alive(&self, serving: &Serving) -> bool;
     /// Who else has something of its view open.
-    fn holders(&self, place: &Place) -> Vec<Holder>;
+    fn holders(&self, place: &Place) -> Result<Vec<Holder>, ToolError>;
     /// Flushes and unmounts it, and clears a mount whose process has died. One that is not mounted is fine.
     fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError>;
     /// Takes a snapshot, of an attached or a detached volume. The same ID and name again is the same snapshot.
@@ -254,6 +248,14 @@ pub(crate) enum ToolError {
         status: std::process::ExitStatus,
         /// The end of what it wrote.
         said: String,
+    },
+    /// The kernel's table of mounts: without it nobody knows what is attached.
+    #[error("cannot read the table of mounts, {}: {source}", table.display())]
+    MountTable {
+        /// The table.
+        table: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
     },
     /// A mount whose process died could not be cleared.
     #[error("cannot clear the dead mount at {}: {source}", mountpoint.display())]

@@ -40,6 +40,7 @@ pub struct Memory {
     held: ScheduledMutex<HoldUp>,
     changed: Condvar,
     holding: AtomicBool,
+    failing: AtomicBool,
 }
 
 impl Memory {
@@ -53,6 +54,7 @@ impl Memory {
             held: ScheduledMutex::new(HoldUp::default()),
             changed: Condvar::new(),
             holding: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
         })
     }
 
@@ -89,6 +91,11 @@ impl Memory {
     pub fn let_go(&self) {
         self.held.lock().expect("not poisoned").over = true;
         self.changed.notify_all();
+    }
+
+    /// The next sync fails, and no other: the host tells of lost pages only once.
+    pub fn fail_next_sync(&self) {
+        self.failing.store(true, Ordering::SeqCst);
     }
 
     /// Another thread may go on here; the one that is held up waits here.
@@ -149,14 +156,16 @@ impl Backing for Memory {
         Ok(())
     }
 
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         let (at, len) = (usize::try_from(offset).expect("small"), usize::try_from(len).expect("small"));
         self.bytes.lock()[at..at + len].fill(0);
-        Ok(())
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {
+        let fails = self.failing.swap(false, Ordering::SeqCst);
+        // Others may ask, and be told that all is well, before this one takes note.
         self.step(Call::Sync);
-        Ok(())
+        if fails { Err(io::Error::other("pages were lost")) } else { Ok(()) }
     }
 }

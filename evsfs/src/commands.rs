@@ -21,7 +21,8 @@ use clap::Parser;
 
 use self::output::Output;
 use crate::cli::{Cli, Command};
-use crate::failure::{Exit, Report};
+use crate::failure::{Exit, Failure, Report, StartError};
+use crate::process;
 
 /// Runs the command that a command line means, and prints its result or its error.
 #[must_use]
@@ -32,7 +33,26 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return not_understood(&error, arguments.iter().any(|argument| argument == "--json")),
     };
     let output = Output::new(cli.json);
-    let result = match cli.command {
+    match prepare().and_then(|()| dispatch(cli.command, output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let report = failure.report();
+            output.error(&report);
+            ExitCode::from(report.exit as u8)
+        }
+    }
+}
+
+/// What holds for every command, as most may come to hold a data key: no core dump, no debugger of the same user. There are no threads yet.
+fn prepare() -> Result<(), Failure> {
+    let system = |operation| move |source| StartError::System { operation, source };
+    process::seal_memory().map_err(system("turn core dumps off"))?;
+    process::outlive_file_size_limit().map_err(system("hold a signal back"))?;
+    Ok(())
+}
+
+fn dispatch(command: Command, output: Output) -> Result<(), Failure> {
+    match command {
         Command::Mount(arguments) => mount::run(&arguments, output),
         Command::Umount(arguments) => umount::run(&arguments, output),
         Command::Create(arguments) => create::run(&arguments, output),
@@ -48,14 +68,6 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::AcceptRollback(arguments) => accept_rollback::run(&arguments, output),
         Command::Salvage(arguments) => salvage::run(&arguments, output),
         Command::Erase(arguments) => erase::run(&arguments, output),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let report = failure.report();
-            output.error(&report);
-            ExitCode::from(report.exit as u8)
-        }
     }
 }
 

@@ -22,6 +22,6 @@ pub mod witness;
 pub use cipher::{AuthenticationFailed, Backend, BlockCipher, Suite, Tag};
 pub use entropy::{Entropy, EntropyUnavailable, SeededEntropy, SystemEntropy};
 pub use keyring::{Keyring, Switch};
-pub use keys::{Chain, EpochKeys, EpochSalt, FreshEpoch, HeaderMac, TablePurpose, VolumeKeys};
+pub use keys::{BaseMac, Chain, EpochKeys, EpochSalt, FreshEpoch, HeaderMac, TablePurpose, VolumeKeys};
 pub use kmsd::Dek;
 pub use nonce::{EpochExhausted, NonceRun, NonceSequence, SEALS_PER_EPOCH, SealNonce};

@@ -29,6 +29,7 @@ mod pages;
 mod params;
 mod protection;
 mod ranges;
+mod ration;
 mod read;
 mod recovery;
 mod reencrypt;
@@ -47,8 +48,9 @@ mod worker;
 mod write;
 
 pub use error::{CreateError, Damage, OpenError, VolumeError};
-pub use params::{Anchor, BaseImage, CreateParams, OpenOptions};
+pub use params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 pub use protection::Protection;
+pub use ration::Ration;
 pub use report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
 pub use task::Step;
 pub use volume::Volume;

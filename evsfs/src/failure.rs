@@ -378,7 +378,7 @@ impl Failure {
                 OpenError::BaseMissing { .. } => {
                     ("base_missing", Exit::Failed, "put the image file back where it was")
                 }
-                OpenError::BaseChanged { .. } => (
+                OpenError::BaseChanged { .. } | OpenError::BaseExchanged { .. } => (
                     "base_changed",
                     Exit::Damaged,
                     "put the image file back as it was when the disk was made",
@@ -387,7 +387,9 @@ impl Failure {
             },
             Self::Volume(error) => volume_kind(error),
             Self::Unlock { source, .. } => match source {
-                UnlockError::Read(_) => ("io_error", Exit::Failed, "look at the host's disk"),
+                UnlockError::Read(_) | UnlockError::OtherUnread { .. } => {
+                    ("io_error", Exit::Failed, "look at the host's disk")
+                }
                 UnlockError::Format(error) | UnlockError::Header(HeaderError::Format(error)) => {
                     format_kind(error)
                 }

@@ -21,7 +21,7 @@ mod text;
 mod versions;
 
 pub use aad::{Tree, data_aad, log_aad, map_aad};
-pub use base::BaseReference;
+pub use base::{BaseReference, BaseState};
 pub use entry::{Entry, Kind};
 pub use epochs::{
     EPOCH_DIRECTORY_PAGES, EPOCH_PAGE_SALTS, EPOCHS_MAX, EpochDirectory, EpochPage, epoch_place,

@@ -29,6 +29,7 @@ pub use self::openings::{Closed, Openings};
 pub use self::snapshots::SNAPSHOT_PREFIX;
 use self::snapshots::SnapshotFiles;
 use crate::device::{BlockDevice, DeviceError};
+use crate::engine::Ration;
 use crate::errno::{errno, is_fault};
 
 /// Name of the raw view in the mount point.
@@ -64,6 +65,8 @@ pub struct DiskFs<D> {
     openings: Arc<Openings>,
     snapshots: SnapshotFiles,
     name: String,
+    /// Failures that the log has heard of.
+    reported: Ration,
 }
 
 impl<D: BlockDevice> DiskFs<D> {
@@ -71,13 +74,23 @@ impl<D: BlockDevice> DiskFs<D> {
     #[must_use]
     pub fn new(device: Arc<D>, name: String, cached: bool, read_only: bool, openings: Arc<Openings>) -> Self {
         let attributes = Attributes::new(read_only, SystemTime::now());
-        Self { device, attributes, cached, openings, snapshots: SnapshotFiles::default(), name }
+        Self {
+            device,
+            attributes,
+            cached,
+            openings,
+            snapshots: SnapshotFiles::default(),
+            name,
+            reported: Ration::default(),
+        }
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
         let errno = errno(error);
         if is_fault(error) {
-            error!(volume = self.name, offset, length, %error, "{what} failed");
+            if let Some(untold) = self.reported.take(offset) {
+                error!(volume = self.name, offset, length, %error, untold, "{what} failed");
+            }
         } else {
             debug!(volume = self.name, offset, length, %error, "{what} refused");
         }

@@ -20,6 +20,13 @@ use crate::format::{UnverifiedHeader, VolumeKind, WrappedDekField};
 
 pub use pinned::{lock_memory, pin};
 
+/// Keeps all of this process out of swap space from now on, where it has the right to; else the data key alone is.
+pub fn keep_in_memory() {
+    if let Err(error) = lock_memory() {
+        debug!(%error, "only the data key is kept out of swap space");
+    }
+}
+
 /// Why the key service gave no key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
@@ -227,14 +234,22 @@ impl KeyService {
         told.map(drop).map_err(|source| KeyError::Service { volume, source })
     }
 
-    /// Tells it that an operator accepts an older one, and by which command. Audited there.
+    /// Tells it that an operator accepts an older one, by which command: the anchor goes there. Audited there.
     ///
     /// # Errors
     /// If it refuses or is away.
-    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor, by: &str) -> Result<(), KeyError> {
-        self.client
-            .accept_rollback(&volume, anchor, by)
-            .map_err(|source| KeyError::Service { volume, source })
+    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor, command: &str) -> Result<(), KeyError> {
+        let told = self.client.accept_rollback(&volume, anchor, command);
+        told.map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Tells it that an operator looks at an older one, by which command: the anchor stays. Audited there.
+    ///
+    /// # Errors
+    /// If it refuses or is away.
+    pub fn read_rollback(&self, volume: Uuid, state: &Anchor, command: &str) -> Result<(), KeyError> {
+        let told = self.client.read_rollback(&volume, state, command);
+        told.map_err(|source| KeyError::Service { volume, source })
     }
 }
 

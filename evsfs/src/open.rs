@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 pub(crate) mod golden;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +14,10 @@ use crate::backing::{FileBacking, FileBackingError};
 use crate::crypto::{Backend, Suite, SystemEntropy};
 use crate::engine::{Anchor, BaseImage, OpenOptions, Volume};
 use crate::failure::{Failure, FileError};
-use crate::format::{BaseReference, HeaderCopies};
-use crate::keys::KeyService;
+use crate::format::{BaseReference, BaseState, HeaderCopies};
+use crate::keys::{self, KeyError, KeyService};
 use crate::lock::{self, LockError};
-use crate::regular_file;
+use crate::regular_file::{self, RegularFile};
 use crate::unlock::{self, Expected, UnlockError};
 
 /// Memory for the map of a base: it is read, never written.
@@ -31,12 +33,27 @@ pub struct Access {
     pub expected: Expected,
     /// No writes, and other readers may have it open, too.
     pub read_only: bool,
-    /// Open a file that is older than the key service's anchor.
-    pub accept_rollback: bool,
+    /// Open a file that is older than the key service's anchor, or does not descend from it: the operator's command, for the audit log.
+    pub accept_rollback: Option<&'static str>,
     /// Memory of the engine in bytes; its own choice if none is given.
     pub memory: Option<u64>,
     /// Committer and checkpointer threads.
     pub background: bool,
+}
+
+impl Access {
+    /// To look at what a volume holds, by a command that ends.
+    #[must_use]
+    pub const fn reading() -> Self {
+        let expected = Expected { uuid: None, encrypted: false };
+        Self { expected, read_only: true, accept_rollback: None, memory: None, background: false }
+    }
+
+    /// The same, to change it.
+    #[must_use]
+    pub const fn writing() -> Self {
+        Self { read_only: false, ..Self::reading() }
+    }
 }
 
 /// A volume file that is locked and has a header, which is not proven yet.
@@ -63,17 +80,22 @@ impl LockedFile {
             file: path.to_owned(),
             source,
         })?;
-        let regular = regular_file::open(&path, !read_only)?;
-        let opened = if read_only { FileBacking::open_read_only(&path) } else { FileBacking::open(&path) };
-        let backing = opened.map_err(|error| match error {
+        // Opened once: what is looked at, locked and read is one file, whatever comes to stand at the path.
+        let RegularFile { file, identity } = regular_file::open(&path, !read_only)?;
+        let seen = file.try_clone().map_err(|source| FileError::System {
+            operation: "open",
+            file: path.clone(),
+            source,
+        })?;
+        let backing = FileBacking::of(file, &path, !read_only).map_err(|error| match error {
             FileBackingError::InUse { path } => {
-                Failure::from(LockError::Held { file: path, holder: lock::holder(&regular.file) })
+                Failure::from(LockError::Held { file: path, holder: lock::holder(&seen) })
             }
             other => other.into(),
         })?;
         let header =
             unlock::read_header(&backing).map_err(|source| Failure::Unlock { file: path.clone(), source })?;
-        Ok(Self { path, identity: regular.identity, backing: Arc::new(backing), header })
+        Ok(Self { path, identity, backing: Arc::new(backing), header })
     }
 }
 
@@ -85,42 +107,17 @@ pub struct Opened {
     pub anchor: Option<Anchor>,
 }
 
-/// Opens a locked volume file. Nothing is written to it.
+/// Opens a locked volume file. Nothing is written to it, but by background threads if they are asked for. From then on this process keeps
+/// its memory out of swap space, if it may.
 ///
 /// # Errors
 /// If the key service gives no key, the header is not proven by it, or the state is not fresh or damaged.
 pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
+    keys::keep_in_memory();
     open_at_depth(file, service, access, 0)
 }
 
-/// Opens a file that may be older than the key service's anchor, to be looked at: the key service keeps its anchor.
-///
-/// # Errors
-/// As [`open`], except for a state that is not fresh.
-pub fn open_past(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
-    let access = Access { accept_rollback: true, read_only: true, ..*access };
-    open_without_telling(file, service, &access, 0)
-}
-
 fn open_at_depth(
-    file: &LockedFile,
-    service: &KeyService,
-    access: &Access,
-    depth: usize,
-) -> Result<Opened, Failure> {
-    let Opened { volume, anchor } = open_without_telling(file, service, access, depth)?;
-    if anchor.is_some() && access.accept_rollback {
-        // Audited before anybody can use the disk.
-        let accepted = volume.anchor();
-        service
-            .accept_rollback(volume.header().uuid, &to_service(&accepted), "evsfs with --accept-rollback")
-            .map_err(|error| Failure::Unlock { file: file.path.clone(), source: error.into() })?;
-        return Ok(Opened { volume, anchor: Some(accepted) });
-    }
-    Ok(Opened { volume, anchor })
-}
-
-fn open_without_telling(
     file: &LockedFile,
     service: &KeyService,
     access: &Access,
@@ -134,7 +131,7 @@ fn open_without_telling(
     // The key service keeps anchors of what it has keys of.
     let anchor = if encrypted { anchor(service, uuid).map_err(refused)? } else { None };
     let base = match &header.base {
-        Some(reference) => Some(open_base(file, reference, service, depth + 1)?),
+        Some(reference) => Some(open_base(file, reference, encrypted, service, depth + 1)?),
         None => None,
     };
     let defaults = OpenOptions::default();
@@ -143,24 +140,53 @@ fn open_without_telling(
         background: access.background,
         read_only: access.read_only,
         anchor,
-        accept_rollback: access.accept_rollback,
+        accept_rollback: access.accept_rollback.is_some(),
         base,
         ..defaults
     };
     let backing = Arc::clone(&file.backing);
-    let volume = Volume::open(backing, header, keys, options, Arc::new(SystemEntropy))
-        .map_err(|source| Failure::Open { file: file.path.clone(), source: Box::new(source) })?;
+    let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
+    let volume =
+        Volume::open_idle(backing, header, keys, options, Arc::new(SystemEntropy)).map_err(failed)?;
+    let mut anchor = anchor;
+    if let Some(command) = access.accept_rollback.filter(|_| volume.is_rollback()) {
+        // Audited before a byte is shown, and agreed upon before one is written.
+        anchor =
+            accept(service, &volume, access.read_only, command).map_err(|e| refused(e.into()))?.or(anchor);
+    }
+    volume.start().map_err(|source| failed(source.into()))?;
     Ok(Opened { volume, anchor })
+}
+
+/// Tells the service of a state that the operator accepts. Only where it may be written on does the anchor go there, which is given back:
+/// whoever just looks at an old copy must not make the newest file a stranger.
+fn accept(
+    service: &KeyService,
+    volume: &Volume,
+    read_only: bool,
+    command: &str,
+) -> Result<Option<Anchor>, KeyError> {
+    let (uuid, state) = (volume.header().uuid, volume.anchor());
+    if read_only {
+        service.read_rollback(uuid, &to_service(&state), command)?;
+        return Ok(None);
+    }
+    service.accept_rollback(uuid, &to_service(&state), command)?;
+    // Before any superblock is written: it remembers where the service is.
+    volume.confirm_anchor(state);
+    Ok(Some(state))
 }
 
 fn anchor(service: &KeyService, volume: Uuid) -> Result<Option<Anchor>, UnlockError> {
     Ok(service.anchor(volume)?.map(|anchor| from_service(&anchor)))
 }
 
-/// The base lies where the header says, or, when the files were moved together, beside the volume.
+/// The base lies where the header says, or, when the files were moved together, beside the volume. The engine holds its identity and state
+/// against the header; `above` says whether the volume over it is encrypted.
 fn open_base(
     file: &LockedFile,
     reference: &BaseReference,
+    above: bool,
     service: &KeyService,
     depth: usize,
 ) -> Result<Arc<dyn BaseImage>, Failure> {
@@ -173,16 +199,20 @@ fn open_base(
         Some(beside) if !named.exists() => beside,
         _ => named,
     };
-    let access = Access {
-        expected: Expected { uuid: Some(reference.uuid), encrypted: false },
-        read_only: true,
-        accept_rollback: false,
-        memory: Some(BASE_MEMORY),
-        background: false,
-    };
+    let encrypted = matches!(reference.state, BaseState::Proven { encrypted: true, .. });
+    let expected = Expected { uuid: Some(reference.uuid), encrypted };
+    let access = Access { expected, memory: Some(BASE_MEMORY), ..Access::reading() };
     let base = LockedFile::open(&path, true)?;
-    let opened = open_at_depth(&base, service, &access, depth).map_err(Failure::of_base)?;
-    Ok(Arc::new(opened.volume))
+    let volume = open_at_depth(&base, service, &access, depth).map_err(Failure::of_base)?.volume;
+    // The first headers do not say whether the base is encrypted, and everybody can make a plain one of any number and state. Whether the true
+    // one is encrypted, the service knows: it has anchors of encrypted volumes only.
+    if above && matches!(reference.state, BaseState::Claimed(_)) && volume.header().suite == Suite::Plain {
+        let refused = |source| Failure::Unlock { file: base.path.clone(), source };
+        if anchor(service, reference.uuid).map_err(refused)?.is_some() {
+            return Err(refused(UnlockError::NotEncrypted { volume: reference.uuid }));
+        }
+    }
+    Ok(Arc::new(volume))
 }
 
 /// An anchor as the key service has it.

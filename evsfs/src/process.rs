@@ -20,6 +20,17 @@ pub fn seal_memory() -> io::Result<()> {
     Ok(())
 }
 
+/// Makes a write beyond the limit on file sizes (`RLIMIT_FSIZE`) fail with EFBIG, which is told like a full host, instead of ending the process.
+/// To be called before any thread starts: threads inherit it.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn outlive_file_size_limit() -> io::Result<()> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGXFSZ);
+    signals.thread_block().map_err(Into::into)
+}
+
 /// Tells the kernel that memory reclaim may wait for this process, so that its own allocations must not wait for reclaim
 /// (`PR_SET_IO_FLUSHER`): a file system on a loop device on the disk could deadlock otherwise. Needs `CAP_SYS_RESOURCE`.
 ///

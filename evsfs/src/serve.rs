@@ -47,7 +47,7 @@ pub trait Attachment: BlockDevice + Sized {
         Err(ControlError::Unsupported { operation: request.operation() }.into())
     }
 
-    /// Called now and then while nothing else is to be done.
+    /// Called every few seconds.
     fn tick(&self) {}
 
     /// Makes everything durable and erases what is secret.
@@ -161,8 +161,9 @@ impl<D: Attachment> Service<D> {
     }
 
     fn run(self) -> Result<(), Failure> {
+        let mut due = Instant::now() + TICK;
         loop {
-            match self.queue.recv_timeout(TICK) {
+            match self.next(&mut due) {
                 Err(RecvTimeoutError::Timeout) if !self.is_left() => self.device.tick(),
                 // The session's thread holds a sender until it has said that it ended.
                 Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
@@ -189,6 +190,19 @@ impl<D: Attachment> Service<D> {
         }
     }
 
+    /// The next event, or the timeout when a tick is due: whatever comes, and however often, does not put it off.
+    fn next(&self, due: &mut Instant) -> Result<Event, RecvTimeoutError> {
+        let event = if Instant::now() < *due {
+            self.queue.recv_deadline(*due)
+        } else {
+            Err(RecvTimeoutError::Timeout)
+        };
+        if matches!(event, Err(RecvTimeoutError::Timeout)) {
+            *due = Instant::now() + TICK;
+        }
+        event
+    }
+
     fn operate(&self, request: &Request) -> Result<Value, Failure> {
         match request {
             Request::Status {} => Ok(self.status()),
@@ -210,12 +224,12 @@ impl<D: Attachment> Service<D> {
                 if closed.is_in_use() {
                     return Err(self.mounted.busy().into());
                 }
-                let answer = self.device.operate(request)?;
+                // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
                     source,
                 })?;
-                Ok(answer)
+                self.device.operate(request)
             }
             other => self.device.operate(other),
         }
@@ -289,10 +303,10 @@ impl<D: Attachment> Service<D> {
     /// Waits until nothing is served any more. Nobody has the disk open by now and nobody can open it: where a copy of the mount in another
     /// namespace keeps the session alive, it is cut.
     fn await_session(&self, asked: &mut Option<&Call>) -> Result<(), Failure> {
-        let mut patience = Some(KERNEL);
+        let mut patience = Some(Instant::now() + KERNEL);
         loop {
             let event = match patience {
-                Some(patience) => self.queue.recv_timeout(patience),
+                Some(deadline) => self.queue.recv_deadline(deadline),
                 None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match event {

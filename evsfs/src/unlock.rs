@@ -7,10 +7,12 @@ mod tests;
 
 use std::io;
 
+use tracing::warn;
 use uuid::Uuid;
 
 use crate::backing::Backing;
 use crate::crypto::{Backend, Keyring, Suite, VolumeKeys};
+use crate::format::layout::{BLOCK, BLOCK_BYTES, HEADER_SLOTS};
 use crate::format::{FormatError, Header, HeaderCopies, HeaderError, UnverifiedHeader};
 use crate::keys::{KeyError, KeyErrorKind, KeyService};
 
@@ -29,6 +31,12 @@ pub enum UnlockError {
     /// No key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// One copy gave none, and the host failed to read the other one.
+    #[error("one copy of the header cannot be read, and the other one does not open: {source}")]
+    OtherUnread {
+        /// What is wrong with the one that can be read.
+        source: Box<Self>,
+    },
     /// Another volume than the caller expects.
     #[error("it holds volume {found}, not volume {expected}")]
     AnotherVolume {
@@ -54,16 +62,32 @@ pub struct Expected {
     pub encrypted: bool,
 }
 
-/// Reads both copies of the header.
+/// Reads both copies of the header, each by itself: one that the host fails to read does not keep the other from being used. They differ only
+/// while a change of the header is under way, when either may count.
 ///
 /// # Errors
 /// If neither is one.
 pub fn read_header(file: &impl Backing) -> Result<HeaderCopies, UnlockError> {
     let length = file.len().map_err(UnlockError::Read)?;
-    let span = usize::try_from(length).unwrap_or(usize::MAX).min(HeaderCopies::SPAN);
-    let mut start = vec![0; span];
-    file.read_at(&mut start, 0).map_err(UnlockError::Read)?;
-    Ok(HeaderCopies::parse(&start)?)
+    let mut failed = None;
+    let copies = HEADER_SLOTS.map(|slot| {
+        let at = slot * BLOCK_BYTES;
+        let there = usize::try_from(length.saturating_sub(at)).unwrap_or(BLOCK).min(BLOCK);
+        let mut copy = vec![0; there];
+        match file.read_at(&mut copy, at) {
+            Ok(()) => Some(copy),
+            Err(error) => {
+                warn!(slot, %error, "a copy of the header cannot be read");
+                failed = Some(error);
+                None
+            }
+        }
+    });
+    match (HeaderCopies::of(copies.each_ref().map(Option::as_deref)), failed) {
+        // The header may be in the one that cannot be read.
+        (Err(_), Some(error)) => Err(UnlockError::Read(error)),
+        (copies, _) => Ok(copies?),
+    }
 }
 
 /// Proves a header and gives it back with the volume's keys. A copy that cannot be proven (a change of it was cut short) makes
@@ -89,12 +113,13 @@ pub fn unlock(
                 };
                 first.get_or_insert(error);
                 if !damaged {
-                    break;
+                    return Err(first.expect("there is one"));
                 }
             }
         }
     }
-    Err(first.unwrap_or(UnlockError::Format(FormatError::NotAVolume)))
+    let error = first.unwrap_or(UnlockError::Format(FormatError::NotAVolume));
+    Err(if copies.has_unread() { UnlockError::OtherUnread { source: Box::new(error) } } else { error })
 }
 
 fn unlock_copy(

@@ -9,4 +9,6 @@ mod answer;
 mod control;
 mod dispatch;
 mod huawei;
+#[cfg(test)]
+pub(crate) mod traces;
 pub(crate) mod unix;

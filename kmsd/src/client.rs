@@ -345,6 +345,16 @@ impl Client {
         self.anchor_of(&reply)
     }
 
+    /// Has it recorded that an older state of the volume is opened for reading on an operator's word. The anchor stays.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn read_rollback(&self, volume: &Uuid, state: &Anchor, reason: &str) -> Result<(), ClientError> {
+        let request = AcceptRollbackRequest { anchor: anchor_body(state), reason: reason.to_owned() };
+        let path = format!("{}/read-rollback", anchor_path(volume));
+        self.send(&path, &request, Replay::Safe).map(|_: crate::wire::rotation::Done| ())
+    }
+
     /// Sets the volume's anchor back on an operator's word (`--accept-rollback`). Audited.
     ///
     /// # Errors
@@ -354,6 +364,18 @@ impl Client {
         let path = format!("{}/accept-rollback", anchor_path(volume));
         let _: AnchorBody = self.send(&path, &request, Replay::Safe)?;
         Ok(())
+    }
+
+    /// Has the volume's anchor forgotten: the volume is gone. Whether there was one.
+    ///
+    /// # Errors
+    /// As every request.
+    pub fn forget_anchor(&self, volume: &Uuid) -> Result<bool, ClientError> {
+        match self.call::<crate::wire::rotation::Done>("DELETE", &anchor_path(volume), &[], Replay::Safe) {
+            Ok(_) => Ok(true),
+            Err(ClientError::Refused { status: 404, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn switch(&self, verb: &str, key: &str) -> Result<KeyState, ClientError> {

@@ -21,6 +21,7 @@ pub use self::{
 };
 use crate::{
     api::{net::TlsConfigError, unix::SocketError},
+    audit::AuditError,
     hsm::HsmError,
     pki::PkiError,
     service::StartError,
@@ -94,7 +95,7 @@ pub enum DaemonError {
     },
     /// The audit log cannot be read.
     #[error(transparent)]
-    Audit(#[from] crate::audit::AuditError),
+    Audit(#[from] AuditError),
     /// The inherited descriptor.
     #[error(transparent)]
     ReadyFd(#[from] process::NotInherited),
@@ -122,7 +123,20 @@ impl DaemonError {
                 | StartError::OlderStore { .. }
                 | StartError::ReplacedKey { .. }
                 | StartError::AuditCutOff { .. }
-                | StartError::Store(StoreError::Tampered { .. } | StoreError::Damaged { .. }),
+                | StartError::Store(
+                    StoreError::Tampered { .. } | StoreError::Damaged { .. } | StoreError::Newer { .. },
+                )
+                | StartError::Audit(AuditError::Damaged { .. }),
+            )
+            | Self::Store(
+                StoreError::Tampered { .. } | StoreError::Damaged { .. } | StoreError::Newer { .. },
+            )
+            | Self::Audit(AuditError::Damaged { .. })
+            | Self::Socket(
+                SocketError::Exposed { .. }
+                | SocketError::Writable { .. }
+                | SocketError::Foreign { .. }
+                | SocketError::NotASocket { .. },
             )
             | Self::Config(_)
             | Self::ReadyFd(_)
@@ -140,6 +154,38 @@ impl DaemonError {
             | Self::Audit(_)
             | Self::System(_) => 1,
             Self::Tampered { .. } => 5,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What only an operator can change is told to systemd, which does not try it again for ever.
+    #[test]
+    fn what_a_restart_does_not_help_is_78() {
+        let path = || std::path::PathBuf::from("/p");
+        let newer = || StoreError::Newer { path: path(), found: 9, known: 2 };
+        let damaged = || AuditError::Damaged { path: path(), what: "x" };
+        for error in [
+            DaemonError::Store(newer()),
+            DaemonError::Start(StartError::Store(newer())),
+            DaemonError::Start(StartError::Audit(damaged())),
+            DaemonError::Audit(damaged()),
+            DaemonError::Socket(SocketError::Exposed { path: path(), mode: 0o777 }),
+            DaemonError::Socket(SocketError::Writable { path: path(), mode: 0o770 }),
+            DaemonError::Socket(SocketError::Foreign { path: path(), owner: 5 }),
+            DaemonError::Socket(SocketError::NotASocket { path: path() }),
+        ] {
+            assert_eq!(error.exit_code(), 78, "{error}");
+        }
+        for error in [
+            DaemonError::Store(StoreError::InUse { path: path() }),
+            DaemonError::Socket(SocketError::InUse { path: path() }),
+            DaemonError::System(std::io::ErrorKind::Other.into()),
+        ] {
+            assert_eq!(error.exit_code(), 1, "{error}");
         }
     }
 }

@@ -69,7 +69,7 @@ pub trait Session: Send {
     /// Makes an AES-256 key in the token that never leaves it and only encrypts and decrypts (K1).
     ///
     /// # Errors
-    /// If the token cannot.
+    /// If the token cannot; [`HsmError::Occupied`] if it is known to have one.
     fn generate(&mut self, object: ObjectId) -> Result<(), HsmError>;
 
     /// Whether the token has it.
@@ -77,6 +77,12 @@ pub trait Session: Send {
     /// # Errors
     /// If the token cannot say.
     fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError>;
+
+    /// Whether it is protected as what [`generate`](Self::generate) makes (K1), by what the token says of it.
+    ///
+    /// # Errors
+    /// [`HsmError::NoObject`] if the token does not have the key.
+    fn is_protected(&mut self, object: ObjectId) -> Result<bool, HsmError>;
 
     /// Destroys it, every copy. Destroying what is not there is no error.
     ///
@@ -196,20 +202,26 @@ impl dyn Session + '_ {
     /// Makes a key unless the token has it: safe to repeat when it is not known whether it was made.
     ///
     /// # Errors
-    /// If the token cannot.
+    /// If the token cannot; [`HsmError::Unprotected`] if what it has is weaker than what it would make.
     pub fn ensure(&mut self, object: ObjectId) -> Result<(), HsmError> {
-        if self.exists(object)? { Ok(()) } else { self.generate(object) }
+        if !self.exists(object)? {
+            return self.generate(object);
+        }
+        if self.is_protected(object)? { Ok(()) } else { Err(HsmError::Unprotected { object }) }
     }
 
-    /// Whether a key is whole: a token that died while it made one may show it without its value.
+    /// Whether a key is protected and whole: a token that died while it made one may show it without its value.
     ///
     /// # Errors
     /// If the token is away, so that nothing is known.
     pub fn works(&mut self, object: ObjectId) -> Result<bool, HsmError> {
-        match self.seal(object, b"kmsd trial", b"trial") {
-            Ok(_) => Ok(true),
+        let tried = match self.is_protected(object) {
+            Ok(true) => self.seal(object, b"kmsd trial", b"trial").map(|_| true),
+            other => other,
+        };
+        match tried {
             Err(HsmError::Failed { .. } | HsmError::Lacks { .. } | HsmError::NoObject { .. }) => Ok(false),
-            Err(error) => Err(error),
+            other => other,
         }
     }
 }

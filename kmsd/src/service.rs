@@ -23,6 +23,7 @@ mod restored;
 mod rotation;
 mod schedule;
 mod start;
+mod strangers;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -45,6 +46,7 @@ pub use self::{
     lifecycle::{KeyView, NewKey},
     metrics::{OpenConnection, Way},
     start::{Parts, StartError},
+    strangers::Stranger,
 };
 use crate::{
     audit::AuditLog,
@@ -66,11 +68,15 @@ use crate::{
 pub struct Limits {
     /// Most keys that are not destroyed.
     pub max_keys: usize,
+    /// Most volume anchors.
+    pub max_anchors: usize,
+    /// Most of them that belong to one principal, administrators aside.
+    pub max_anchors_each: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_keys: 10_000 }
+        Self { max_keys: 10_000, max_anchors: 50_000, max_anchors_each: 10_000 }
     }
 }
 
@@ -93,6 +99,7 @@ struct Inner {
     /// Keys whose rotation by interval failed, and when it is tried again.
     rotate_again: Mutex<HashMap<KeyId, TrustedTime>>,
     open_secrets: access_keys::OpenSecrets,
+    strangers: strangers::Strangers,
     /// Lets one caller at a time make a default key (K3).
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.

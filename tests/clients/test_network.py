@@ -52,6 +52,16 @@ def test_a_bad_signature_is_not_passed_over_for_a_certificate(kmsd, client_pem):
     assert list_keys(kmsd, cert=str(client_pem), headers=headers).status_code == 401
 
 
+def test_who_is_not_let_in_leaves_a_line(kmsd):
+    assert list_keys(kmsd).status_code == 401
+    status, log = kmsd.local("GET", "/kmsd/v1/audit")
+    lines = [record for record in log["records"] if record["operation"] == "not-admitted"]
+    assert status == 200 and lines, log
+    assert lines[0]["outcome"] == "APIGW.0301" and "127.0.0.1" in lines[0]["note"]
+    # The tests before this one sent more requests of that kind than there were minutes.
+    assert len(lines) < 4, lines
+
+
 def test_a_certificate_of_another_authority_is_refused(kmsd, tmp_path):
     pem = tmp_path / "other.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",

@@ -124,7 +124,8 @@ pub fn core_limits(pid: u32) -> Option<(String, String)> {
 
 /// Mount points under a directory, newest first, with their file system types.
 pub fn mounts_under(dir: &Path) -> Vec<(String, String)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    // Any user can put any bytes into it.
+    let table = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").expect("/proc")).into_owned();
     let prefix = format!("{}/", dir.display());
     let mut found: Vec<_> = table
         .lines()
@@ -147,8 +148,8 @@ pub fn loops_under(dir: &Path) -> Vec<String> {
     entries
         .flatten()
         .filter(|entry| {
-            fs::read_to_string(entry.path().join("loop/backing_file"))
-                .is_ok_and(|file| file.starts_with(&prefix))
+            fs::read(entry.path().join("loop/backing_file"))
+                .is_ok_and(|file| file.starts_with(prefix.as_bytes()))
         })
         .map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy()))
         .collect()

@@ -90,10 +90,14 @@ fn d5_a_disk_that_is_written_to_is_backed_up_as_it_was_at_one_moment() {
     ecs.ecsctl("disk detach d").ok();
     ecs.ecsctl("disk delete d --yes").ok();
 
+    // The way out of encryption is asked about, whichever command takes it.
+    for open in ["backup restore b open --plain", "disk create open --backup b --plain"] {
+        ecs.ecsctl(open).error(2).naming(&["backup b", "in the open", "--yes"]);
+    }
     for (name, options, key) in [
         ("same", "", Some("disk-key")),
         ("rekeyed", "--encrypted --key new-key", Some("new-key")),
-        ("open", "--plain", None),
+        ("open", "--plain --yes", None),
     ] {
         let restored = ecs.ecsctl(&format!("backup restore b {name} {options}")).json();
         assert_eq!(restored["key_alias"].as_str(), key, "{restored}");

@@ -1,6 +1,8 @@
 //! D1 to D10 on real mounts: encrypted and plain disks, attached to servers, with file systems on them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -504,4 +506,36 @@ fn d5_a_disk_from_a_snapshot_keeps_the_rules() {
     let attached = ecs.attach("e", "web1");
     assert_eq!(read(&attached.path, 4096, 4), b"then");
     ecs.ecsctl("disk delete d --yes").error(3).naming(&["snapshot s"]);
+}
+
+/// D4, S3: any user can mount something at a name that is no text. It hides from nobody what is attached and by whom it is held.
+#[test]
+fn d4_a_mount_point_whose_name_is_no_text_hides_no_disk() {
+    const SCRIPT: &str = r#"
+        mount -t tmpfs strange "$1"
+        "$2" disk attach d web1 >/dev/null
+        exec 3<"$ECS_HOME/servers/web1/d"
+        busy=0
+        "$2" --json disk detach d 2>busy || busy=$?
+        [ $busy = 3 ] && grep -q '"holders".*"pid"' busy || { cat busy; exit 40; }
+        "$2" --json server recover --all | tee recovered | grep -q '"result": "present"' || { cat recovered; exit 41; }
+        "$2" doctor --json >doctor 2>&1 || { cat doctor; exit 42; }
+        exec 3<&-
+        "$2" disk detach d >/dev/null
+        "$2" disk attach d web1 >/dev/null
+        "$2" disk detach d >/dev/null
+    "#;
+    let ecs = Installation::new();
+    ecs.ecsctl("server create web1").ok();
+    ecs.create_disk("d", "--size 16M --encrypted");
+    let strange = ecs.dir().join(OsStr::from_bytes(b"a\xff"));
+    fs::create_dir(&strange).expect("a directory can be made");
+    let ecsctl = ecs.command("ecsctl");
+    // A mount namespace of its own: nobody else is to be disturbed.
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-euc", SCRIPT, "sh"]);
+    command.arg(&strange).arg(ecsctl.get_program()).current_dir(ecs.dir()).env_clear();
+    command.envs(ecsctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let outcome = run(&mut command);
+    assert_eq!(outcome.code, 0, "{outcome}");
 }

@@ -184,6 +184,47 @@ fn every_rule_is_shown_by_tests_that_there_are() {
     }
 }
 
+/// What a killed run left is taken away; what belongs to a run that lives, to another user or to another host of processes is not.
+#[test]
+fn only_runs_of_ones_own_that_are_dead_are_swept() {
+    let dir = scratch_dir("runs");
+    let mut ended = Command::new("true").spawn().expect("true runs");
+    ended.wait().expect("it ends");
+    let here = fs::read_link("/proc/self/ns/pid").expect("/proc").display().to_string();
+    let dead = format!("{} {here}\n", ended.id());
+    let (live, elsewhere) = (format!("{} {here}\n", std::process::id()), format!("{} pid:[1]\n", ended.id()));
+    let make = |name: &str, owner: &str| {
+        let run = dir.path().join(format!("ecs-tests.{name}"));
+        fs::create_dir(&run).and_then(|()| fs::write(run.join("owner"), owner)).expect("it can be made");
+        run
+    };
+    make("dead", &dead);
+    make("live", &live);
+    make("elsewhere", &elsewhere);
+    make("unknown", "");
+    symlink(make("target", &live), dir.path().join("ecs-tests.link")).expect("link");
+    let foreign = make("foreign", &dead);
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        std::os::unix::fs::chown(&foreign, Some(65534), None).expect("root can");
+    }
+    let script = "set -u; . softhsm-config/packages.sh; . tests/sweep.sh; sweep_dead_runs \"$1\"; mkdir \"$1/own\"; own_run \"$1/own\"; cat \"$1/own/owner\"; echo $$";
+    let mut bash = Command::new("bash");
+    let said = run(bash.args(["-c", script, "bash"]).arg(dir.path()).current_dir(repository())).ok();
+    let lines: Vec<&str> = said.stdout.lines().collect();
+    assert_eq!(lines, [&format!("{} {here}", lines[1]), lines[1]], "a run is its shell's");
+    let left: BTreeSet<String> = fs::read_dir(dir.path())
+        .expect("it is there")
+        .map(|entry| entry.expect("it can be read").file_name().into_string().expect("text"))
+        .filter_map(|name| name.strip_prefix("ecs-tests.").map(str::to_owned))
+        .collect();
+    let mut expected = vec!["elsewhere", "link", "live", "target", "unknown"];
+    if is_root {
+        expected.push("foreign");
+    }
+    assert_eq!(left, expected.into_iter().map(str::to_owned).collect());
+}
+
 /// Each error that docs/kms-api.md lists is asked for by name in a test with the public clients.
 #[test]
 fn every_documented_error_is_tested_with_the_public_clients() {
@@ -202,8 +243,8 @@ fn every_documented_error_is_tested_with_the_public_clients() {
     assert!(documented.len() > 60, "{documented:?}");
     let untested: Vec<_> = documented.into_iter().filter(|code| !tests.contains(code)).collect();
     // A day has to go by, and then the scheduler takes the offer away: `k6_an_offer_expires` has clocks for that. The others are those of
-    // `a_record_that_was_made_an_administrator_in_the_store_is_useless` and `there_are_at_most_a_thousand`.
-    assert_eq!(untested, ["ExpiredImportTokenException", "KMSD.0003", "KMSD.0004"]);
+    // `a_record_that_was_made_an_administrator_in_the_store_is_useless`, `there_are_at_most_a_thousand` and `k7_anchors_are_bounded_given_back_and_handed_over`.
+    assert_eq!(untested, ["ExpiredImportTokenException", "KMSD.0003", "KMSD.0004", "KMSD.0012"]);
     // And the page has every code that there is.
     let answered = ["domain/refusal.rs", "service/error.rs"]
         .map(|file| fs::read_to_string(root.join("kmsd/src").join(file)).expect("a source file"))

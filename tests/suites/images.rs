@@ -1,6 +1,8 @@
 //! I1-I4: images of every format, imported into encrypted volumes and compared with what `qemu-img` reads; hostile ones, traced;
 //! copies, exports, and disks from them.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -133,6 +135,44 @@ fn i1_an_exported_image_is_the_imported_one() {
         assert!(fs::read(&out).expect("it is there") == before, "a file was overwritten");
     }
     ecs.ecsctl("image export i x --format vmdk --yes").error(2);
+}
+
+/// I1: an export needs neither hard links, which vfat lacks, nor a rename that replaces nothing, which NFS lacks. Where there is neither,
+/// nothing is left.
+#[test]
+fn i1_an_export_appears_where_one_way_to_name_it_is_missing() {
+    let ecs = Installation::new();
+    let original = tree::file_system(ecs.dir(), "canary");
+    ecs.ecsctl(&format!("image create i --from-file {}", original.display())).ok();
+    let out = ecs.dir().join("out.raw");
+    let before: BTreeSet<_> = names(ecs.dir());
+    let export = |missing: &[&str]| {
+        let ecsctl = ecs.command("ecsctl");
+        let mut strace = Command::new("strace");
+        strace.args(["--quiet=all", "--signal=none", "--output=/dev/null"]).args(missing);
+        strace
+            .arg(ecsctl.get_program())
+            .args(["--json", "image", "export", "i", "out.raw", "--format", "raw"]);
+        strace.current_dir(ecs.dir()).env_clear();
+        strace.envs(ecsctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run(&mut strace)
+    };
+    let (no_links, no_renames) = ("--inject=linkat:error=EPERM", "--inject=renameat2:error=EINVAL");
+    for missing in [no_links, no_renames] {
+        export(&[missing]).ok();
+        qemu_img("compare -f raw -F raw", &[&original, &out]);
+        fs::remove_file(&out).expect("it is there");
+        assert_eq!(names(ecs.dir()), before, "{missing}");
+    }
+    export(&[no_links, no_renames]).error(1).naming(&["out.raw"]);
+    assert_eq!(names(ecs.dir()), before, "nothing half-made is left");
+}
+
+fn names(dir: &Path) -> BTreeSet<OsString> {
+    fs::read_dir(dir)
+        .expect("it is a directory")
+        .map(|entry| entry.expect("it can be read").file_name())
+        .collect()
 }
 
 /// I2: the key of an image never changes; a copy may have another, or be encrypted where the first is not. The way out of encryption

@@ -239,7 +239,7 @@ fn sigkill_of_ecsctl_amid_a_copy_leaves_nothing_half_made() {
     ecs.attach("d", "web1");
     killer.each("backup create b2 --disk d", &["backup delete b2 --yes"]);
     ok("disk detach d");
-    killer.each("backup restore b r --plain", &["disk delete r --yes"]);
+    killer.each("backup restore b r --plain --yes", &["disk delete r --yes"]);
     killer.each("backup delete b --yes", &["backup create b --disk d"]);
     let exported = ecs.dir().join("exported.raw");
     let look = |context: &str| {

@@ -6,7 +6,11 @@ use uuid::Uuid;
 use crate::{
     catalog::{CatalogError, parse_id, resolve},
     error::Error,
-    model::{Noun, name::recovered, snapshot::Snapshot},
+    model::{
+        Noun,
+        name::{Name, recovered},
+        snapshot::Snapshot,
+    },
 };
 
 const COLUMNS: &str = "id, name, disk_id, size, created_at";
@@ -43,13 +47,14 @@ pub(crate) fn insert(connection: &Connection, snapshot: &Snapshot) -> Result<(),
     Ok(())
 }
 
-/// Records a snapshot that a volume was found to have. When the snapshot of another disk has taken its name, it gets one of its ID.
+/// Records a snapshot that a volume was found to have. When the snapshot of another disk has taken its name, or nobody could give it here, it
+/// gets one of its ID.
 ///
 /// # Errors
 /// Those of the catalogue.
 pub(crate) fn bring_back(connection: &Connection, snapshot: Snapshot) -> Result<(), Error> {
-    let is_taken = refuse_taken(connection, &snapshot.name).is_err();
-    let name = if is_taken { recovered(snapshot.id) } else { snapshot.name };
+    let serves = snapshot.name.parse::<Name>().is_ok() && refuse_taken(connection, &snapshot.name).is_ok();
+    let name = if serves { snapshot.name } else { recovered(snapshot.id) };
     insert(connection, &Snapshot { name, ..snapshot })
 }
 

@@ -1,11 +1,17 @@
 use std::{sync::Barrier, thread};
 
+use uuid::Uuid;
+
 use super::*;
-use crate::model::disk::{Disk, DiskStatus, Role};
+use crate::model::{
+    disk::{Disk, DiskStatus, Role},
+    name::recovered,
+    snapshot::Snapshot,
+};
 
 fn disk(name: &str) -> Disk {
     Disk {
-        id: uuid::Uuid::new_v4(),
+        id: Uuid::new_v4(),
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
@@ -125,4 +131,37 @@ fn a_disk_and_an_image_may_share_a_name() {
     assert_eq!(disks::find(catalog.read(), Noun::Disk, "same").unwrap(), disk.id);
     let crossed = disks::find(catalog.read(), Noun::Disk, &image.id.to_string());
     assert!(matches!(crossed, Err(Error::NotFound { .. })));
+}
+
+/// The names come out of a volume's header: whatever is in there.
+#[test]
+fn a_snapshot_that_is_brought_back_has_a_name_that_can_be_given_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();
+    let disk = disk("d");
+    catalog.write(|tx| disks::insert(tx, &disk)).unwrap();
+    let long = "x".repeat(65);
+    let other = Uuid::new_v4().to_string();
+    for (name, kept) in [
+        ("before", true),
+        ("before", false),
+        ("", false),
+        ("../x", false),
+        ("copy to it", false),
+        ("\u{1b}[2J", false),
+        (&long, false),
+        (&other, false),
+    ] {
+        let id = Uuid::new_v4();
+        let snapshot = Snapshot {
+            id,
+            name: name.to_owned(),
+            disk_id: disk.id,
+            size: 4096,
+            created_at: disk.created_at.clone(),
+        };
+        catalog.write(|tx| snapshots::bring_back(tx, snapshot)).unwrap();
+        let found = snapshots::by_id(catalog.read(), id).unwrap().name;
+        assert_eq!(found, if kept { name.to_owned() } else { recovered(id) }, "{name:?}");
+    }
 }

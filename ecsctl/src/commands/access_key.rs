@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     config::Installation,
     error::Error,
+    model::time,
     output::{Output, Show},
 };
 
@@ -48,7 +49,7 @@ impl Show for Record {
             "description": self.description,
             "admin": self.admin,
             "created_by": self.created_by,
-            "created_at": time(self.created_at),
+            "created_at": time::of_milliseconds(self.created_at),
         })
     }
 
@@ -61,7 +62,7 @@ impl Show for Record {
             self.access_key_id.clone(),
             if self.admin { "yes" } else { "no" }.to_owned(),
             self.created_by.clone(),
-            time(self.created_at).unwrap_or_default(),
+            time::of_milliseconds(self.created_at).unwrap_or_default(),
             self.description.clone(),
         ]
     }
@@ -73,9 +74,4 @@ impl Show for Record {
     fn handle(&self) -> String {
         self.access_key_id.clone()
     }
-}
-
-fn time(millis: i64) -> Option<String> {
-    let time = jiff::Timestamp::from_millisecond(millis).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }

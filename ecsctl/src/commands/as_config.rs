@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use crate::{
     app::App,
-    commands::key::short,
     error::Error,
     model::{
+        name::short,
         scaling::{Config, DiskTemplate},
         size,
     },

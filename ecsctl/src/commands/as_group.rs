@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::scaling,
-    commands::key::short,
     error::Error,
     model::{
         count::counted,
+        name::short,
         scaling::{Config, Event, Group},
     },
     output::Show,

@@ -32,7 +32,7 @@ pub(super) fn run(command: Backup, app: &mut App, yes: bool) -> Result<(), Error
         Backup::Create(verb) => verb.run(app),
         Backup::List(verb) => verb.run(app),
         Backup::Show(verb) => verb.run(app),
-        Backup::Restore(verb) => verb.run(app),
+        Backup::Restore(verb) => verb.run(app, yes),
         Backup::Delete(verb) => verb.run(app, yes),
     }
 }

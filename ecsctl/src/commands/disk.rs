@@ -19,10 +19,10 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::{disks, servers},
-    commands::key::short,
     error::Error,
     model::{
         disk::{self, DiskStatus},
+        name::short,
         size,
     },
     output::Show,
@@ -58,7 +58,7 @@ pub(crate) enum Disk {
 /// The verb's.
 pub(super) fn run(command: Disk, app: &mut App, yes: bool) -> Result<(), Error> {
     match command {
-        Disk::Create(verb) => verb.run(app),
+        Disk::Create(verb) => verb.run(app, yes),
         Disk::List(verb) => verb.run(app),
         Disk::Show(verb) => verb.run(app),
         Disk::Attach(verb) => verb.run(app, yes),
@@ -186,7 +186,7 @@ impl Show for Shown {
             self.disk.name.clone(),
             self.status.as_str().to_owned(),
             size::human(self.disk.size),
-            self.key(),
+            self.disk.key_name(),
             self.server.clone().unwrap_or_default(),
             self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default(),
         ]
@@ -200,7 +200,7 @@ impl Show for Shown {
             ("Reason", self.reason.clone().unwrap_or_default()),
             ("Size", format!("{} ({} bytes)", size::human(self.disk.size), self.disk.size)),
             ("Encrypted", if self.disk.encrypted { "yes" } else { "no" }.to_owned()),
-            ("Key", self.key()),
+            ("Key", self.disk.key_name()),
             ("Key ID", self.disk.key_id.clone().unwrap_or_default()),
             ("Server", self.server.clone().unwrap_or_default()),
             ("Path", self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default()),
@@ -216,12 +216,7 @@ impl Show for Shown {
     }
 }
 
-impl Shown {
-    fn key(&self) -> String {
-        let id = || self.disk.key_id.as_deref().map(short);
-        self.disk.key_alias.clone().or_else(id).unwrap_or_default()
-    }
-}
+impl Shown {}
 
 fn progress(progress: Option<&Value>) -> String {
     let Some(progress) = progress else { return String::new() };

@@ -17,7 +17,12 @@ mod tag;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use crate::{app::App, error::Error, model, output::Show};
+use crate::{
+    app::App,
+    error::Error,
+    model::{self, name::short},
+    output::Show,
+};
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -119,9 +124,4 @@ impl Show for model::key::Key {
     fn handle(&self) -> String {
         self.key_id.clone()
     }
-}
-
-/// The beginning of an ID that tables show; commands take it too.
-pub(crate) fn short(id: &str) -> String {
-    id.chars().take(8).collect()
 }

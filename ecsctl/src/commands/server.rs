@@ -14,10 +14,9 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::disks,
-    commands::key::short,
     error::Error,
     machines::MachinePlace,
-    model::{disk::Serving, server},
+    model::{disk::Serving, name::short, server},
     output::Show,
 };
 

@@ -12,9 +12,8 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::{disks, snapshots},
-    commands::key::short,
     error::Error,
-    model::{Noun, disk::Disk, size, snapshot},
+    model::{Noun, disk::Disk, name::short, size, snapshot},
     output::Show,
 };
 

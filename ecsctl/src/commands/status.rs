@@ -9,6 +9,7 @@ use crate::{
     app::App,
     catalog::{disks, servers},
     commands::stdout,
+    engine::Settled,
     error::Error,
     model::{Noun, count::counted, disk::DiskStatus, plan::Direction},
     output::Format,
@@ -37,26 +38,9 @@ impl Status {
         }
         let servers = servers::all(app.catalog.read())?.len();
         let keys = app.keys.list();
-        let settled: Vec<(String, String)> = app
-            .settled
-            .iter()
-            .map(|s| {
-                let how = match s.direction {
-                    Direction::Finish => "finished",
-                    Direction::Undo => "undone",
-                };
-                (
-                    format!("{} {}", s.noun, s.name),
-                    format!("was being {} when its process died: {how}", s.doing),
-                )
-            })
-            .collect();
-
-        let ended = app
-            .ended
-            .iter()
-            .map(|name| (format!("server {name}"), "its virtual machine has ended".to_owned()));
-        let settled: Vec<(String, String)> = settled.into_iter().chain(ended).collect();
+        let ended = app.ended.iter();
+        let ended = ended.map(|name| (format!("server {name}"), "its virtual machine has ended".to_owned()));
+        let settled: Vec<(String, String)> = app.settled.iter().map(told).chain(ended).collect();
 
         if app.out.format == Format::Json {
             let counts: BTreeMap<&str, usize> = by_status.iter().map(|(s, n)| (s.as_str(), *n)).collect();
@@ -99,4 +83,14 @@ impl Status {
         fields.extend(troubled.iter().map(|(what, error)| ("Unsettled", format!("{what}: {error}"))));
         app.out.fields(&fields).map_err(stdout)
     }
+}
+
+/// What had been cut short, and how it ended.
+fn told(settled: &Settled) -> (String, String) {
+    let Settled { name, noun, doing, direction } = settled;
+    let how = match direction {
+        Direction::Finish => "finished",
+        Direction::Undo => "undone",
+    };
+    (format!("{noun} {name}"), format!("was being {doing} when its process died: {how}"))
 }

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::disks,
-    commands::{key::short, stdout},
+    commands::stdout,
     error::Error,
     model::{
         Noun,
         disk::{self, DiskStatus},
+        name::short,
         plan::Operation,
         size,
     },
@@ -79,11 +80,6 @@ impl Stored {
             (_, status) => status.as_str(),
         }
     }
-
-    fn key(&self) -> String {
-        let id = || self.disk.key_id.as_deref().map(short);
-        self.disk.key_alias.clone().or_else(id).unwrap_or_default()
-    }
 }
 
 impl Show for Stored {
@@ -112,7 +108,7 @@ impl Show for Stored {
             self.disk.name.clone(),
             self.status().to_owned(),
             size::human(self.disk.size),
-            self.key(),
+            self.disk.key_name(),
             self.disk.source.clone().unwrap_or_default(),
             self.disk.created_at.clone(),
         ]
@@ -125,7 +121,7 @@ impl Show for Stored {
             ("Status", self.status().to_owned()),
             ("Size", format!("{} ({} bytes)", size::human(self.disk.size), self.disk.size)),
             ("Encrypted", if self.disk.encrypted { "yes" } else { "no" }.to_owned()),
-            ("Key", self.key()),
+            ("Key", self.disk.key_name()),
             ("Key ID", self.disk.key_id.clone().unwrap_or_default()),
             ("Source", self.disk.source.clone().unwrap_or_default()),
             ("File", self.file.display().to_string()),

@@ -14,8 +14,9 @@ use crate::{
         Noun,
         disk::{Disk, DiskStatus, Role},
         name::recovered,
+        time,
     },
-    volumes::{Inspected, ToolError, moment},
+    volumes::{Inspected, ToolError},
 };
 
 /// How one file fared.
@@ -88,7 +89,7 @@ fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
         server_id: None,
         serving: None,
         reason: None,
-        created_at: moment(volume.created).unwrap_or_else(|| app.now.clone()),
+        created_at: time::of_seconds(volume.created).unwrap_or_else(|| app.now.clone()),
     };
     app.catalog.write(|tx| {
         if let Some(base) = disk.base

@@ -13,6 +13,7 @@ use crate::{
     model::{
         Noun,
         disk::{Disk, Role},
+        name::Name,
         plan::{Fill, Operation},
         server::{Server, ServerStatus},
         size::Size,
@@ -34,6 +35,27 @@ pub(crate) struct Blueprint {
     pub(crate) group_id: Option<Uuid>,
 }
 
+/// What a system disk is called after its server.
+pub(super) const SYSTEM: &str = "system";
+
+/// What the n-th data disk is called after its server.
+pub(super) fn data(n: usize) -> String {
+    format!("data{}", n + 1)
+}
+
+/// The name of a disk that is made with a server, for the one who gave a name to `owner`.
+pub(super) fn disk_name(owner: (Noun, &str), server: &str, suffix: &str) -> Result<String, Error> {
+    derived(owner, Noun::Disk, format!("{server}-{suffix}"))
+}
+
+/// A name that is made from one that was given; it has to be a name, too.
+pub(super) fn derived((owner, given): (Noun, &str), noun: Noun, derived: String) -> Result<String, Error> {
+    match derived.parse::<Name>() {
+        Ok(_) => Ok(derived),
+        Err(source) => Err(Error::DerivedName { owner, given: given.to_owned(), noun, derived, source }),
+    }
+}
+
 impl App {
     /// Builds a server with all its disks, attached. Every key is tried before anything is made.
     ///
@@ -42,7 +64,7 @@ impl App {
     pub(crate) fn build_server(&mut self, blueprint: &Blueprint) -> Result<Server, Error> {
         let mut requests = Vec::new();
         if let Some(image) = &blueprint.image {
-            let name = format!("{}-system", blueprint.name);
+            let name = disk_name((Noun::Server, &blueprint.name), &blueprint.name, SYSTEM)?;
             let mut request = Request::from_volume(Noun::Disk, &name, image, Encryption::Inherit, false);
             request.role = Role::System;
             request.size = blueprint.system_size;
@@ -52,7 +74,7 @@ impl App {
             requests.push(Request {
                 id: Uuid::new_v4(),
                 kind: Noun::Disk,
-                name: format!("{}-data{}", blueprint.name, n + 1),
+                name: disk_name((Noun::Server, &blueprint.name), &blueprint.name, &data(n))?,
                 role: Role::Data,
                 size: Some(*size),
                 encryption: encryption.clone(),

@@ -101,7 +101,7 @@ impl App {
             doing: "copied",
             source: Box::new(error),
         };
-        let view = if self.volumes.serving(&own).is_some() {
+        let view = if self.volumes.serving(&own).map_err(failed)?.is_some() {
             let kept = match snapshot {
                 Some(kept) => kept,
                 None => {

@@ -7,6 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
+use uuid::Uuid;
+
 use crate::{
     app::App,
     engine::copy::{Trouble, open_view, walk},
@@ -16,15 +22,15 @@ use crate::{
 };
 
 impl App {
-    /// Writes a view to `path`, which appears when it is whole and durable.
+    /// Writes a view to `path`, which appears when it is whole and durable. Until then it has a name of this operation's, by its ID.
     pub(super) fn export_view(
         &self,
         name: &str,
         view: &Path,
-        path: &Path,
+        (path, id): (&Path, Uuid),
         format: ExportFormat,
     ) -> Result<(), Error> {
-        let partial = partial(path);
+        let partial = partial(path, id);
         let failed = |source| Error::Io { doing: "write to", path: path.to_owned(), source };
         // Nobody else reads it before its owner says so.
         let create = || File::options().write(true).create_new(true).mode(0o600).open(&partial);
@@ -50,9 +56,7 @@ impl App {
                 writer.finish().map_err(failed)?;
             }
         }
-        // A file that came there in the meantime is not overwritten.
-        fs::hard_link(&partial, path).map_err(failed)?;
-        drop_export(path)?;
+        publish(&partial, path).map_err(failed)?;
         match path.parent() {
             Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed),
             None => Ok(()),
@@ -60,18 +64,30 @@ impl App {
     }
 }
 
+/// Gives the file its name. One that came there in the meantime is not overwritten.
+fn publish(partial: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, partial, CWD, path, RenameFlags::NOREPLACE) {
+        // A file system that cannot promise that, such as NFS, has hard links, which others, such as vfat, lack (rename(2)).
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            fs::hard_link(partial, path)?;
+            fs::remove_file(partial)
+        }
+        other => Ok(other?),
+    }
+}
+
 /// Removes what an export that was cut short left.
-pub(super) fn drop_export(path: &Path) -> Result<(), Error> {
-    match fs::remove_file(partial(path)) {
+pub(super) fn drop_export(path: &Path, id: Uuid) -> Result<(), Error> {
+    let partial = partial(path, id);
+    match fs::remove_file(&partial) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
-            Err(Error::Io { doing: "remove", path: partial(path), source })
+            Err(Error::Io { doing: "remove", path: partial, source })
         }
         _ => Ok(()),
     }
 }
 
-fn partial(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    path.with_file_name(name)
+/// The user's name for the file is not part of it: the two together could be too long.
+fn partial(path: &Path, id: Uuid) -> PathBuf {
+    path.with_file_name(format!(".ecsctl-export-{id}.partial"))
 }

@@ -91,7 +91,7 @@ impl App {
     /// Checks a request, without changing anything.
     ///
     /// # Errors
-    /// [`Error::KeyUnusable`], [`Error::TooSmall`], [`Error::Image`], [`Error::StaysEncrypted`].
+    /// [`Error::KeyUnusable`], [`Error::TooSmall`], [`Error::Image`], [`Error::StaysEncrypted`], [`Error::KeyUnrecorded`].
     pub(crate) fn prepare(&self, request: &Request) -> Result<Prepared, Error> {
         let source = match &request.fill {
             Some(Fill::Volume { id, .. }) => disks::by_id(self.catalog.read(), *id)?,
@@ -170,7 +170,16 @@ impl App {
                 let (key, alias) = self.key_for_new(request.kind, &request.name, given.as_deref())?;
                 Ok((Some(key), alias))
             }
-            (Encryption::Inherit, Some(source)) => Ok((source.key_id.clone(), source.key_alias.clone())),
+            (Encryption::Inherit, Some(Disk { key_id: Some(key), key_alias, .. })) => {
+                Ok((Some(key.clone()), key_alias.clone()))
+            }
+            // Without a key it would be made plain.
+            (Encryption::Inherit, Some(source)) => Err(Error::KeyUnrecorded {
+                kind: request.kind,
+                name: request.name.clone(),
+                source_kind: source.kind,
+                source_name: source.name.clone(),
+            }),
             // A disk from an encrypted image is encrypted (S1); only a copy of the image itself, or a backup, may
             // lead out of encryption.
             (Encryption::Plain, Some(source)) if request.kind == Noun::Disk && source.kind == Noun::Image => {

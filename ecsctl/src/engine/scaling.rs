@@ -5,9 +5,13 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, scaling},
-    engine::{build::Blueprint, make::Encryption},
+    engine::{
+        build::{Blueprint, SYSTEM, data, derived, disk_name},
+        make::Encryption,
+    },
     error::Error,
     model::{
+        Noun,
         disk::Role,
         scaling::{Config, DiskTemplate, Event, Group, Template, plan},
         server::Server,
@@ -36,6 +40,26 @@ impl App {
         }
         let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
         Ok(Template { image, system, data })
+    }
+
+    /// Makes a group, without servers as yet.
+    ///
+    /// # Errors
+    /// [`Error::DerivedName`] when the last server that it may have, or a disk of that, could not be named after it; [`Error::Exists`].
+    pub(crate) fn create_group(&mut self, group: &Group, config: &Config) -> Result<(), Error> {
+        let owner = (Noun::AsGroup, group.name.as_str());
+        let server = derived(owner, Noun::Server, format!("{}-{}", group.name, group.largest))?;
+        if config.template.image.is_some() {
+            disk_name(owner, &server, SYSTEM)?;
+        }
+        if let Some(last) = config.template.data.len().checked_sub(1) {
+            disk_name(owner, &server, &data(last))?;
+        }
+        self.catalog.write(|tx| {
+            // Somebody may have deleted it since it was found.
+            scaling::config(tx, &config.id.to_string())?;
+            scaling::insert_group(tx, group)
+        })
     }
 
     /// Makes or removes servers until the group has as many as it wants. Each step is an event.
@@ -88,13 +112,16 @@ impl App {
             Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
         };
         let image = match template.image {
-            Some(id) => Some(self.find_volume(crate::model::Noun::Image, &id.to_string())?),
+            Some(id) => Some(self.find_volume(Noun::Image, &id.to_string())?),
             None => None,
         };
         if let (Some(image), Some(system)) = (&image, &template.system)
             && image.encrypted != system.encrypted
         {
-            return Err(Error::StaysEncrypted { name: format!("{name}-system"), image: image.name.clone() });
+            return Err(Error::StaysEncrypted {
+                name: format!("{name}-{SYSTEM}"),
+                image: image.name.clone(),
+            });
         }
         let data = template
             .data

@@ -16,6 +16,7 @@ use crate::{
         plan::{Direction, Operation, Step},
         server::{Server, ServerStatus},
     },
+    volumes::ToolError,
 };
 
 /// A change of one server that takes more than one step.
@@ -78,6 +79,12 @@ impl App {
     pub(crate) fn delete_server_id(&mut self, id: Uuid, given: &str) -> Result<Server, Error> {
         let _claim = self.claim(Noun::Server, id, given)?;
         let server = self.server(id, given)?;
+        // What a dead process left undone names disks that are not attached yet: forgotten, they would be nobody's.
+        self.settle_claimed_server(&server)?;
+        let Some(server) = servers::by_id(self.catalog.read(), id)? else {
+            // By that it is gone, as was asked.
+            return Ok(server);
+        };
         if self.machines.running().contains_key(&id) {
             return Err(Error::ServerStatus {
                 server: server.name,
@@ -87,9 +94,12 @@ impl App {
         }
         let mut own = Vec::new();
         for disk in disks::of_server(self.catalog.read(), id)? {
-            let holders = self.volumes.holders(&self.installation.place(disk.id));
-            if !holders.is_empty() {
-                let source = Box::new(crate::volumes::ToolError::Busy { holders, message: String::new() });
+            let busy = match self.volumes.holders(&self.installation.place(disk.id)) {
+                Ok(holders) if holders.is_empty() => None,
+                Ok(holders) => Some(ToolError::Busy { holders, message: String::new() }),
+                Err(error) => Some(error),
+            };
+            if let Some(source) = busy.map(Box::new) {
                 return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
             }
             if disk.role == Role::System || server.group_id.is_some() {
@@ -99,7 +109,6 @@ impl App {
         let (now, operation) = (self.now.clone(), ServerOperation::Delete { own });
         self.catalog.write(|tx| {
             servers::set_status(tx, id, ServerStatus::Deleting)?;
-            operations::end(tx, id)?;
             operations::begin(tx, Noun::Server, id, &operation, &now)
         })?;
         self.carry_out(&server, &operation)?;
@@ -168,19 +177,27 @@ impl App {
     /// Finishes or undoes what a dead process began with a server.
     pub(super) fn settle_server(&mut self, id: Uuid, name: &str) -> Result<(), Error> {
         let _claim = self.claim(Noun::Server, id, name)?;
-        let Some(operation) = operations::of::<ServerOperation>(self.catalog.read(), Noun::Server, id)?
+        match servers::by_id(self.catalog.read(), id)? {
+            Some(server) => self.settle_claimed_server(&server),
+            None => Ok(()),
+        }
+    }
+
+    /// The same under the claim on it.
+    fn settle_claimed_server(&mut self, server: &Server) -> Result<(), Error> {
+        let Some(operation) =
+            operations::of::<ServerOperation>(self.catalog.read(), Noun::Server, server.id)?
         else {
             return Ok(());
         };
-        let server = self.server(id, name)?;
         let direction = match operation {
             ServerOperation::Create { .. } => Direction::Undo,
             ServerOperation::Delete { .. } => Direction::Finish,
-            ServerOperation::Start => self.settle_start(&server)?,
+            ServerOperation::Start => self.settle_start(server)?,
         };
-        self.carry_out(&server, &operation)?;
+        self.carry_out(server, &operation)?;
         self.settled.push(Settled {
-            name: server.name,
+            name: server.name.clone(),
             noun: Noun::Server,
             doing: operation.doing(),
             direction,
@@ -209,7 +226,14 @@ impl App {
 
     fn recover_disk(&mut self, claimed: &mut Claimed) -> Recovery {
         let place = self.installation.place(claimed.disk.id);
-        let result = match self.volumes.serving(&place) {
+        let serving = match self.volumes.serving(&place) {
+            Ok(serving) => serving,
+            Err(source) => {
+                let disk = claimed.disk.name.clone();
+                return Recovery::Failed(Error::Volume { disk, doing: "attached", source: Box::new(source) });
+            }
+        };
+        let result = match serving {
             Some(serving) if Some(&serving) == claimed.disk.serving.as_ref() => {
                 // The view is up; the symlink may have been lost with a directory.
                 return match self.republish(claimed) {

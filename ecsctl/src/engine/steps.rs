@@ -54,8 +54,10 @@ impl App {
                 // The file is durable by evsfs's word; its name is made so here.
                 sync(&self.installation.volumes())
             }
-            Step::ClearDead if self.volumes.serving(&place).is_some() => Ok(()),
-            Step::ClearDead => self.volumes.unmount(claim, &place).map_err(volume),
+            Step::ClearDead => match self.volumes.serving(&place).map_err(volume)? {
+                Some(_) => Ok(()),
+                None => self.volumes.unmount(claim, &place).map_err(volume),
+            },
             Step::MakeMountpoint => {
                 for dir in [Some(place.mountpoint.as_path()), place.control.parent(), place.log.parent()] {
                     io_at("make", dir.unwrap_or(&place.mountpoint), private_dir)?;
@@ -77,13 +79,13 @@ impl App {
                 .map_err(volume),
             Step::Release => self.release_plaintext(disk, operation),
             Step::Export => match operation {
-                Operation::Export { path, format } => {
-                    self.export_view(&disk.name, &place.view, path, *format)
+                Operation::Export { id, path, format } => {
+                    self.export_view(&disk.name, &place.view, (path, *id), *format)
                 }
                 _ => Ok(()),
             },
             Step::DropExport => match operation {
-                Operation::Export { path, .. } => drop_export(path),
+                Operation::Export { id, path, .. } => drop_export(path, *id),
                 _ => Ok(()),
             },
             Step::CopyIn => match operation {
@@ -189,7 +191,10 @@ impl App {
     fn name_holders(&self, error: ToolError, place: &Place) -> ToolError {
         match error {
             ToolError::Failed { class: Failure::Refused, code, message, .. } if code == "busy" => {
-                ToolError::Busy { holders: self.volumes.holders(place), message }
+                match self.volumes.holders(place) {
+                    Ok(holders) => ToolError::Busy { holders, message },
+                    Err(error) => error,
+                }
             }
             other => other,
         }

@@ -4,7 +4,7 @@ use super::Error;
 use crate::{
     catalog::CatalogError,
     claim::ClaimError,
-    config::ConfigError,
+    config::{ConfigError, Untrusted},
     images::ImageError,
     keys::KeyError,
     machines::MachineError,
@@ -121,6 +121,16 @@ impl Error {
                     "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
                 ),
             ),
+            Self::KeyUnrecorded { source_kind, source_name, .. } => (
+                Exit::Refused,
+                "key-unrecorded",
+                format!(
+                    "name a key: --encrypted --key KEY; ecsctl doctor says what is wrong with {source_kind} {source_name}"
+                ),
+            ),
+            Self::DerivedName { owner, .. } => {
+                (Exit::Usage, "invalid-name", format!("give the {owner} a shorter name"))
+            }
             Self::NotEncrypted { disk } => (
                 Exit::Refused,
                 "not-encrypted",
@@ -204,6 +214,19 @@ impl Error {
                 ConfigError::Read { .. } | ConfigError::MakeDir { .. } => {
                     (Exit::Failed, "config", "set ECS_HOME to a directory that you may write".to_owned())
                 }
+                ConfigError::Untrusted { path, fault: Untrusted::Writable { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!("see who wrote to it, then: chmod go-w {}", path.display()),
+                ),
+                ConfigError::Untrusted { path, fault: Untrusted::Owner { .. } } => (
+                    Exit::Refused,
+                    "config-untrusted",
+                    format!(
+                        "run ecsctl as the owner of {}, or set ECS_HOME to a directory of your own",
+                        path.display()
+                    ),
+                ),
                 ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
             },
             Self::Misplaced { file, found } => (
@@ -388,6 +411,11 @@ fn volume_report(error: &ToolError, disk: &str) -> Report {
         ToolError::Contract { .. } => {
             (Exit::Failed, "evsfs-contract", "are evsfs and ecsctl of the same version?".to_owned())
         }
+        ToolError::MountTable { .. } => (
+            Exit::Failed,
+            "mount-table",
+            "nothing was changed; see that /proc is mounted and can be read, then again".to_owned(),
+        ),
         ToolError::Clear { .. } => (Exit::Failed, "dead-mount", show()),
     };
     Report { exit, code, hint }

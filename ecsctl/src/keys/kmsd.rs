@@ -10,7 +10,10 @@ use kmsd::{
 
 use crate::{
     keys::{Health, KeyError, KeyService, NewKey, Release, material::Material},
-    model::key::{Grant, Key, KeyState},
+    model::{
+        key::{Grant, Key, KeyState},
+        time,
+    },
 };
 
 /// kmsd's code for a wrapping algorithm that the token lacks.
@@ -94,7 +97,7 @@ impl KeyService for Kmsd {
             .into_iter()
             .map(|info| Grant {
                 issuer: info.issuer.to_string(),
-                created_at: second(info.created_at),
+                created_at: time::text(info.created_at),
                 ..Grant::new(info.id.to_string(), info.key_id.to_string(), &info.spec)
             })
             .collect())
@@ -177,18 +180,14 @@ fn key(info: KeyInfo) -> Key {
         origin: info.origin.as_str().to_owned(),
         versions: u64::from(info.versions),
         rotation: info.rotation,
-        deletion_date: info.deletion_date.map(second),
-        created_at: Some(second(info.created_at)),
+        deletion_date: info.deletion_date.map(time::text),
+        created_at: Some(time::text(info.created_at)),
         description: Some(info.description).filter(|text| !text.is_empty()),
     }
 }
 
 fn id(key_id: &str) -> Result<KeyId, KeyError> {
     key_id.parse().map_err(|_| KeyError::NotFound { key: key_id.to_owned() })
-}
-
-fn second(time: jiff::Timestamp) -> String {
-    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// A failure of a request about a key, in this program's words.

@@ -6,13 +6,14 @@ use std::{
     io::{self, Read},
     os::{
         fd::AsRawFd,
-        unix::{fs::OpenOptionsExt, net::UnixListener, process::CommandExt},
+        unix::{ffi::OsStrExt, fs::OpenOptionsExt, net::UnixListener, process::CommandExt},
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use nix::unistd::User;
 use uuid::Uuid;
 
 use crate::{
@@ -44,6 +45,27 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
+    /// Whose process a machine can be: this process's user's, and then that of the user whose rights it keeps.
+    fn users(&self) -> Vec<u32> {
+        let mut users = vec![rustix::process::geteuid().as_raw()];
+        if let Some(user) = &self.user {
+            // As QEMU takes it: a name, or the numbers of user and group.
+            let number = user.split(':').next().and_then(|number| number.parse().ok());
+            let named = || User::from_name(user).ok().flatten().map(|user| user.uid.as_raw());
+            users.extend(number.or_else(named));
+        }
+        users
+    }
+
+    /// Whether the process runs QEMU: the configured program, or another QEMU, as before an update of the configuration.
+    fn runs_in(&self, process: &Path) -> bool {
+        let Ok(program) = fs::read_link(process.join("exe")) else { return false };
+        let Some(name) = program.file_name().map(|name| name.as_bytes()) else { return false };
+        // So the kernel says that the program was replaced by a newer one.
+        let name = name.strip_suffix(b" (deleted)").unwrap_or(name);
+        name.starts_with(b"qemu-system") || self.program.file_name().is_some_and(|own| own.as_bytes() == name)
+    }
+
     /// The arguments that make QEMU drop its rights. Since 9.1 they have another name.
     fn drop_to(&self) -> Result<Option<[String; 2]>, MachineError> {
         let Some(user) = &self.user else { return Ok(None) };
@@ -151,11 +173,14 @@ impl MachineTool for Qemu {
 
     fn running(&self) -> BTreeMap<Uuid, Serving> {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let mut users = None;
         processes
             .filter_map(|entry| {
                 let pid = entry.file_name().to_str()?.parse().ok()?;
                 let id = server_of(&fs::read(entry.path().join("cmdline")).ok()?)?;
-                Some((id, process::identify(pid)?))
+                let users = users.get_or_insert_with(|| self.users());
+                let serving = process::identify(pid)?;
+                (self.runs_in(&entry.path()) && belongs_to(&entry.path(), users)).then_some((id, serving))
             })
             .collect()
     }
@@ -194,14 +219,22 @@ impl MachineTool for Qemu {
     }
 }
 
-/// The server whose machine a command line starts: that of QEMU, with `-uuid` and the ID.
+/// Whether one of these users started the process. The real user counts: another's process is still another's where it runs a
+/// program with root's rights (set-user-ID), whatever arguments it gave that.
+fn belongs_to(process: &Path, users: &[u32]) -> bool {
+    let status = fs::read(process.join("status")).unwrap_or_default();
+    real_user(&status).is_some_and(|user| users.contains(&user))
+}
+
+/// The first number after `Uid:` (proc_pid_status(5)). The name of the program, before it, has its newlines escaped.
+fn real_user(status: &[u8]) -> Option<u32> {
+    let line = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Uid:"))?;
+    std::str::from_utf8(line).ok()?.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The server whose machine a command line starts: `-uuid` and the ID. Anybody can give a process such arguments.
 fn server_of(command_line: &[u8]) -> Option<Uuid> {
     let mut words = command_line.split(|byte| *byte == 0);
-    let program = words.next()?;
-    let name = program.rsplit(|byte| *byte == b'/').next()?;
-    if !name.starts_with(b"qemu-system") {
-        return None;
-    }
     words.find(|word| *word == b"-uuid")?;
     Uuid::parse_str(std::str::from_utf8(words.next()?).ok()?).ok()
 }
@@ -211,13 +244,84 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_is_known_by_its_arguments_and_nothing_else_is_one() {
+    fn the_server_is_in_the_arguments() {
         let id = Uuid::new_v4();
-        let line = |program: &str, option: &str| format!("{program}\0-name\0x\0{option}\0{id}\0-m\01\0");
-        assert_eq!(server_of(line("/usr/bin/qemu-system-x86_64", "-uuid").as_bytes()), Some(id));
-        assert_eq!(server_of(line("/usr/bin/less", "-uuid").as_bytes()), None);
-        assert_eq!(server_of(line("qemu-system-x86_64", "-name").as_bytes()), None);
+        let line = |option: &str| format!("qemu-system-x86_64\0-name\0x\0{option}\0{id}\0-m\01\0");
+        assert_eq!(server_of(line("-uuid").as_bytes()), Some(id));
+        assert_eq!(server_of(line("-name").as_bytes()), None);
         assert_eq!(server_of(b""), None);
+    }
+
+    #[test]
+    fn the_real_user_is_read() {
+        let status = b"Name:\tqemu\xff\nUmask:\t0022\nUid:\t1000\t0\t0\t0\nGid:\t7\t7\t7\t7\n";
+        assert_eq!(real_user(status), Some(1000));
+        assert_eq!(real_user(b"Gid:\t7\n"), None);
+    }
+
+    /// A process that outlives its input only: it stands for a machine.
+    struct Stand(std::process::Child);
+
+    impl Stand {
+        fn new(program: &Path, named: &str, id: Uuid, user: Option<u32>) -> Self {
+            let mut command = Command::new(program);
+            // `-c` of a shell: what follows the script are its arguments.
+            command.arg0(named).args(["-c", "echo up; read _", "-uuid", &id.to_string()]);
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            if let Some(user) = user {
+                command.uid(user);
+            }
+            let mut child = command.spawn().unwrap();
+            let mut up = [0; 3];
+            child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+            Self(child)
+        }
+    }
+
+    impl Drop for Stand {
+        fn drop(&mut self) {
+            drop(self.0.stdin.take());
+            self.0.wait().unwrap();
+        }
+    }
+
+    fn qemu(program: &str, user: Option<&str>) -> Qemu {
+        Qemu { program: program.into(), user: user.map(str::to_owned), extra: Vec::new() }
+    }
+
+    #[test]
+    fn a_machine_is_not_what_only_calls_itself_one() {
+        let shell = fs::canonicalize("/bin/sh").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        // A shell under QEMU's name runs as QEMU does.
+        let program = dir.path().join("qemu-system-x86_64");
+        fs::copy(&shell, &program).unwrap();
+        let id = Uuid::new_v4();
+        let tool = qemu("qemu-system-x86_64", None);
+
+        let real = Stand::new(&program, "qemu", id, None);
+        assert_eq!(tool.running().get(&id).map(|serving| serving.pid), Some(real.0.id()));
+        // As after an update of the package.
+        fs::remove_file(&program).unwrap();
+        assert!(tool.running().contains_key(&id));
+        drop(real);
+
+        let named = Stand::new(&shell, "/usr/bin/qemu-system-x86_64", id, None);
+        assert!(!tool.running().contains_key(&id), "the name is the first of its arguments");
+        assert!(qemu(shell.to_str().unwrap(), None).running().contains_key(&id), "unless that is configured");
+        drop(named);
+
+        // Only root can start a process as another user.
+        if rustix::process::geteuid().is_root() {
+            fs::copy(&shell, &program).unwrap();
+            let _other = Stand::new(&program, "qemu-system-x86_64", id, Some(65534));
+            assert!(!tool.running().contains_key(&id), "another user's");
+            for user in ["65534:65534", "nobody"] {
+                let tool = qemu("qemu-system-x86_64", Some(user));
+                assert!(tool.running().contains_key(&id), "{user}: whose rights a machine keeps");
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::Noun;
+use crate::model::{Noun, name::short};
 
 /// The state of a disk, with the words that the cloud publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,6 +175,12 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// What tables call its key: its alias, else the beginning of its ID. Empty for a plain one.
+    pub(crate) fn key_name(&self) -> String {
+        let beginning = || self.key_id.as_deref().map(short);
+        self.key_alias.clone().or_else(beginning).unwrap_or_default()
+    }
+
     /// How it is protected, in words.
     pub(crate) fn protection(&self) -> String {
         match (&self.key_alias, &self.key_id) {

@@ -69,9 +69,14 @@ impl fmt::Display for Name {
     }
 }
 
+/// The beginning of an ID that tables show; commands take it too.
+pub(crate) fn short(id: &str) -> String {
+    id.chars().take(8).collect()
+}
+
 /// The name of something that lost its own, or cannot have it.
 pub(crate) fn recovered(id: Uuid) -> String {
-    format!("recovered-{}", &id.simple().to_string()[..8])
+    format!("recovered-{}", short(&id.to_string()))
 }
 
 #[cfg(test)]

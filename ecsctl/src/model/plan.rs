@@ -75,6 +75,9 @@ pub(crate) enum Operation {
     },
     /// Write it to a file of the user's, in the open.
     Export {
+        /// Names the file that is written before it has its own name: whatever else is there is somebody else's.
+        #[serde(default)]
+        id: Uuid,
         /// The file.
         path: PathBuf,
         /// Its format.
@@ -362,7 +365,7 @@ mod tests {
             Operation::Reencrypt { rate: None, wait: false },
             Operation::Flatten { rate: Some(1), wait: true },
             Operation::AcceptRollback,
-            Operation::Export { path: "/o".into(), format: ExportFormat::Raw },
+            Operation::Export { id: Uuid::nil(), path: "/o".into(), format: ExportFormat::Raw },
             Operation::Delete { skip_erase: false },
             Operation::Delete { skip_erase: true },
         ]
@@ -389,7 +392,7 @@ mod tests {
     #[test]
     fn i2_what_leaves_encryption_is_recorded_before_it_is_written() {
         let fill = Some(Fill::Volume { id: Uuid::nil(), verify: false, snapshot: None });
-        let export = Operation::Export { path: "/o".into(), format: ExportFormat::Raw };
+        let export = Operation::Export { id: Uuid::nil(), path: "/o".into(), format: ExportFormat::Raw };
         for (operation, writes) in [(Operation::Create { key: None, fill }, CopyIn), (export, Export)] {
             let at = |step| operation.steps().iter().position(|s| *s == step).unwrap();
             assert!(at(Release) < at(writes), "{operation:?}");

@@ -20,7 +20,7 @@ use crate::{
         Failure, Inspected, Kept, Long, Look, Mounting, NewVolume, Past, Place, ToolError, VolumeTool,
         Written,
         holders::{self, Holder},
-        process,
+        mounts, process,
     },
 };
 
@@ -254,7 +254,7 @@ impl VolumeTool for Evsfs {
     }
 
     fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError> {
-        if let Some(serving) = self.serving(place) {
+        if let Some(serving) = self.serving(place)? {
             return Ok(serving);
         }
         let mut arguments = vec![
@@ -283,42 +283,36 @@ impl VolumeTool for Evsfs {
         })
     }
 
-    fn serving(&self, place: &Place) -> Option<Serving> {
-        if !process::is_mounted(&place.mountpoint) {
-            return None;
-        }
-        let control = UnixStream::connect(&place.control).ok()?;
-        let peer = rustix::net::sockopt::socket_peercred(&control).ok()?;
-        process::identify(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
+    fn serving(&self, place: &Place) -> Result<Option<Serving>, ToolError> {
+        Ok(if mounts::is_mounted(&place.mountpoint)? { answers(&place.control) } else { None })
     }
 
     fn alive(&self, serving: &Serving) -> bool {
         process::identify(serving.pid).as_ref() == Some(serving)
     }
 
-    fn holders(&self, place: &Place) -> Vec<Holder> {
-        holders::find(&place.mountpoint, self.serving(place).map(|s| s.pid))
+    fn holders(&self, place: &Place) -> Result<Vec<Holder>, ToolError> {
+        holders::find(&place.mountpoint, self.serving(place)?.map(|s| s.pid))
     }
 
     fn unmount(&self, claim: &Claim, place: &Place) -> Result<(), ToolError> {
-        let serving = self.serving(place);
-        let mounted = process::is_mounted(&place.mountpoint);
-        if serving.is_none() && !mounted {
+        if !mounts::is_mounted(&place.mountpoint)? {
             return Ok(());
         }
+        let serving = self.serving(place)?;
         // A live mount may have lost its socket; a dead one says so itself.
         let dead = serving.is_none() && fs::metadata(&place.view).is_err_and(|e| nobody_serves(&e));
         if !dead {
             let done = self.run::<Empty>(claim, &[OsStr::new("umount"), place.mountpoint.as_os_str()]);
             match done {
                 Err(ToolError::Failed { class: Failure::Refused, message, .. }) => {
-                    return Err(ToolError::Busy { holders: self.holders(place), message });
+                    return Err(ToolError::Busy { holders: self.holders(place)?, message });
                 }
                 Err(other) => return Err(other),
                 Ok(Empty {}) => {}
             }
         }
-        if process::is_mounted(&place.mountpoint) { clear(&place.mountpoint) } else { Ok(()) }
+        if mounts::is_mounted(&place.mountpoint)? { clear(&place.mountpoint) } else { Ok(()) }
     }
 
     fn snapshot(&self, claim: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
@@ -442,6 +436,13 @@ impl VolumeTool for Evsfs {
             other => other.map(|Empty {}| ()),
         }
     }
+}
+
+/// The process behind a control socket.
+fn answers(control: &Path) -> Option<Serving> {
+    let control = UnixStream::connect(control).ok()?;
+    let peer = rustix::net::sockopt::socket_peercred(&control).ok()?;
+    process::identify(u32::try_from(peer.pid.as_raw_nonzero().get()).ok()?)
 }
 
 /// A file that was exchanged for another volume is no past of this one.

@@ -209,7 +209,7 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn mount(&self, _: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError> {
-        if let Some(serving) = self.serving(place) {
+        if let Some(serving) = self.serving(place)? {
             return Ok(serving);
         }
         assert!(!self.0.borrow().mounted.contains_key(&place.mountpoint), "a dead mount was cleared");
@@ -245,9 +245,9 @@ impl VolumeTool for FakeVolumes {
         Ok(serving)
     }
 
-    fn serving(&self, place: &Place) -> Option<Serving> {
+    fn serving(&self, place: &Place) -> Result<Option<Serving>, ToolError> {
         let serving = self.0.borrow().mounted.get(&place.mountpoint).cloned();
-        serving.filter(|serving| self.alive(serving))
+        Ok(serving.filter(|serving| self.alive(serving)))
     }
 
     fn alive(&self, serving: &Serving) -> bool {
@@ -255,13 +255,13 @@ impl VolumeTool for FakeVolumes {
         world.mounted.values().any(|s| s == serving) && !world.dead.contains(&serving.pid)
     }
 
-    fn holders(&self, place: &Place) -> Vec<Holder> {
-        self.0.borrow().busy.get(&place.mountpoint).cloned().unwrap_or_default()
+    fn holders(&self, place: &Place) -> Result<Vec<Holder>, ToolError> {
+        Ok(self.0.borrow().busy.get(&place.mountpoint).cloned().unwrap_or_default())
     }
 
     fn unmount(&self, _: &Claim, place: &Place) -> Result<(), ToolError> {
-        let holders = self.holders(place);
-        if self.serving(place).is_some() && !holders.is_empty() {
+        let holders = self.holders(place)?;
+        if self.serving(place)?.is_some() && !holders.is_empty() {
             return Err(ToolError::Busy { holders, message: "busy".into() });
         }
         if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {

@@ -2,13 +2,18 @@
 //! no process list shows (D4).
 
 use std::{
+    ffi::OsStr,
     fs,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use serde::Serialize;
 
-use crate::volumes::process::unescape;
+use crate::volumes::{
+    ToolError,
+    mounts::{self, Mount, unescape},
+};
 
 /// Something that keeps a view busy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -64,19 +69,23 @@ pub(crate) fn remedy(holders: &[Holder]) -> String {
 
 /// Everyone who holds something below `mountpoint`, but the process that serves it. Processes of other users
 /// are seen only by root.
-pub(crate) fn find(mountpoint: &Path, except: Option<u32>) -> Vec<Holder> {
-    let mut found = loops(mountpoint);
-    let Ok(processes) = fs::read_dir("/proc") else { return found };
+///
+/// # Errors
+/// [`ToolError::MountTable`].
+pub(crate) fn find(mountpoint: &Path, except: Option<u32>) -> Result<Vec<Holder>, ToolError> {
+    let mut found = loops(mountpoint, &mounts::all()?);
+    let Ok(processes) = fs::read_dir("/proc") else { return Ok(found) };
     for entry in processes.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
         if Some(pid) != except && pid != std::process::id() && holds(&entry.path(), mountpoint) {
-            let program = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
-            found.push(Holder::Process { pid, program: program.trim().to_owned() });
+            let program = fs::read(entry.path().join("comm")).unwrap_or_default();
+            let program = String::from_utf8_lossy(program.trim_ascii()).into_owned();
+            found.push(Holder::Process { pid, program });
         }
     }
-    found
+    Ok(found)
 }
 
 fn holds(process: &Path, mountpoint: &Path) -> bool {
@@ -89,23 +98,26 @@ fn holds(process: &Path, mountpoint: &Path) -> bool {
         return true;
     }
     // A mapping outlives its descriptor.
-    let maps = fs::read_to_string(process.join("maps")).unwrap_or_default();
-    maps.lines()
-        .filter_map(|line| line.find('/').and_then(|at| line.get(at..)))
+    any_below(&fs::read(process.join("maps")).unwrap_or_default(), mountpoint)
+}
+
+/// Whether `/proc/<pid>/maps` names a file below `mountpoint`. What else it names may have any bytes.
+fn any_below(maps: &[u8], mountpoint: &Path) -> bool {
+    maps.split(|byte| *byte == b'\n')
+        .filter_map(|line| line.iter().position(|byte| *byte == b'/').and_then(|at| line.get(at..)))
         .any(|path| Path::new(&unescape(path)).starts_with(mountpoint))
 }
 
-fn loops(mountpoint: &Path) -> Vec<Holder> {
+fn loops(mountpoint: &Path, mounts: &[Mount]) -> Vec<Holder> {
     let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut found: Vec<Holder> = devices
         .filter_map(|device| {
-            let backing = fs::read_to_string(device.path().join("loop/backing_file")).ok()?;
-            if !Path::new(backing.trim_end()).starts_with(mountpoint) {
+            let backing = fs::read(device.path().join("loop/backing_file")).ok()?;
+            if !Path::new(OsStr::from_bytes(backing.trim_ascii_end())).starts_with(mountpoint) {
                 return None;
             }
             let node = Path::new("/dev").join(device.file_name());
-            let mounted_at =
-                mounts_of(&node, &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+            let mounted_at = mounts_of(&node, mounts);
             Some(Holder::Loop { device: node, mounted_at })
         })
         .collect();
@@ -113,20 +125,16 @@ fn loops(mountpoint: &Path) -> Vec<Holder> {
     found
 }
 
-/// Where a device, or a partition of it, is mounted: the source stands after the `-` (proc(5)).
-fn mounts_of(device: &Path, table: &str) -> Vec<PathBuf> {
-    let device = device.to_string_lossy();
-    table
-        .lines()
-        .filter_map(|line| {
-            let (left, right) = line.split_once(" - ")?;
-            let source = right.split(' ').nth(1)?;
-            let own = source.strip_prefix(&*device)?;
-            let partition = own.strip_prefix('p').is_some_and(|n| n.bytes().all(|b| b.is_ascii_digit()));
-            (own.is_empty() || partition)
-                .then(|| left.split(' ').nth(4).map(|p| PathBuf::from(unescape(p))))?
+/// Where a device, or a partition of it, is mounted.
+fn mounts_of(device: &Path, mounts: &[Mount]) -> Vec<PathBuf> {
+    let is_of_device = |source: &OsStr| {
+        let own = source.as_bytes().strip_prefix(device.as_os_str().as_bytes());
+        own.is_some_and(|own| {
+            let partition = own.strip_prefix(b"p").is_some_and(|n| n.iter().all(u8::is_ascii_digit));
+            own.is_empty() || partition
         })
-        .collect()
+    };
+    mounts.iter().filter(|mount| is_of_device(&mount.source)).map(|mount| mount.point.clone()).collect()
 }
 
 #[cfg(test)]
@@ -152,21 +160,31 @@ mod tests {
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
 
-        let holders = find(dir.path(), None);
+        let holders = find(dir.path(), None).unwrap();
         assert_eq!(holders, [Holder::Process { pid: child.id(), program: "sh".into() }]);
         assert_eq!(sentence(&holders), format!("it is held by sh (pid {})", child.id()));
-        assert_eq!(find(dir.path(), Some(child.id())), []);
+        assert_eq!(find(dir.path(), Some(child.id())).unwrap(), []);
 
         drop(child.stdin.take());
         child.wait().unwrap();
-        assert_eq!(find(dir.path(), None), []);
+        assert_eq!(find(dir.path(), None).unwrap(), []);
+    }
+
+    #[test]
+    fn d4_a_mapping_is_seen_beside_one_of_a_file_whose_name_is_no_text() {
+        let maps = b"7f00-7f01 rw-s 00000000 00:39 2   /tmp/\xff\n7f02-7f03 rw-s 00000000 00:39 2   /mnt/a\xfe/disk\n";
+        let maps_below = |dir: &[u8]| any_below(maps, Path::new(OsStr::from_bytes(dir)));
+        assert!(maps_below(b"/mnt/a\xfe"));
+        assert!(maps_below(b"/tmp"));
+        assert!(!maps_below(b"/mnt/a"));
     }
 
     #[test]
     fn mounts_of_a_device_and_of_its_partitions_are_found() {
-        let table = "1 2 7:3 / /a rw - ext4 /dev/loop3 rw\n1 2 7:3 / /b rw - ext4 /dev/loop3p1 rw\n\
+        let table = b"1 2 7:3 / /a rw - ext4 /dev/loop3 rw\n1 2 7:3 / /b rw - ext4 /dev/loop3p1 rw\n\
                      1 2 7:30 / /c rw - ext4 /dev/loop30 rw\n";
-        assert_eq!(mounts_of(Path::new("/dev/loop3"), table), [PathBuf::from("/a"), PathBuf::from("/b")]);
+        let mounts = mounts::parse(table);
+        assert_eq!(mounts_of(Path::new("/dev/loop3"), &mounts), [PathBuf::from("/a"), PathBuf::from("/b")]);
         let holder = Holder::Loop { device: "/dev/loop3".into(), mounted_at: vec!["/a".into(), "/b".into()] };
         assert_eq!(holder.to_string(), "loop device /dev/loop3, mounted at /a and /b");
         assert_eq!(remedy(&[holder]), "umount /a && umount /b && losetup -d /dev/loop3");

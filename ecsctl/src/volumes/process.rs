@@ -1,6 +1,6 @@
-//! Telling a process from a later one with the same number, and reading the mount table: thin over /proc.
+//! Telling a process from a later one with the same number: thin over /proc.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, time::Duration};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -80,45 +80,6 @@ fn after_name(stat: &str) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace())
 }
 
-/// Whether something is mounted at `mountpoint`. Reads the table, so that a dead mount cannot block it.
-pub(crate) fn is_mounted(mountpoint: &Path) -> bool {
-    let Ok(table) = fs::read_to_string("/proc/self/mountinfo") else { return false };
-    let absolute = std::path::absolute(mountpoint).unwrap_or_else(|_| mountpoint.to_owned());
-    // The parent may be reached through a symlink; the mount point itself is never one.
-    let resolved = match (absolute.parent().and_then(|p| p.canonicalize().ok()), absolute.file_name()) {
-        (Some(parent), Some(name)) => parent.join(name),
-        _ => absolute,
-    };
-    mount_points(&table).any(|point| Path::new(&point) == resolved)
-}
-
-/// Field 5 of each line of mountinfo, unescaped (proc(5)).
-pub(crate) fn mount_points(table: &str) -> impl Iterator<Item = String> + '_ {
-    table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape)
-}
-
-/// Undoes the octal escapes that the kernel writes for space, tab, newline and backslash.
-pub(crate) fn unescape(field: &str) -> String {
-    let mut out = String::with_capacity(field.len());
-    let mut rest = field;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        let code = rest.get(at + 1..at + 4).and_then(|octal| u8::from_str_radix(octal, 8).ok());
-        match code {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,14 +113,5 @@ mod tests {
         assert_eq!((start_ticks(&zombie), has_ended(&zombie)), (Some(4711), true));
         assert!(!has_ended(&format!("7 (a) b) {tail}")));
         assert_eq!(start_ticks("7"), None);
-    }
-
-    #[test]
-    fn escaped_mount_points_are_read() {
-        let table =
-            "36 35 98:0 / /mnt/a\\040b\\134c rw - fuse evsfs rw\n37 35 0:1 / /proc rw - proc proc rw\n";
-        assert_eq!(mount_points(table).collect::<Vec<_>>(), ["/mnt/a b\\c", "/proc"]);
-        assert!(is_mounted(Path::new("/proc")));
-        assert!(!is_mounted(Path::new("/nowhere")));
     }
 }

@@ -107,6 +107,64 @@ fn d10_entries_that_go_before_the_root_is_there_are_missed() {
     must_fail(Protection::RootBeforeEntriesGo, "an old version came back", a_reader_across_the_publication);
 }
 
+/// Data that moves from the dirty map into the map is found all the while.
+fn a_search_across_the_publication() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    volume.write(300 * BLOCK, &fill(300, 2)).unwrap();
+    let checkpointer = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.checkpoint().unwrap()
+    });
+    for _ in 0..3 {
+        assert_eq!(volume.next_data(257 * BLOCK).unwrap(), Some(300 * BLOCK), "data was passed over");
+    }
+    checkpointer.join().unwrap();
+}
+
+#[test]
+fn f7_a_search_for_data_misses_none_that_a_checkpoint_moves() {
+    schedules(None, a_search_across_the_publication);
+}
+
+#[test]
+fn f7_a_search_that_looks_at_the_map_first_passes_over_data() {
+    must_fail(Protection::DirtyBeforeMap, "data was passed over", a_search_across_the_publication);
+}
+
+/// Two flush at once what one of them has to make durable; that sync fails, and none before it succeeds.
+fn flushes_beside_one_that_fails() {
+    let rig = Rig::roomy();
+    let volume = rig.open();
+    volume.write(0, &fill(0, 2)).unwrap();
+    rig.memory.fail_next_sync();
+    let other = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.flush().is_ok()
+    });
+    let third = thread::spawn({
+        let volume = Arc::clone(&volume);
+        move || volume.write(BLOCK, &fill(1, 2)).and_then(|()| volume.flush()).is_ok()
+    });
+    let one = volume.flush().is_ok();
+    let flushed = [one, other.join().unwrap(), third.join().unwrap()];
+    assert_eq!(flushed, [false; 3], "a flush succeeded after one that failed");
+}
+
+#[test]
+fn f11_no_flush_succeeds_beside_one_that_fails() {
+    schedules(None, flushes_beside_one_that_fails);
+}
+
+#[test]
+fn f11_without_remembering_it_a_flush_succeeds_after_one_that_failed() {
+    must_fail(
+        Protection::FailedSyncLasts,
+        "a flush succeeded after one that failed",
+        flushes_beside_one_that_fails,
+    );
+}
+
 /// A block moves from the base into the volume, and the base goes, while readers look it up; another is written in part meanwhile.
 fn readers_while_the_base_goes() {
     let volume = Rig::thin();

@@ -5,8 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use evsfs::backing::Backing;
 use evsfs::crypto::{Backend, Chain, Dek, SeededEntropy, Suite, VolumeKeys};
-use evsfs::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
-use evsfs_schedules::engine::{Anchor, BLOCK, BaseImage, OpenOptions, Protection, Volume, VolumeError};
+use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
+use evsfs_schedules::engine::{
+    Anchor, BLOCK, BaseIdentity, BaseImage, OpenOptions, Protection, Volume, VolumeError,
+};
 use evsfs_schedules::{Memory, leaving_out};
 use parking_lot::RwLock;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
@@ -46,15 +48,14 @@ impl Under {
     const ID: Uuid = Uuid::from_u128(8);
 
     fn header() -> Header {
-        let Anchor { commit, chain } = Self::STATE;
         let path = Text::new("under.evs").unwrap();
-        Header { base: Some(BaseReference { uuid: Self::ID, commit, chain, path }), ..header() }
+        Header { base: Some(Self.identity().reference(path)), ..header() }
     }
 }
 
 impl BaseImage for Under {
-    fn identity(&self) -> (Uuid, Anchor) {
-        (Self::ID, Self::STATE)
+    fn identity(&self) -> BaseIdentity {
+        BaseIdentity { uuid: Self::ID, encrypted: true, state: Self::STATE, mac: [6; 32] }
     }
     fn size(&self) -> u64 {
         Self::BLOCKS * BLOCK
@@ -68,8 +69,8 @@ impl BaseImage for Under {
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
         Ok((offset < self.size()).then_some(offset))
     }
-    fn next_hole(&self, _: u64) -> Result<u64, VolumeError> {
-        Ok(self.size())
+    fn next_hole(&self, _: u64, end: u64) -> Result<u64, VolumeError> {
+        Ok(self.size().min(end))
     }
 }
 
@@ -215,10 +216,10 @@ impl Backing for Plain {
         self.0.write().resize(usize::try_from(len).unwrap(), 0);
         Ok(())
     }
-    fn punch(&self, offset: u64, len: u64) -> std::io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> std::io::Result<bool> {
         let (at, len) = (usize::try_from(offset).unwrap(), usize::try_from(len).unwrap());
         self.0.write()[at..at + len].fill(0);
-        Ok(())
+        Ok(true)
     }
     fn sync(&self) -> std::io::Result<()> {
         Ok(())

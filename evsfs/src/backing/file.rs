@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, fallocate};
 use rustix::io::Errno;
 
@@ -48,6 +50,10 @@ pub enum FileBackingError {
 #[derive(Debug)]
 pub struct FileBacking {
     file: File,
+    syncing: Mutex<()>,
+    /// A description of its own of the same open file, for a sync that comes while another one runs: the kernel tells of pages that it has
+    /// lost once for each description, so whoever shared one with another might be told that all is well.
+    second: Option<Mutex<File>>,
 }
 
 impl FileBacking {
@@ -85,7 +91,7 @@ impl FileBacking {
     /// An open file, without a lock: to look at the header of a volume that may be attached.
     #[must_use]
     pub const fn unlocked(file: File) -> Self {
-        Self { file }
+        Self { file, syncing: Mutex::new(()), second: None }
     }
 
     fn open_with(path: &Path, write: bool) -> Result<Self, FileBackingError> {
@@ -100,6 +106,15 @@ impl FileBacking {
         if !file.metadata().map_err(io_error)?.is_file() {
             return Err(FileBackingError::NotAFile { path: path.to_owned() });
         }
+        Self::of(file, path, write)
+    }
+
+    /// A regular file that is open already, for reading and, with `write`, for writing, locked as by [`Self::open`] or [`Self::open_read_only`].
+    ///
+    /// # Errors
+    /// As there; they name `path`.
+    pub fn of(file: File, path: &Path, write: bool) -> Result<Self, FileBackingError> {
+        let io_error = |source| FileBackingError::Io { path: path.to_owned(), source };
         let backing = Self::lock(file, path, !write)?;
         if write {
             backing.forget_cached().map_err(io_error)?;
@@ -121,11 +136,20 @@ impl FileBacking {
     fn lock(file: File, path: &Path, shared: bool) -> Result<Self, FileBackingError> {
         let locked = if shared { file.try_lock_shared() } else { file.try_lock() };
         match locked {
-            Ok(()) => Ok(Self { file }),
+            Ok(()) if shared => Ok(Self::unlocked(file)),
+            Ok(()) => match second_of(&file) {
+                Ok(second) => Ok(Self { second: Some(Mutex::new(second)), ..Self::unlocked(file) }),
+                Err(source) => Err(FileBackingError::Io { path: path.to_owned(), source }),
+            },
             Err(TryLockError::WouldBlock) => Err(FileBackingError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(FileBackingError::Io { path: path.to_owned(), source }),
         }
     }
+}
+
+/// Another description of an open file. (By its path another file might be opened meanwhile.)
+fn second_of(file: &File) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 impl Backing for FileBacking {
@@ -145,17 +169,25 @@ impl Backing for FileBacking {
         self.file.set_len(len)
     }
 
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match fallocate(&self.file, flags, offset, len) {
+            Ok(()) => Ok(true),
             // Some file systems have no holes; the space then stays allocated, which is allowed.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
             Err(errno) => Err(errno.into()),
         }
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        match (self.syncing.try_lock(), &self.second) {
+            (None, Some(second)) => second.lock().sync_data(),
+            (Some(_alone), _) => self.file.sync_data(),
+            (None, None) => {
+                let _alone = self.syncing.lock();
+                self.file.sync_data()
+            }
+        }
     }
 }
 
@@ -177,6 +209,29 @@ mod tests {
         let another = FileBacking::open_read_only(&path).unwrap();
         assert!(matches!(FileBacking::open(&path), Err(FileBackingError::InUse { .. })));
         drop((reader, another));
+        FileBacking::open(&path).unwrap();
+    }
+
+    /// Each description is told of lost pages, so two who sync at once must not share one.
+    #[test]
+    fn f11_a_sync_beside_another_has_a_description_of_its_own() {
+        use std::io::{Seek, SeekFrom};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v.evs");
+        drop(FileBacking::create(&path).unwrap());
+        let mut backing = FileBacking::open(&path).unwrap();
+        {
+            let _first = backing.syncing.lock();
+            backing.sync().unwrap();
+        }
+        let second = backing.second.as_mut().unwrap().get_mut();
+        assert_eq!(second.metadata().unwrap().ino(), backing.file.metadata().unwrap().ino());
+        // A position belongs to a description.
+        second.seek(SeekFrom::Start(7)).unwrap();
+        assert_eq!(backing.file.stream_position().unwrap(), 0);
+        // It keeps nobody out, and lets nobody in.
+        assert!(matches!(FileBacking::open(&path), Err(FileBackingError::InUse { .. })));
+        drop(backing);
         FileBacking::open(&path).unwrap();
     }
 
@@ -215,7 +270,7 @@ mod tests {
         let file = FileBacking::create(&path).unwrap();
         file.write_at(&[7; 65536], 0).unwrap();
         let before = std::fs::metadata(&path).unwrap().blocks();
-        file.punch(4096, 32768).unwrap();
+        assert!(file.punch(4096, 32768).unwrap());
         let mut buf = [1; 4096];
         file.read_at(&mut buf, 8192).unwrap();
         assert_eq!(buf, [0; 4096]);

@@ -32,12 +32,13 @@ pub trait Backing: Send + Sync {
     /// Sets the length in bytes; what is new reads as zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Gives the bytes `offset .. offset + len` back to the host; they read as zeros afterwards. A host that cannot do it may
-    /// leave them as they are.
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Gives the bytes `offset .. offset + len` back to the host; they read as zeros afterwards. A host that cannot do it leaves them as they
+    /// are: then this is false.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool>;
 
     /// The barrier: everything written before is durable when this returns `Ok` (`fdatasync`). After an error nothing may be
-    /// assumed about earlier writes, and a later success does not make up for it.
+    /// assumed about earlier writes, and a later success does not make up for it. Calls may run at once: what is lost is told to each of them
+    /// that covers it.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -54,7 +55,7 @@ impl<B: Backing + ?Sized> Backing for Arc<B> {
     fn set_len(&self, len: u64) -> io::Result<()> {
         (**self).set_len(len)
     }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         (**self).punch(offset, len)
     }
     fn sync(&self) -> io::Result<()> {

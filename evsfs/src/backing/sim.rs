@@ -83,6 +83,7 @@ struct Disk {
     ignored: IgnoredSyncs,
     sites: BTreeMap<SyncSite, u64>,
     most_calls: Option<u64>,
+    without_holes: bool,
 }
 
 /// Contents of one page since the last sync, oldest first.
@@ -169,6 +170,11 @@ impl SimBacking {
     /// Panics at the call after so many: whoever makes them goes round in circles.
     pub fn limit_calls(&self, most: u64) {
         self.0.lock().most_calls = Some(most);
+    }
+
+    /// The file is on a file system that has no holes: nothing is punched.
+    pub fn without_holes(&self) {
+        self.0.lock().without_holes = true;
     }
 
     /// The places in the source that asked for syncs, and how often.
@@ -326,12 +332,15 @@ impl Backing for SimBacking {
         Ok(())
     }
 
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         let mut disk = self.0.lock();
         let fault = disk.meet(Call::Punch);
         disk.calls.punches += 1;
         if let Some(fault) = fault {
             return Err(fault.error());
+        }
+        if disk.without_holes {
+            return Ok(false);
         }
         let end = offset.saturating_add(len).min(disk.current.len());
         if offset < end {
@@ -339,7 +348,7 @@ impl Backing for SimBacking {
             disk.seq += 1;
             disk.touched(offset / size(PAGE), end.div_ceil(size(PAGE)));
         }
-        Ok(())
+        Ok(true)
     }
 
     #[track_caller]

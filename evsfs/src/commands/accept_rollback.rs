@@ -12,6 +12,9 @@ use crate::open::{self, Access, LockedFile};
 use crate::operations::operate;
 use crate::unlock::Expected;
 
+/// What the audit log calls it.
+const COMMAND: &str = "evsfs accept-rollback";
+
 /// How far a file is behind.
 #[derive(Clone, Copy, Debug)]
 struct Gap {
@@ -23,19 +26,16 @@ struct Gap {
 
 pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(), Failure> {
     let file = LockedFile::open(&arguments.file, true)?;
-    let access = Access {
-        expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
-        read_only: true,
-        accept_rollback: false,
-        memory: None,
-        background: false,
-    };
+    let expected = Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted };
+    let access = Access { expected, ..Access::reading() };
     let service = KeyService::from_env();
     let (volume, gap) = match open::open(&file, &service, &access) {
         Ok(opened) => (opened.volume, None),
         Err(failure) => {
             let Some(newest) = failure.anchor_ahead() else { return Err(failure) };
-            let volume = open::open_past(&file, &service, &access)?.volume;
+            // A look at the past, and in the audit log as one.
+            let past = Access { accept_rollback: Some(COMMAND), ..access };
+            let volume = open::open(&file, &service, &past)?.volume;
             let found = volume.anchor().commit;
             (volume, Some(Gap { found, newest }))
         }
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(),
     let accepted = gap.is_some() && !arguments.dry_run;
     if accepted {
         let anchor = open::to_service(&volume.anchor());
-        service.accept_rollback(volume.header().uuid, &anchor, "evsfs accept-rollback")?;
+        service.accept_rollback(volume.header().uuid, &anchor, COMMAND)?;
     }
     let value = describe(&volume, gap, accepted)?;
     let name = arguments.file.display();

@@ -10,20 +10,14 @@ use crate::engine::{BLOCK, BadBlock, CheckReport};
 use crate::failure::{Exit, Failure, Report};
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::Expected;
 
 pub(super) fn run(arguments: &cli::Check, output: Output) -> Result<(), Failure> {
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: false,
-        memory: None,
-        background: false,
+        accept_rollback: arguments.accept_rollback.then_some("evsfs check --accept-rollback"),
+        ..Access::reading()
     };
-    // A check changes nothing, what the key service holds for the newest state neither.
-    let open = if arguments.accept_rollback { open::open_past } else { open::open };
-    let volume = open(&file, &KeyService::from_env(), &access)?.volume;
+    let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let report = volume.check(&mut progress())?;
     if stderr().is_terminal() {
         // Nothing depends on the line that shows progress.

@@ -14,12 +14,11 @@ use super::output::Output;
 use crate::backing::{FileBacking, FileBackingError};
 use crate::cli;
 use crate::crypto::{Backend, Suite, SystemEntropy, VolumeKeys};
-use crate::engine::{CreateParams, Volume};
+use crate::engine::{BaseImage, CreateParams, Volume};
 use crate::failure::{Failure, FileError, UsageError};
 use crate::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
-use crate::keys::KeyService;
+use crate::keys::{self, KeyService};
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::Expected;
 
 pub(super) fn run(arguments: &cli::Create, output: Output) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
@@ -76,6 +75,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
     let Some(key) = &arguments.key else {
         return Ok((header, VolumeKeys::plain(uuid, Backend::AwsLc)));
     };
+    keys::keep_in_memory();
     let new = service.create(key, uuid, kind)?;
     header.suite = Suite::Aes256Gcm;
     header.cmk_id = Text::new(&new.key_id).expect("a key id has 36 characters");
@@ -92,21 +92,11 @@ struct Base {
 /// Opens the base once: its state is fixed in the new volume's header.
 fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
     let file = LockedFile::open(path, true)?;
-    let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: false,
-        memory: None,
-        background: false,
-    };
-    let volume = open::open(&file, service, &access)?.volume;
-    let state = volume.anchor();
+    let volume = open::open(&file, service, &Access::reading())?.volume;
     let text = std::str::from_utf8(file.path.as_os_str().as_bytes()).ok().and_then(Text::new);
     let path =
         text.ok_or_else(|| UsageError::BasePath { path: file.path.clone(), most: Text::<1024>::MAX })?;
-    let reference =
-        BaseReference { uuid: volume.header().uuid, commit: state.commit, chain: state.chain, path };
-    Ok(Base { reference, size: volume.size() })
+    Ok(Base { reference: volume.identity().reference(path), size: volume.size() })
 }
 
 /// Writes under another name in the same directory, and gives it its own when it is durable.

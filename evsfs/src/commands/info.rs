@@ -13,7 +13,7 @@ use crate::format::{Header, HeaderCopies, layout};
 use crate::keys::KeyService;
 use crate::mount::table;
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::{self, Expected};
+use crate::unlock;
 use crate::{flatten, lock, regular_file, rekey};
 
 pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> {
@@ -85,14 +85,7 @@ fn running((device, inode): (u64, u64)) -> Value {
 
 fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {
     let file = LockedFile::open(path, true)?;
-    let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: false,
-        memory: None,
-        background: false,
-    };
-    let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
+    let volume = open::open(&file, &KeyService::from_env(), &Access::reading())?.volume;
     let stats = volume.stats();
     Ok(json!({
         "size": volume.size(),

@@ -12,13 +12,11 @@ use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
 
 use super::output::Output;
-use crate::anchors::{AnchorKeeper, VolumeAnchors};
 use crate::cli;
-use crate::crypto::Suite;
 use crate::device::{RawDevice, VolumeDevice};
 use crate::failure::{Failure, FileError, StartError};
-use crate::keys::{self, KeyService};
-use crate::open::{self, Access, LockedFile, Opened};
+use crate::keys::KeyService;
+use crate::open::{self, Access, LockedFile};
 use crate::process::{self, Termination};
 use crate::regular_file::{self, RegularFile};
 use crate::serve::{self, Readiness, Ready, Settings};
@@ -75,9 +73,8 @@ fn in_background(arguments: &cli::Mount) -> Result<(), Failure> {
 
 fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
     let system = |operation| move |source| StartError::System { operation, source };
-    // Before any thread: signals are held back in all of them, and none escapes the limits.
+    // Before any thread: signals are held back in all of them.
     let termination = Termination::hold().map_err(system("hold signals back"))?;
-    process::seal_memory().map_err(system("turn core dumps off"))?;
     let flusher = process::become_io_flusher();
     start_log(arguments)?;
     if let Err(error) = flusher {
@@ -114,29 +111,16 @@ fn open_raw(arguments: &cli::Mount) -> Result<(RawDevice, (u64, u64)), Failure> 
 }
 
 fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, (u64, u64)), Failure> {
-    if let Err(error) = keys::lock_memory() {
-        debug!(%error, "only the data key is kept out of swap space");
-    }
     let file = LockedFile::open(&arguments.file, arguments.read_only)?;
     let access = Access {
         expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
         read_only: arguments.read_only,
-        accept_rollback: arguments.accept_rollback,
+        accept_rollback: arguments.accept_rollback.then_some("evsfs mount --accept-rollback"),
         memory: arguments.memory.map(|memory| memory.0),
         background: true,
     };
-    let Opened { volume, anchor } = open::open(&file, &KeyService::from_env(), &access)?;
-    let header = volume.header();
-    let anchors = match header.suite {
-        Suite::Plain => None,
-        Suite::Aes256Gcm => {
-            let store = VolumeAnchors { service: KeyService::impatient(), volume: header.uuid };
-            let keeper = AnchorKeeper::start(store, anchor)
-                .map_err(|source| StartError::System { operation: "start a thread", source })?;
-            Some(keeper)
-        }
-    };
-    Ok((VolumeDevice::new(volume, anchors, arguments.read_only), file.identity))
+    let opened = open::open(&file, &KeyService::from_env(), &access)?;
+    Ok((VolumeDevice::start(opened, arguments.read_only)?, file.identity))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FileError> {

@@ -6,18 +6,15 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::output::Output;
-use crate::anchors::{AnchorKeeper, VolumeAnchors};
 use crate::cli;
 use crate::control::{self, Request};
-use crate::crypto::Suite;
 use crate::device::VolumeDevice;
-use crate::failure::{Failure, FileError, StartError};
+use crate::failure::{Failure, FileError};
 use crate::keys::KeyService;
 use crate::mount::table;
-use crate::open::{self, Access, LockedFile, Opened};
+use crate::open::{self, Access, LockedFile};
 use crate::regular_file;
 use crate::serve::Attachment;
-use crate::unlock::Expected;
 
 pub(super) fn extend(arguments: &cli::Extend, output: Output) -> Result<(), Failure> {
     let value = perform(&arguments.file, &Request::Extend { size: arguments.size.0 })?;
@@ -72,25 +69,8 @@ pub(super) fn reach(path: &Path) -> Result<Reached, Failure> {
         return Ok(Reached::Served(entry.source.to_string_lossy().into_owned()));
     }
     let file = LockedFile::open(path, false)?;
-    let access = Access {
-        expected: Expected::default(),
-        read_only: false,
-        accept_rollback: false,
-        memory: None,
-        background: false,
-    };
-    let Opened { volume, anchor } = open::open(&file, &KeyService::from_env(), &access)?;
-    let header = volume.header();
-    let anchors = match header.suite {
-        Suite::Plain => None,
-        Suite::Aes256Gcm => {
-            let store = VolumeAnchors { service: KeyService::impatient(), volume: header.uuid };
-            let keeper = AnchorKeeper::start(store, anchor)
-                .map_err(|source| StartError::System { operation: "start a thread", source })?;
-            Some(keeper)
-        }
-    };
-    Ok(Reached::Here(VolumeDevice::new(volume, anchors, false)))
+    let opened = open::open(&file, &KeyService::from_env(), &Access::writing())?;
+    Ok(Reached::Here(VolumeDevice::start(opened, false)?))
 }
 
 pub(super) fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {

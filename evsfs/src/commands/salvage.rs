@@ -14,7 +14,6 @@ use crate::failure::{Failure, FileError, Report};
 use crate::format::layout::map_capacity;
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
-use crate::unlock::Expected;
 
 /// Bytes read at once where nothing is damaged.
 const CHUNK: u64 = 1 << 20;
@@ -25,11 +24,8 @@ const MAX_LISTED: usize = 10_000;
 pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failure> {
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
-        expected: Expected::default(),
-        read_only: true,
-        accept_rollback: arguments.accept_rollback,
-        memory: None,
-        background: false,
+        accept_rollback: arguments.accept_rollback.then_some("evsfs salvage --accept-rollback"),
+        ..Access::reading()
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let target = Target::create(&arguments.output, volume.size())?;
@@ -140,16 +136,15 @@ fn under_damaged_page(
 ) -> Result<(), FileError> {
     let mut block = vec![0; usize::try_from(BLOCK).expect("4096")];
     let mut at = from;
-    while at < end {
-        let logged = volume.next_logged(at).filter(|logged| *logged < end);
-        let next = logged.unwrap_or(end);
-        if next > at {
-            lost.add(at, next - at, error);
+    for logged in volume.logged_within(from..end) {
+        if logged > at {
+            lost.add(at, logged - at, error);
         }
-        if logged.is_some() {
-            block_by_block(volume, next, &mut block, target, lost)?;
-        }
-        at = logged.map_or(end, |logged| logged + BLOCK);
+        block_by_block(volume, logged, &mut block, target, lost)?;
+        at = logged + BLOCK;
+    }
+    if end > at {
+        lost.add(at, end - at, error);
     }
     Ok(())
 }

@@ -25,6 +25,9 @@ pub type EpochSalt = [u8; 16];
 /// HMAC-SHA-256 of a header.
 pub type HeaderMac = [u8; 32];
 
+/// What the header of a thin volume has of its base's state.
+pub type BaseMac = [u8; 32];
+
 /// The running MAC over all that was ever logged: names a state of the volume and its whole past.
 #[derive(Clone, Copy, Eq)]
 pub struct Chain(pub [u8; 32]);
@@ -175,6 +178,13 @@ impl VolumeKeys {
     #[must_use]
     pub fn chain_event(&self, chain: &Chain, event: &[u8]) -> Chain {
         Chain(self.chain.mac(&[&chain.0, b"evs/v1 superblock event", event]))
+    }
+
+    /// What the header of a thin volume over this one says of the state that it reads. A chain value is public, and whoever has a DEK of his own
+    /// can write it into a superblock; this takes the DEK of the base.
+    #[must_use]
+    pub fn base_mac(&self, commit: u64, chain: &Chain) -> BaseMac {
+        self.chain.mac(&[&chain.0, b"evs/v1 base reference", &commit.to_le_bytes()])
     }
 
     /// The keys of the epoch with this salt: to open, as there is no counter to seal with.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 
+use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ pub struct RawDevice {
     path: PathBuf,
     size: u64,
     read_only: bool,
+    /// Whether a flush has failed: the host tells of lost pages only once, so none succeeds after it.
+    failed: Mutex<bool>,
 }
 
 impl RawDevice {
@@ -29,7 +32,7 @@ impl RawDevice {
     /// If its size cannot be read.
     pub fn new(file: File, path: PathBuf, read_only: bool) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Self { file, path, size, read_only })
+        Ok(Self { file, path, size, read_only, failed: Mutex::default() })
     }
 
     fn host(&self, operation: &'static str, source: impl Into<io::Error>) -> DeviceError {
@@ -83,7 +86,14 @@ impl BlockDevice for RawDevice {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        self.file.sync_data().map_err(|error| self.host("flush", error))
+        let mut failed = self.failed.lock();
+        if *failed {
+            let before = io::Error::other("an earlier flush failed: attach the file again");
+            return Err(self.host("flush", before));
+        }
+        let synced = self.file.sync_data();
+        *failed = synced.is_err();
+        synced.map_err(|error| self.host("flush", error))
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
@@ -110,5 +120,24 @@ impl Attachment for RawDevice {
 
     fn close(self) -> Result<(), Failure> {
         if self.read_only { Ok(()) } else { Ok(self.flush()?) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f11_after_a_flush_that_failed_none_succeeds() {
+        // A pipe cannot be made durable.
+        let (_reader, pipe) = io::pipe().unwrap();
+        let pipe = File::from(std::os::fd::OwnedFd::from(pipe));
+        let mut device = RawDevice::new(pipe, "raw.img".into(), false).unwrap();
+        device.flush().unwrap_err();
+        device.file = tempfile::tempfile().unwrap();
+        let message = device.flush().unwrap_err().to_string();
+        assert!(message.contains("raw.img") && message.contains("earlier flush"), "{message}");
+        let healthy = RawDevice::new(tempfile::tempfile().unwrap(), "raw.img".into(), false).unwrap();
+        healthy.flush().unwrap();
     }
 }

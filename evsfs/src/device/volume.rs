@@ -6,10 +6,14 @@ use tracing::info;
 use uuid::Uuid;
 
 use super::{BlockDevice, DeviceError, Snapshots};
-use crate::anchors::AnchorKeeper;
+use crate::anchors::{AnchorKeeper, VolumeAnchors};
 use crate::control::Request;
+use crate::crypto::Suite;
 use crate::engine::{BLOCK, Volume};
-use crate::failure::Failure;
+use crate::failure::{Failure, StartError};
+use crate::format::Header;
+use crate::keys::KeyService;
+use crate::open::Opened;
 use crate::operations;
 use crate::serve::Attachment;
 use crate::{flatten, rekey};
@@ -22,10 +26,23 @@ pub struct VolumeDevice {
 }
 
 impl VolumeDevice {
-    /// Serves an open volume. `anchors` is for encrypted ones.
-    #[must_use]
-    pub const fn new(volume: Volume, anchors: Option<AnchorKeeper>, read_only: bool) -> Self {
-        Self { volume, anchors, read_only }
+    /// Serves an open volume, and tells the key service of it if it is encrypted.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(opened: Opened, read_only: bool) -> Result<Self, StartError> {
+        let Opened { volume, anchor } = opened;
+        let Header { suite, uuid, .. } = volume.header();
+        let anchors = match suite {
+            Suite::Plain => None,
+            Suite::Aes256Gcm => {
+                let store = VolumeAnchors { service: KeyService::impatient(), volume: uuid };
+                let keeper = AnchorKeeper::start(store, anchor)
+                    .map_err(|source| StartError::System { operation: "start a thread", source })?;
+                Some(keeper)
+            }
+        };
+        Ok(Self { volume, anchors, read_only })
     }
 
     /// The volume.
@@ -135,7 +152,8 @@ impl Attachment for VolumeDevice {
     }
 
     fn tick(&self) {
-        let Some(anchors) = &self.anchors else { return };
+        // Who only reads has no news, and an old copy that is looked at least of all.
+        let Some(anchors) = self.anchors.as_ref().filter(|_| !self.read_only) else { return };
         if let Some(confirmed) = anchors.confirmed() {
             self.volume.confirm_anchor(confirmed);
         }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
 use super::store::{Store, count, host_error};
-use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START};
+use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START, allocation_slots};
 use crate::format::{Entry, Tree};
 use crate::sync::Mutex;
 
@@ -210,6 +210,15 @@ impl Allocator {
                     }
                     Err(error) => return Err(error),
                 }
+                match self.write_head(inner, store, cursor) {
+                    Ok(()) => {}
+                    // Look again, before this region.
+                    Err(VolumeError::NoSpace) => {
+                        inner.full = Some(inner.limit().min(base));
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
                 let cut = inner.cut;
                 let region = inner.loaded.get_mut(&cursor).expect("just loaded");
                 let bits = region.change(cut);
@@ -260,16 +269,34 @@ impl Allocator {
         Err(why)
     }
 
-    /// Lets the file reach into the next region. Its head is written at once: there the allocation tree of every checkpoint goes, which
-    /// must not fail for want of space later.
+    /// Lets the file reach into the next region. Its head is written at once, and makes the file reach so far: there the allocation tree of
+    /// every checkpoint goes, which must not fail for want of space later.
     ///
     /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow.
     fn new_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
         let region = inner.regions;
         self.durable(inner, store, region)?;
-        grow_to(inner, store, region * REGION_SLOTS + REGION_HEAD)?;
         store.write(&[0; REGION_HEAD_BYTES], region * REGION_SLOTS)?;
+        inner.file_slots = region * REGION_SLOTS + REGION_HEAD;
+        inner.regions = region + 1;
         Ok(region)
+    }
+
+    /// Before the first slot of a region is handed out, both places of its bitmap are written, unless one holds a bitmap: another attach may
+    /// have let the file reach into it, and not have come to write its head.
+    fn write_head(&self, inner: &mut Inner, store: &Store, region: u64) -> Result<(), VolumeError> {
+        if inner.loaded.get(&region).is_none_or(|loaded| loaded.has_head) {
+            return Ok(());
+        }
+        if region > 0 && self.durable(inner, store, region)?.is_absent() {
+            for slot in allocation_slots(0, region) {
+                store.write(&[0; BLOCK], slot)?;
+            }
+        }
+        if let Some(loaded) = inner.loaded.get_mut(&region) {
+            loaded.has_head = true;
+        }
+        Ok(())
     }
 
     fn group_is_full(&self, inner: &Inner, group: u64) -> bool {
@@ -447,6 +474,16 @@ impl Allocator {
     pub(super) fn retry_growth(&self) {
         self.inner.lock().full = None;
     }
+
+    /// There was no space for a checkpoint: where only the file as it is was tried it may try to grow, and where that was tried it may not.
+    pub(super) fn try_otherwise(&self) {
+        let was_full = self.inner.lock().full.is_some();
+        if was_full {
+            self.retry_growth();
+        } else {
+            self.note_full();
+        }
+    }
 }
 
 /// Where a search may look: `start` and `file_end` are slots of the region, `grow` says whether it may go beyond the latter.
@@ -501,19 +538,14 @@ fn run_of(region: &Region, least: u64, most: u64, bounds: &Bounds) -> Option<(u6
     None
 }
 
-/// Makes the file reach slot `end`.
+/// Makes the file reach slot `end` of a region that it reaches into, and no further than the region: see [`Allocator::new_region`].
 fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError> {
     if end <= inner.file_slots {
         return Ok(());
     }
     // In steps, so that the host's file system seldom has to write its own metadata.
     let step = (inner.file_slots / 16).clamp(GROW_LEAST, GROW_MOST);
-    let mut new = end.next_multiple_of(step);
-    let region_end = new.next_multiple_of(REGION_SLOTS);
-    // A file that reaches into a region reaches past its head.
-    if new + REGION_SLOTS - region_end < REGION_HEAD && new != region_end {
-        new = region_end - REGION_SLOTS + REGION_HEAD;
-    }
+    let new = end.next_multiple_of(step).min(end.next_multiple_of(REGION_SLOTS));
     store.backing.set_len(new * BLOCK_BYTES).map_err(host_error)?;
     inner.file_slots = new;
     inner.regions = new.div_ceil(REGION_SLOTS);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::alloc::Bitmap;
-use super::core::{Core, Root};
+use super::core::Core;
 use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
-use super::map::{DEAD, PageDamage, is_lost, span};
+use super::map::{DEAD, is_lost, span};
 use super::merge::{Place, Reference, child_references, held, reference_of, references, references_at};
 use super::report::{BadBlock, CheckReport};
 use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, RING_START};
@@ -224,72 +224,5 @@ impl Core {
             report.leaked_slots += stored.count_not_in(&expected);
             report.unaccounted_slots += expected.count_not_in(&stored);
         }
-    }
-
-    /// Gives everything that verifies, block by block in order, holes left out, and names what does not.
-    pub(super) fn salvage(
-        &self,
-        good: &mut dyn FnMut(u64, &[u8]),
-        bad: &mut dyn FnMut(BadBlock),
-    ) -> Result<(), VolumeError> {
-        let root = self.root();
-        let mut bytes = Box::new([0; BLOCK]);
-        let mut block = 0;
-        while block < root.blocks {
-            let damaged = self.next_leaf(&root, &mut block)?;
-            let end = root.blocks.min((block | 127) + 1);
-            for block in block..end {
-                let page = |(level, reason): PageDamage| BadBlock {
-                    block,
-                    count: 1,
-                    snapshot: None,
-                    page_level: Some(level),
-                    reason,
-                };
-                // Blocks under a damaged page may still be in the log.
-                match self.read_or_damage(block, bytes.as_mut_slice())? {
-                    Ok(true) => good(block * super::BLOCK, bytes.as_slice()),
-                    Ok(false) => {}
-                    Err(reason) => bad(damaged.map_or(
-                        BadBlock { block, count: 1, snapshot: None, page_level: None, reason },
-                        page,
-                    )),
-                }
-            }
-            block = end;
-        }
-        Ok(())
-    }
-
-    /// Moves on to the next block that a leaf, the log or a damaged page is above.
-    fn next_leaf(&self, root: &Root, block: &mut u64) -> Result<Option<PageDamage>, VolumeError> {
-        loop {
-            match self.descend(root, *block) {
-                Ok(super::map::Leaf::Page(_)) => return Ok(None),
-                Err(damage) => return Ok(Some(damage)),
-                Ok(super::map::Leaf::Hole(_, span)) => {
-                    let end = (*block / span + 1) * span;
-                    let dirty = self.dirty.next_entry(*block).map_or(end, |dirty| dirty & !127);
-                    if dirty <= *block || end >= root.blocks {
-                        return Ok(None);
-                    }
-                    *block = end.min(dirty);
-                }
-            }
-        }
-    }
-
-    /// True if the block has data, which is in `bytes` then.
-    fn read_or_damage(&self, block: u64, bytes: &mut [u8]) -> Result<Result<bool, Damage>, VolumeError> {
-        let base = self.base_now();
-        let entry = match self.resolve_one(block) {
-            Ok(entry) => entry,
-            Err(VolumeError::DamagedPage { reason, .. }) => return Ok(Err(reason)),
-            Err(error) => return Err(error),
-        };
-        if !entry.is_data() {
-            return Ok(Ok(false));
-        }
-        Ok(self.read_entry(block, &entry, base.as_deref(), bytes)?.map(|()| true))
     }
 }

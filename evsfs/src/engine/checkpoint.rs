@@ -50,7 +50,16 @@ pub(super) struct Plan {
     pub(super) event: Option<Vec<u8>>,
 }
 
-/// A structural change, applied to the merged map.
+/// What is written of a checkpoint before its superblock.
+struct Built {
+    plan: Plan,
+    tables: Tables,
+    /// The allocation tree, until what it frees is free.
+    prepared: Option<Prepared>,
+    work: Work,
+}
+
+/// A structural change, applied to the merged map. It comes again if the host had no space the first time.
 pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
 
 impl Checkpointer {
@@ -89,7 +98,7 @@ impl Core {
         self.checkpoint_locked_with(checkpointer, &mut |_, _| Ok(()))
     }
 
-    fn checkpoint_locked_with(
+    pub(super) fn checkpoint_locked_with(
         &self,
         checkpointer: &mut Checkpointer,
         edit: &mut Edit<'_>,
@@ -208,36 +217,54 @@ impl Core {
         clean: bool,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
+        let mut built = self.build(checkpointer, edit)?;
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
-        let mut work = Work::new(&cut.freed, &cut.discarded);
-        let mut state = cut.state;
-        let built = self.build(checkpointer, &mut work, edit);
-        let (plan, tables, prepared) = match built {
-            Ok(built) => built,
-            Err(error) => {
-                work.abandon(self);
-                return Err(if matches!(error, VolumeError::Io(_)) { self.poison(error) } else { error });
-            }
-        };
-        if let Some(event) = &plan.event {
+        let state = match &built.plan.event {
             // The caller holds the log, so no group comes between the cut and this.
-            let keys = self.store.keys.now();
-            state =
-                Anchor { commit: state.commit + 1, chain: keys.newest().chain_event(&state.chain, event) };
-        }
+            Some(event) => {
+                let keys = self.store.keys.now();
+                let chain = keys.newest().chain_event(&cut.state.chain, event);
+                Anchor { commit: cut.state.commit + 1, chain }
+            }
+            None => cut.state,
+        };
         let log_head = cut.log_head;
         // Barrier one: data, log and pages are durable before anything refers to them.
         self.store.sync().map_err(|error| self.poison(error))?;
+        let superblock = self.superblock_after(&checkpointer.superblock, &built, state, log_head, clean);
+        if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
+            && let Some(prepared) = built.prepared.take()
+        {
+            self.alloc.commit(&self.store, prepared, built.work.freed());
+        }
+        // With it comes barrier two.
+        self.write_superblock(&superblock)?;
+        count(&self.store.counters.checkpoints, 1);
+        self.publish(checkpointer, superblock, built, log_head, held);
+        Ok(())
+    }
+
+    fn superblock_after(
+        &self,
+        before: &Superblock,
+        built: &Built,
+        state: Anchor,
+        log_head: u64,
+        clean: bool,
+    ) -> Superblock {
+        let Built { plan, tables, prepared, .. } = built;
+        let prepared = prepared.as_ref().expect("nothing is free before there is a superblock");
         let anchors = *self.anchors.lock();
-        let superblock = Superblock {
-            generation: checkpointer.superblock.generation + 1,
+        Superblock {
+            generation: before.generation + 1,
             state,
             log_head: self.log_head(log_head),
             blocks: plan.root.blocks,
             height: plan.root.height,
             root: plan.root.entry,
             file_slots: prepared.file_slots,
-            used_slots: prepared.used,
+            // The bitmaps of a file that was cut off count slots that it has no more.
+            used_slots: prepared.used.min(prepared.file_slots),
             next_epoch: self.next_epoch(),
             epochs: tables.directory,
             versions: tables.version_pages.clone(),
@@ -248,17 +275,20 @@ impl Core {
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
             base_copied: plan.base_copied,
-        };
-        let mut prepared = Some(prepared);
-        if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
-            && let Some(prepared) = prepared.take()
-        {
-            self.alloc.commit(&self.store, prepared, work.freed());
         }
-        self.write_superblock(&superblock)?;
-        count(&self.store.counters.checkpoints, 1);
+    }
 
-        // It is durable. The root comes before the frozen entries go: whoever misses a block there finds it in the map.
+    /// The superblock is durable: everybody sees what it says, and what it frees is free.
+    fn publish(
+        &self,
+        checkpointer: &mut Checkpointer,
+        superblock: Superblock,
+        built: Built,
+        log_head: u64,
+        held: Option<&mut Log>,
+    ) {
+        let Built { plan, tables, prepared, mut work } = built;
+        // The root comes before the frozen entries go: whoever misses a block there finds it in the map.
         if !self.store.protections.has(Protection::RootBeforeEntriesGo) {
             self.dirty.clear_frozen();
         }
@@ -281,7 +311,7 @@ impl Core {
         let publish = |log: &mut Log| {
             log.head = log_head;
             if plan.event.is_some() {
-                log.state = state;
+                log.state = superblock.state;
             }
         };
         match held {
@@ -294,11 +324,44 @@ impl Core {
         checkpointer.superblock = superblock;
         checkpointer.tables = tables;
         checkpointer.cut = None;
-        Ok(())
     }
 
-    /// Everything that the superblock refers to goes to free slots.
-    fn build(
+    /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
+    /// and if that does not do either, whoever comes next asks the host anew.
+    fn build(&self, checkpointer: &Checkpointer, edit: &mut Edit<'_>) -> Result<Built, VolumeError> {
+        let cut = checkpointer.cut.as_ref().expect("the caller made one");
+        let work = || Work::new(&cut.freed, &cut.discarded);
+        let mut built = self.build_with(checkpointer, work(), edit);
+        if matches!(built, Err(VolumeError::NoSpace)) {
+            self.alloc.try_otherwise();
+            built = self.build_with(checkpointer, work().using_reserve(), edit);
+        }
+        built.map_err(|error| match error {
+            VolumeError::NoSpace => {
+                self.alloc.retry_growth();
+                error
+            }
+            VolumeError::Io(_) => self.poison(error),
+            other => other,
+        })
+    }
+
+    fn build_with(
+        &self,
+        checkpointer: &Checkpointer,
+        mut work: Work,
+        edit: &mut Edit<'_>,
+    ) -> Result<Built, VolumeError> {
+        match self.build_pages(checkpointer, &mut work, edit) {
+            Ok((plan, tables, prepared)) => Ok(Built { plan, tables, prepared: Some(prepared), work }),
+            Err(error) => {
+                work.abandon(self);
+                Err(error)
+            }
+        }
+    }
+
+    fn build_pages(
         &self,
         checkpointer: &Checkpointer,
         work: &mut Work,
@@ -377,7 +440,12 @@ impl Core {
     /// Both copies, to the places of the generation before the last, then the barrier. If none survives, the last generation counts,
     /// and nothing that it refers to has been touched.
     fn write_superblock(&self, superblock: &Superblock) -> Result<(), VolumeError> {
+        if self.store.protections.has(Protection::FailedSyncLasts) {
+            self.check_writable()?;
+        }
         let payload = superblock.encode();
+        // What nobody could read again must not take the place of what can be read.
+        Superblock::decode(&payload).map_err(|error| self.poison(error.into()))?;
         let ring = self.store.keys.now();
         let keys = ring.of_generation(superblock.generation);
         let sealed = keys.seal_table(TablePurpose::Superblock, &payload, &*self.store.entropy);
@@ -395,7 +463,9 @@ impl Core {
         let mut checkpointer = self.checkpointer.lock();
         let full = || {
             let chunk = usize::try_from(self.limits.chunk).unwrap_or(0);
-            self.dirty.active_len() + chunk > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST
+            self.dirty.active_len() + chunk > self.limits.dirty
+                || self.dirty.active_ranges() >= RANGES_MOST
+                || self.is_crowded(2)
         };
         if full() { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
     }
@@ -408,10 +478,12 @@ impl Core {
         if log.free() >= wanted && !log.is_long() {
             return Ok(());
         }
-        // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages.
+        // Many tiny groups, few entries: it costs less to write the entries once more, densely, than to touch all their map pages. But only
+        // a checkpoint frees what was discarded.
         let most = (log.ring_pages / 4).min(log.ring_pages.saturating_sub(wanted));
         let at_least = (self.dirty.active_len() + self.dirty.active_ranges()).div_ceil(LOG_PAGE_RECORDS);
-        if checkpointer.cut.is_none() && u64::try_from(at_least).is_ok_and(|pages| pages <= most) {
+        let few = u64::try_from(at_least).is_ok_and(|pages| pages <= most);
+        if checkpointer.cut.is_none() && few && !self.is_crowded(1) {
             if self.compact(&mut checkpointer, log, most)? {
                 return Ok(());
             }
@@ -457,10 +529,11 @@ impl Core {
         let blocks = entries.into_iter().map(|(block, entry): (u64, Entry)| Change::Block(block, entry));
         let changes: Vec<Change> = holes.chain(blocks).collect();
         if !changes.is_empty() {
-            log.state =
+            let state =
                 log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
-            // The new group must be durable before a superblock lets go of the old ones.
+            // The new group must be durable before a superblock lets go of the old ones, and before it becomes an anchor.
             self.store.sync().map_err(|error| self.poison(error))?;
+            log.state = state;
         }
         let anchors = *self.anchors.lock();
         let superblock = Superblock {

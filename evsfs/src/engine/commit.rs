@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::core::Core;
 use super::error::VolumeError;
+use super::protection::Protection;
 use super::store::{Store, count};
 use crate::crypto::Chain;
 use crate::format::layout::{BLOCK, RING_START};
@@ -243,6 +244,10 @@ impl Core {
     /// the data is missing, recovery finds that out and drops the group. So no page of a later group may be written before this
     /// barrier, and none is: the caller holds the log.
     pub(super) fn commit_group(&self, log: &mut Log, group: Pending) -> Result<(), VolumeError> {
+        // Whoever had the log before may have failed to make his group durable: then none comes after it, and an empty one says nothing.
+        if self.store.protections.has(Protection::FailedSyncLasts) {
+            self.check_writable()?;
+        }
         if group.changes.is_empty() {
             log.durable = log.durable.max(group.number + 1);
             return Ok(());
@@ -256,7 +261,7 @@ impl Core {
         // Only now: before, recovery could have gone back to a state that needs these.
         self.alloc.free(&self.store, &group.replaced);
         self.deferred.lock().extend(group.discarded);
-        if log.is_long() {
+        if log.is_long() || self.is_crowded(1) {
             self.signals.wake();
         }
         Ok(())

@@ -12,6 +12,7 @@ use super::commit::{Log, Pending};
 use super::dirty::DirtyMap;
 use super::error::VolumeError;
 use super::params::BaseImage;
+use super::ration::Ration;
 use super::report::Stats;
 use super::store::Store;
 use super::task::Running;
@@ -67,6 +68,8 @@ pub(super) struct Limits {
     pub(super) trash: usize,
     /// Log pages that only a checkpoint or a compaction may use.
     pub(super) log_reserve: u64,
+    /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
+    pub(super) deferred: usize,
 }
 
 /// See the module.
@@ -102,6 +105,8 @@ pub(super) struct Core {
     pub(super) read_only: bool,
     pub(super) background: bool,
     pub(super) poisoned: AtomicBool,
+    /// Damaged blocks that the log has heard of.
+    pub(super) reported: Ration,
     pub(super) signals: Signals,
 }
 
@@ -147,6 +152,11 @@ impl Core {
             anchors.offered = log.state;
         }
         anchors.offered
+    }
+
+    /// Whether so many slots of discarded blocks wait to be freed that a checkpoint is worth it, or `times` as many.
+    pub(super) fn is_crowded(&self, times: usize) -> bool {
+        self.deferred.lock().len() > self.limits.deferred.saturating_mul(times)
     }
 
     pub(super) fn check_writable(&self) -> Result<(), VolumeError> {

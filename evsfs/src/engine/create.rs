@@ -77,7 +77,7 @@ pub(super) fn create(
 }
 
 /// Writes both copies, one after the other is durable: at any moment one of them is whole. Copy 1 comes first.
-pub(super) fn write_header(backing: &dyn Backing, encoded: &Block) -> std::io::Result<()> {
+fn write_header(backing: &dyn Backing, encoded: &Block) -> std::io::Result<()> {
     let [first, second] = HEADER_SLOTS;
     backing.write_at(encoded, second * BLOCK_BYTES)?;
     barrier(backing)?;
@@ -91,7 +91,7 @@ pub(super) fn encode_header(header: &Header, ring: &Keyring) -> Result<Box<Block
     header.encode_with(ring.oldest(), next)
 }
 
-/// Whether one of the copies is not this header: a change of it was cut short, or it is damaged.
+/// Whether one of the copies is not this header: a change of it was cut short, it is damaged, or it cannot be read.
 pub(super) fn header_is_stale(
     backing: &dyn Backing,
     header: &Header,
@@ -100,9 +100,14 @@ pub(super) fn header_is_stale(
     let encoded = encode_header(header, ring)?;
     let mut copy = [0; BLOCK];
     for slot in HEADER_SLOTS {
-        backing.read_at(&mut copy, slot * BLOCK_BYTES).map_err(VolumeError::Io)?;
-        if copy != *encoded {
-            return Ok(true);
+        match backing.read_at(&mut copy, slot * BLOCK_BYTES) {
+            Ok(()) if copy == *encoded => {}
+            Ok(()) => return Ok(true),
+            // The other one was proved. Writing this one anew is what may mend it.
+            Err(error) => {
+                tracing::warn!(volume = %header.uuid, slot, %error, "a copy of the header cannot be read");
+                return Ok(true);
+            }
         }
     }
     Ok(false)
@@ -120,7 +125,7 @@ impl Core {
         }
         let next = Header { sequence: current.sequence + 1, ..header.clone() };
         let encoded = encode_header(&next, &keys)?;
-        write_header(&*self.store.backing, &encoded).map_err(|error| self.poison(VolumeError::Io(error)))?;
+        self.put_header(&encoded)?;
         *current = next;
         if let Some(ring) = ring {
             self.store.keys.set(ring);
@@ -134,11 +139,21 @@ impl Core {
         let header = self.header.lock();
         if self.stale_header.load(Ordering::Acquire) {
             let encoded = encode_header(&header, &self.store.keys.now())?;
-            write_header(&*self.store.backing, &encoded)
-                .map_err(|error| self.poison(VolumeError::Io(error)))?;
+            self.put_header(&encoded)?;
             self.stale_header.store(false, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// As [`write_header`], in an open volume: after a sync that failed nothing is written.
+    fn put_header(&self, encoded: &Block) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        let [first, second] = HEADER_SLOTS;
+        let poison = |error| self.poison(error);
+        self.store.write(encoded, second).map_err(poison)?;
+        self.store.sync().map_err(poison)?;
+        self.store.write(encoded, first).map_err(poison)?;
+        self.store.sync().map_err(poison)
     }
 }
 

@@ -276,6 +276,19 @@ impl DirtyMap {
         (entries, holes)
     }
 
+    /// The blocks of a range that have an entry in either layer, in order.
+    pub(super) fn entries_of(&self, blocks: &Range<u64>) -> Vec<u64> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let keys = shard.active.entries.keys().chain(shard.frozen.entries.keys());
+            found.extend(keys.copied().filter(|block| blocks.contains(block)));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// The first block at or after `block` with an entry in either layer.
     pub(super) fn next_entry(&self, block: u64) -> Option<u64> {
         let of = |shard: &RwLock<Shard>| {

@@ -93,7 +93,7 @@ pub enum VolumeError {
     /// No random numbers to begin an epoch with.
     #[error(transparent)]
     NoEntropy(#[from] EntropyUnavailable),
-    /// The header is not one that could be read again.
+    /// The header, or a superblock, is not one that could be read again.
     #[error(transparent)]
     Header(#[from] FormatError),
     /// A volume cannot shrink.
@@ -284,8 +284,19 @@ pub enum OpenError {
         given: Uuid,
         /// The commit that the header names.
         expected: u64,
-        /// The commit of what was given; if it is the same, the histories differ.
+        /// The commit of what was given.
         found: u64,
+    },
+    /// It has the number and the commit that the header names, but not the base's key, or another past.
+    #[error(
+        "volume {volume}: what was given as its base {base} is not the volume that it was made over: \
+         it was exchanged for one of another key or another past"
+    )]
+    BaseExchanged {
+        /// The volume.
+        volume: Uuid,
+        /// The base's identity, from the header, which the one that was given claims.
+        base: Uuid,
     },
     /// The newest superblock is of a time when there was a base.
     #[error(

@@ -119,7 +119,9 @@ impl Core {
             block: block & !(span(level) - 1),
             reason,
         };
-        tracing::error!(%error, "damage found");
+        if let Some(untold) = self.reported.take(block & !(span(level) - 1)) {
+            tracing::error!(%error, untold, "damage found");
+        }
         error
     }
 

@@ -28,6 +28,8 @@ pub(super) struct Work {
     waiting: Vec<(u64, Box<[u8; BLOCK]>)>,
     /// Leaves the reserve alone: what it does can wait.
     without_reserve: bool,
+    /// Takes the reserve first: the host had no space for other slots.
+    using_reserve: bool,
     /// Something was not freed, because the host failed to read what says what it is.
     unread: bool,
 }
@@ -44,9 +46,20 @@ impl Work {
         Self { without_reserve: true, ..Self::default() }
     }
 
+    /// For what the host had no space for.
+    pub(super) fn using_reserve(self) -> Self {
+        Self { using_reserve: true, ..self }
+    }
+
     /// A new slot.
     pub(super) fn take(&mut self, core: &Core) -> Result<u64, VolumeError> {
         if self.spare.is_empty() {
+            if self.using_reserve
+                && let Ok(slot) = core.alloc.take_reserved(&core.store)
+            {
+                self.taken.push(slot);
+                return Ok(slot);
+            }
             // As many as there are already, so that a small checkpoint takes few and a large one takes long runs.
             let count = u64::try_from(self.taken.len().clamp(1, BATCH)).expect("small");
             let runs = match core.alloc.take(&core.store, count) {

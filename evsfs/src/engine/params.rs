@@ -5,8 +5,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::error::VolumeError;
+use crate::crypto::BaseMac;
 pub use crate::format::Anchor;
-use crate::format::layout;
+use crate::format::{BaseReference, BaseState, Text, layout};
 
 /// What a new volume is to be, besides what its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +24,40 @@ impl CreateParams {
     }
 }
 
+/// Who a base is, and what state of it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BaseIdentity {
+    /// The volume.
+    pub uuid: Uuid,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// Its state.
+    pub state: Anchor,
+    /// That state under the base's key.
+    pub mac: BaseMac,
+}
+
+impl BaseIdentity {
+    /// What the header of a thin volume over it says of it.
+    #[must_use]
+    pub const fn reference(&self, path: Text<1024>) -> BaseReference {
+        let state = BaseState::Proven { mac: self.mac, encrypted: self.encrypted };
+        BaseReference { uuid: self.uuid, commit: self.state.commit, state, path }
+    }
+
+    /// Whether it is, but for its number, what a header names.
+    pub(super) fn is_in_state(&self, named: &BaseState) -> bool {
+        match named {
+            BaseState::Proven { mac, encrypted } => *mac == self.mac && *encrypted == self.encrypted,
+            BaseState::Claimed(chain) => *chain == self.state.chain,
+        }
+    }
+}
+
 /// What a thin volume reads where it has nothing of its own. It never changes.
 pub trait BaseImage: Send + Sync {
     /// Identity and state: the volume's header names the one that it was made from.
-    fn identity(&self) -> (Uuid, Anchor);
+    fn identity(&self) -> BaseIdentity;
 
     /// Size in bytes. Beyond it the thin volume reads zeros.
     fn size(&self) -> u64;
@@ -43,11 +74,11 @@ pub trait BaseImage: Send + Sync {
     /// As `Volume::read`.
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError>;
 
-    /// The first byte at or after `offset` that is in a hole, or the size.
+    /// The first byte at or after `offset` that is in a hole; if there is none before it, `end`, or the size if that is less.
     ///
     /// # Errors
     /// As `Volume::read`.
-    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError>;
+    fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError>;
 }
 
 /// How to open a volume.
@@ -63,7 +94,7 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// What the key service knows of the volume.
     pub anchor: Option<Anchor>,
-    /// Open it even if it is older than the anchor or does not descend from it.
+    /// Open it even if it is older than the anchor or does not descend from it ([`super::Volume::is_rollback`] tells).
     pub accept_rollback: bool,
     /// The base of a thin volume.
     pub base: Option<Arc<dyn BaseImage>>,

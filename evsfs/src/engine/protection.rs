@@ -6,6 +6,8 @@ use crate::sync::holds;
 /// A protection that is not a sync (those are known by their places in the source).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Protection {
+    /// After a sync that failed none succeeds, and nothing is written that asks for one.
+    FailedSyncLasts,
     /// A block that does not verify is looked up again: its slot may have been used again meanwhile.
     SecondLook,
     /// And again, until its entry stays the same.
@@ -40,6 +42,8 @@ pub enum Protection {
     LeastCommit,
     /// A table page has the tag that the reference to it names.
     TableTag,
+    /// Whoever looks for data takes note of the dirty map before he looks at the map.
+    DirtyBeforeMap,
     /// A page that the host fails to read at the moment is not taken for damaged when what is under it is freed.
     FreesWhenReadable,
     /// A re-encryption or a flatten ends only when a second walk has found nothing left.
@@ -63,7 +67,8 @@ pub enum Protection {
 #[cfg(feature = "sim")]
 impl Protection {
     /// All that the proof suite tries.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
+        Self::FailedSyncLasts,
         Self::SecondLook,
         Self::LooksUntilStable,
         Self::SecondWalk,

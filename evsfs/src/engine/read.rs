@@ -125,7 +125,9 @@ impl Core {
             if now == entry || !self.store.protections.has(Protection::LooksUntilStable) {
                 bytes.fill(0);
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
-                tracing::error!(%error, slot = entry.slot(), "damage found");
+                if let Some(untold) = self.reported.take(block) {
+                    tracing::error!(%error, slot = entry.slot(), untold, "damage found");
+                }
                 return Err(error);
             }
             entry = now;

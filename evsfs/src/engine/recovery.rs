@@ -16,7 +16,8 @@ use crate::crypto::{Chain, EpochKeys, EpochSalt, Keyring};
 use crate::format::layout::{BLOCK, RING_START, SUPERBLOCK_SLOTS};
 use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log_page};
 
-/// Log pages that are read together.
+/// Log pages that are read together: few at first, because after a clean detach there are none, then twice as many each time.
+const READ_FIRST: u64 = 2;
 const READ_AHEAD: u64 = 64;
 /// Discarded ranges that a log holds at most: two layers of the dirty map, and what came in while one filled up. A group that goes beyond it
 /// was not written by this program; it would take time and memory without bound, and is taken for the end of the log.
@@ -99,6 +100,8 @@ struct Reader<'a> {
     ring_pages: u64,
     buffer: Vec<u8>,
     buffered: std::ops::Range<u64>,
+    /// Pages that the next read asks for.
+    ahead: u64,
     ring: Arc<Keyring>,
     keys: HashMap<(u32, EpochSalt), Arc<EpochKeys>>,
 }
@@ -108,7 +111,8 @@ impl Reader<'_> {
     fn page(&mut self, sequence: u64) -> Result<Box<Block>, Damage> {
         if !self.buffered.contains(&sequence) {
             let at = sequence % self.ring_pages;
-            let count = READ_AHEAD.min(self.ring_pages - at);
+            let count = self.ahead.min(self.ring_pages - at);
+            self.ahead = (self.ahead * 2).min(READ_AHEAD);
             self.buffer.resize(usize::try_from(count).expect("small") * BLOCK, 0);
             self.buffered = sequence..sequence + count;
             if self.store.read(&mut self.buffer, RING_START + at).is_err() {
@@ -164,7 +168,8 @@ pub(super) fn replay(
 ) -> Result<Replay, OpenError> {
     let keys = HashMap::new();
     let ring = store.keys.now();
-    let mut reader = Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ring, keys };
+    let mut reader =
+        Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ahead: READ_FIRST, ring, keys };
     let head = superblock.log_head.sequence;
     let mut state = superblock.state;
     let mut states = vec![state];
@@ -289,23 +294,51 @@ fn is_complete(store: &Store, group: &Group) -> Result<bool, VolumeError> {
     Ok(true)
 }
 
-/// Whether the state that was found descends from the one that the key service knows (F3). Gives that one if it does, and nothing if there
-/// is none or the operator accepts another past.
+/// How the state that was found stands to the one that the key service knows.
+pub(super) enum Descent {
+    /// There is none to compare it with.
+    Unknown,
+    /// It descends from this one.
+    From(Anchor),
+    /// It does not, and the operator accepts that.
+    Accepted,
+}
+
+impl Descent {
+    /// What the key service has, if the volume passes through it.
+    pub(super) const fn anchor(&self) -> Option<Anchor> {
+        match self {
+            Self::From(anchor) => Some(*anchor),
+            Self::Unknown | Self::Accepted => None,
+        }
+    }
+
+    pub(super) const fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accepted)
+    }
+}
+
+/// Whether the state that was found descends from the one that the key service knows (F3).
 pub(super) fn check_anchor(
     store: &Store,
     superblock: &Superblock,
     replay: &Replay,
     options: &OpenOptions,
-) -> Result<Option<Anchor>, OpenError> {
-    let compared = !options.accept_rollback && store.protections.has(Protection::Anchor);
-    let Some(anchor) = options.anchor.filter(|_| compared) else { return Ok(None) };
+) -> Result<Descent, OpenError> {
+    let compared = store.protections.has(Protection::Anchor);
+    let Some(anchor) = options.anchor.filter(|_| compared) else { return Ok(Descent::Unknown) };
     let volume = store.uuid;
     let found = replay.log.state.commit;
+    let passed =
+        replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor);
+    if found >= anchor.commit && passed {
+        return Ok(Descent::From(anchor));
+    }
+    if options.accept_rollback {
+        return Ok(Descent::Accepted);
+    }
     if found < anchor.commit {
         return Err(OpenError::RolledBack { volume, found, anchor: anchor.commit });
-    }
-    if replay.states.contains(&anchor) || [superblock.confirmed, superblock.offered].contains(&anchor) {
-        return Ok(Some(anchor));
     }
     Err(OpenError::Forked { volume, anchor: anchor.commit })
 }

@@ -15,7 +15,7 @@ use super::task::{Phase, Step};
 use super::walk::Job;
 use crate::crypto::{Keyring, Switch, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, RING_START};
-use crate::format::{Header, NextKey, TaskKind, WrappedDekField, epoch_place};
+use crate::format::{Header, NextKey, Task, TaskKind, WrappedDekField, epoch_place};
 
 /// Bitmaps that are written anew at once.
 const STEP_REGIONS: usize = 1024;
@@ -47,10 +47,12 @@ impl Core {
             None => {}
         }
         let ring = self.store.keys.now();
-        // Beforehand, so that the pause of the writers is short.
-        if self.has_changes(&checkpointer) {
-            self.checkpoint_locked(&mut checkpointer)?;
-        }
+        // Beforehand, so that the pause of the writers is short. The rate comes with it: what the header begins may be cut short before the next
+        // superblock, and goes on with this one's.
+        self.checkpoint_locked_with(&mut checkpointer, &mut |plan, _| {
+            plan.task = Some(Task { kind: TaskKind::Reencrypt, cursor: 0, rate });
+            Ok(())
+        })?;
         {
             let _log = self.log.lock();
             let _gate = self.gate.write();
@@ -128,33 +130,35 @@ impl Core {
         if region >= self.alloc.regions() {
             return Ok(Phase::Header);
         }
+        // No checkpoint runs meanwhile, which could write to these places, or have slots that it gives back unused; and no cut is made, so
+        // nothing ever refers to what is taken here.
+        let mut checkpointer = self.checkpointer.lock();
         if slot == 0 {
-            // No checkpoint writes to these places meanwhile.
-            let _checkpointer = self.checkpointer.lock();
             for place in self.alloc.unused_places(&self.store, region)? {
                 self.store.write(&[0; BLOCK], place).map_err(|error| self.poison(error))?;
             }
         }
-        let next = {
-            // No cut meanwhile: nothing refers to what is taken here, and it is free again before the next one.
-            let _gate = self.gate.read();
-            match self.alloc.borrow_free(&self.store, region, slot, WIPED_SLOTS) {
-                Ok((runs, next)) => {
-                    let wiped = runs.iter().try_for_each(|run| self.wipe(*run));
-                    self.alloc.give_back(&self.store, &runs);
-                    wiped?;
-                    next
-                }
-                // Which of its slots are free is not known: none of them is handed out any more.
-                Err(VolumeError::DamagedTable { reason, .. }) if reason != Damage::Unreadable => None,
-                Err(error) => return Err(error),
+        let borrowed = {
+            // Nobody is in the midst of a write, with slots that he may give back unused.
+            let _gate = self.gate.write();
+            self.alloc.borrow_free(&self.store, region, slot, WIPED_SLOTS)
+        };
+        let next = match borrowed {
+            Ok((runs, next)) => {
+                let wiped = runs.iter().try_for_each(|run| self.wipe(*run));
+                self.alloc.give_back(&self.store, &runs);
+                wiped?;
+                next
             }
+            // Which of its slots are free is not known: none of them is handed out any more.
+            Err(VolumeError::DamagedTable { reason, .. }) if reason != Damage::Unreadable => None,
+            Err(error) => return Err(error),
         };
         Ok(match next {
             Some(slot) => Phase::Space { region, slot },
             None => {
                 if (region + 1).is_multiple_of(WIPED_REGIONS) {
-                    self.checkpoint_with(&mut |_, _| Ok(()))?;
+                    self.checkpoint_locked(&mut checkpointer)?;
                 }
                 Phase::Space { region: region + 1, slot: 0 }
             }
@@ -163,19 +167,17 @@ impl Core {
 
     /// Gives slots back to the host, or overwrites them where the host cannot take them or they have to stay.
     fn wipe(&self, run: Run) -> Result<(), VolumeError> {
-        let mut first = Box::new([0; BLOCK]);
-        let is_zero = |slot, block: &mut [u8; BLOCK]| {
-            self.store.read(block, slot).is_ok() && block.iter().all(|byte| *byte == 0)
-        };
-        if !self.alloc.is_reserve(run.slot) {
-            let punched = self.store.backing.punch(run.slot * BLOCK_BYTES, run.count * BLOCK_BYTES);
-            let last = run.slot + run.count - 1;
-            if punched.is_ok() && is_zero(run.slot, &mut first) && is_zero(last, &mut first) {
-                return Ok(());
-            }
+        if !self.alloc.is_reserve(run.slot)
+            && matches!(self.store.backing.punch(run.slot * BLOCK_BYTES, run.count * BLOCK_BYTES), Ok(true))
+        {
+            return Ok(());
         }
+        let mut block = Box::new([0; BLOCK]);
         for slot in run.slot..run.slot + run.count {
-            if !is_zero(slot, &mut first) {
+            // What is a hole stays one.
+            let is_zero =
+                self.store.read(block.as_mut_slice(), slot).is_ok() && block.iter().all(|byte| *byte == 0);
+            if !is_zero {
                 self.store.write(&[0; BLOCK], slot).map_err(|error| self.poison(error))?;
             }
         }

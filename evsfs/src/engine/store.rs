@@ -14,6 +14,7 @@ use crate::backing::Backing;
 use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
+use crate::sync::atomic::AtomicBool;
 
 /// Counts of what was done since the volume was opened.
 #[derive(Default)]
@@ -27,6 +28,8 @@ pub(super) struct Counters {
     pub(super) retried_reads: AtomicU64,
     pub(super) bytes_written: AtomicU64,
     pub(super) double_frees: AtomicU64,
+    /// Slots that the host failed to read, of which the log has heard.
+    pub(super) unreadable: super::ration::Ration,
 }
 
 /// Adds to a counter.
@@ -43,7 +46,12 @@ pub(super) struct Store {
     pub(super) epochs: Epochs,
     pub(super) counters: Counters,
     pub(super) protections: Protections,
+    pub(super) barrier: Barrier,
 }
+
+/// Whether a sync of this attach has failed.
+#[derive(Default)]
+pub(super) struct Barrier(AtomicBool);
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
 pub(super) struct Keys(RwLock<Arc<Keyring>>);
@@ -81,8 +89,10 @@ impl Store {
     /// Reads whole slots.
     pub(super) fn read(&self, buf: &mut [u8], slot: u64) -> Result<(), Damage> {
         self.backing.read_at(buf, slot * BLOCK_BYTES).map_err(|error| {
-            if error.kind() != io::ErrorKind::UnexpectedEof {
-                tracing::warn!(volume = %self.uuid, slot, %error, "the host failed to read the volume file");
+            if error.kind() != io::ErrorKind::UnexpectedEof
+                && let Some(untold) = self.counters.unreadable.take(slot)
+            {
+                tracing::warn!(volume = %self.uuid, slot, %error, untold, "the host failed to read the volume file");
             }
             damage_of(&error)
         })
@@ -94,13 +104,25 @@ impl Store {
         self.backing.write_at(buf, slot * BLOCK_BYTES).map_err(host_error)
     }
 
-    /// The barrier. The simulation asks who wants it, to leave out each in turn.
+    /// The barrier. After one that failed none succeeds: the host tells of lost pages only once, and whoever asks next would be told that
+    /// they are durable (F11). (That of those who ask at once each is told is the backing's part.)
+    ///
+    /// The simulation asks who wants it, to leave out each in turn.
     #[cfg_attr(feature = "sim", track_caller)]
     pub(super) fn sync(&self) -> Result<(), VolumeError> {
+        let has_failed =
+            || self.barrier.0.load(Ordering::SeqCst) && self.protections.has(Protection::FailedSyncLasts);
+        if has_failed() {
+            return Err(VolumeError::Poisoned);
+        }
         #[cfg(feature = "sim")]
         crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
         count(&self.counters.syncs, 1);
-        self.backing.sync().map_err(host_error)
+        if let Err(error) = self.backing.sync() {
+            self.barrier.0.store(true, Ordering::SeqCst);
+            return Err(host_error(error));
+        }
+        if has_failed() { Err(VolumeError::Poisoned) } else { Ok(()) }
     }
 
     /// What a log page is bound to: the chain value of all before it.

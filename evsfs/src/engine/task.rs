@@ -77,7 +77,10 @@ impl Running {
             TaskKind::Reencrypt => switch.is_some_and(of_key),
             TaskKind::Flatten => switch.is_none() && thin,
         });
-        let (cursor, rate) = task.map_or((0, 0), |task| (task.cursor, task.rate));
+        // The superblock before the switch has the rate already, so that it is not lost if the one after it was not written.
+        let before = |task: &Task| task.kind == TaskKind::Reencrypt && switch.is_some();
+        let rate = superblock.task.filter(|of| task.is_some() || before(of)).map_or(0, |task| task.rate);
+        let cursor = task.map_or(0, |task| task.cursor);
         // Cut short at its very end: the header is still to be written.
         let at_header = thin && superblock.base_copied;
         Self {
@@ -236,6 +239,8 @@ impl Core {
         let step = if walked.freeing {
             Step::Freeing
         } else if walked.no_space {
+            // The next step asks the host again.
+            self.alloc.retry_growth();
             Step::NoSpace
         } else {
             Step::Went { bytes }

@@ -3,6 +3,7 @@
 mod behaviour;
 mod cost;
 mod model;
+mod space;
 mod stress;
 mod versions;
 
@@ -79,12 +80,12 @@ impl Backing for Memory {
         Ok(())
     }
 
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         self.note(offset, usize::try_from(len).unwrap());
         let at = usize::try_from(offset).unwrap();
         self.bytes.write()[at..at + usize::try_from(len).unwrap()].fill(0);
         self.punched.fetch_add(len, Ordering::Relaxed);
-        Ok(())
+        Ok(true)
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -147,11 +148,15 @@ impl Rig {
     }
 
     fn try_open(&self) -> Result<Volume, OpenError> {
+        self.try_open_on(Arc::clone(&self.memory) as _)
+    }
+
+    /// With another way to the file.
+    fn try_open_on(&self, backing: Arc<dyn Backing>) -> Result<Volume, OpenError> {
         let mut start = vec![0; HeaderCopies::SPAN];
         self.memory.read_at(&mut start, 0).unwrap();
         let keys = keys();
         let header = HeaderCopies::parse(&start).unwrap().verify(&keys).unwrap();
-        let backing: Arc<dyn Backing> = Arc::clone(&self.memory) as _;
         Volume::open(backing, header, keys, self.options.clone(), Arc::clone(&self.entropy) as _)
     }
 

@@ -11,8 +11,8 @@ use super::pages::Work;
 use crate::format::layout::FANOUT;
 use crate::format::{Entry, Kind, VersionRecord, VersionState};
 
-/// One walk.
-struct Walk<'a> {
+/// One go at freeing.
+struct Sweep<'a> {
     core: &'a Core,
     work: &'a mut Work,
     budget: &'a mut usize,
@@ -20,7 +20,7 @@ struct Walk<'a> {
     cursor: u64,
 }
 
-impl Walk<'_> {
+impl Sweep<'_> {
     /// Frees what is under a page of the trash. Gives the block where it stopped: the budget ended, or the host failed to read something.
     fn page(&mut self, place: Place, entry: Entry, references: &[Reference]) -> Option<u64> {
         let blocks = place.blocks();
@@ -114,7 +114,7 @@ impl Core {
                 && version.root.kind() == Kind::Page
             {
                 let place = Place { level, index: 0 };
-                Walk { core: self, work, budget, cursor: version.cursor }.page(
+                Sweep { core: self, work, budget, cursor: version.cursor }.page(
                     place,
                     version.root,
                     &references,

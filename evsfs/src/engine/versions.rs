@@ -215,7 +215,9 @@ impl Core {
             };
             self.read_entry(block, &entry, base, bytes.as_mut_slice())?.map_err(|reason| {
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
-                tracing::error!(%error, slot = entry.slot(), "damage found in a snapshot");
+                if let Some(untold) = self.reported.take(block) {
+                    tracing::error!(%error, slot = entry.slot(), untold, "damage found in a snapshot");
+                }
                 error
             })?;
         }

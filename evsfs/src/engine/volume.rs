@@ -1,5 +1,6 @@
 //! The volume as others see it.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,16 +16,16 @@ use super::create::{create, header_is_stale};
 use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
 use super::error::{CreateError, OpenError, VolumeError};
-use super::params::{Anchor, BaseImage, CreateParams, OpenOptions};
+use super::params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
-use super::report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
-use super::store::{Counters, Keys, Store};
+use super::report::{CheckReport, SnapshotInfo, Stats, TaskStatus};
+use super::store::{Barrier, Counters, Keys, Store};
 use super::tables::Tables;
 use super::task::{Running, Step};
 use super::worker::{self, Signals};
 use crate::backing::Backing;
-use crate::crypto::{Dek, Entropy, Keyring, VolumeKeys};
+use crate::crypto::{Dek, Entropy, Keyring, Suite, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, TaskKind, VersionState, WrappedDekField};
 use crate::sync::atomic::AtomicBool;
@@ -32,6 +33,8 @@ use crate::sync::{Mutex, RwLock};
 
 /// Fewest dirty entries before a checkpoint, whatever the size of the volume.
 const DIRTY_LEAST: u64 = 4096;
+/// Slots of discarded blocks (256 MiB) that wait for a checkpoint at most before one is made for them.
+const DEFERRED_MOST: usize = 65_536;
 /// Writers that may be between admission and insertion at once, for which the log keeps room.
 const WRITERS: u64 = 16;
 
@@ -40,6 +43,7 @@ const WRITERS: u64 = 16;
 pub struct Volume {
     core: Arc<Core>,
     workers: Mutex<Vec<JoinHandle<()>>>,
+    rollback: bool,
 }
 
 impl Volume {
@@ -57,11 +61,27 @@ impl Volume {
         create(backing, header, *params, keys, entropy)
     }
 
-    /// Opens a volume and recovers the state of its last commit. Nothing is written by that.
+    /// Opens a volume and recovers the state of its last commit. Nothing is written by that, but background threads go on from there.
     ///
     /// # Errors
     /// If no superblock verifies, the state does not fit the anchor (F3), or the base is missing or another one.
     pub fn open(
+        backing: Arc<dyn Backing>,
+        header: Header,
+        keys: impl Into<Keyring>,
+        options: OpenOptions,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, OpenError> {
+        let volume = Self::open_idle(backing, header, keys, options, entropy)?;
+        volume.start()?;
+        Ok(volume)
+    }
+
+    /// The same without starting background threads: for who has something to settle before anything is written.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_idle(
         backing: Arc<dyn Backing>,
         header: Header,
         keys: impl Into<Keyring>,
@@ -88,7 +108,8 @@ impl Volume {
         #[cfg(not(feature = "sim"))]
         let protections = Protections::default();
         let counters = Counters::default();
-        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections };
+        let barrier = Barrier::default();
+        let store = Store { backing, uuid, keys, entropy, epochs, counters, protections, barrier };
         if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
             return Err(OpenError::TooShort);
         }
@@ -113,17 +134,29 @@ impl Volume {
         let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
         let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
-        options.anchor = check_anchor(&store, &superblock, &replayed, &options)?;
+        let descent = check_anchor(&store, &superblock, &replayed, &options)?;
+        options.anchor = descent.anchor();
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let workers = if core.background && !core.read_only {
-            worker::start(&core).map_err(VolumeError::Io)?
-        } else {
-            Vec::new()
-        };
-        let volume = Self { core, workers: Mutex::new(workers) };
-        // What was cut short goes on by itself.
-        volume.resume_task()?;
-        Ok(volume)
+        let rollback = descent.is_accepted();
+        Ok(Self { core, workers: Mutex::default(), rollback })
+    }
+
+    /// Starts the background threads that the options asked for. What was cut short goes on by itself.
+    ///
+    /// # Errors
+    /// If the system gives no thread.
+    pub fn start(&self) -> Result<(), VolumeError> {
+        if self.core.background && !self.core.read_only {
+            let started = worker::start(&self.core).map_err(VolumeError::Io)?;
+            self.workers.lock().extend(started);
+        }
+        self.resume_task()
+    }
+
+    /// Whether it was opened although it is older than the key service's anchor, or does not descend from it.
+    #[must_use]
+    pub const fn is_rollback(&self) -> bool {
+        self.rollback
     }
 
     /// Size in bytes.
@@ -193,14 +226,15 @@ impl Volume {
     /// # Errors
     /// If a page of the map is damaged.
     pub fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
-        self.core.next_hole(offset)
+        self.core.next_hole(offset, u64::MAX)
     }
 
-    /// The first byte at or after `offset` of a block whose newest state is in the log and not yet in the map: it can be read although the
-    /// page of the map above it is damaged.
+    /// The bytes at which blocks of a range begin whose newest state is in the log and not yet in the map, in order: they can be read although
+    /// the page of the map above them is damaged.
     #[must_use]
-    pub fn next_logged(&self, offset: u64) -> Option<u64> {
-        self.core.dirty.next_entry(offset.div_ceil(BLOCK_BYTES)).map(|block| block * BLOCK_BYTES)
+    pub fn logged_within(&self, range: Range<u64>) -> Vec<u64> {
+        let blocks = range.start.div_ceil(BLOCK_BYTES)..range.end.div_ceil(BLOCK_BYTES);
+        self.core.dirty.entries_of(&blocks).into_iter().map(|block| block * BLOCK_BYTES).collect()
     }
 
     /// Grows the volume while it is in use. What is new was never written. Snapshots keep their size.
@@ -273,18 +307,6 @@ impl Volume {
     /// Damage is not an error but in the report; if the host fails to write the checkpoint before it, that is.
     pub fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, VolumeError> {
         self.core.check(progress)
-    }
-
-    /// Gives every data block that verifies, with its offset, in order, and names those that do not.
-    ///
-    /// # Errors
-    /// If the base of a thin volume fails.
-    pub fn salvage(
-        &self,
-        good: &mut dyn FnMut(u64, &[u8]),
-        bad: &mut dyn FnMut(BadBlock),
-    ) -> Result<(), VolumeError> {
-        self.core.salvage(good, bad)
     }
 
     /// The last durable state.
@@ -436,8 +458,16 @@ impl Drop for Volume {
 }
 
 impl BaseImage for Volume {
-    fn identity(&self) -> (Uuid, Anchor) {
-        (self.core.store.uuid, self.anchor())
+    fn identity(&self) -> BaseIdentity {
+        let state = self.anchor();
+        let ring = self.core.store.keys.now();
+        let keys = ring.newest();
+        BaseIdentity {
+            uuid: self.core.store.uuid,
+            encrypted: keys.suite() == Suite::Aes256Gcm,
+            state,
+            mac: keys.base_mac(state.commit, &state.chain),
+        }
     }
     fn size(&self) -> u64 {
         self.core.size()
@@ -448,8 +478,8 @@ impl BaseImage for Volume {
     fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
         self.core.next_data(offset)
     }
-    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
-        self.core.next_hole(offset)
+    fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError> {
+        self.core.next_hole(offset, end)
     }
 }
 
@@ -459,16 +489,18 @@ fn check_base(header: &Header, base: Option<&Arc<dyn BaseImage>>) -> Result<(), 
     let Some(base) = base else {
         return Err(OpenError::BaseMissing { volume: header.uuid, base: reference.uuid });
     };
-    let (given, found) = base.identity();
-    let expected = Anchor { commit: reference.commit, chain: reference.chain };
-    if given != reference.uuid || found != expected {
+    let given = base.identity();
+    if given.uuid != reference.uuid || given.state.commit != reference.commit {
         return Err(OpenError::BaseChanged {
             volume: header.uuid,
             base: reference.uuid,
-            given,
-            expected: expected.commit,
-            found: found.commit,
+            given: given.uuid,
+            expected: reference.commit,
+            found: given.state.commit,
         });
+    }
+    if !given.is_in_state(&reference.state) {
+        return Err(OpenError::BaseExchanged { volume: header.uuid, base: reference.uuid });
     }
     Ok(())
 }
@@ -486,7 +518,9 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let reserve = pages_for(number(group + writers * chunk))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
-    Limits { dirty: dirty.max(number(chunk)), group: number(group), chunk, trash, log_reserve: reserve }
+    let dirty = dirty.max(number(chunk));
+    let deferred = DEFERRED_MOST.min(dirty);
+    Limits { dirty, group: number(group), chunk, trash, log_reserve: reserve, deferred }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -556,6 +590,7 @@ fn assemble(
         read_only: options.read_only,
         background: options.background,
         poisoned: AtomicBool::new(false),
+        reported: super::ration::Ration::default(),
         signals,
         store,
     })

@@ -299,7 +299,7 @@ impl Walk<'_> {
         let mut wanted: Vec<u64> = Vec::new();
         let mut from = range.start;
         while let Some(data) = next_data(base, &(from..range.end))? {
-            let hole = base.next_hole(data * BLOCK_BYTES)?.div_ceil(BLOCK_BYTES).min(range.end);
+            let hole = base.next_hole(data * BLOCK_BYTES, range.end * BLOCK_BYTES)?.div_ceil(BLOCK_BYTES);
             let absent =
                 |block: &u64| pages.iter().any(|shared| shared.page.entry(number(*block)).is_absent());
             wanted.extend((data..hole).filter(absent));

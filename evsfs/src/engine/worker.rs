@@ -184,7 +184,7 @@ impl Core {
     /// What the checkpointer does when it is woken.
     fn tend(&self, idle_round: bool) -> Result<(), VolumeError> {
         let dirty = self.dirty.active_len() > self.limits.dirty / 8 * 7;
-        if dirty || idle_round || self.signals.trash() {
+        if dirty || idle_round || self.signals.trash() || self.is_crowded(1) {
             self.checkpoint()?;
         }
         if self.log.lock().is_long() {

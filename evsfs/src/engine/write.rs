@@ -50,13 +50,21 @@ impl Core {
         Ok(())
     }
 
-    /// Runs a write; if the host is full, makes the slots available that only wait for a checkpoint, and runs it once more.
+    /// Runs a write; if the host is full, makes the slots available that only wait for a checkpoint, and runs it once more, and then
+    /// asks the host again, which may have got space since. Whoever comes after a write that failed asks it too.
     fn with_space(&self, write: impl Fn() -> Result<(), VolumeError>) -> Result<(), VolumeError> {
         match write() {
             Err(VolumeError::NoSpace) => {}
             other => return other,
         }
-        self.checkpoint()?;
+        match self.checkpoint() {
+            Ok(()) | Err(VolumeError::NoSpace) => {}
+            failed => return failed,
+        }
+        match write() {
+            Err(VolumeError::NoSpace) => self.alloc.retry_growth(),
+            other => return other,
+        }
         let again = write();
         if matches!(again, Err(VolumeError::NoSpace)) {
             self.alloc.retry_growth();
@@ -74,7 +82,8 @@ impl Core {
                 continue;
             }
             let dirty = self.dirty.active_len() + changes;
-            if dirty > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST {
+            // (The second bound of what was discarded is for those who are faster than the checkpoints that are made at the first.)
+            if dirty > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST || self.is_crowded(2) {
                 self.relieve()?;
                 continue;
             }
@@ -211,7 +220,9 @@ impl Core {
             if let Err(reason) = self.read_entry(block, &entry, base.as_deref(), bytes.as_mut_slice())? {
                 if self.look_up_again(block, entry)? == entry {
                     let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
-                    tracing::error!(%error, slot = entry.slot(), "damage found");
+                    if let Some(untold) = self.reported.take(block) {
+                        tracing::error!(%error, slot = entry.slot(), untold, "damage found");
+                    }
                     return Err(error);
                 }
                 continue;

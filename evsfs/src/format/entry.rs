@@ -91,7 +91,7 @@ impl Entry {
         Self::new(Kind::Page, slot, 0, 0, tag)
     }
 
-    /// The same with the number of used slots below it (allocation tree).
+    /// The same with another [`Self::aux`].
     #[must_use]
     pub const fn with_aux(self, aux: u16) -> Self {
         Self { place: self.place & ((1 << 48) - 1) | (aux as u64) << 48, ..self }
@@ -126,7 +126,8 @@ impl Entry {
         self.place & SLOT_MAX
     }
 
-    /// Used slots of the region (allocation tree).
+    /// In the allocation tree: used slots of the region (of a bitmap), or children with free slots (of a page). In the map: marks of what is
+    /// discarded at or below the page. Else 0.
     #[must_use]
     pub const fn aux(&self) -> u16 {
         (self.place >> 48) as u16

@@ -1,6 +1,6 @@
 //! The header: who the volume is, which key opens it, and proof that the two belong together.
 
-use super::base::BaseReference;
+use super::base::{BaseReference, BaseState};
 use super::bytes::{array, put, put_u16, put_u32, put_u64, u16_at, u32_at, u64_at};
 use super::epochs::EPOCHS_MAX;
 use super::error::{FormatError, Structure, bounded, zeros};
@@ -35,8 +35,8 @@ const NEXT: usize = NEXT_LEN + 2;
 const BASE: usize = NEXT + WrappedDekField::MAX;
 const BASE_UUID: usize = BASE + 1;
 const BASE_COMMIT: usize = BASE_UUID + 16;
-const BASE_CHAIN: usize = BASE_COMMIT + 8;
-const BASE_PATH_LEN: usize = BASE_CHAIN + 32;
+const BASE_STATE: usize = BASE_COMMIT + 8;
+const BASE_PATH_LEN: usize = BASE_STATE + 32;
 const BASE_PATH: usize = BASE_PATH_LEN + 2;
 const NEXT_EPOCH: usize = BASE_PATH + 1024;
 const NEXT_GENERATION: usize = NEXT_EPOCH + 4;
@@ -46,6 +46,10 @@ const MAC: usize = HEADER_MAC;
 
 /// A flag: the volume had a base, and has all of it itself now.
 const BASE_COPIED: u32 = 1;
+/// A flag: the base's state is told by a MAC under the base's key.
+const BASE_PROVEN: u32 = 2;
+/// A flag beside that one: the base is encrypted.
+const BASE_ENCRYPTED: u32 = 4;
 
 /// Offset, size and name, as in docs/volume-format.md.
 #[cfg(test)]
@@ -69,8 +73,8 @@ pub(super) const FIELDS: &[super::tests::Field] = &[
     (NEXT, BASE - NEXT, "second wrapped DEK"),
     (BASE, BASE_UUID - BASE, "base present"),
     (BASE_UUID, BASE_COMMIT - BASE_UUID, "base uuid"),
-    (BASE_COMMIT, BASE_CHAIN - BASE_COMMIT, "base commit"),
-    (BASE_CHAIN, BASE_PATH_LEN - BASE_CHAIN, "base chain"),
+    (BASE_COMMIT, BASE_STATE - BASE_COMMIT, "base commit"),
+    (BASE_STATE, BASE_PATH_LEN - BASE_STATE, "base state"),
     (BASE_PATH_LEN, BASE_PATH - BASE_PATH_LEN, "base path length"),
     (BASE_PATH, NEXT_EPOCH - BASE_PATH, "base path"),
     (NEXT_EPOCH, NEXT_GENERATION - NEXT_EPOCH, "re-encryption epoch"),
@@ -218,7 +222,7 @@ impl Header {
         put_u16(out, VERSION, THIS_VERSION);
         out[SUITE] = self.suite as u8;
         out[KIND] = self.kind as u8;
-        put_u32(out, FLAGS, u32::from(self.base_copied));
+        put_u32(out, FLAGS, self.flags());
         put_u64(out, SEQUENCE, self.sequence);
         put(out, UUID, self.uuid.as_bytes());
         put_u64(out, CREATED, self.created);
@@ -237,7 +241,10 @@ impl Header {
             out[BASE] = 1;
             put(out, BASE_UUID, base.uuid.as_bytes());
             put_u64(out, BASE_COMMIT, base.commit);
-            put(out, BASE_CHAIN, &base.chain.0);
+            match &base.state {
+                BaseState::Proven { mac, .. } => put(out, BASE_STATE, mac),
+                BaseState::Claimed(chain) => put(out, BASE_STATE, &chain.0),
+            }
             put_u16(out, BASE_PATH_LEN, u16::try_from(base.path.as_str().len()).expect("at most 1,024"));
             put(out, BASE_PATH, base.path.padded());
         }
@@ -249,6 +256,15 @@ impl Header {
         put(out, MAC, &mac);
         Self::decode(out)?;
         Ok(block)
+    }
+
+    fn flags(&self) -> u32 {
+        let base = match self.base.map(|base| base.state) {
+            Some(BaseState::Proven { encrypted: true, .. }) => BASE_PROVEN | BASE_ENCRYPTED,
+            Some(BaseState::Proven { encrypted: false, .. }) => BASE_PROVEN,
+            Some(BaseState::Claimed(_)) | None => 0,
+        };
+        base | if self.base_copied { BASE_COPIED } else { 0 }
     }
 
     fn decode(block: &Block) -> Result<Self, FormatError> {
@@ -268,7 +284,8 @@ impl Header {
             1 => VolumeKind::Disk,
             _ => VolumeKind::Image,
         };
-        let base_copied = number("flags", u32_at(block, FLAGS).into(), 0, BASE_COPIED.into())? == 1;
+        let flags = u32_at(block, FLAGS);
+        number("flags", flags.into(), 0, (BASE_COPIED | BASE_PROVEN | BASE_ENCRYPTED).into())?;
         number("ring start", u64_at(block, RING_START), layout::RING_START, layout::RING_START)?;
         zeros(STRUCTURE, "re-encryption generation", &block[UNUSED..NEXT_MAC])?;
         let header = Self {
@@ -282,10 +299,10 @@ impl Header {
             cmk_version: u32_at(block, CMK_VERSION),
             wrapped_dek: WrappedDekField::decode(block, WRAPPED_LEN, "wrapped DEK")?,
             next: decode_next(block)?,
-            base: decode_base(block)?,
-            base_copied,
+            base: decode_base(block, flags)?,
+            base_copied: flags & BASE_COPIED != 0,
         };
-        if header.base_copied && header.base.is_some() {
+        if header.flags() != flags || (header.base_copied && header.base.is_some()) {
             return Err(FormatError::Contradiction { structure: STRUCTURE, field: "flags" });
         }
         header.check_keys()?;
@@ -320,7 +337,7 @@ fn decode_next(block: &Block) -> Result<Option<NextKey>, FormatError> {
     Ok(Some(NextKey { wrapped_dek, switch: Switch { epoch, generation } }))
 }
 
-fn decode_base(block: &Block) -> Result<Option<BaseReference>, FormatError> {
+fn decode_base(block: &Block, flags: u32) -> Result<Option<BaseReference>, FormatError> {
     if bounded(STRUCTURE, "base", block[BASE].into(), 0, 1)? == 0 {
         zeros(STRUCTURE, "base", &block[BASE_UUID..NEXT_EPOCH])?;
         return Ok(None);
@@ -328,7 +345,11 @@ fn decode_base(block: &Block) -> Result<Option<BaseReference>, FormatError> {
     Ok(Some(BaseReference {
         uuid: Uuid::from_bytes(array(block, BASE_UUID)),
         commit: u64_at(block, BASE_COMMIT),
-        chain: Chain(array(block, BASE_CHAIN)),
+        state: if flags & BASE_PROVEN == 0 {
+            BaseState::Claimed(Chain(array(block, BASE_STATE)))
+        } else {
+            BaseState::Proven { mac: array(block, BASE_STATE), encrypted: flags & BASE_ENCRYPTED != 0 }
+        },
         path: Text::decode(
             STRUCTURE,
             "base path",
@@ -440,7 +461,10 @@ pub enum HeaderError {
 
 /// The well-formed ones of the two copies, the newest first.
 #[derive(Clone)]
-pub struct HeaderCopies(Vec<UnverifiedHeader>);
+pub struct HeaderCopies {
+    found: Vec<UnverifiedHeader>,
+    unread: bool,
+}
 
 impl HeaderCopies {
     /// Bytes from the start of the file that hold both copies.
@@ -456,10 +480,20 @@ impl HeaderCopies {
                 usize::try_from(slot * layout::BLOCK_BYTES).map_or(start.len(), |at| at.min(start.len()));
             &start[at..start.len().min(at + BLOCK)]
         };
-        let parsed = layout::HEADER_SLOTS.map(|slot| UnverifiedHeader::parse(copy(slot)));
-        let errors = [parsed[0].as_ref().err().copied(), parsed[1].as_ref().err().copied()];
-        let mut copies: Vec<UnverifiedHeader> = parsed.into_iter().flatten().collect();
-        if copies.is_empty() {
+        Self::of(layout::HEADER_SLOTS.map(|slot| Some(copy(slot))))
+    }
+
+    /// Parses both copies; nothing is given for one that the host failed to read.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn of(copies: [Option<&[u8]>; 2]) -> Result<Self, FormatError> {
+        let unread = copies.iter().any(Option::is_none);
+        let parsed = copies.map(|copy| copy.map(UnverifiedHeader::parse));
+        let errors =
+            parsed.each_ref().map(|copy| copy.as_ref().and_then(|copy| copy.as_ref().err().copied()));
+        let mut found: Vec<UnverifiedHeader> = parsed.into_iter().flatten().flatten().collect();
+        if found.is_empty() {
             let [first, second] = errors.map(|error| error.unwrap_or(FormatError::NotAVolume));
             let telling = |error: &FormatError| {
                 !matches!(error, FormatError::NotAVolume | FormatError::Truncated { .. })
@@ -467,14 +501,20 @@ impl HeaderCopies {
             return Err(if !telling(&first) && telling(&second) { second } else { first });
         }
         // Stable: of two equal ones copy 0 comes first.
-        copies.sort_by_key(|copy| std::cmp::Reverse(copy.header.sequence));
-        Ok(Self(copies))
+        found.sort_by_key(|copy| std::cmp::Reverse(copy.header.sequence));
+        Ok(Self { found, unread })
+    }
+
+    /// Whether the host failed to read one of the two.
+    #[must_use]
+    pub const fn has_unread(&self) -> bool {
+        self.unread
     }
 
     /// The copies to try, the newest first. There is at least one.
     #[must_use]
     pub fn candidates(&self) -> &[UnverifiedHeader] {
-        &self.0
+        &self.found
     }
 
     /// The newest copy that these keys prove.
@@ -483,7 +523,7 @@ impl HeaderCopies {
     /// That of the newest copy, if none is proved.
     pub fn verify(&self, keys: &VolumeKeys) -> Result<Header, HeaderError> {
         let mut first = Err(HeaderError::NotAuthentic { volume: *keys.uuid() });
-        for (index, copy) in self.0.iter().enumerate() {
+        for (index, copy) in self.found.iter().enumerate() {
             match copy.verify(keys) {
                 Ok(header) => return Ok(header),
                 Err(error) if index == 0 => first = Err(error),

@@ -40,10 +40,18 @@ fn header() -> Header {
         base: Some(BaseReference {
             uuid: Uuid::from_bytes([0x33; 16]),
             commit: 44,
-            chain: Chain([0x55; 32]),
+            state: BaseState::Claimed(Chain([0x55; 32])),
             path: Text::new("/var/lib/ecs/volumes/base.evs").unwrap(),
         }),
     }
+}
+
+/// Over a base whose state is proven.
+fn thin_header(encrypted: bool) -> Header {
+    let base = header()
+        .base
+        .map(|base| BaseReference { state: BaseState::Proven { mac: [0x66; 32], encrypted }, ..base });
+    Header { base, ..header() }
 }
 
 fn plain_header() -> Header {

@@ -161,15 +161,16 @@ fn loops(mount: &MountEntry, mounts: &[MountEntry]) -> Vec<Holder> {
 }
 
 fn swaps(mount: &MountEntry) -> Vec<Holder> {
-    let table = fs::read_to_string("/proc/swaps").unwrap_or_default();
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_whitespace().next())
-        .map(PathBuf::from)
-        .filter(|area| is_below(area, &mount.point))
-        .map(|area| Holder::Swap { area })
-        .collect()
+    let table = fs::read("/proc/swaps").unwrap_or_default();
+    swap_areas(&table).filter(|area| is_below(area, &mount.point)).map(|area| Holder::Swap { area }).collect()
+}
+
+/// The first field of each line but the first, escaped as in the table of mounts; the name of an area may have any bytes.
+fn swap_areas(table: &[u8]) -> impl Iterator<Item = PathBuf> {
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    lines
+        .filter_map(|line| line.split(u8::is_ascii_whitespace).next().filter(|field| !field.is_empty()))
+        .map(|field| table::unescape(field).into())
 }
 
 fn is_below(path: &Path, dir: &Path) -> bool {
@@ -211,6 +212,13 @@ mod tests {
         assert!(uses(pid, &elsewhere));
         drop(file);
         assert!(!uses(pid, &MountEntry { id: u64::MAX, ..elsewhere }));
+    }
+
+    #[test]
+    fn swap_areas_are_read_whatever_bytes_their_names_have() {
+        let table = b"Filename\tType\tSize\n/dev/sda2 partition\t1\n/mnt/a\\040b/\xff file 1\n";
+        let areas: Vec<PathBuf> = swap_areas(table).collect();
+        assert_eq!(areas, [Path::new("/dev/sda2"), Path::new(OsStr::from_bytes(b"/mnt/a b/\xff"))]);
     }
 
     #[test]

@@ -88,13 +88,14 @@ fn entry(line: &[u8]) -> Option<MountEntry> {
     let device = String::from_utf8(fields.nth(1)?.to_vec()).ok()?;
     let point = unescape(fields.nth(1)?);
     fields.find(|field| *field == b"-")?;
-    let kind = String::from_utf8(fields.next()?.to_vec()).ok()?;
+    // Whoever mounts a FUSE file system chooses the end of its type, which may be no text.
+    let kind = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = unescape(fields.next()?);
     Some(MountEntry { id, device, point: point.into(), kind, source })
 }
 
 /// Space, tab, newline and backslash stand as three octal digits.
-fn unescape(field: &[u8]) -> OsString {
+pub(super) fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
@@ -116,12 +117,14 @@ mod tests {
         97 22 0:57 / /mnt/a\\040b\\134c rw,nosuid,nodev shared:5 master:1 - fuse evsfs:fe01:1f:0000000000000003 rw,user_id=0\n\
         98 22 0:58 / /mnt/x rw - fuse.sshfs evsfs:fake rw\n\
         99 22 0:59 / /mnt/y rw - ext4 evsfs:1:2:3 rw\n\
+        100 22 0:60 / /mnt/\xff rw - fuse.\xfe \xfd rw\n\
         broken line\n";
 
     #[test]
     fn entries_are_read_with_their_escapes_and_optional_fields() {
         let entries = parse(TABLE);
-        assert_eq!(entries.len(), 4);
+        assert_eq!(entries.len(), 5);
+        assert_eq!(entries[4].point.as_os_str().as_encoded_bytes(), b"/mnt/\xff");
         assert_eq!(
             entries[1],
             MountEntry {
@@ -137,7 +140,7 @@ mod tests {
     #[test]
     fn only_fuse_mounts_with_our_source_are_ours() {
         let ours: Vec<bool> = parse(TABLE).iter().map(MountEntry::is_ours).collect();
-        assert_eq!(ours, [false, true, true, false]);
+        assert_eq!(ours, [false, true, true, false, false]);
         assert!(source(1, 2, 3).starts_with(&source_of_file(1, 2)));
         assert!(!source(1, 23, 3).starts_with(&source_of_file(1, 2)));
     }

@@ -98,6 +98,68 @@ fn d2_a_disabled_key_is_not_got_round_by_the_other_copy() {
     assert!(matches!(&error, UnlockError::Key(error) if error.kind() == KeyErrorKind::Disabled), "{error}");
 }
 
+/// A file of whose header the host fails to read one copy.
+struct Unreadable {
+    start: Vec<u8>,
+    slot: u64,
+}
+
+impl Backing for Unreadable {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.start.len() as u64)
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let bad = self.slot * BLOCK_BYTES;
+        if offset < bad + BLOCK_BYTES && bad < offset + buf.len() as u64 {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let at = usize::try_from(offset).unwrap();
+        buf.copy_from_slice(&self.start[at..at + buf.len()]);
+        Ok(())
+    }
+    fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn punch(&self, _: u64, _: u64) -> io::Result<bool> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_copy_that_cannot_be_read_makes_way_for_one_that_is_proved_and_is_told_of_otherwise() {
+    let good = header(1, 0x11).encode(&keys(0x11)).unwrap();
+    let mut junk = good.clone();
+    junk[0] ^= 1;
+    let with = |slot: u64, other: &[u8]| {
+        let mut start = vec![0; HeaderCopies::SPAN];
+        for copy in HEADER_SLOTS {
+            let at = usize::try_from(copy).unwrap() * BLOCK;
+            start[at..at + BLOCK].copy_from_slice(other);
+        }
+        Unreadable { start, slot }
+    };
+    for slot in HEADER_SLOTS {
+        let copies = read_header(&with(slot, &*good)).unwrap();
+        assert!(copies.has_unread() && copies.candidates().len() == 1);
+        assert_eq!(try_unlock(&copies, Expected::default()).unwrap().sequence, 1);
+        // What cannot be read may be the header: it is not said that there is none, or only a forged one.
+        assert!(matches!(read_header(&with(slot, &*junk)), Err(UnlockError::Read(_))));
+        let mut changed = good.clone();
+        changed[16] ^= 0x40;
+        let copies = read_header(&with(slot, &*changed)).unwrap();
+        let error = try_unlock(&copies, Expected::default()).unwrap_err();
+        assert!(matches!(error, UnlockError::OtherUnread { .. }), "{error}");
+    }
+    let whole = read_header(&with(1, &*good)).unwrap();
+    assert!(!whole.has_unread() && whole.candidates().len() == 2);
+}
+
 #[test]
 fn what_the_caller_knows_is_held_against_the_header() {
     let good = header(1, 0x11).encode(&keys(0x11)).unwrap();

@@ -216,6 +216,93 @@ fn d10_a_file_that_was_cut_off_says_so() {
     assert!(!saved.exists(), "an output without contents stays");
 }
 
+/// A guest that reads a bad block in a loop does not fill the disk that the log is on.
+#[test]
+fn d10_a_bad_block_that_is_read_again_and_again_is_told_of_once() {
+    let mut disk = filled();
+    damage(&disk, |bytes| slots(bytes, |slot| *slot == contents(FIRST + 3) || *slot == contents(FIRST + 90)));
+    disk.attach();
+    let view = disk.open();
+    let mut block = [0; 4096];
+    for _ in 0..500 {
+        for bad in [FIRST + 3, FIRST + 90] {
+            let error = view.read_at(&mut block, bad * BLOCK).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EIO));
+        }
+    }
+    let log = disk.log();
+    for bad in [FIRST + 3, FIRST + 90] {
+        let told = log.lines().filter(|line| line.contains(&format!("block {bad}:"))).count();
+        assert!((1..=4).contains(&told), "{told} lines\n{log}");
+    }
+}
+
+/// A file with sectors that the host cannot read: it lies on a disk that has been damaged itself.
+struct Worn {
+    under: Disk,
+    whole: Vec<u8>,
+    /// Where the disk below has the two copies of the header.
+    copies: [usize; 2],
+}
+
+impl Worn {
+    fn new() -> Self {
+        let mut under = Disk::new(Kind::Plain, 32 * MIB);
+        let file = under.dir().join("inner");
+        crate::disk::create_plain(&file, 16 * MIB);
+        let bytes = fs::read(&file).unwrap();
+        under.open().write_all_at(&bytes, 0).unwrap();
+        under.detach();
+        let whole = fs::read(under.file()).unwrap();
+        let found = slots(&whole, |slot| slot[..] == bytes[..4096]);
+        let copies = found.try_into().expect("both copies, once each");
+        Self { under, whole, copies }
+    }
+
+    /// Makes these copies unreadable, and gives the path of the file.
+    fn wear(&mut self, which: &[usize]) -> PathBuf {
+        let mut bytes = self.whole.clone();
+        for copy in which {
+            bytes[self.copies[*copy] * 4096 + 500] ^= 1;
+        }
+        fs::write(self.under.file(), bytes).unwrap();
+        self.under.attach();
+        self.under.path()
+    }
+}
+
+#[test]
+fn d10_one_copy_of_the_header_that_cannot_be_read_is_made_good_by_the_other() {
+    let mut worn = Worn::new();
+    for copy in [0, 1] {
+        let file = worn.wear(&[copy]);
+        let json = |arguments: &[&OsStr]| -> Value {
+            let output = evsfs(&[arguments, &["--json".as_ref()]].concat());
+            assert!(output.status.success(), "copy {copy}: {output:?}");
+            serde_json::from_slice(&output.stdout).unwrap()
+        };
+        assert_eq!(json(&["info".as_ref(), file.as_ref()])["header_copies"], 1);
+        assert_eq!(json(&["check".as_ref(), file.as_ref()])["sound"], true);
+        let saved = worn.under.dir().join(format!("saved {copy}"));
+        json(&["salvage".as_ref(), file.as_ref(), saved.as_ref()]);
+        // Who writes to it writes the copy anew.
+        let point = worn.under.dir().join(format!("inner point {copy}"));
+        fs::create_dir(&point).unwrap();
+        json(&["mount".as_ref(), file.as_ref(), point.as_ref()]);
+        let view = File::options().write(true).open(point.join("disk")).unwrap();
+        view.write_all_at(b"written", 0).and_then(|()| view.sync_all()).unwrap();
+        drop(view);
+        json(&["umount".as_ref(), point.as_ref()]);
+        assert_eq!(json(&["info".as_ref(), file.as_ref()])["header_copies"], 2);
+        worn.under.detach();
+    }
+    let file = worn.wear(&[0, 1]);
+    for arguments in [&["info".as_ref(), file.as_os_str()][..], &["check".as_ref(), file.as_os_str()]] {
+        let (code, error) = refusal(&evsfs(&[arguments, &["--json".as_ref()]].concat()));
+        assert_eq!((code, error["code"].as_str()), (1, Some("io_error")), "{error}");
+    }
+}
+
 /// Percent on a terminal; nothing of it where another program listens.
 #[test]
 fn progress_is_for_terminals() {

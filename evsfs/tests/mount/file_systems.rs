@@ -74,7 +74,10 @@ fn d10_ext4_is_clean_and_complete_after_a_kill(kind: Kind) {
     disk.kill();
     let device = mounted.device.0.clone();
     drop(mounted);
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(device.to_str().unwrap()));
+    assert!(
+        !String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap())
+            .contains(device.to_str().unwrap())
+    );
     disk.attach();
     let mounted = Mounted::new(&disk);
     for (name, contents) in &files {

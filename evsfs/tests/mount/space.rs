@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
-use crate::disk::{Disk, Kind, MIB, Numbers, each_kind, read};
+use crate::disk::{Disk, Kind, MIB, Numbers, each_kind, read, run};
 
 each_kind! {
     f7_seek_data_and_seek_hole_tell_the_truth;
@@ -81,6 +81,29 @@ fn zeroing_a_range_zeros_it_to_the_byte(kind: Kind) {
     expected[5000..25_000].fill(0);
     expected[40_000..40_007].fill(0);
     assert!(read(&view, 0, 65536) == expected);
+}
+
+/// With a limit on the size of files (RLIMIT_FSIZE) the host is full; it does not end the process.
+#[test]
+fn f11_a_limit_on_file_sizes_is_a_full_host() {
+    let mut disk = Disk::new(Kind::Plain, 64 * MIB);
+    disk.open().write_all_at(&[1; 4096], 0).unwrap();
+    disk.detach();
+    let limit = std::fs::metadata(disk.file()).unwrap().len() + 4 * MIB;
+    let mut arguments = vec![format!("--fsize={limit}").into(), env!("CARGO_BIN_EXE_evsfs").into()];
+    arguments.extend(disk.mount_arguments());
+    let output = run("prlimit", &arguments);
+    let ready: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    disk.pid = u32::try_from(ready["pid"].as_u64().unwrap()).unwrap();
+    let view = disk.open();
+    let written = (1..32).try_for_each(|part| view.write_all_at(&[2; MIB as usize], part * MIB));
+    let error = written.and_then(|()| view.sync_all()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENOSPC), "{error}");
+    assert_eq!(read(&view, 0, 4096), [1; 4096]);
+    drop(view);
+    disk.detach();
+    disk.attach();
+    assert_eq!(read(&disk.open(), 0, 4096), [1; 4096]);
 }
 
 fn space_cannot_be_promised(kind: Kind) {

@@ -66,7 +66,7 @@ fn value(output: &Output) -> Value {
 }
 
 /// An encrypted volume whose key no service knows.
-fn create_encrypted(path: &Path) -> Uuid {
+pub(crate) fn create_encrypted(path: &Path) -> Uuid {
     let uuid = Uuid::new_v4();
     let params = CreateParams { size: 16 * MIB };
     let header = Header {

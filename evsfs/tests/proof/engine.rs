@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use evsfs::backing::{Backing, sim::SimBacking};
 use evsfs::crypto::{Backend, Dek, Entropy, EntropyUnavailable, Keyring, SeededEntropy, Suite, VolumeKeys};
-use evsfs::engine::{Anchor, CreateParams, OpenOptions, Protection, Volume, VolumeError};
+use evsfs::engine::{Anchor, BaseImage, CreateParams, OpenOptions, Protection, Volume, VolumeError};
 use evsfs::format::layout::RING_PAGES_TEST;
 use evsfs::format::{BaseReference, Header, HeaderCopies, NextKey, Text, VolumeKind, WrappedDekField};
 use uuid::Uuid;
@@ -44,14 +44,9 @@ impl Base {
             volume.write(offset, &bytes_of(stamp, len)).unwrap();
             state.apply(&op);
         }
-        let anchor = volume.close().unwrap();
-        let reference = BaseReference {
-            uuid: setup.uuid(),
-            commit: anchor.commit,
-            chain: anchor.chain,
-            path: Text::new("base.evs").unwrap(),
-        };
+        volume.close().unwrap();
         let volume = Arc::new(open(&EngineSetup { read_only: true, ..setup }, &file, 3).unwrap());
+        let reference = volume.identity().reference(Text::new("base.evs").unwrap());
         Self { reference, volume, blocks: state.now.blocks }
     }
 }
@@ -163,12 +158,18 @@ fn go_on(setup: &EngineSetup, volume: &Volume, flatten: bool, blocks: u64) -> Re
             }
             volume.start_flatten(None)?;
         } else {
-            let next = dek_of(&header.wrapped_dek).wrapping_add(16);
-            let version = header.wrapped_dek.as_bytes()[0];
-            volume.start_reencryption(setup.keys(next), wrapped(version, next), 0)?;
+            begin_reencryption(setup, volume, 0)?;
         }
     }
     volume.task_step(blocks).map(|_| ())
+}
+
+/// Begins a re-encryption to another data key, at so many bytes in a second.
+pub(crate) fn begin_reencryption(setup: &EngineSetup, volume: &Volume, rate: u64) -> Result<(), VolumeError> {
+    let header = volume.header();
+    let next = dek_of(&header.wrapped_dek).wrapping_add(16);
+    let version = header.wrapped_dek.as_bytes()[0];
+    volume.start_reencryption(setup.keys(next), wrapped(version, next), rate)
 }
 
 pub(crate) fn create(setup: &EngineSetup, file: &SimBacking, seed: u64) -> Result<(), Failure> {

@@ -16,6 +16,8 @@ use crate::engine::{EngineSetup, open_through};
 pub(crate) enum Moment {
     /// Before bytes are read.
     Read,
+    /// Before bytes are written.
+    Write,
     /// Before a sync takes effect.
     Sync,
 }
@@ -98,12 +100,13 @@ impl Backing for Meddler {
         self.file.read_at(buf, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.meet(Moment::Write);
         self.file.write_at(buf, offset)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
-    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         self.file.punch(offset, len)
     }
     fn sync(&self) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::workload::{BLOCK, Op, bytes_of};
 
-/// The content of a block; `None` is zeros.
+/// The content of a block; `None` is zeros, and nothing else is.
 pub(crate) type Content = Option<Arc<Vec<u8>>>;
 
 const ZEROS: [u8; 4096] = [0; 4096];
@@ -31,6 +31,12 @@ impl Contents {
     pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
         let known = self.blocks.get(block).is_some_and(|content| bytes(content) == seen);
         known || self.doubtful.get(&block).is_some_and(|others| others.iter().any(|c| bytes(c) == seen))
+    }
+
+    /// The same of what a view holds. Most blocks are zeros on both sides, and then nothing is compared.
+    pub(crate) fn shows(&self, block: usize, seen: &Content) -> bool {
+        let Some(known) = self.blocks.get(block) else { return false };
+        known == seen || self.doubtful.get(&block).is_some_and(|others| others.contains(seen))
     }
 
     fn size(&self) -> u64 {
@@ -82,6 +88,11 @@ impl State {
     /// Whether `seen` is a content that this state allows for the block.
     pub(crate) fn allows(&self, block: usize, seen: &[u8]) -> bool {
         self.now.allows(block, seen)
+    }
+
+    /// The same of what a view holds.
+    pub(crate) fn shows(&self, block: usize, seen: &Content) -> bool {
+        self.now.shows(block, seen)
     }
 
     /// The blocks that an operation changes.
@@ -170,9 +181,9 @@ pub(crate) struct View {
     pub snapshots: Vec<Shown>,
     pub key: u8,
     /// Numbers and contents of the blocks that were read.
-    pub blocks: Vec<(usize, Vec<u8>)>,
+    pub blocks: Vec<(usize, Content)>,
     /// The same of the snapshots, each with its place among them.
-    pub kept: Vec<(usize, usize, Vec<u8>)>,
+    pub kept: Vec<(usize, usize, Content)>,
 }
 
 /// What was done, and what was promised.
@@ -232,7 +243,7 @@ impl History {
 
     /// The state after `cut` operations with the contents that were seen (all blocks, in order).
     pub(crate) fn state_as_seen(&self, cut: usize, view: &View) -> State {
-        let blocks = view.blocks.iter().map(|(_, bytes)| content(bytes)).collect();
+        let blocks = view.blocks.iter().map(|(_, content)| content.clone()).collect();
         let now = Contents { blocks, doubtful: BTreeMap::new() };
         State { now, key: view.key, snapshots: self.states[cut].snapshots.clone() }
     }
@@ -280,9 +291,9 @@ impl History {
             && view
                 .kept
                 .iter()
-                .all(|(snapshot, block, seen)| state.snapshots[*snapshot].contents.allows(*block, seen))
+                .all(|(snapshot, block, seen)| state.snapshots[*snapshot].contents.shows(*block, seen))
             && view.blocks.iter().all(|(block, seen)| {
-                state.allows(*block, seen) || next.is_some_and(|next| next.allows(*block, seen))
+                state.shows(*block, seen) || next.is_some_and(|next| next.shows(*block, seen))
             })
     }
 
@@ -293,7 +304,7 @@ impl History {
         );
         for (block, seen) in &view.blocks {
             let matching: Vec<usize> =
-                (0..=newest).filter(|&cut| self.states[cut].allows(*block, seen)).collect();
+                (0..=newest).filter(|&cut| self.states[cut].shows(*block, seen)).collect();
             if matching.len() != newest + 1 {
                 text += &format!(" block {block} is that of states {matching:?};");
             }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use evsfs::backing::Backing;
-use evsfs::backing::sim::{Bound, CrashPoint, PAGE, SimBacking};
+use evsfs::backing::sim::{Bound, CrashPoint, Fault, FaultPlan, PAGE, SimBacking};
 use evsfs::engine::{Anchor, Protection, Volume};
 use parking_lot::Mutex;
 
@@ -27,7 +27,8 @@ struct Trial {
     misses: &'static [&'static [Protection]],
 }
 
-const TRIALS: [Trial; 12] = [
+const TRIALS: [Trial; 13] = [
+    Trial { run: a_sync_fails_amid_a_checkpoint, misses: &[&[Protection::FailedSyncLasts]] },
     Trial { run: a_slot_is_used_again_while_it_is_read, misses: &[&[Protection::SecondLook]] },
     Trial { run: and_once_more, misses: &[&[Protection::LooksUntilStable]] },
     Trial { run: a_page_is_replaced_while_it_is_read, misses: &[&[Protection::SecondWalk]] },
@@ -215,6 +216,33 @@ fn writers_go_on_while_a_superblock_is_written(setup: &EngineSetup) -> Outcome {
         shows(&volume, 60, 0)?;
     }
     Ok(())
+}
+
+/// What a checkpoint has written, and has not asked for yet, is lost by a flush that fails. Nothing may refer to it.
+fn a_sync_fails_amid_a_checkpoint(setup: &EngineSetup) -> Outcome {
+    let file = written(setup);
+    let (meddler, volume) = Meddler::open(setup, &file, 5);
+    (0..10).for_each(|block| put(&volume, block, 2_000 + block));
+    volume.flush().unwrap();
+    let failing = file.clone();
+    // The pages of the map are written first.
+    meddler.at(Moment::Write, 1, move |volume| {
+        put(volume, 45, 3_000);
+        let call = failing.calls().total();
+        failing.plan_fault(Some(FaultPlan { call, fault: Fault::Sync, lasting: false }));
+        volume.flush().unwrap_err();
+    });
+    let checkpointed = volume.checkpoint();
+    assert_eq!((meddler.met(), file.faults_met()), (1, 1));
+    meddler.end();
+    let point = file.crash_point();
+    for survivors in point.states(&Bound { exhaustive: 0, random: 100, torn: 1 }, 1) {
+        let volume = open(setup, &SimBacking::from_image(point.image(&survivors)), 7)?;
+        for block in 0..40 {
+            shows(&volume, block, if block < 10 { 2_000 } else { 1_000 } + block)?;
+        }
+    }
+    if checkpointed.is_ok() { Err("a checkpoint succeeded after a sync that failed".into()) } else { Ok(()) }
 }
 
 fn the_power_fails(setup: &EngineSetup) -> Outcome {

@@ -291,9 +291,9 @@ fn judge<S: Subject>(
         right_or_refused(&subject, &state, "written to")?;
         drop(subject);
         since.iter().for_each(|op| durable.apply_doubtfully(op));
-        if let Ok(subject) = S::open(setup, &file, seed + 1_000_000) {
-            right_or_refused(&subject, &durable, "written to and opened again")?;
-        }
+        let subject = S::open(setup, &file, seed + 1_000_000)
+            .map_err(|reason| format!("written to, it does not open again: {reason}"))?;
+        right_or_refused(&subject, &durable, "written to and opened again")?;
     }
     Ok(())
 }

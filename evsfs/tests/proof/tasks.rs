@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use evsfs::backing::sim::{Dice, Fault, FaultPlan, Image, PAGE, SimBacking};
 use evsfs::engine::Step;
 
-use crate::engine::{Base, Engine, EngineSetup, open};
+use crate::engine::{Base, Engine, EngineSetup, begin_reencryption, open};
 use crate::oracle::State;
 use crate::protections::Outcome;
 use crate::subject::Subject;
@@ -318,4 +318,61 @@ fn d10_a_flatten_disturbs_neither_readers_nor_writers() {
         assert!(state.allows(usize::try_from(block).unwrap(), &seen), "block {block}");
     }
     engine.check(false).unwrap();
+}
+
+/// Free slots that read as zeros lie before and behind those with old ciphertext.
+#[test]
+fn f9_nothing_of_the_older_key_is_left_where_the_host_has_no_holes() {
+    let setup = EngineSetup { ring_pages: 64, dirty_limit: 4_000, ..EngineSetup::small(200) };
+    let file = SimBacking::new();
+    Engine::create(&setup, &file, 1).unwrap();
+    let mut state = Engine::empty(&setup);
+    let mut engine = Engine::open(&setup, &file, 2).unwrap();
+    let ops = [
+        write(0, 30, 1),
+        Op::Checkpoint,
+        Op::Discard { offset: 0, len: 5 * BLOCK },
+        Op::Checkpoint,
+        write(150, 4, 2),
+    ];
+    apply(&mut engine, &mut state, &ops).unwrap();
+    engine.close().unwrap();
+    let before = slots(&file);
+    file.without_holes();
+    let mut engine = Engine::open(&setup, &file, 3).unwrap();
+    to_the_end(&mut engine, false, 40).unwrap();
+    is_right(&engine, &state, "re-encrypted").unwrap();
+    engine.close().unwrap();
+    assert_eq!(slots(&file).intersection(&before).count(), 0, "slots are of the older key");
+}
+
+#[test]
+fn f9_a_death_at_the_beginning_of_a_re_encryption_does_not_lose_its_rate() {
+    const RATE: u64 = 12_345_678;
+    let setup = EngineSetup::small(200);
+    let (file, state) = with_a_past(&setup).unwrap();
+    let (mut begun, mut not_begun) = (0, 0);
+    for call in 0.. {
+        let copy = SimBacking::from_image(file.image());
+        let volume = open(&setup, &copy, 3).unwrap();
+        let call = copy.calls().total() + call;
+        copy.plan_fault(Some(FaultPlan { call, fault: Fault::Death, lasting: true }));
+        let _ = begin_reencryption(&setup, &volume, RATE);
+        let died = copy.is_dead();
+        copy.plan_fault(None);
+        drop(volume);
+        let engine = Engine::open(&setup, &copy, 4).unwrap();
+        is_right(&engine, &state, "begun").unwrap();
+        match engine.0.reencryption() {
+            Some(status) => {
+                assert_eq!(status.rate, RATE, "at call {call}");
+                begun += 1;
+            }
+            None => not_begun += 1,
+        }
+        if !died {
+            break;
+        }
+    }
+    assert!(begun > 3 && not_begun > 3, "{begun} times begun, {not_begun} times not");
 }

@@ -6,9 +6,11 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::{
+    audit::AuditError,
     domain::{Caller, Refusal},
     hsm::HsmError,
     service::ServiceError,
+    store::CommitError,
     wire::{ErrorBody, ErrorDetail},
 };
 
@@ -50,11 +52,15 @@ pub(crate) fn refused_with(status: StatusCode, code: &str, message: String) -> R
 }
 
 fn json(status: StatusCode, body: &impl Serialize) -> Reply {
-    // A reply may hold a data key: it is wiped once it is sent. No reply with a secret is longer than this, so the buffer does not
-    // grow and leave copies behind; and the connection sends it from here, without one of its own.
+    whole(status, written(body))
+}
+
+/// A document as it is sent. It may hold a data key: it is wiped once it is sent. No reply with a secret is longer than this, so the buffer does not
+/// grow and leave copies behind; and the connection sends it from here, without one of its own.
+pub(super) fn written(document: &impl Serialize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024));
-    serde_json::to_writer(&mut *bytes, body).expect("the reply types serialise");
-    whole(status, bytes)
+    serde_json::to_writer(&mut *bytes, document).expect("the reply types serialise");
+    bytes
 }
 
 fn whole(status: StatusCode, bytes: Zeroizing<Vec<u8>>) -> Reply {
@@ -82,6 +88,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         Refusal::NoSuchKey { .. }
         | Refusal::NoSuchAccessKey { .. }
         | Refusal::NoSuchAlias { .. }
+        | Refusal::NoSuchAnchor { .. }
         | Refusal::Destroyed { .. }
         | Refusal::NoSuchVerb => StatusCode::NOT_FOUND,
         Refusal::NotPermitted { .. }
@@ -130,6 +137,8 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
         | Refusal::TooManyAccessKeys { .. }
+        | Refusal::TooManyAnchors { .. }
+        | Refusal::TooManyAnchorsOfOne { .. }
         | Refusal::BodyInvalid { .. }
         | Refusal::BodyTooLong { .. } => StatusCode::BAD_REQUEST,
     }
@@ -138,7 +147,9 @@ const fn refused(refusal: &Refusal) -> StatusCode {
 /// The text. What the token and the store say in detail is for administrators: it names paths.
 pub(super) fn message(caller: &Caller, error: &ServiceError) -> String {
     match error {
-        ServiceError::Hsm(HsmError::Busy { .. }) => error.to_string(),
+        ServiceError::Hsm(HsmError::Busy { .. })
+        | ServiceError::Store(CommitError::Busy { .. })
+        | ServiceError::Audit(AuditError::Busy { .. }) => error.to_string(),
         ServiceError::Hsm(_) if !caller.is_admin => "the key service's token is not available".to_owned(),
         ServiceError::Store(_) | ServiceError::Audit(_) if !caller.is_admin => {
             "the key service cannot record changes".to_owned()
@@ -150,7 +161,9 @@ pub(super) fn message(caller: &Caller, error: &ServiceError) -> String {
 fn hint(error: &ServiceError) -> Option<&'static str> {
     match error {
         ServiceError::Refused(refusal) => refusal.hint(),
-        ServiceError::Hsm(HsmError::Busy { .. }) => Some("try again in a moment"),
+        ServiceError::Hsm(HsmError::Busy { .. })
+        | ServiceError::Store(CommitError::Busy { .. })
+        | ServiceError::Audit(AuditError::Busy { .. }) => Some("try again in a moment"),
         ServiceError::Hsm(error) if error.is_retryable() => {
             Some("look at the token and at kmsd's log; service resumes by itself when the token is back")
         }

@@ -27,7 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub(super) use error::Fault;
 use names::Names;
 
-use super::answer::Reply;
+use super::answer::{Reply, written};
 use crate::{
     domain::{Caller, KeyRef},
     service::{Service, ServiceError},
@@ -165,8 +165,7 @@ fn done((): ()) -> Result<Reply, Fault> {
 }
 
 fn reply(status: StatusCode, body: &impl Serialize) -> Reply {
-    let bytes = serde_json::to_vec(body).expect("the reply types serialise");
-    let mut reply = Response::new(Full::new(Bytes::from(bytes)));
+    let mut reply = Response::new(Full::new(Bytes::from_owner(written(body))));
     *reply.status_mut() = status;
     reply.headers_mut().insert(CONTENT_TYPE, CONTENT);
     reply

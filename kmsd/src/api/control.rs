@@ -12,7 +12,8 @@ use crate::{
     service::{Service, ServiceError},
     wire::control::{
         AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
-        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, NewAccessKey, ReleaseRequest,
+        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, HandOverRequest, NewAccessKey,
+        ReleaseRequest,
     },
     wire::names::PolicyBody,
     wire::rotation::Done,
@@ -110,11 +111,29 @@ pub(super) async fn answer(
             let anchor = service.advance_anchor(caller, uuid(volume)?, offered).await?;
             Ok(answer::ok(&print(anchor)))
         }
+        (&Method::POST, ["anchors", volume, "read-rollback"]) => {
+            let request: AcceptRollbackRequest = parse(body)?;
+            let found = read(&request.anchor)?;
+            service.read_rollback(caller, uuid(volume)?, found, &request.reason).await?;
+            Ok(answer::ok(&Done {}))
+        }
         (&Method::POST, ["anchors", volume, "accept-rollback"]) => {
             let request: AcceptRollbackRequest = parse(body)?;
             let accepted = read(&request.anchor)?;
             let anchor = service.accept_rollback(caller, uuid(volume)?, accepted, &request.reason).await?;
             Ok(answer::ok(&print(anchor)))
+        }
+        (&Method::DELETE, ["anchors", volume]) => {
+            service.forget_anchor(caller, uuid(volume)?).await?;
+            Ok(answer::ok(&Done {}))
+        }
+        (&Method::PUT, ["anchors", volume, "owner"]) => {
+            let HandOverRequest { owner } = parse(body)?;
+            let expected = "uid:<number>, cert:<SHA-256 of the public key info> or key:<access key id>";
+            let owner = Principal::named(&owner)
+                .map_err(|_| Refusal::ParameterInvalid { name: "owner", expected })?;
+            service.hand_anchor_over(caller, uuid(volume)?, owner).await?;
+            Ok(answer::ok(&Done {}))
         }
         _ => Err(Refusal::NoSuchVerb.into()),
     }

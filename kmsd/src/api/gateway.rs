@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     domain::{Caller, Principal, Refusal},
-    service::{Credential, OpenConnection, Service, ServiceError, Way},
+    service::{Credential, OpenConnection, Service, ServiceError, Stranger, Way},
 };
 
 /// Answers what comes over TLS.
@@ -110,8 +110,8 @@ impl Gateway {
         let body = read_body(body, &self.limits).await.map_err(Closed::Body)?;
         let verified = claim.verify(&parts(&body), &credential.secret, Timestamp::now());
         let verified = verified.map_err(Closed::Signature)?;
-        peer.prove();
         let caller = self.caller(&verified, &credential);
+        peer.prove(&caller.principal);
         Ok(Admitted { caller, region, body })
     }
 
@@ -126,6 +126,9 @@ impl Gateway {
             Ok(admitted) => admitted,
             Err(closed) => {
                 self.service.count_not_admitted();
+                if let Some(stranger) = closed.stranger() {
+                    self.service.record_stranger(stranger, &peer.address.to_string()).await;
+                }
                 tracing::info!(address = %peer.address, path = head.uri.path(), reason = %closed.reason(), "not let in");
                 return closed.answer(dialect);
             }
@@ -166,6 +169,15 @@ impl Closed {
             Self::Signature(error) => error.to_string(),
             Self::UnknownAccessKey => "unknown access key".to_owned(),
             Self::Service(error) => error.to_string(),
+        }
+    }
+
+    /// Who sends a body that is too long has shown nothing either, but may be anybody.
+    const fn stranger(&self) -> Option<Stranger> {
+        match self {
+            Self::Signature(_) => Some(Stranger::Signature),
+            Self::UnknownAccessKey => Some(Stranger::AccessKey),
+            Self::Body(_) | Self::Service(_) => None,
         }
     }
 

@@ -44,6 +44,14 @@ pub enum SocketError {
         /// Its mode.
         mode: u32,
     },
+    /// Its group could put another socket in the place of this one.
+    #[error("the socket's directory {path} has mode {mode:04o}, which lets its group exchange the socket: chmod g-w it, or choose another directory", path = path.display())]
+    Writable {
+        /// The directory.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
     /// The directory is another user's.
     #[error("the socket's directory {path} belongs to user {owner}: choose a directory of kmsd's own user or of root", path = path.display())]
     Foreign {
@@ -95,6 +103,9 @@ pub(crate) fn open(path: &Path, mode: u32) -> Result<UnixListener, SocketError> 
     let found = metadata.permissions().mode() & 0o7777;
     if found & 0o007 != 0 {
         return Err(SocketError::Exposed { path: directory.to_owned(), mode: found });
+    }
+    if found & 0o020 != 0 {
+        return Err(SocketError::Writable { path: directory.to_owned(), mode: found });
     }
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
@@ -151,10 +162,11 @@ pub(crate) async fn serve(
                 continue;
             }
         };
+        let owner = Principal::Uid(uid);
         // The connection that is idle for longest makes room. If all are busy, the others wait in the kernel's queue; but no user's requests keep the
         // others waiting.
         let slot = tokio::select! {
-            slot = slots.wait(Some(uid)) => slot,
+            slot = slots.wait(Some(&owner)) => slot,
             () = told_to(&mut stop) => break,
         };
         let Some(slot) = slot else {
@@ -245,4 +257,26 @@ async fn answer_one(
 async fn told_to(stop: &mut watch::Receiver<bool>) {
     // An error means that whoever could say so is gone, which comes to the same.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever may write in the directory can put a socket of its own there, and be taken for kmsd.
+    #[tokio::test]
+    async fn a_directory_that_others_may_enter_or_write_in_is_refused() {
+        for (mode, fits) in
+            [(0o700, true), (0o750, true), (0o751, false), (0o755, false), (0o770, false), (0o730, false)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            fs::set_permissions(dir.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let opened = open(&dir.path().join("kmsd.sock"), 0o660);
+            assert_eq!(opened.is_ok(), fits, "{mode:o}");
+            if let Err(error) = opened {
+                let is_named = matches!(error, SocketError::Exposed { .. } | SocketError::Writable { .. });
+                assert!(is_named && error.to_string().contains(&format!("{mode:04o}")), "{error}");
+            }
+        }
+    }
 }

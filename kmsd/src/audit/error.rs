@@ -32,6 +32,12 @@ pub enum AuditError {
         /// What is wrong.
         what: &'static str,
     },
+    /// Too many records wait to be written.
+    #[error("{waiting} records wait for the audit log already: try again in a moment")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
     /// The log is closed.
     #[error("the service is shutting down")]
     Stopped,

@@ -12,7 +12,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
@@ -168,8 +168,10 @@ impl AuditLog {
     pub async fn append(&self, event: Event) -> Result<(), AuditError> {
         let (reply, answer) = oneshot::channel();
         let records = self.records.as_ref().ok_or(AuditError::Stopped)?;
-        // The queue is longer than the connections are many, so it never fills.
-        records.try_send((event, reply)).map_err(|_| AuditError::Stopped)?;
+        records.try_send((event, reply)).map_err(|error| match error {
+            TrySendError::Full(_) => AuditError::Busy { waiting: QUEUE },
+            TrySendError::Disconnected(_) => AuditError::Stopped,
+        })?;
         answer.await.map_err(|_| AuditError::Stopped)?
     }
 
@@ -266,7 +268,7 @@ impl SegmentWriter {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
         let path = reader::segment_path(directory, number);
-        let file = new_file(directory, &path)?;
+        let file = new_file(&path, || sync_directory(directory))?;
         Ok(Self {
             directory: directory.to_owned(),
             number,
@@ -288,7 +290,7 @@ impl SegmentWriter {
         }
         if self.len >= SEGMENT {
             let path = reader::segment_path(&self.directory, self.number + 1);
-            self.file = new_file(&self.directory, &path)?;
+            self.file = new_file(&path, || sync_directory(&self.directory))?;
             (self.number, self.path, self.len) = (self.number + 1, path, 0);
         }
         let reading = self.clock.read();
@@ -336,10 +338,47 @@ impl SegmentWriter {
     }
 }
 
-/// A file that is there after a crash: its directory entry is synced too.
-fn new_file(directory: &Path, path: &Path) -> Result<File, AuditError> {
+/// A file that is there after a crash: its directory entry is synced too. If that fails, the next try begins with a file that is there and is empty.
+fn new_file(path: &Path, sync_directory: impl FnOnce() -> std::io::Result<()>) -> Result<File, AuditError> {
     let io = |e: std::io::Error| AuditError::Io { path: path.to_owned(), kind: e.kind() };
-    let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io)?;
-    File::open(directory).and_then(|d| d.sync_all()).map_err(io)?;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).mode(0o600);
+    let file = match options.create_new(true).open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists && is_empty_file(path) => {
+            options.create_new(false).open(path)
+        }
+        opened => opened,
+    };
+    let file = file.map_err(io)?;
+    sync_directory().map_err(io)?;
     Ok(file)
+}
+
+fn is_empty_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() == 0)
+}
+
+fn sync_directory(directory: &Path) -> std::io::Result<()> {
+    File::open(directory).and_then(|d| d.sync_all())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file whose directory could not be synced is taken up by the next try; one with records in it never is.
+    #[test]
+    fn a_new_file_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0000000002.log");
+        let failing = || Err(std::io::ErrorKind::StorageFull.into());
+        for _ in 0..2 {
+            assert!(matches!(new_file(&path, failing), Err(AuditError::Io { .. })));
+        }
+        let mut file = new_file(&path, || sync_directory(dir.path())).unwrap();
+        file.write_all(b"record").unwrap();
+        let refused = new_file(&path, || sync_directory(dir.path())).err();
+        assert!(matches!(refused, Some(AuditError::Io { kind: std::io::ErrorKind::AlreadyExists, .. })));
+        assert_eq!(fs::read(&path).unwrap(), b"record");
+    }
 }

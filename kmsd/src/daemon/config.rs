@@ -103,6 +103,10 @@ pub struct AccessConfig {
 pub struct LimitsConfig {
     /// Most keys that are not destroyed.
     pub max_keys: usize,
+    /// Most volume anchors: each encrypted volume that was attached has one until it is forgotten.
+    pub max_anchors: usize,
+    /// Most of them that belong to one principal, administrators aside.
+    pub max_anchors_each: usize,
     /// Most connections on the socket.
     pub connections: usize,
     /// Most requests that wait for the token.
@@ -113,7 +117,14 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { max_keys: 10_000, connections: 1024, queue: 1024, request_seconds: 25 }
+        Self {
+            max_keys: 10_000,
+            max_anchors: 50_000,
+            max_anchors_each: 10_000,
+            connections: 1024,
+            queue: 1024,
+            request_seconds: 25,
+        }
     }
 }
 
@@ -272,6 +283,12 @@ impl Config {
         }
         if !in_range(self.limits.max_keys, 1_000_000) {
             return bad("limits.max_keys", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_anchors, 1_000_000) {
+            return bad("limits.max_anchors", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_anchors_each, 1_000_000) {
+            return bad("limits.max_anchors_each", "1 to 1000000");
         }
         if !in_range(self.limits.connections, 65_536) {
             return bad("limits.connections", "1 to 65536");

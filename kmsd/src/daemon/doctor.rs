@@ -1,6 +1,7 @@
-//! `kmsd doctor`: what is wrong with an installation, and what to do. It looks, and changes nothing.
+//! `kmsd doctor`: what is wrong with an installation, and what to do. It looks, and changes no key and no record.
 //!
-//! While kmsd serves, it is asked about what it holds: token, store, audit log. While it does not, they are opened here.
+//! While kmsd serves, it is asked about what it holds: token, store, audit log. While it does not, they are opened here as a start opens them: with a
+//! login, and with the schema brought up to date.
 
 mod files;
 mod parts;

@@ -48,7 +48,11 @@ pub(super) async fn start(
         audit: home.join(Config::AUDIT),
         pool,
         clock: Arc::new(SystemClock::new()?),
-        limits: Limits { max_keys: config.limits.max_keys },
+        limits: Limits {
+            max_keys: config.limits.max_keys,
+            max_anchors: config.limits.max_anchors,
+            max_anchors_each: config.limits.max_anchors_each,
+        },
         accept_restored,
     };
     Ok(Service::start(parts).await?)

@@ -119,6 +119,7 @@ async fn serve(
     if let Err(error) = std::fs::remove_file(&config.socket) {
         tracing::warn!(%error, "cannot remove the socket");
     }
+    service.record_strangers().await;
     if let Err(error) = service.save_clock().await {
         tracing::warn!(%error, "cannot record the clock");
     }

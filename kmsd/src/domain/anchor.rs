@@ -89,6 +89,59 @@ pub fn accept_rollback(
     Ok(next(current, caller, volume, accepted))
 }
 
+/// Whether a caller may have an anchor besides those that there are: its own, and all.
+///
+/// # Errors
+/// If there are as many as may be.
+pub fn admit_another(caller: &Caller, own: usize, all: usize, limits: AnchorLimits) -> Result<(), Refusal> {
+    if all >= limits.all {
+        return Err(Refusal::TooManyAnchors { limit: limits.all });
+    }
+    if !caller.is_admin && own >= limits.each {
+        return Err(Refusal::TooManyAnchorsOfOne { limit: limits.each });
+    }
+    Ok(())
+}
+
+/// Bounds on how many anchors there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnchorLimits {
+    /// Of all principals together.
+    pub all: usize,
+    /// Of one, administrators aside.
+    pub each: usize,
+}
+
+/// An anchor that is to be forgotten: its volume is gone, or its owner does without.
+///
+/// # Errors
+/// If there is none, or it is another caller's.
+pub fn forgotten<'a>(
+    current: Option<&'a AnchorRecord>,
+    caller: &Caller,
+    volume: Uuid,
+) -> Result<&'a AnchorRecord, Refusal> {
+    permit(current, caller, volume)?;
+    current.ok_or(Refusal::NoSuchAnchor { volume })
+}
+
+/// An anchor with another owner: whoever was first may not have been the one whose volume it is.
+///
+/// # Errors
+/// Unless the caller is an administrator and there is one.
+pub fn handed_over(
+    current: Option<&AnchorRecord>,
+    caller: &Caller,
+    volume: Uuid,
+    owner: Principal,
+) -> Result<AnchorRecord, Refusal> {
+    if !caller.is_admin {
+        return Err(Refusal::NotAdministrator { action: "handing an anchor over" });
+    }
+    let record = current.ok_or(Refusal::NoSuchAnchor { volume })?;
+    Ok(AnchorRecord { revision: record.revision + 1, owner, ..record.clone() })
+}
+
 fn next(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid, anchor: Anchor) -> AnchorRecord {
     match current {
         Some(record) => AnchorRecord { revision: record.revision + 1, anchor, ..record.clone() },
@@ -136,5 +189,38 @@ mod tests {
         assert_eq!(permit(Some(&first), &uid(2), volume), Err(refused));
         assert!(accept_rollback(Some(&first), &uid(2), volume, anchor(1, 1)).is_err());
         assert!(advance(Some(&first), &Caller::SYSTEM, volume, anchor(6, 1)).is_ok());
+    }
+
+    /// K7: an owner or an administrator forgets an anchor; only an administrator hands one over.
+    #[test]
+    fn k7_anchors_are_forgotten_and_handed_over() {
+        let volume = Uuid::from_bytes([7; 16]);
+        let Advance::Record(first) = advance(None, &uid(1), volume, anchor(5, 1)).unwrap() else { panic!() };
+        assert_eq!(forgotten(Some(&first), &uid(1), volume), Ok(&first));
+        assert_eq!(forgotten(Some(&first), &Caller::SYSTEM, volume), Ok(&first));
+        assert_eq!(forgotten(Some(&first), &uid(2), volume), Err(Refusal::AnchorNotPermitted { volume }));
+        assert_eq!(forgotten(None, &uid(2), volume), Err(Refusal::NoSuchAnchor { volume }));
+        for caller in [uid(1), uid(2)] {
+            let refused = handed_over(Some(&first), &caller, volume, Principal::Uid(2));
+            assert!(matches!(refused, Err(Refusal::NotAdministrator { .. })));
+        }
+        let handed = handed_over(Some(&first), &Caller::SYSTEM, volume, Principal::Uid(2)).unwrap();
+        assert_eq!((handed.revision, &handed.anchor, &handed.owner), (1, &first.anchor, &Principal::Uid(2)));
+        assert!(handed_over(None, &Caller::SYSTEM, volume, Principal::Uid(2)).is_err());
+    }
+
+    /// K7: nobody fills the store with anchors.
+    #[test]
+    fn k7_anchors_are_bounded() {
+        let limits = AnchorLimits { all: 5, each: 3 };
+        for (caller, own, all, fits) in [
+            (uid(1), 2, 4, true),
+            (uid(1), 3, 4, false),
+            (uid(1), 0, 5, false),
+            (Caller::SYSTEM, 4, 4, true),
+            (Caller::SYSTEM, 0, 5, false),
+        ] {
+            assert_eq!(admit_another(&caller, own, all, limits).is_ok(), fits, "{own} {all}");
+        }
     }
 }

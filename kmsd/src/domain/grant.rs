@@ -71,7 +71,10 @@ impl TryFrom<String> for GrantId {
 }
 
 /// What the encryption context has to be for a grant to count. Only operations that take a context are constrained.
+///
+/// A member that is not known is refused: a misspelt constraint would be none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Constraints {
     /// Exactly this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -236,19 +239,22 @@ pub fn granted(
     debug_assert_eq!(permit.operation(), Operation::CreateGrant);
     let key = permit.key();
     let none = EncryptionContext::default();
+    let policy = key.policy.as_ref();
     let is_within = match permit.basis() {
         Basis::Everything => true,
-        Basis::Policy => {
-            let policy = key.policy.as_ref();
-            spec.operations
-                .iter()
-                .all(|op| policy.is_some_and(|policy| policy.allows(&caller.principal, *op, &none)))
-        }
+        Basis::Policy => spec
+            .operations
+            .iter()
+            .all(|op| policy.is_some_and(|policy| policy.allows(&caller.principal, *op, &none))),
         Basis::Grant => key.grants.iter().any(|parent| {
             parent.allows(&caller.principal, Operation::CreateGrant, &none) && spec.is_within(&parent.spec)
         }),
     };
-    if !is_within {
+    // What is forbidden to a caller with some context would be the grantee's with any: the policy's Deny names the caller, not the grantee.
+    let is_in_doubt = permit.basis() != Basis::Everything
+        && policy
+            .is_some_and(|policy| spec.operations.iter().any(|op| policy.may_deny(&caller.principal, *op)));
+    if !is_within || is_in_doubt {
         return Err(Refusal::GrantTooWide { key: key.name() });
     }
     if key.grants.iter().any(|grant| grant.answers(spec, &caller.principal)) {

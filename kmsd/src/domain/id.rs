@@ -104,6 +104,28 @@ impl Alias {
     pub const GENERATED_PREFIX: &'static str = "unnamed/";
     /// What only names of default keys end in (K3).
     pub const RESERVED_SUFFIX: &'static str = "/default";
+    /// What clouds write before a name that stands for a key. No part of the name.
+    pub const PREFIX: &'static str = "alias/";
+
+    /// The name as it stands in a record, with nothing taken off it.
+    ///
+    /// # Errors
+    /// If it is not one.
+    pub fn stored(name: &str) -> Result<Self, InvalidAlias> {
+        if name.is_empty() {
+            return Err(InvalidAlias::Empty);
+        }
+        if name.len() > Self::MAX_LEN {
+            return Err(InvalidAlias::TooLong { len: name.len() });
+        }
+        if let Some(character) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || ":/_-".contains(*c))) {
+            return Err(InvalidAlias::Character { character });
+        }
+        if name.parse::<KeyId>().is_ok() {
+            return Err(InvalidAlias::LooksLikeId);
+        }
+        Ok(Self(name.to_owned()))
+    }
 
     /// The name.
     #[must_use]
@@ -129,6 +151,12 @@ impl Alias {
         self.0.starts_with(Self::GENERATED_PREFIX)
     }
 
+    /// Whether it begins as if it were written with the prefix. Records of versions up to 0.1 may hold such names; nobody can ask for them.
+    #[must_use]
+    pub fn is_prefixed(&self) -> bool {
+        self.0.starts_with(Self::PREFIX)
+    }
+
     /// Whether this names a default key that the system makes on first use (K3).
     #[must_use]
     pub fn is_default_key(&self) -> bool {
@@ -150,26 +178,16 @@ impl FromStr for Alias {
 
     fn from_str(text: &str) -> Result<Self, InvalidAlias> {
         // Clouds write aliases with this prefix when they stand for a key; the name itself is without it.
-        let name = text.strip_prefix("alias/").unwrap_or(text);
-        if name.is_empty() {
-            return Err(InvalidAlias::Empty);
-        }
-        if name.len() > Self::MAX_LEN {
-            return Err(InvalidAlias::TooLong { len: name.len() });
-        }
-        if let Some(character) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || ":/_-".contains(*c))) {
-            return Err(InvalidAlias::Character { character });
-        }
-        if name.parse::<KeyId>().is_ok() {
-            return Err(InvalidAlias::LooksLikeId);
-        }
-        Ok(Self(name.to_owned()))
+        let name = Self::stored(text.strip_prefix(Self::PREFIX).unwrap_or(text))?;
+        // Else the name would be another one each time that it is read.
+        if name.is_prefixed() { Err(InvalidAlias::Prefix) } else { Ok(name) }
     }
 }
 
 impl<'de> Deserialize<'de> for Alias {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        // What is stored is the name itself: read back, it is the same one.
+        Self::stored(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -194,6 +212,9 @@ pub enum InvalidAlias {
     /// The form of a key id.
     #[error("an alias cannot have the form of a key id")]
     LooksLikeId,
+    /// The prefix twice.
+    #[error("the name of an alias cannot begin with alias/ itself")]
+    Prefix,
 }
 
 /// How a request names a key: by its id, or by an alias (`db-key`, `alias/db-key`, or a URN that ends in
@@ -250,6 +271,25 @@ mod tests {
         assert_eq!("x".repeat(256).parse::<Alias>(), Err(InvalidAlias::TooLong { len: 256 }));
         let id = "0d0466b0-e727-4d9c-b35d-f84bb474a37f";
         assert_eq!(id.parse::<Alias>(), Err(InvalidAlias::LooksLikeId));
+        assert_eq!("alias/alias/x".parse::<Alias>(), Err(InvalidAlias::Prefix));
+        assert_eq!("alias/alias/".parse::<Alias>(), Err(InvalidAlias::Prefix));
+        assert_eq!("aliases/x".parse::<Alias>().unwrap().as_str(), "aliases/x");
+    }
+
+    /// What is stored is read back as it was, whatever it is; and what was parsed parses to itself.
+    #[test]
+    fn an_alias_is_read_back_as_it_was() {
+        for name in ["db-key", "alias/db-key", "alias/alias/x", "evs/default"] {
+            let json = serde_json::to_string(name).unwrap();
+            let read: Alias = serde_json::from_str(&json).unwrap();
+            assert_eq!(read.as_str(), name);
+            assert_eq!(serde_json::to_string(&read).unwrap(), json);
+        }
+        for text in ["db-key", "alias/db-key", "alias/evs/default", "a/alias/b"] {
+            let once: Alias = text.parse().unwrap();
+            assert_eq!(once.as_str().parse::<Alias>().unwrap(), once);
+        }
+        assert!(serde_json::from_str::<Alias>("\"a b\"").is_err());
     }
 
     /// K3: names of default keys are the system's.

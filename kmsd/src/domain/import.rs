@@ -282,6 +282,18 @@ impl KeyRecord {
         })
     }
 
+    /// Its material stays for longer.
+    #[must_use]
+    pub fn put_off_expiry(&self, until: TrustedTime) -> Self {
+        self.changed(|next| next.import.expires = Some(until))
+    }
+
+    /// Whether material is on its way in.
+    #[must_use]
+    pub fn is_arriving(&self) -> bool {
+        self.is_unsettled() && self.versions.iter().any(|v| v.phase == Phase::Creating)
+    }
+
     /// The open offer is closed.
     #[must_use]
     pub fn without_ticket(&self) -> Self {

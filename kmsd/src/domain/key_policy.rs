@@ -3,9 +3,16 @@
 //! Understood: statements with `Effect`, `Principal`, `Action`, `Resource` `"*"`, and `Condition` `StringEquals` on
 //! `kms:EncryptionContext:<name>`. All else is refused by name, not passed over: a condition that is not understood must not count as met.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 
 use super::{context::EncryptionContext, operation::Operation, principal::Principal};
 
@@ -122,6 +129,12 @@ pub enum PolicyFault {
         /// As given.
         condition: String,
     },
+    /// Which of the two counts is for nobody to guess.
+    #[error("{name:?} is in one object of its conditions twice")]
+    Repeated {
+        /// The member.
+        name: String,
+    },
 }
 
 impl KeyPolicy {
@@ -130,6 +143,10 @@ impl KeyPolicy {
     /// # Errors
     /// If anything in it is not understood.
     pub fn parse(text: &str) -> Result<Self, PolicyFault> {
+        Self::read(text, Repeated::Refused)
+    }
+
+    fn read(text: &str, repeated: Repeated) -> Result<Self, PolicyFault> {
         if text.len() > MAX_POLICY {
             return Err(PolicyFault::Size);
         }
@@ -138,8 +155,11 @@ impl KeyPolicy {
         if document.version.is_some_and(|version| version != "2012-10-17") {
             return Err(PolicyFault::Version);
         }
-        let statements: Vec<Statement> =
-            document.statement.into_iter().map(read_statement).collect::<Result<_, _>>()?;
+        let statements: Vec<Statement> = document
+            .statement
+            .into_iter()
+            .map(|one| read_statement(one, repeated))
+            .collect::<Result<_, _>>()?;
         let entries = |s: &Statement| match &s.principals {
             Principals::Everyone => 1 + s.conditions.values().map(BTreeSet::len).sum::<usize>(),
             Principals::These(these) => {
@@ -176,6 +196,16 @@ impl KeyPolicy {
     #[must_use]
     pub fn denies(&self, principal: &Principal, operation: Operation, context: &EncryptionContext) -> bool {
         self.says(false, principal, operation, context)
+    }
+
+    /// Whether a statement forbids it with any context at all.
+    #[must_use]
+    pub fn may_deny(&self, principal: &Principal, operation: Operation) -> bool {
+        self.statements.iter().any(|statement| {
+            !statement.is_allow
+                && statement.operations.contains(&operation)
+                && statement.principals.include(principal)
+        })
     }
 
     /// Whether it lets a principal do anything at all, so that the key's existence is no secret to it.
@@ -226,8 +256,9 @@ impl From<KeyPolicy> for String {
 impl TryFrom<String> for KeyPolicy {
     type Error = PolicyFault;
 
+    /// As it stands in a record: a version before this one took documents that repeat a condition, and read them so.
     fn try_from(text: String) -> Result<Self, PolicyFault> {
-        Self::parse(&text)
+        Self::read(&text, Repeated::LastCounts)
     }
 }
 
@@ -250,7 +281,61 @@ struct StatementDocument {
     action: OneOrMore<String>,
     resource: Option<OneOrMore<String>>,
     #[serde(default)]
-    condition: BTreeMap<String, BTreeMap<String, OneOrMore<String>>>,
+    condition: Members<Members<OneOrMore<String>>>,
+}
+
+/// What becomes of a member that an object has twice.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Repeated {
+    Refused,
+    LastCounts,
+}
+
+/// An object's members as they stand there. A map would forget all but the last of a name, and with it a condition.
+struct Members<T>(Vec<(String, T)>);
+
+impl<T> Default for Members<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Object<T> {
+            type Value = Members<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<T>, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry()? {
+                    members.push(member);
+                }
+                Ok(Members(members))
+            }
+        }
+
+        deserializer.deserialize_map(Object(PhantomData))
+    }
+}
+
+impl<T> Members<T> {
+    /// Each name once.
+    fn unique(self, repeated: Repeated) -> Result<BTreeMap<String, T>, PolicyFault> {
+        let mut unique = BTreeMap::new();
+        for (name, value) in self.0 {
+            if repeated == Repeated::Refused && unique.contains_key(&name) {
+                return Err(PolicyFault::Repeated { name });
+            }
+            unique.insert(name, value);
+        }
+        Ok(unique)
+    }
 }
 
 #[derive(Deserialize, PartialEq)]
@@ -292,7 +377,7 @@ impl<T> IntoIterator for OneOrMore<T> {
     }
 }
 
-fn read_statement(document: StatementDocument) -> Result<Statement, PolicyFault> {
+fn read_statement(document: StatementDocument, repeated: Repeated) -> Result<Statement, PolicyFault> {
     let is_allow = document.effect == Effect::Allow;
     let names = match document.principal {
         PrincipalDocument::Everyone(text) => vec![text],
@@ -309,8 +394,8 @@ fn read_statement(document: StatementDocument) -> Result<Statement, PolicyFault>
         return Err(PolicyFault::Resource);
     }
     let mut conditions = BTreeMap::new();
-    for (operator, keys) in document.condition {
-        for (key, values) in keys {
+    for (operator, keys) in document.condition.unique(repeated)? {
+        for (key, values) in keys.unique(repeated)? {
             let name =
                 key.strip_prefix(CONTEXT).filter(|name| !name.is_empty() && operator == "StringEquals");
             let Some(name) = name else {
@@ -419,6 +504,20 @@ mod tests {
                 format!(r#"{good},"Condition":{{"StringEquals":{{"kms:EncryptionContext:":"1"}}}}"#),
                 "condition",
             ),
+            (
+                format!(
+                    r#"{good},"Condition":{{"StringEquals":{{"kms:EncryptionContext:a":"1"}},"StringEquals":{{"kms:EncryptionContext:b":"1"}}}}"#
+                ),
+                "repeated",
+            ),
+            (
+                format!(
+                    r#"{good},"Condition":{{"StringEquals":{{"kms:EncryptionContext:a":"1","kms:EncryptionContext:a":"2"}}}}"#
+                ),
+                "repeated",
+            ),
+            (format!(r#"{good},"Condition":{{}},"Condition":{{}}"#), "form"),
+            (format!(r#"{good},"Condition":[]"#), "form"),
             (r#""Effect":"Allow","Principal":"*","Action":"kms:Sign""#.into(), "action"),
             (r#""Effect":"Allow","Principal":"*","Action":"s3:*""#.into(), "action"),
             (r#""Effect":"Allow","Principal":{"AWS":"system"},"Action":"kms:*""#.into(), "principal"),
@@ -434,6 +533,7 @@ mod tests {
                 PolicyFault::Form { .. } => "form",
                 PolicyFault::Resource => "resource",
                 PolicyFault::Condition { .. } => "condition",
+                PolicyFault::Repeated { .. } => "repeated",
                 PolicyFault::Action { .. } => "action",
                 PolicyFault::Principal { .. } => "principal",
                 PolicyFault::Size | PolicyFault::Version => "other",
@@ -449,6 +549,35 @@ mod tests {
         let one = format!("{{{good}}}");
         let many = vec![one.as_str(); MAX_ENTRIES + 1].join(",");
         assert_eq!(KeyPolicy::parse(&format!(r#"{{"Statement":[{many}]}}"#)), Err(PolicyFault::Size));
+    }
+
+    /// What an older version took is read from its record as that version read it.
+    #[test]
+    fn a_repeated_condition_in_a_record_is_read_as_before() {
+        let text = statement(
+            r#""Effect":"Allow","Principal":"*","Action":"kms:Encrypt","Condition":{"StringEquals":{"kms:EncryptionContext:a":"1","kms:EncryptionContext:a":"2"}}"#,
+        );
+        assert!(KeyPolicy::parse(&text).is_err());
+        let stored: KeyPolicy = serde_json::from_str(&serde_json::to_string(&text).unwrap()).unwrap();
+        for (value, fits) in [("1", false), ("2", true)] {
+            let context = [("a", value)].into_iter().collect();
+            assert_eq!(stored.allows(&uid(2), Operation::EncryptData, &context), fits);
+        }
+        assert_eq!(stored.text(), text);
+    }
+
+    /// K7: a Deny counts as one that may hit, whatever its conditions.
+    #[test]
+    fn k7_a_conditional_deny_may_deny() {
+        let text = statement(
+            r#""Effect":"Deny","Principal":{"AWS":"uid:2"},"Action":"kms:Decrypt","Condition":{"StringEquals":{"kms:EncryptionContext:a":"1"}}"#,
+        );
+        let policy = KeyPolicy::parse(&text).unwrap();
+        let none = EncryptionContext::default();
+        assert!(!policy.denies(&uid(2), Operation::DecryptData, &none));
+        assert!(policy.may_deny(&uid(2), Operation::DecryptData));
+        assert!(!policy.may_deny(&uid(3), Operation::DecryptData));
+        assert!(!policy.may_deny(&uid(2), Operation::EncryptData));
     }
 
     #[test]

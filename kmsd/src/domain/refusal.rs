@@ -346,6 +346,24 @@ pub enum Refusal {
         /// The volume.
         volume: uuid::Uuid,
     },
+    /// The volume has none.
+    #[error("volume {volume} has no anchor")]
+    NoSuchAnchor {
+        /// The volume.
+        volume: uuid::Uuid,
+    },
+    /// As many anchors as the configuration allows.
+    #[error("there are {limit} volume anchors already, as many as [limits] max_anchors allows")]
+    TooManyAnchors {
+        /// The bound.
+        limit: usize,
+    },
+    /// As many as one principal may have.
+    #[error("you have {limit} volume anchors already, as many as [limits] max_anchors_each allows")]
+    TooManyAnchorsOfOne {
+        /// The bound.
+        limit: usize,
+    },
     /// The request's body does not parse.
     #[error("the request is not valid JSON of this verb ({category} at line {line}, column {column})")]
     BodyInvalid {
@@ -451,6 +469,8 @@ impl Refusal {
             Self::AccessKeyDamaged { .. } => "KMSD.0003",
             Self::TooManyAccessKeys { .. } => "KMSD.0004",
             Self::AnchorBehind { .. } => "KMSD.0001",
+            Self::NoSuchAnchor { .. } => "KMSD.0011",
+            Self::TooManyAnchors { .. } | Self::TooManyAnchorsOfOne { .. } => "KMSD.0012",
             Self::BodyInvalid { .. } => "KMS.0202",
             Self::BodyTooLong { .. } => "KMS.0203",
             Self::NoSuchVerb => "KMS.0201",
@@ -507,6 +527,12 @@ impl Refusal {
             Self::RotationNotEnabled { .. } => "turn it on (`ecsctl key rotate --every DAYS`)",
             Self::RotationUnderWay { .. } => "try again in a moment",
             Self::TooManyRotations { .. } => "make another key and re-encrypt under it",
+            Self::AnchorNotPermitted { .. } => {
+                "an administrator can hand it over (`PUT /kmsd/v1/anchors/VOLUME/owner`) or remove it"
+            }
+            Self::TooManyAnchors { .. } | Self::TooManyAnchorsOfOne { .. } => {
+                "remove the anchors of volumes that are gone (`DELETE /kmsd/v1/anchors/VOLUME`), or raise the limit"
+            }
             Self::AnchorBehind { .. } => {
                 "if an older backup was restored on purpose, attach it with --accept-rollback"
             }

@@ -40,6 +40,8 @@ pub enum Change {
     ForgetKey(KeyId),
     /// A new anchor, or where one stands now.
     PutAnchor(AnchorRecord),
+    /// An anchor is no longer one; as it stood at that revision.
+    ForgetAnchor(Uuid, u64),
     /// A new access key.
     PutAccessKey(AccessKeyRecord),
     /// An access key is no longer one.
@@ -169,6 +171,10 @@ impl Registry {
                 let revision = self.anchors.get(&next.volume).map(|anchor| anchor.revision);
                 if next.revision == revision.map_or(0, |r| r + 1) { Ok(()) } else { Err(Conflict::Stale) }
             }
+            Change::ForgetAnchor(volume, revision) => match self.anchors.get(volume) {
+                Some(record) if record.revision == *revision => Ok(()),
+                _ => Err(Conflict::Stale),
+            },
             Change::PutAccessKey(next) if self.access_keys.contains_key(&next.id) => Err(Conflict::Stale),
             Change::ForgetAccessKey(id) if !self.access_keys.contains_key(id) => Err(Conflict::Stale),
             Change::PutAccessKey(_) | Change::ForgetAccessKey(_) => Ok(()),
@@ -196,6 +202,9 @@ impl Registry {
             Change::ForgetAlias(alias, _) => self.forget_alias(&alias),
             Change::PutAnchor(next) => {
                 self.anchors.insert(next.volume, next);
+            }
+            Change::ForgetAnchor(volume, _) => {
+                self.anchors.remove(&volume);
             }
             Change::PutAccessKey(next) => {
                 self.access_keys.insert(next.id.clone(), next);
@@ -235,6 +244,14 @@ impl Change {
         }
     }
 
+    const fn volume(&self) -> Option<Uuid> {
+        match self {
+            Self::PutAnchor(record) => Some(record.volume),
+            Self::ForgetAnchor(volume, _) => Some(*volume),
+            _ => None,
+        }
+    }
+
     /// Names that it is about, and the key.
     fn names(&self) -> (Option<&Alias>, Option<KeyId>) {
         match self {
@@ -249,16 +266,12 @@ impl Change {
     /// Whether two changes touch the same thing, so that the later one must see the earlier one's effect.
     #[must_use]
     pub fn touches(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::PutAnchor(a), Self::PutAnchor(b)) => a.volume == b.volume,
-            _ => {
-                let (a, b) = (self.names(), other.names());
-                let same_name = a.0.is_some() && a.0 == b.0;
-                let same_key = a.1.is_some() && a.1 == b.1;
-                let same_access_key = self.access_key().is_some() && self.access_key() == other.access_key();
-                same_name || same_key || same_access_key
-            }
-        }
+        let (a, b) = (self.names(), other.names());
+        let same_name = a.0.is_some() && a.0 == b.0;
+        let same_key = a.1.is_some() && a.1 == b.1;
+        let same_access_key = self.access_key().is_some() && self.access_key() == other.access_key();
+        let same_volume = self.volume().is_some() && self.volume() == other.volume();
+        same_name || same_key || same_access_key || same_volume
     }
 }
 

@@ -76,6 +76,28 @@ impl KeyRecord {
         self.versions.iter().rev().find(|v| v.phase == Phase::Creating).map(|v| v.version)
     }
 
+    /// Its newest version, whatever became of it.
+    #[must_use]
+    pub fn newest(&self) -> KeyVersion {
+        self.versions.iter().map(|v| v.version).max().unwrap_or(KeyVersion::FIRST)
+    }
+
+    /// With newer versions that the token has and the record does not know: it is a copy from before they were made. They came about by rotation.
+    #[must_use]
+    pub fn with_found(&self, versions: impl IntoIterator<Item = KeyVersion>, now: WallTime) -> Self {
+        let found = |version| VersionRecord {
+            version,
+            phase: Phase::Live,
+            created_at: now,
+            cause: Cause::Demand,
+            trusted_at: None,
+        };
+        self.changed(|next| {
+            next.versions.extend(versions.into_iter().map(found));
+            next.versions.sort_by_key(|v| v.version);
+        })
+    }
+
     /// Versions that came about by rotation, oldest first.
     pub fn rotations(&self) -> impl Iterator<Item = &VersionRecord> {
         self.versions.iter().filter(|v| v.cause != Cause::Creation && v.phase != Phase::Creating)
@@ -88,12 +110,14 @@ impl KeyRecord {
     }
 }
 
-/// The intent to make a newer version: recorded before the token is asked. An intent that was left half-way is taken up.
+/// The intent to make a newer version than any of the record's and than `taken`, up to which the token has objects of this key that the record may not
+/// know of: recorded before the token is asked. An intent that was left half-way is taken up.
 ///
 /// # Errors
 /// If the material is not the token's own, or there are too many versions.
 pub fn rotating(
     permit: &Permit,
+    taken: KeyVersion,
     cause: Cause,
     created_at: WallTime,
     now: TrustedTime,
@@ -111,8 +135,10 @@ pub fn rotating(
     if kept().count() >= MAX_VERSIONS {
         return Err(limit);
     }
-    let newest = kept().map(|v| v.version).max().unwrap_or(KeyVersion::FIRST);
-    let version = newest.next().ok_or(limit)?;
+    let version = match key.intended() {
+        Some(intended) => intended,
+        None => kept().map(|v| v.version).fold(taken, Ord::max).next().ok_or(limit)?,
+    };
     Ok(key.changed(|next| {
         next.versions.retain(|v| v.phase != Phase::Creating);
         next.versions.push(VersionRecord {
@@ -207,23 +233,42 @@ mod tests {
     }
 
     fn rotate(key: &KeyRecord, cause: Cause, now: TrustedTime) -> Result<KeyRecord, Refusal> {
-        rotating(&permit(key, Operation::RotateKey), cause, WallTime(0), now).map(|next| next.confirmed())
+        rotating(&permit(key, Operation::RotateKey), KeyVersion::FIRST, cause, WallTime(0), now)
+            .map(|next| next.confirmed())
     }
 
     /// K5: what is being made does not wrap yet; confirmed, it does, and the older ones stay.
     #[test]
     fn k5_the_newest_version_in_service_wraps() {
         let key = live();
-        let intent = rotating(&permit(&key, Operation::RotateKey), Cause::Demand, WallTime(5), T0).unwrap();
+        let begin = |key: &KeyRecord, taken: u32, at| {
+            let taken = KeyVersion::new(taken).unwrap();
+            rotating(&permit(key, Operation::RotateKey), taken, Cause::Demand, WallTime(at), T0).unwrap()
+        };
+        let intent = begin(&key, 1, 5);
         assert_eq!(intent.current(), Some(KeyVersion::FIRST));
         assert_eq!(intent.intended(), KeyVersion::new(2));
         // An intent that was left half-way is taken up: no number is used twice, none is left out.
-        let again = rotating(&permit(&intent, Operation::RotateKey), Cause::Demand, WallTime(6), T0).unwrap();
+        let again = begin(&intent, 1, 6);
         assert_eq!(again.versions.len(), 2);
         let confirmed = again.confirmed();
         assert_eq!(confirmed.current(), KeyVersion::new(2));
         assert_eq!(confirmed.version(KeyVersion::FIRST).unwrap().phase, Phase::Live);
         assert_eq!(intent.without_intended().versions, key.versions);
+        // A number that the token has an object of is nobody's intent; one that is intended stays so.
+        let above = begin(&key, 3, 5);
+        assert_eq!(above.intended(), KeyVersion::new(4));
+        assert_eq!(begin(&above, 1, 6).intended(), KeyVersion::new(4));
+    }
+
+    /// K5: what the token has beyond a record from before is taken on in order, and the newest of it wraps.
+    #[test]
+    fn k5_versions_that_were_found_are_in_service() {
+        let found = [3, 2].map(|n| KeyVersion::new(n).unwrap());
+        let key = live().with_found(found, WallTime(9));
+        let numbers: Vec<u32> = key.versions.iter().map(|v| v.version.number()).collect();
+        assert_eq!((numbers, key.current(), key.revision), (vec![1, 2, 3], KeyVersion::new(3), 2));
+        assert_eq!(key.rotations().count(), 2);
     }
 
     /// K5: due an interval after it was turned on, then an interval after each rotation that it made; what was done on demand

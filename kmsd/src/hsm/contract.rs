@@ -30,6 +30,9 @@ fn contract(token: &dyn Token) {
     session.generate(a).unwrap();
     session.ensure(a).unwrap();
     session.ensure(b).unwrap();
+    assert!(session.is_protected(a).unwrap() && session.works(b).unwrap());
+    let absent = session.is_protected(object(9, 1));
+    assert!(matches!(absent, Err(HsmError::NoObject { .. })) && !session.works(object(9, 1)).unwrap());
     let mut inventory = session.inventory().unwrap();
     inventory.sort_unstable();
     assert_eq!(inventory, [a, b]);
@@ -133,6 +136,46 @@ fn softhsm_without_gcm_keeps_the_contract() {
     });
 }
 
+/// Without GCM an object has two keys: making it where it is already takes neither of them away.
+#[test]
+fn k4_softhsm_without_gcm_a_key_is_not_made_over_another() {
+    let test = "k4_softhsm_without_gcm_a_key_is_not_made_over_another";
+    on(place::Provider::SoftHsmWithoutGcm, test, |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let mut session = token.open().unwrap();
+        let a = object(1, 1);
+        session.generate(a).unwrap();
+        let sealed = session.seal(a, b"aad", b"text").unwrap();
+        assert!(matches!(session.generate(a), Err(HsmError::Occupied { object }) if object == a));
+        // With no handle from before.
+        token.recover(token.generation()).unwrap();
+        let mut session = token.open().unwrap();
+        assert_eq!(session.inventory().unwrap(), [a]);
+        let opened = session.open(a, sealed.mechanism, &sealed.iv, b"aad", &sealed.ciphertext);
+        assert_eq!(opened.unwrap().as_slice(), b"text");
+    });
+}
+
+/// On a token with GCM, what claims to be sealed without it does not open, and is not searched the token for each time.
+#[test]
+fn k2_softhsm_with_gcm_another_mechanism_does_not_open() {
+    let test = "k2_softhsm_with_gcm_another_mechanism_does_not_open";
+    on(place::Provider::SoftHsmByProxy, test, |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let mut session = token.open().unwrap();
+        session.generate(object(1, 1)).unwrap();
+        for round in 0..3 {
+            place::trace_anew(&dir);
+            let opened = session.open(object(1, 1), Mechanism::AesCbcHmac, &[1; 16], b"aad", &[2; 64]);
+            assert!(matches!(opened, Err(HsmError::DoesNotOpen)));
+            // A trace begins with the first call after it was ordered.
+            session.random(&mut [0; 8]).unwrap();
+            let searched = place::traced(&dir).iter().any(|call| call == "C_FindObjectsInit");
+            assert_eq!(searched, round == 0);
+        }
+    });
+}
+
 /// A second provider, of other people's making. Its older versions have no GCM.
 #[test]
 fn opencryptoki_keeps_the_contract() {
@@ -233,6 +276,25 @@ fn k1_softhsm_keys_never_leave_the_token() {
             lines.contains(&"Access:     sensitive, always sensitive, never extractable, local"),
             "{shown}"
         );
+    });
+}
+
+/// K1: a key in the place of one of kmsd's that is not protected as those are is neither confirmed nor used instead of making one.
+#[test]
+fn k1_softhsm_a_weaker_key_is_not_taken_for_ones_own() {
+    on_softhsm("k1_softhsm_a_weaker_key_is_not_taken_for_ones_own", |dir| {
+        let a = object(1, 1);
+        let made = Command::new("pkcs11-tool")
+            .args(["--module", MODULE, "--token-label", "test", "--login", "--pin", "1234", "--keygen"])
+            .args(["--key-type", "AES:32", "--extractable", "--id", &hex::encode(a.to_bytes())])
+            .output()
+            .expect("pkcs11-tool is installed (package opensc)");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let mut session = token.open().unwrap();
+        assert!(session.exists(a).unwrap());
+        assert!(!session.is_protected(a).unwrap() && !session.works(a).unwrap());
+        assert!(matches!(session.ensure(a), Err(HsmError::Unprotected { object }) if object == a));
     });
 }
 

@@ -58,6 +58,20 @@ pub enum HsmError {
         /// The object.
         object: ObjectId,
     },
+    /// A key is to be made where there is one.
+    #[error("the token has an object {}/{} already: another is not made beside it", object.key, object.version)]
+    Occupied {
+        /// The object.
+        object: ObjectId,
+    },
+    /// An object that kmsd did not make so.
+    #[error(
+        "the token's object {}/{} is not protected as a master key is (K1): it is not used", object.key, object.version
+    )]
+    Unprotected {
+        /// The object.
+        object: ObjectId,
+    },
     /// The token does not have the key that guards store and audit log.
     #[error(
         "the token has no integrity key of kmsd: it was initialised anew, or it is another one. Restore the token from its backup"
@@ -170,6 +184,8 @@ impl HsmError {
             | Self::PinFile { .. }
             | Self::PinRefused { .. } => Recovery::Operator,
             Self::NoObject { .. }
+            | Self::Occupied { .. }
+            | Self::Unprotected { .. }
             | Self::NoIntegrityKey
             | Self::NoMacKey { .. }
             | Self::NoPair

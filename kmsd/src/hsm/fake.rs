@@ -1,7 +1,7 @@
 //! A token in memory that fails by script: for tests of everything above the HSM.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -39,6 +39,7 @@ pub(crate) struct FakeToken {
 #[derive(Default)]
 struct Inner {
     objects: Mutex<HashMap<ObjectId, Vec<[u8; 32]>>>,
+    weak: Mutex<HashSet<ObjectId>>,
     /// What stands beside an object, if keys have two halves.
     halves: Mutex<HashMap<ObjectId, [u8; 32]>>,
     has_halves: bool,
@@ -242,6 +243,11 @@ impl FakeToken {
         self.inner.objects.lock().insert(object, vec![[7; 32]]);
     }
 
+    /// Takes an object's protection away, as whoever made another one in its place would.
+    pub(crate) fn weaken(&self, object: ObjectId) {
+        self.inner.weak.lock().insert(object);
+    }
+
     /// Removes an object behind the service's back.
     pub(crate) fn lose(&self, object: ObjectId) {
         self.inner.objects.lock().remove(&object);
@@ -388,6 +394,17 @@ impl Session for FakeSession {
     fn exists(&mut self, object: ObjectId) -> Result<bool, HsmError> {
         self.call("exists", || {
             Ok(self.token.inner.objects.lock().contains_key(&object) && !self.token.lacks_half(object))
+        })
+    }
+
+    fn is_protected(&mut self, object: ObjectId) -> Result<bool, HsmError> {
+        self.call("attributes", || {
+            let has = self.token.inner.objects.lock().contains_key(&object);
+            if has {
+                Ok(!self.token.inner.weak.lock().contains(&object))
+            } else {
+                Err(HsmError::NoObject { object })
+            }
         })
     }
 

@@ -56,16 +56,12 @@ impl Service {
         &self,
         caller: &Caller,
         key: &KeyRef,
-        alias: &str,
+        alias: Alias,
     ) -> Result<NamedKey, ServiceError> {
-        let parsed: Result<Alias, _> = alias.parse();
         let (service, caller, key) = (self.clone(), caller.clone(), key.clone());
         self.to_the_end(async move {
             let mut trail = Trail::of(&caller, Operation::CreateAlias, &key);
-            let made = match parsed {
-                Ok(alias) => service.put_new_alias(&mut trail, &caller, &key, alias).await,
-                Err(fault) => Err(Refusal::from(fault).into()),
-            };
+            let made = service.put_new_alias(&mut trail, &caller, &key, alias).await;
             service.recorded_alias(trail, made).await
         })
         .await
@@ -254,6 +250,40 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Names that nobody can ask for, since the first part of them is taken for the prefix of aliases; versions up to 0.1 took them. As an
+    /// alias such a name goes, as a key's own name it is replaced by one that the service makes up. The key itself stays as it is.
+    pub(super) async fn clear_prefixed_names(&self) -> Result<(), ServiceError> {
+        let (aliases, keys) = {
+            let registry = self.inner.writer.registry().read();
+            let aliases: Vec<AliasRecord> =
+                registry.aliases().filter(|a| a.alias.is_prefixed()).cloned().collect();
+            let is_named = |key: &&SharedKey| key.phase == Phase::Live && key.alias.is_prefixed();
+            let keys: Vec<SharedKey> = registry.keys().filter(is_named).cloned().collect();
+            (aliases, keys)
+        };
+        for record in aliases {
+            let change = Change::ForgetAlias(record.alias.clone(), record.revision);
+            self.clear_name(&record.alias, record.key, change).await?;
+        }
+        for key in keys {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random)?;
+            let change = Change::PutKey(key.changed(|next| next.alias = Alias::generated(random)));
+            self.clear_name(&key.alias, key.id, change).await?;
+        }
+        Ok(())
+    }
+
+    async fn clear_name(&self, name: &Alias, key: KeyId, change: Change) -> Result<(), ServiceError> {
+        let note = "it begins with the prefix of aliases, so nobody could ask for it";
+        let mut trail = Trail::of(&Caller::SYSTEM, Operation::DeleteAlias, name).note(note);
+        trail.key(key, None);
+        self.intend(&trail).await?;
+        tracing::warn!(%key, %name, "a name that nobody can ask for is taken away; the key goes by its id");
+        let gone = self.inner.writer.commit(change).await.map_err(ServiceError::from);
+        self.record(trail, gone).await
     }
 
     async fn put_alias(&self, key: &SharedKey, record: AliasRecord) -> Result<NamedKey, ServiceError> {

@@ -2,18 +2,15 @@
 
 use uuid::Uuid;
 
-use super::{Service, ServiceError, audit::Trail};
+use super::{Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS};
 use crate::{
     domain::{
-        Caller,
-        anchor::{self, Advance, Anchor},
+        Caller, Principal, Refusal,
+        anchor::{self, Advance, Anchor, AnchorLimits, AnchorRecord},
         registry::{Change, Conflict},
     },
     store::CommitError,
 };
-
-/// How often a decision is made anew when the record changes under it.
-const ATTEMPTS: usize = 16;
 
 impl Service {
     /// The volume's anchor, if it has one.
@@ -29,41 +26,57 @@ impl Service {
         self.record(Trail::new(caller, "anchor").target(&volume), found.map_err(Into::into)).await
     }
 
+    /// Records that an older state of the volume is looked at, on an operator's word. The anchor stays where it is.
+    ///
+    /// # Errors
+    /// If it is another caller's.
+    pub async fn read_rollback(
+        &self,
+        caller: &Caller,
+        volume: Uuid,
+        found: Anchor,
+        reason: &str,
+    ) -> Result<(), ServiceError> {
+        let note = format!("generation {}: {reason}", found.generation);
+        let trail = Trail::new(caller, "read-rollback").target(&volume).note(note);
+        let permitted = {
+            let registry = self.inner.writer.registry().read();
+            anchor::permit(registry.anchor(&volume), caller, volume)
+        };
+        self.record(trail, permitted.map_err(Into::into)).await
+    }
+
     /// Moves the volume's anchor forward.
     ///
     /// # Errors
-    /// If the offered state is older than the anchor, or the store fails.
+    /// If the offered state is older than the anchor, there are too many anchors for a new one, or the store fails.
     pub async fn advance_anchor(
         &self,
         caller: &Caller,
         volume: Uuid,
         offered: Anchor,
     ) -> Result<Anchor, ServiceError> {
-        let trail = Trail::new(caller, "advance-anchor").target(&volume).note(offered.generation.to_string());
-        let advanced = self.advance(caller, volume, offered).await;
-        self.record(trail, advanced).await
-    }
-
-    async fn advance(&self, caller: &Caller, volume: Uuid, offered: Anchor) -> Result<Anchor, ServiceError> {
-        for _ in 0..ATTEMPTS {
-            let decision = {
-                let registry = self.inner.writer.registry().read();
-                anchor::advance(registry.anchor(&volume), caller, volume, offered)?
+        let (service, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            let trail =
+                Trail::new(&caller, "advance-anchor").target(&volume).note(offered.generation.to_string());
+            let decide = |service: &Self, current: Option<&AnchorRecord>| {
+                if let Advance::Record(next) = anchor::advance(current, &caller, volume, offered)? {
+                    service.put_anchor(&caller, current, next).map(Some)
+                } else {
+                    Ok(None)
+                }
             };
-            let Advance::Record(next) = decision else { return Ok(offered) };
-            match self.inner.writer.commit(Change::PutAnchor(next)).await {
-                Ok(()) => return Ok(offered),
-                Err(CommitError::Conflict(Conflict::Stale)) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(CommitError::Conflict(Conflict::Stale).into())
+            let advanced = service.change_anchor(volume, decide).await.map(|()| offered);
+            service.record(trail, advanced).await
+        })
+        .await
     }
 
     /// Sets the volume's anchor to an older state, on an operator's word.
     ///
     /// # Errors
-    /// If it is another caller's, or the store fails.
+    /// If it is another caller's, there are too many anchors for a new one, or the store fails.
     pub async fn accept_rollback(
         &self,
         caller: &Caller,
@@ -73,24 +86,90 @@ impl Service {
     ) -> Result<Anchor, ServiceError> {
         let note = format!("generation {}: {reason}", accepted.generation);
         let trail = Trail::new(caller, "accept-rollback").target(&volume).note(note);
-        self.intend(&trail).await?;
-        let set = self.set_back(caller, volume, accepted).await;
-        self.record(trail, set).await
+        let (service, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            service.intend(&trail).await?;
+            let decide = |service: &Self, current: Option<&AnchorRecord>| {
+                let next = anchor::accept_rollback(current, &caller, volume, accepted)?;
+                service.put_anchor(&caller, current, next).map(Some)
+            };
+            let set = service.change_anchor(volume, decide).await.map(|()| accepted);
+            service.record(trail, set).await
+        })
+        .await
     }
 
-    async fn set_back(
+    /// Forgets the volume's anchor: the volume is gone, or whoever attaches it next begins anew.
+    ///
+    /// # Errors
+    /// If there is none, it is another caller's, or the store fails.
+    pub async fn forget_anchor(&self, caller: &Caller, volume: Uuid) -> Result<(), ServiceError> {
+        let trail = Trail::new(caller, "forget-anchor").target(&volume);
+        let (service, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            service.intend(&trail).await?;
+            let decide = |_: &Self, current: Option<&AnchorRecord>| {
+                let record = anchor::forgotten(current, &caller, volume)?;
+                Ok(Some(Change::ForgetAnchor(volume, record.revision)))
+            };
+            let forgotten = service.change_anchor(volume, decide).await;
+            service.record(trail, forgotten).await
+        })
+        .await
+    }
+
+    /// Gives the volume's anchor to another owner.
+    ///
+    /// # Errors
+    /// Unless the caller is an administrator and there is one; or if the store fails.
+    pub async fn hand_anchor_over(
         &self,
         caller: &Caller,
         volume: Uuid,
-        accepted: Anchor,
-    ) -> Result<Anchor, ServiceError> {
-        for _ in 0..ATTEMPTS {
-            let next = {
-                let registry = self.inner.writer.registry().read();
-                anchor::accept_rollback(registry.anchor(&volume), caller, volume, accepted)?
+        owner: Principal,
+    ) -> Result<(), ServiceError> {
+        let trail = Trail::new(caller, "hand-anchor-over").target(&volume).note(format!("to {owner}"));
+        let (service, caller) = (self.clone(), caller.clone());
+        self.to_the_end(async move {
+            service.intend(&trail).await?;
+            let decide = |_: &Self, current: Option<&AnchorRecord>| {
+                anchor::handed_over(current, &caller, volume, owner.clone())
+                    .map(|next| Some(Change::PutAnchor(next)))
             };
-            match self.inner.writer.commit(Change::PutAnchor(next)).await {
-                Ok(()) => return Ok(accepted),
+            let handed = service.change_anchor(volume, decide).await;
+            service.record(trail, handed).await
+        })
+        .await
+    }
+
+    /// A new anchor takes a place, a moved one has it.
+    fn put_anchor(
+        &self,
+        caller: &Caller,
+        current: Option<&AnchorRecord>,
+        next: AnchorRecord,
+    ) -> Result<Change, Refusal> {
+        if current.is_none() {
+            let limits = &self.inner.limits;
+            let limits = AnchorLimits { all: limits.max_anchors, each: limits.max_anchors_each };
+            let registry = self.inner.writer.registry().read();
+            let own = registry.anchors().filter(|anchor| anchor.owner == caller.principal).count();
+            anchor::admit_another(caller, own, registry.anchors().count(), limits)?;
+        }
+        Ok(Change::PutAnchor(next))
+    }
+
+    /// Decides on the anchor as it stands, records the decision, and decides again if it stood no longer.
+    async fn change_anchor(
+        &self,
+        volume: Uuid,
+        decide: impl Fn(&Self, Option<&AnchorRecord>) -> Result<Option<Change>, Refusal>,
+    ) -> Result<(), ServiceError> {
+        for _ in 0..ATTEMPTS {
+            let current = self.inner.writer.registry().read().anchor(&volume).cloned();
+            let Some(change) = decide(self, current.as_ref())? else { return Ok(()) };
+            match self.inner.writer.commit(change).await {
+                Ok(()) => return Ok(()),
                 Err(CommitError::Conflict(Conflict::Stale)) => {}
                 Err(error) => return Err(error.into()),
             }

@@ -90,6 +90,15 @@ impl Service {
         recorded.and(result)
     }
 
+    /// Records what was refused before it was anybody's operation.
+    pub(super) async fn record_as(&self, trail: Trail, outcome: &'static str) -> Result<(), ServiceError> {
+        let operation = trail.event.operation.clone();
+        let event = Event { stage: Stage::Done, outcome: Some(outcome.to_owned()), ..trail.event };
+        let recorded = self.inner.audit.append(event).await;
+        self.inner.metrics.operation(&operation, outcome, trail.began.elapsed());
+        Ok(recorded?)
+    }
+
     /// Records that something is about to be done. It is done only when that is durable.
     pub(super) async fn intend(&self, trail: &Trail) -> Result<(), ServiceError> {
         let event = Event { stage: Stage::Intent, ..trail.event.clone() };
@@ -106,9 +115,16 @@ impl Service {
         before: u64,
         most: usize,
     ) -> Result<Vec<Entry>, ServiceError> {
-        administrator(caller, "reading the audit log")?;
-        let directory = self.inner.audit.directory().to_owned();
-        blocking(move || audit::tail(&directory, before, most)).await
+        let range = if before == u64::MAX { "the latest".to_owned() } else { format!("before {before}") };
+        let trail = Trail::new(caller, "list-audit").note(format!("{range}, at most {most}"));
+        let entries = match administrator(caller, "reading the audit log") {
+            Ok(()) => {
+                let directory = self.inner.audit.directory().to_owned();
+                blocking(move || audit::tail(&directory, before, most)).await
+            }
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.record(trail, entries).await
     }
 
     /// Checks the whole audit log, up to its present end.
@@ -116,7 +132,20 @@ impl Service {
     /// # Errors
     /// Unless the caller is an administrator, or if the log or the token does not answer.
     pub async fn audit_verify(&self, caller: &Caller) -> Result<Verdict, ServiceError> {
-        administrator(caller, "checking the audit log")?;
+        let trail = Trail::new(caller, "verify-audit");
+        let verdict = match administrator(caller, "checking the audit log") {
+            Ok(()) => self.verify_audit().await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        let trail = match &verdict {
+            Ok(Verdict { fault: None, records, .. }) => trail.note(format!("{records} records are intact")),
+            Ok(Verdict { fault: Some(fault), .. }) => trail.note(fault.to_string()),
+            Err(_) => trail,
+        };
+        self.record(trail, verdict).await
+    }
+
+    async fn verify_audit(&self) -> Result<Verdict, ServiceError> {
         let directory = self.inner.audit.directory().to_owned();
         let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
         let runtime = tokio::runtime::Handle::current();

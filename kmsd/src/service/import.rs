@@ -202,8 +202,9 @@ impl Service {
         // Before the intent is seen: the scheduler finishes what nobody is at work on.
         let _flight =
             Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
-        let leaving =
-            self.decide_and_commit(trail, self.asking(caller, key, operation), import::removing).await?;
+        let leaving = self
+            .decide_and_commit(trail, self.asking(caller, &KeyRef::Id(id), operation), import::removing)
+            .await?;
         self.settle(&leaving).await?;
         Ok(id)
     }

@@ -314,10 +314,10 @@ impl Service {
             Err(error) => return Err(error.into()),
         }
         let made = self.finish(record.clone()).await;
-        drop(flight);
         if made.is_err() {
             self.undo(&record).await;
         }
+        drop(flight);
         made
     }
 
@@ -348,6 +348,13 @@ impl Service {
 
     /// Gives a recorded intent up. What fails here is tried again by the scheduler.
     pub(super) async fn undo(&self, record: &KeyRecord) {
+        // A commit that failed may be in the store all the same. One that succeeds now shows that the intent still stands there.
+        let current = self.record_of(record.id).filter(|key| key.phase == Phase::Creating);
+        let Some(current) = current else { return };
+        if let Err(error) = self.inner.writer.commit(Change::PutKey(current.changed(|_| ()))).await {
+            tracing::warn!(key = %record.id, %error, "a key that could not be made cannot be cleared away yet");
+            return;
+        }
         let objects: Vec<_> =
             record.versions.iter().map(|v| ObjectId { key: record.id, version: v.version }).collect();
         let destroyed = self

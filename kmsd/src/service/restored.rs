@@ -1,6 +1,9 @@
 //! After a restore, and when the store's integrity key is replaced.
 
-use std::{collections::HashSet, sync::atomic::Ordering};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::atomic::Ordering,
+};
 
 use super::{
     Service, ServiceError,
@@ -10,9 +13,12 @@ use super::{
 use crate::{
     audit::{self, Extent},
     domain::{
-        Caller, KeyId,
+        Caller, KeyId, KeyVersion,
         audit::{ChainKey, Stage},
         key::{Phase, SharedKey},
+        reconcile::ObjectId,
+        registry::Change,
+        state::Origin,
     },
 };
 
@@ -59,6 +65,38 @@ impl Service {
             self.destroy(&key).await?;
         }
         Ok(())
+    }
+
+    /// Puts newer versions into service that the token has of a key and the store does not know: it is a copy from before a rotation. What was wrapped since
+    /// opens again, and whoever deletes the key deletes them too. Gives back what it leaves alone: objects of no living key, older numbers, what does
+    /// not work.
+    pub(super) async fn take_on(&self, orphans: Vec<ObjectId>) -> Result<Vec<ObjectId>, ServiceError> {
+        let (mut found, mut left) = (BTreeMap::<KeyId, Vec<KeyVersion>>::new(), Vec::new());
+        for object in orphans {
+            let is_newer = self.record_of(object.key).is_some_and(|key| {
+                key.phase == Phase::Live
+                    && key.origin == Origin::Kms
+                    // What is being made is finished or given up first.
+                    && key.intended().is_none()
+                    && object.version > key.newest()
+            });
+            if is_newer && self.inner.pool.call(move |session| session.works(object)).await? {
+                found.entry(object.key).or_default().push(object.version);
+            } else {
+                left.push(object);
+            }
+        }
+        for (id, versions) in found {
+            let Some(key) = self.record_of(id) else { continue };
+            let next = key.with_found(versions, self.observe_clock().wall());
+            let mut trail = Trail::new(&Caller::SYSTEM, "take-on-versions").target(&key.alias);
+            trail.key(id, next.current());
+            self.intend(&trail).await?;
+            tracing::warn!(key = %id, alias = %key.alias, newest = %next.newest(), "the token has newer versions of this key than the store knew of: they are in service");
+            let taken = self.inner.writer.commit(Change::PutKey(next)).await.map_err(ServiceError::from);
+            self.record(trail, taken).await?;
+        }
+        Ok(left)
     }
 
     /// Replaces the store's integrity key and makes every MAC anew.

@@ -92,12 +92,18 @@ impl Service {
         let permit = self.asking(caller, key, Operation::RotateKey)()?;
         let (id, name) = (permit.key().id, permit.key().name());
         let _flight = Flight::alone(self, id).ok_or(Refusal::RotationUnderWay { key: name })?;
-        // In the token there may be something of an attempt that was left half-way.
-        let fresh = self.record_of(id).is_some_and(|key| key.intended().is_none());
+        // In the token there may be something of an attempt that was left half-way. A version that the record does not even intend is none of this rotation's:
+        // its number is left alone, or undoing this rotation would undo that version.
+        let before = self.record_of(id);
+        let fresh = before.as_ref().is_some_and(|key| key.intended().is_none());
+        let taken = match before.filter(|_| fresh) {
+            Some(key) => self.taken_up_to(id, key.newest()).await?,
+            None => KeyVersion::FIRST,
+        };
         let service = self.clone();
         let decide = move |permit: &_| {
             let clock = service.observe_clock();
-            rotation::rotating(permit, cause, clock.wall(), clock.now())
+            rotation::rotating(permit, taken, cause, clock.wall(), clock.now())
         };
         let permit = self.asking(caller, &KeyRef::Id(id), Operation::RotateKey);
         let next = self.decide_and_commit(trail, permit, decide).await?;
@@ -108,6 +114,20 @@ impl Service {
             self.undo_rotation(id).await;
         }
         made
+    }
+
+    /// The newest version from `newest` on that the token has an object of, without a gap. A restored store may not know of all.
+    async fn taken_up_to(&self, id: KeyId, newest: KeyVersion) -> Result<KeyVersion, ServiceError> {
+        let taken = self.inner.pool.call(move |session| {
+            let mut taken = newest;
+            while let Some(version) = taken.next()
+                && session.exists(ObjectId { key: id, version })?
+            {
+                taken = version;
+            }
+            Ok(taken)
+        });
+        Ok(taken.await?)
     }
 
     /// From a recorded intent to a version in service.
@@ -162,7 +182,7 @@ impl Service {
         Err(last.into())
     }
 
-    fn record_of(&self, id: KeyId) -> Option<SharedKey> {
+    pub(super) fn record_of(&self, id: KeyId) -> Option<SharedKey> {
         self.inner.writer.registry().read().find(&KeyRef::Id(id)).cloned()
     }
 }

@@ -1,9 +1,9 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
-use super::{Service, ServiceError, audit::Trail, restored::DESTROY};
+use super::{Service, ServiceError, audit::Trail, lifecycle::Flight, restored::DESTROY};
 use crate::{
     domain::{
-        Caller, KeyRef, Refusal,
+        Caller, KeyId, KeyRef, Refusal,
         key::{KeyRecord, Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
@@ -17,7 +17,8 @@ use crate::{
 const ROTATE_AGAIN_MS: i64 = 10 * 60 * 1000;
 
 /// What is to be done with a key.
-enum Due {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
     Destruction,
     /// A key that could not be made.
     Undoing,
@@ -28,52 +29,82 @@ enum Due {
     Material,
 }
 
+impl Due {
+    /// What is due of a key that nobody is at work on.
+    fn of(key: &KeyRecord, now: TrustedTime) -> Option<Self> {
+        match key.phase {
+            Phase::Destroying => Some(Self::Destruction),
+            // A default key in creation is finished by the next who asks for it.
+            Phase::Creating => (!key.is_default).then_some(Self::Undoing),
+            Phase::Live if key.is_due(now) => Some(Self::Destruction),
+            Phase::Live if key.is_unsettled() || key.is_material_due(now) || key.is_ticket_due(now) => {
+                Some(Self::Material)
+            }
+            Phase::Live if key.intended().is_some() => Some(Self::UndoingRotation),
+            Phase::Live => key.is_rotation_due(now).then_some(Self::Rotation),
+            Phase::Destroyed => None,
+        }
+    }
+}
+
 impl Service {
     /// Does what is due. Cheap when nothing is.
     pub async fn tick(&self) {
+        self.record_due_strangers().await;
         if !matches!(self.inner.pool.status(), TokenStatus::Present) {
-            // All of it needs the token.
+            // All that follows needs the token.
             return;
         }
         for (due, key) in self.due() {
-            match due {
-                Due::Undoing => self.undo(&key).await,
-                Due::UndoingRotation => self.undo_rotation(key.id).await,
-                Due::Destruction => {
-                    if let Err(error) = self.destroy(&key).await {
-                        tracing::warn!(key = %key.id, %error, "a key whose deletion is due cannot be destroyed yet");
-                    }
-                }
-                Due::Rotation => self.rotate_due(&key).await,
-                Due::Material => {
-                    if let Err(error) = self.tend_material(&key).await {
-                        tracing::warn!(key = %key.id, %error, "imported material cannot be seen to yet");
-                    }
-                }
-            }
+            self.attend(due, &key).await;
         }
     }
 
-    fn due(&self) -> Vec<(Due, SharedKey)> {
+    pub(super) async fn attend(&self, due: Due, key: &SharedKey) {
+        match due {
+            Due::Destruction => {
+                if let Err(error) = self.destroy(key).await {
+                    tracing::warn!(key = %key.id, %error, "a key whose deletion is due cannot be destroyed yet");
+                }
+            }
+            Due::Rotation => self.rotate_due(key).await,
+            Due::Undoing | Due::UndoingRotation | Due::Material => self.clear_away(due, key.id).await,
+        }
+    }
+
+    /// Does what destroys objects of a key that goes on, or may. The list of what is due was made a while ago: somebody may have taken up since what
+    /// had been left half-way, and may be using it.
+    async fn clear_away(&self, due: Due, id: KeyId) {
+        let Some(_flight) = Flight::alone(self, id) else { return };
+        let now = self.trusted_now();
+        let Some(key) = self.record_of(id).filter(|key| Due::of(key, now) == Some(due)) else { return };
+        match due {
+            Due::Undoing => self.undo(&key).await,
+            Due::UndoingRotation => self.undo_rotation(id).await,
+            Due::Material => {
+                if let Err(error) = self.tend_material(&key).await {
+                    tracing::warn!(key = %id, %error, "imported material cannot be seen to yet");
+                }
+            }
+            Due::Destruction | Due::Rotation => {}
+        }
+    }
+
+    pub(super) fn due(&self) -> Vec<(Due, SharedKey)> {
         let now = self.trusted_now();
         let registry = self.inner.writer.registry().read();
         let in_flight = self.inner.in_flight.lock();
         let again = self.inner.rotate_again.lock();
-        let due = |key: &SharedKey| match key.phase {
-            Phase::Destroying => Some(Due::Destruction),
-            _ if in_flight.contains(&key.id) => None,
-            // A default key in creation is finished by the next who asks for it.
-            Phase::Creating => (!key.is_default).then_some(Due::Undoing),
-            Phase::Live if key.is_due(now) => Some(Due::Destruction),
-            Phase::Live if key.is_unsettled() || key.is_material_due(now) || key.is_ticket_due(now) => {
-                Some(Due::Material)
-            }
-            Phase::Live if key.intended().is_some() => Some(Due::UndoingRotation),
-            Phase::Live => {
-                let waits = again.get(&key.id).is_some_and(|again| now < *again);
-                (key.is_rotation_due(now) && !waits).then_some(Due::Rotation)
-            }
-            Phase::Destroyed => None,
+        let due = |key: &SharedKey| {
+            let due = Due::of(key, now)?;
+            let waits = match due {
+                Due::Destruction => key.phase != Phase::Destroying && in_flight.contains(&key.id),
+                Due::Rotation => {
+                    in_flight.contains(&key.id) || again.get(&key.id).is_some_and(|again| now < *again)
+                }
+                Due::Undoing | Due::UndoingRotation | Due::Material => in_flight.contains(&key.id),
+            };
+            (!waits).then_some(due)
         };
         registry.keys().filter_map(|key| due(key).map(|due| (due, SharedKey::clone(key)))).collect()
     }

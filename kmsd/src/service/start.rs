@@ -17,7 +17,7 @@ use crate::{
         Caller,
         audit::ChainKey,
         integrity::{IntegrityKey, TokenNote},
-        key::DELETION_DAYS,
+        key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
         registry::Change,
         time::TrustedClock,
@@ -159,7 +159,7 @@ impl Service {
         let key = pool.call(move |session| session.derive(&purpose, create)).await?;
         store.unlock(IntegrityKey::new(*key));
         let Contents { epoch, clock: stored, registry } = store.load()?;
-        let findings = reconcile(&registry, &inventory.into_iter().collect());
+        let mut findings = reconcile(&registry, &inventory.into_iter().collect());
         if findings.is_foreign {
             return Err(StartError::ForeignToken { token, keys: findings.missing.len() });
         }
@@ -205,6 +205,7 @@ impl Service {
             in_flight: Mutex::new(HashSet::new()),
             rotate_again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),
+            strangers: super::strangers::Strangers::default(),
             default_keys: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::new(note),
             store_key: AtomicU64::new(key_number),
@@ -215,8 +216,11 @@ impl Service {
             let record = Trail::new(&Caller::SYSTEM, "accept-restored").note(loss.to_string());
             service.record(record, Ok(())).await.map_err(StartError::Unfinished)?;
         }
+        // Before anything is destroyed: what belongs to a key goes with it.
+        let orphans = std::mem::take(&mut findings.orphans);
+        findings.orphans = service.take_on(orphans).await.map_err(StartError::Unfinished)?;
         if was_restored {
-            service.put_off_deletions().await.map_err(StartError::Unfinished)?;
+            service.put_off_destruction().await.map_err(StartError::Unfinished)?;
             service.destroy_again().await.map_err(StartError::Unfinished)?;
         }
         if key_number < note.store_key {
@@ -225,21 +229,33 @@ impl Service {
         }
         service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
         service.clear_aliases().await.map_err(StartError::Unfinished)?;
+        service.clear_prefixed_names().await.map_err(StartError::Unfinished)?;
         service.drop_old_pairs().await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
         service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)
     }
 
-    /// A restored store may know a deletion that was cancelled since: nothing is destroyed by it for a week.
-    async fn put_off_deletions(&self) -> Result<(), ServiceError> {
+    /// A restored store may know a deletion that was cancelled since, an expiry that is another one by now, or an import that was completed: nothing is
+    /// destroyed by it for a week, and of material that was arriving the token keeps what it has. That can be imported again over it.
+    async fn put_off_destruction(&self) -> Result<(), ServiceError> {
         let earliest = self.trusted_now().plus_days(*DELETION_DAYS.start());
-        let soon: Vec<_> = {
-            let registry = self.inner.writer.registry().read();
-            registry.keys().filter(|key| key.is_due(earliest)).cloned().collect()
+        let commit = async |next: KeyRecord| -> Result<KeyRecord, CommitError> {
+            self.inner.writer.commit(Change::PutKey(next.clone())).await.map(|()| next)
         };
-        for key in soon {
-            self.inner.writer.commit(Change::PutKey(key.put_off(earliest))).await?;
+        let all: Vec<_> = self.inner.writer.registry().read().keys().cloned().collect();
+        for key in all {
+            let mut key = KeyRecord::clone(&key);
+            if key.is_due(earliest) {
+                key = commit(key.put_off(earliest)).await?;
+            }
+            if key.is_material_due(earliest) {
+                key = commit(key.put_off_expiry(earliest)).await?;
+            }
+            if key.is_arriving() {
+                tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                commit(key.settled()).await?;
+            }
         }
         Ok(())
     }
@@ -289,7 +305,8 @@ impl Service {
         for ObjectId { key, version } in findings.missing {
             tracing::error!(%key, %version, "the token does not show this version; it cannot be used");
         }
-        for ObjectId { key, version } in findings.orphans {
+        // Those of keys that had something intended until now.
+        for ObjectId { key, version } in self.take_on(findings.orphans).await? {
             tracing::warn!(%key, %version, "the token has a key that the store does not know; it is left alone");
         }
         Ok(())

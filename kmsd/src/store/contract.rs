@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     domain::{
-        KeyId, KeyRef, KeyState, Principal,
+        Alias, KeyId, KeyRef, KeyState, Principal,
         access_key::{AccessKeyId, AccessKeyRecord},
         alias::AliasRecord,
         anchor::{Anchor, AnchorRecord},
@@ -100,6 +100,11 @@ fn contract(mut reopen: impl FnMut() -> Box<dyn Store>) {
     assert!(registry.find(&KeyRef::Alias(destroyed.alias)).is_none());
     drop(store);
 
+    loaded(reopen()).commit(&[Change::ForgetAnchor(anchor(1).volume, 1)]).unwrap();
+    assert_eq!(reopen().load().unwrap().registry.anchors().count(), 0);
+    loaded(reopen()).commit(&[Change::PutAnchor(anchor(0))]).unwrap();
+    assert_eq!(reopen().load().unwrap().registry.anchor(&anchor(0).volume), Some(&anchor(0)));
+
     let reading = Reading { wall: WallTime(5), since_boot: 6, boot_id: "b".into() };
     let clock = TrustedClock::start(reading);
     for _ in 0..2 {
@@ -139,6 +144,46 @@ fn sqlite_records_a_group_whole_or_not_at_all() {
     for bad in [Change::PutKey(stale), Change::PutKey(taken), Change::ForgetKey(record(9).id)] {
         store.commit(&[Change::PutKey(record(2)), bad]).unwrap_err();
         assert_eq!(keys(&store.load().unwrap().registry), [record(1)]);
+    }
+}
+
+/// A name is read back as it was written, also one that looks as if it had the prefix of aliases; an older version wrote such names.
+#[test]
+fn names_with_the_prefix_of_aliases_are_read_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kmsd.db");
+    SqliteStore::create(&path, &token()).unwrap();
+    let named = KeyRecord { alias: Alias::stored("alias/k1").unwrap(), ..record(2) };
+    let alias = AliasRecord {
+        alias: Alias::stored("alias/alias/x").unwrap(),
+        revision: 0,
+        key: record(1).id,
+        created_at: WallTime(7),
+        updated_at: WallTime(8),
+    };
+    let changes = [Change::PutKey(record(1)), Change::PutKey(named.clone()), Change::PutAlias(alias.clone())];
+    open(&path).commit(&changes).unwrap();
+    for _ in 0..2 {
+        let registry = open(&path).load().unwrap().registry;
+        assert_eq!(keys(&registry), [record(1), named.clone()]);
+        assert_eq!(registry.alias(&alias.alias), Some(&alias));
+        assert_eq!(registry.find(&"k1".parse().unwrap()).map(|key| key.id), Some(record(1).id));
+    }
+}
+
+/// The column that keeps names unique says what the records say, or the store is not served.
+#[test]
+fn k4_a_name_beside_its_record_is_refused() {
+    for edit in ["UPDATE keys SET alias = 'k9'", "UPDATE keys SET alias = NULL"] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kmsd.db");
+        SqliteStore::create(&path, &token()).unwrap();
+        open(&path).commit(&[Change::PutKey(record(1))]).unwrap();
+        rusqlite::Connection::open(&path).unwrap().execute_batch(edit).unwrap();
+        let mut store = SqliteStore::open(&path).unwrap();
+        store.unlock(key());
+        let refused = store.load().err();
+        assert!(matches!(refused, Some(StoreError::Damaged { what: "keys", .. })), "{edit}: {refused:?}");
     }
 }
 

@@ -129,6 +129,9 @@ impl Store for MemoryStore {
                     let row = serde_json::to_string(anchor).expect("serialises");
                     inner.rows.insert(format!("anchor {}", anchor.volume), row);
                 }
+                Change::ForgetAnchor(volume, _) => {
+                    inner.rows.remove(&format!("anchor {volume}"));
+                }
                 Change::PutAccessKey(record) => {
                     let row = serde_json::to_string(record).expect("serialises");
                     inner.rows.insert(format!("access {}", record.id), row);

@@ -8,6 +8,7 @@ mod rekey;
 mod row;
 
 use std::{
+    collections::HashMap,
     fs::{self, File},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -171,6 +172,13 @@ impl SqliteStore {
         Ok(out)
     }
 
+    /// The names of keys as their column has them.
+    fn names(&self) -> Result<HashMap<String, Option<String>>, StoreError> {
+        let mut statement = self.db.prepare("SELECT key_id, alias FROM keys")?;
+        let names = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
     /// Writes rows and the root over all of them in one transaction.
     fn record(&mut self, rows: &[Row<'_>]) -> Result<u64, StoreError> {
         let epoch = self.epoch + 1;
@@ -237,9 +245,12 @@ impl Store for SqliteStore {
         let damaged = |what, id: &str| StoreError::Damaged { what, id: id.to_owned() };
         let mut macs = RowMacs::new();
         let mut registry = Registry::default();
+        // The column that keeps names unique is not under the MAC: it has to say what the record says.
+        let names = self.names()?;
         let query = "SELECT key_id, revision, record, mac FROM keys";
         for (id, revision, key) in self.checked::<KeyRecord>("keys", query, &mut macs)? {
-            if key.id.to_string() != id || i64::try_from(key.revision) != Ok(revision) {
+            let is_named = names.get(&id).and_then(Option::as_deref) == row::name_of(&key);
+            if key.id.to_string() != id || i64::try_from(key.revision) != Ok(revision) || !is_named {
                 return Err(damaged("keys", &id));
             }
             registry.apply(Change::PutKey(key));

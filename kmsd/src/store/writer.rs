@@ -8,7 +8,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::RwLock;
 use tokio::sync::oneshot;
 
@@ -33,6 +33,12 @@ pub enum CommitError {
     /// The store failed; nothing is recorded.
     #[error("{0}")]
     Store(Arc<StoreError>),
+    /// Too many changes wait to be recorded; this one is not.
+    #[error("{waiting} changes wait to be recorded already: try again in a moment")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
     /// The writer has stopped.
     #[error("the service is shutting down")]
     Stopped,
@@ -119,8 +125,10 @@ impl Writer {
     ) -> Result<(), CommitError> {
         let (reply, answer) = oneshot::channel();
         let requests = self.requests.as_ref().ok_or(CommitError::Stopped)?;
-        // The queue is longer than the connections are many, so it never fills.
-        requests.try_send(request(reply)).map_err(|_| CommitError::Stopped)?;
+        requests.try_send(request(reply)).map_err(|error| match error {
+            TrySendError::Full(_) => CommitError::Busy { waiting: QUEUE },
+            TrySendError::Disconnected(_) => CommitError::Stopped,
+        })?;
         answer.await.map_err(|_| CommitError::Stopped)?
     }
 }

@@ -126,15 +126,24 @@ pub struct AnchorReply {
     pub anchor: Option<AnchorBody>,
 }
 
-/// Request of `POST /kmsd/v1/anchors/{volume}/accept-rollback`: an operator opens an older state on purpose.
+/// Request of `POST /kmsd/v1/anchors/{volume}/accept-rollback`: an operator opens an older state on purpose. Also of `.../read-rollback`: he
+/// looks at it only, and the anchor stays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AcceptRollbackRequest {
-    /// The state that is accepted from now on.
+    /// The state that is accepted from now on, or looked at.
     #[serde(flatten)]
     pub anchor: AnchorBody,
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
+}
+
+/// Request of `PUT /kmsd/v1/anchors/{volume}/owner`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HandOverRequest {
+    /// Whose the anchor is from now on: `uid:1000`, `cert:<digest>`, `key:<access key id>`.
+    pub owner: String,
 }
 
 /// Request of `POST /kmsd/v1/keys/{id}/release-plaintext`: what a volume holds is about to be written in the open.

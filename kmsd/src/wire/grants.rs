@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::huawei::maybe_text_or_number;
 use crate::domain::grant::Constraints;
 
-/// `create-grant`.
+/// `create-grant`. A member that is not known is refused: a misspelt constraint would be none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CreateGrantRequest {
     /// Id, `alias/<name>`, URN or name.
     pub key_id: String,
@@ -26,6 +27,9 @@ pub struct CreateGrantRequest {
     /// With which encryption contexts.
     #[serde(default, skip_serializing_if = "Constraints::is_empty")]
     pub constraints: Constraints,
+    /// As published, a number of the message's; not used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<String>,
 }
 
 /// Answer of `create-grant`.
@@ -95,4 +99,28 @@ pub struct GrantRequest {
     pub key_id: String,
     /// 64 hexadecimal digits.
     pub grant_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// K7: a constraint that is misspelt does not make a grant without one.
+    #[test]
+    fn k7_a_misspelt_constraint_is_refused() {
+        let body = |more: &str| {
+            let text = format!(r#"{{"key_id": "k", "grantee_principal": "uid:2", "operations": []{more}}}"#);
+            serde_json::from_str::<CreateGrantRequest>(&text)
+        };
+        assert!(body("").is_ok() && body(r#", "sequence": "1", "name": "n""#).is_ok());
+        let given = body(r#", "constraints": {"subset": {"a": "1"}}"#).unwrap();
+        assert!(!given.constraints.is_empty());
+        for more in [
+            r#", "constraint": {"subset": {"a": "1"}}"#,
+            r#", "constraints": {"subsets": {"a": "1"}}"#,
+            r#", "constraints": {"encryption_context_subset": {"a": "1"}}"#,
+        ] {
+            assert!(body(more).is_err(), "{more}");
+        }
+    }
 }

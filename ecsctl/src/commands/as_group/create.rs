@@ -54,11 +54,7 @@ impl Create {
         };
         within(&group)?;
         let _claim = app.claim(Noun::AsGroup, group.id, &group.name)?;
-        app.catalog.write(|tx| {
-            // Somebody may have deleted it since it was found.
-            scaling::config(tx, &config.id.to_string())?;
-            scaling::insert_group(tx, &group)
-        })?;
+        app.create_group(&group, &config)?;
         let servers = app.scale(&group, &config)?;
         let sentence = format!("as-group {} created with {} ({})", group.name, count(&servers), group.id);
         app.out.done(&app.shown_group(group)?, &sentence).map_err(stdout)

@@ -7,9 +7,10 @@ use kmsd::{client::Client, domain::audit::Record};
 use serde_json::{Value, json};
 
 use crate::{
-    commands::{key::short, stdout},
+    commands::stdout,
     error::Error,
     keys::kmsd::told,
+    model::{name::short, time},
     output::{Output, Show},
 };
 
@@ -79,7 +80,7 @@ impl Show for Line {
         let Record { seq, stamp, event } = &self.0;
         vec![
             seq.to_string(),
-            time(stamp.time.0),
+            time::of_milliseconds(stamp.time.0).unwrap_or_else(|| stamp.time.0.to_string()),
             event.principal.to_string(),
             event.operation.clone(),
             self.0.event.stage.as_str().to_owned(),
@@ -96,12 +97,5 @@ impl Show for Line {
 
     fn handle(&self) -> String {
         self.0.seq.to_string()
-    }
-}
-
-fn time(millis: i64) -> String {
-    match jiff::Timestamp::from_millisecond(millis) {
-        Ok(time) => time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        Err(_) => millis.to_string(),
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::{
     app::App,
-    commands::{parse_name, parse_size, stdout},
+    commands::{confirm_open, parse_name, parse_size, stdout},
     engine::make::{Encryption, Request},
     error::Error,
     model::{Noun, size},
@@ -16,7 +16,7 @@ use crate::{
 Examples:
   ecsctl backup restore monday data2                                as the backup is
   ecsctl backup restore monday data2 --encrypted --key new-key
-  ecsctl backup restore monday data2 --plain")]
+  ecsctl backup restore monday data2 --plain            from encrypted to plain: asks first")]
 pub(crate) struct Restore {
     /// The backup: name, ID, or beginning of the ID
     backup: String,
@@ -32,19 +32,22 @@ pub(crate) struct Restore {
     /// The master key: alias or ID [default: evs/default]
     #[arg(long, requires = "encrypted")]
     key: Option<String>,
-    /// Leave the disk in the open
+    /// Leave the disk in the open, though the backup is encrypted
     #[arg(long, conflicts_with = "encrypted")]
     plain: bool,
 }
 
 impl Restore {
-    pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+    pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         let name = parse_name(Noun::Disk, &self.disk)?;
         let size = self.size.as_deref().map(parse_size).transpose()?;
         let backup = app.settle_and_find(Noun::Backup, &self.backup)?;
         let encryption = Encryption::from_options(self.encrypted, self.key, self.plain);
         let request = Request::from_volume(Noun::Disk, name.as_str(), &backup, encryption, true);
         let prepared = app.prepare(&Request { size, ..request })?;
+        if self.plain {
+            confirm_open(yes, &backup, name.as_str())?;
+        }
         let disk = app.make(prepared)?;
         let size = size::human(disk.size);
         let sentence =

@@ -43,9 +43,8 @@ impl Attach {
         if !here {
             app.refuse_unless_free(&claimed.disk)?;
         }
-        let place = app.installation.place(claimed.disk.id);
         if self.accept_rollback
-            && app.volumes.serving(&place).is_none()
+            && !app.is_served(&claimed.disk, "attached")?
             && let Some(loss) = app.loss(&claimed.disk)?
         {
             confirm(yes, &loss.question(&claimed.disk.name))?;

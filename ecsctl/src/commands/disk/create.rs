@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    commands::{parse_name, parse_size, stdout},
+    commands::{confirm_open, parse_name, parse_size, stdout},
     engine::make::{Encryption, Request},
     error::Error,
     model::{
@@ -45,7 +45,7 @@ pub(crate) struct Create {
     /// The master key that wraps the data key: alias or ID [default: evs/default]
     #[arg(long, requires = "encrypted")]
     key: Option<String>,
-    /// Not encrypted, though its source is (from a backup only)
+    /// Not encrypted, though its source is (from a backup only): asks first
     #[arg(long, conflicts_with = "encrypted")]
     plain: bool,
     /// Make it thin over this image: in well under a second at any size
@@ -60,13 +60,17 @@ pub(crate) struct Create {
 }
 
 impl Create {
-    pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+    pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         let name = parse_name(Noun::Disk, &self.name)?;
         let size = self.size.as_deref().map(parse_size).transpose()?;
-        let whole = |source: Disk| Fill::Volume { id: source.id, verify: false, snapshot: None };
-        let fill = match (&self.image, &self.backup, &self.snapshot) {
-            (Some(image), ..) => Some(whole(app.settle_and_find(Noun::Image, image)?)),
-            (None, Some(backup), _) => Some(whole(app.settle_and_find(Noun::Backup, backup)?)),
+        let whole = |source: &Disk| Fill::Volume { id: source.id, verify: false, snapshot: None };
+        let backup = match &self.backup {
+            Some(backup) => Some(app.settle_and_find(Noun::Backup, backup)?),
+            None => None,
+        };
+        let fill = match (&self.image, &backup, &self.snapshot) {
+            (Some(image), ..) => Some(whole(&app.settle_and_find(Noun::Image, image)?)),
+            (None, Some(backup), _) => Some(whole(backup)),
             (None, None, Some(snapshot)) => {
                 let found = app.find_snapshot(snapshot)?;
                 Some(Fill::Volume { id: found.disk_id, verify: false, snapshot: Some(found.id) })
@@ -82,6 +86,9 @@ impl Create {
             encryption: Encryption::from_options(self.encrypted, self.key, self.plain),
             fill,
         })?;
+        if let Some(backup) = backup.filter(|_| self.plain) {
+            confirm_open(yes, &backup, name.as_str())?;
+        }
         let disk = app.make(prepared)?;
         let sentence = format!(
             "disk {} created: {}, {} ({})",

@@ -4,11 +4,10 @@ use clap::Args;
 
 use crate::{
     app::App,
-    commands::{parse_name, stdout},
+    commands::{confirm_open, parse_name, stdout},
     engine::make::{Encryption, Request},
     error::Error,
     model::{Noun, size},
-    output::confirm,
 };
 
 /// Copy an image. The key of an image never changes; a copy may have another, or be encrypted where the first is not.
@@ -38,11 +37,8 @@ impl Copy {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         let name = parse_name(Noun::Image, &self.name)?;
         let image = app.settle_and_find(Noun::Image, &self.image)?;
-        if self.plain && image.encrypted {
-            confirm(
-                yes,
-                &format!("Everything in image {} will lie in the open in {name}. Go on?", image.name),
-            )?;
+        if self.plain {
+            confirm_open(yes, &image, name.as_str())?;
         }
         let encryption = Encryption::from_options(self.encrypted, self.key, self.plain);
         let prepared =

@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use uuid::Uuid;
 
 use crate::{
     app::App,
-    commands::stdout,
+    commands::{confirm_open, stdout},
     error::Error,
     images::ExportFormat,
     model::{Noun, plan::Operation},
-    output::confirm,
 };
 
 /// Write an image to a file in the open, as qcow2 or raw. The file appears when it is whole.
@@ -38,13 +38,9 @@ impl Export {
         let mut claimed = app.claim_volume(Noun::Image, &self.image)?;
         let name = claimed.disk.name.clone();
         app.require_key(&claimed.disk, "exported")?;
-        if claimed.disk.encrypted {
-            confirm(
-                yes,
-                &format!("Everything in image {name} will lie in the open in {}. Go on?", path.display()),
-            )?;
-        }
-        app.run(&mut claimed, &Operation::Export { path: path.clone(), format: self.format })?;
+        confirm_open(yes, &claimed.disk, &path.display().to_string())?;
+        let export = Operation::Export { id: Uuid::new_v4(), path: path.clone(), format: self.format };
+        app.run(&mut claimed, &export)?;
         let sentence = format!("image {name} exported to {} ({})", path.display(), self.format.as_str());
         app.out.done(&app.stored(claimed.disk), &sentence).map_err(stdout)
     }

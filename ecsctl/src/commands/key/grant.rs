@@ -9,8 +9,13 @@ use kmsd::domain::{
 };
 use serde_json::{Value, json};
 
-use super::short;
-use crate::{app::App, commands::stdout, error::Error, model::key::Grant, output::Show};
+use crate::{
+    app::App,
+    commands::stdout,
+    error::Error,
+    model::{key::Grant, name::short},
+    output::Show,
+};
 
 /// Let another principal use a key; without `--to`, list who may. A grant counts at once.
 #[derive(Debug, Args)]

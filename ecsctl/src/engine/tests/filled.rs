@@ -53,6 +53,24 @@ fn d5_a_backup_is_an_independent_copy_and_a_disk_from_it_may_choose_its_encrypti
 }
 
 #[test]
+fn d1_what_is_made_from_an_encrypted_volume_never_becomes_plain_for_want_of_its_key() {
+    let world = World::new();
+    let disk = world.disk("d");
+    let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
+    for source in [&disk, &image] {
+        let unrecorded = Disk { key_id: None, ..source.clone() };
+        world.app().catalog.write(|tx| disks::update(tx, &unrecorded)).unwrap();
+    }
+    for (kind, source) in [(Noun::Backup, &disk), (Noun::Image, &disk), (Noun::Disk, &image)] {
+        let refused = world.filled(kind, "new", source, Encryption::Inherit).unwrap_err();
+        assert!(matches!(refused, Error::KeyUnrecorded { .. }), "{refused}");
+        assert!(world.volume(kind, "new").is_none());
+    }
+    let named = world.filled(Noun::Backup, "new", &disk, Encryption::Under(None)).unwrap();
+    assert!(named.encrypted && named.key_id.is_some());
+}
+
+#[test]
 fn d5_a_disk_in_use_is_copied_as_it_was_at_one_moment() {
     let world = World::new();
     let server = world.server("web1");
@@ -203,7 +221,7 @@ fn i2_nothing_leaves_encryption_unrecorded() {
     let mut app = world.app();
     let path = world.dir.path().join("catalog.db-out.raw");
     let mut claimed = app.claim_volume(Noun::Image, "i").unwrap();
-    let export = Operation::Export { path: path.clone(), format: ExportFormat::Raw };
+    let export = Operation::Export { id: Uuid::new_v4(), path: path.clone(), format: ExportFormat::Raw };
     world.keys.set_away(true);
     let refused = app.run(&mut claimed, &export).unwrap_err();
     assert!(matches!(refused, Error::Release { .. }), "{refused}");
@@ -258,6 +276,21 @@ fn s1_a_server_from_an_encrypted_image_has_a_system_disk_under_its_key() {
 }
 
 #[test]
+fn s1_a_server_whose_disks_could_not_be_named_is_not_made() {
+    let world = World::new();
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    let data = vec![(block(), Encryption::Plain)];
+    let refused = world.app().build_server(&blueprint(&"x".repeat(58), &image, data.clone())).unwrap_err();
+    assert!(
+        matches!(&refused, Error::DerivedName { derived, .. } if derived.ends_with("-system")),
+        "{refused}"
+    );
+    assert!(servers::all(world.app().catalog.read()).unwrap().is_empty());
+    world.app().build_server(&blueprint(&"x".repeat(57), &image, data)).unwrap();
+    assert_eq!(disks::all(world.app().catalog.read(), Noun::Disk).unwrap().len(), 3);
+}
+
+#[test]
 fn s1_if_any_key_cannot_be_used_nothing_is_created() {
     let world = World::new();
     let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
@@ -300,6 +333,31 @@ fn s1_killed_before_any_step_a_server_is_whole_or_not_there() {
     assert_eq!(steps, 14, "the steps of making a server with a thin system disk and one more");
 }
 
+/// S1: who deletes a server whose making was cut short is rid of all of it, also when nothing was settled in between.
+#[test]
+fn s1_a_server_whose_making_was_cut_short_is_deleted_with_all_its_disks() {
+    for step in 0..14 {
+        let world = World::new();
+        let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+        let whole = dies_before(&world, step, |app| {
+            app.build_server(&blueprint("web1", &image, vec![(block(), Encryption::Plain)])).map(|_| ())
+        });
+        assert!(!whole, "it has 14 steps");
+        world.app().delete_server("web1").unwrap();
+        let rows = disks::all(world.app().catalog.read(), Noun::Disk).unwrap();
+        assert_eq!((rows.len(), world.volumes.mounted()), (1, 0), "before step {step}: only the source");
+        assert!(servers::all(world.app().catalog.read()).unwrap().is_empty());
+        assert!(world.app().settle_all().unwrap().is_empty());
+        let read = world.app();
+        for noun in Noun::VOLUMES.into_iter().chain([Noun::Server]) {
+            assert_eq!(operations::pending(read.catalog.read(), noun).unwrap(), [] as [Uuid; 0]);
+        }
+        // Its disks are not named as if a second deletion of the server were to be refused.
+        let again = world.app().delete_server("web1").unwrap_err();
+        assert!(matches!(again, Error::NotFound { noun: Noun::Server, .. }), "{again}");
+    }
+}
+
 #[test]
 fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
     for format in [ExportFormat::Raw, ExportFormat::Qcow2] {
@@ -310,18 +368,25 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
             let image = world.filled(Noun::Image, "i", &disk, Encryption::Inherit).unwrap();
             let outside = tempfile::tempdir().unwrap();
             let path = outside.path().join("out");
-            let export = Operation::Export { path: path.clone(), format };
+            // Somebody else's, under the name that an export's file might well have before it is whole.
+            fs::write(outside.path().join("out.partial"), "precious").unwrap();
+            let export = Operation::Export { id: Uuid::new_v4(), path: path.clone(), format };
             let whole = dies_before(&world, step, |app| {
                 let mut claimed = app.claim_volume(Noun::Image, "i")?;
                 app.run(&mut claimed, &export)
             });
             assert!(world.app().settle_all().unwrap().is_empty());
-            let left: Vec<_> =
-                fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let names = || {
+                let mut names: Vec<_> =
+                    fs::read_dir(outside.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+                names.sort();
+                names
+            };
+            let left = names();
             assert_eq!(world.volumes.mounted(), 0);
             assert_eq!(world.volume(Noun::Image, "i").unwrap().status, DiskStatus::Available);
             if path.exists() {
-                assert_eq!(left, ["out"]);
+                assert_eq!(left, ["out", "out.partial"]);
                 let (_, mut source) = crate::images::probe::open(
                     crate::images::raw::OpenFile::new(fs::File::open(&path).unwrap()).unwrap(),
                     Some(format.into()),
@@ -331,15 +396,16 @@ fn i1_an_export_is_whole_or_not_there_and_overwrites_nothing() {
                 source.read(0, &mut read).unwrap();
                 assert_eq!((&read, source.size()), (b"in the open", image.size));
             } else {
-                assert!(left.is_empty(), "before step {step}: {left:?}");
+                assert_eq!(left, ["out.partial"], "before step {step}");
             }
+            assert_eq!(fs::read_to_string(outside.path().join("out.partial")).unwrap(), "precious");
             if whole {
                 fs::write(&path, "precious").unwrap();
                 let mut app = world.app();
                 let mut claimed = app.claim_volume(Noun::Image, "i").unwrap();
                 app.run(&mut claimed, &export).unwrap_err();
                 assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-                assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
+                assert_eq!(names(), ["out", "out.partial"]);
                 break;
             }
         }

@@ -111,7 +111,7 @@ const OF_COPIES: [(&str, Change); 10] = [
     ("image export", |app| {
         let path = app.installation.home.join("catalog.db-out");
         let mut claimed = app.claim_volume(Noun::Image, "i")?;
-        app.run(&mut claimed, &Operation::Export { path, format: ExportFormat::Raw })
+        app.run(&mut claimed, &Operation::Export { id: Uuid::new_v4(), path, format: ExportFormat::Raw })
     }),
 ];
 

@@ -8,7 +8,7 @@ use crate::{
         make::{Encryption, Request},
     },
     model::{
-        scaling::{Config, Group},
+        scaling::{Config, Group, Template},
         size::Size,
     },
 };
@@ -102,4 +102,26 @@ fn a2_a_key_that_cannot_be_used_stops_scaling_with_an_event_and_no_disk() {
         before - 3,
         "disks go with them"
     );
+}
+
+#[test]
+fn a1_a_group_whose_servers_or_disks_could_not_be_named_is_not_made() {
+    let (world, group, config) = scaled(0);
+    let group = |length: usize| Group { id: Uuid::new_v4(), name: "x".repeat(length), ..group.clone() };
+    // "-9-system" is the longest that is added.
+    let refused = world.app().create_group(&group(56), &config).unwrap_err();
+    assert!(
+        matches!(&refused, Error::DerivedName { noun: Noun::Disk, derived, .. } if derived.ends_with("-9-system"))
+    );
+    assert!(scaling::group(world.app().catalog.read(), &"x".repeat(56)).is_err());
+    let bare =
+        Config { template: Template { image: None, system: None, data: Vec::new() }, ..config.clone() };
+    let refused = world.app().create_group(&group(63), &bare).unwrap_err();
+    assert!(matches!(refused, Error::DerivedName { noun: Noun::Server, .. }), "{refused}");
+    world.app().create_group(&group(62), &bare).unwrap();
+
+    let fits = group(55);
+    world.app().create_group(&fits, &config).unwrap();
+    let last = Group { desired: 9, ..fits };
+    assert_eq!(world.app().scale(&last, &config).unwrap().len(), 9);
 }

@@ -51,6 +51,10 @@ impl Allocator {
             let (old, mut bits) = {
                 let mut inner = self.inner.lock();
                 let read = self.durable(&mut inner, store, region).and_then(|old| {
+                    if old.is_absent() {
+                        // From here on its first bitmap may stand at one of these places.
+                        self.load(&mut inner, store, region)?.has_head = true;
+                    }
                     let bits = match inner.loaded.get(&region) {
                         Some(loaded) => Bitmap::clone(loaded.at_cut.as_ref().unwrap_or(&loaded.bits)),
                         None => self.read_bitmap(&mut inner, store, region)?,

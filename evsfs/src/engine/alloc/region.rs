@@ -133,6 +133,8 @@ pub(super) struct Region {
     pub(super) written: Option<Arc<Bitmap>>,
     /// Whether it differs from the durable one.
     pub(super) dirty: bool,
+    /// Whether the places of its bitmap are known to be written.
+    pub(super) has_head: bool,
     /// Where the search for free slots goes on.
     pub(super) hint: u64,
     /// No free run as long as this was found since slots were last freed.
@@ -152,6 +154,7 @@ impl Region {
             at_cut: None,
             written: None,
             dirty,
+            has_head: false,
             hint: 0,
             no_run: u64::MAX,
             no_run_before: 0,

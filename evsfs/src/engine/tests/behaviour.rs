@@ -104,6 +104,51 @@ fn f11_after_a_failed_sync_nothing_is_acknowledged_and_reads_go_on() {
     assert_ne!(read(&rig.open(), 0, 4096), [3; 4096]);
 }
 
+/// What recovery found may be in the host's cache only; it is no anchor if it cannot be made durable, however often that is tried.
+#[test]
+fn f11_no_anchor_is_offered_after_the_first_sync_has_failed() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.flush().unwrap();
+    let flushed = volume.anchor();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(volume.anchor(), flushed);
+    rig.memory.fail_sync.store(true, Ordering::Relaxed);
+    let known = volume.offer_anchor();
+    assert_ne!(known, flushed);
+    rig.memory.fail_sync.store(false, Ordering::Relaxed);
+    assert_eq!(volume.offer_anchor(), known);
+    assert!(matches!(volume.write(0, &[2; 4096]), Err(VolumeError::Poisoned)));
+    drop(volume);
+    assert_eq!(rig.open().offer_anchor(), flushed);
+}
+
+/// A file that was cut off is damaged, not lost: it is written to, and what was flushed then is there at the next attach.
+#[test]
+fn f2_a_file_that_was_cut_off_opens_again_after_it_was_written_to() {
+    let rig = Rig::new(32 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.checkpoint().unwrap();
+    volume.write(MIB, &vec![2; 16 << 20]).unwrap();
+    volume.checkpoint().unwrap();
+    drop(volume);
+    {
+        let mut bytes = rig.memory.bytes.write();
+        let half = bytes.len() / 2 / 4096 * 4096;
+        bytes.truncate(half);
+    }
+    let volume = rig.open();
+    for round in 3..6 {
+        volume.write(0, &[round; 4096]).unwrap();
+        volume.checkpoint().unwrap();
+    }
+    drop(volume);
+    assert_eq!(read(&rig.open(), 0, 4096), [5; 4096]);
+}
+
 #[test]
 fn f7_discarded_blocks_read_zeros_and_their_space_goes_back() {
     let rig = Rig::new(32 * MIB, 1024);

@@ -34,6 +34,8 @@ fn golden_bytes() {
         ("entry", hex::encode(Entry::page(0x01_0203_0405, 6, 7, Tag([8; 16])).with_aux(9).encode())),
         ("record", hex::encode(records()[0].encode())),
         ("header", digest(header().encode(&keys()).unwrap().as_ref())),
+        ("header over an encrypted base", digest(thin_header(true).encode(&keys()).unwrap().as_ref())),
+        ("header over a plain base", digest(thin_header(false).encode(&keys()).unwrap().as_ref())),
         ("plain header", digest(plain_header().encode(&plain).unwrap().as_ref())),
         (
             "header of a re-encryption",
@@ -53,6 +55,7 @@ fn golden_bytes() {
         ("version page", sealed(TablePurpose::Versions, &version_page().encode())),
         ("genesis", hex::encode(keys().genesis_chain().0)),
         ("chain step", hex::encode(keys().chain_step(&Chain([1; 32]), &Tag([2; 16])).0)),
+        ("base", hex::encode(keys().base_mac(7, &Chain([1; 32])))),
         ("chain event", hex::encode(keys().chain_event(&Chain([1; 32]), b"event").0)),
     ];
     let golden: Vec<(&str, &str)> =

@@ -24,6 +24,7 @@ fn f13_every_change_of_any_byte_of_a_header_is_refused() {
     let plain_keys = VolumeKeys::plain(VOLUME, Backend::AwsLc);
     let all = [
         (header(), keys(), None),
+        (thin_header(true), keys(), None),
         (plain_header(), plain_keys, None),
         (running_header(), keys(), Some(next_keys())),
     ];
@@ -133,8 +134,9 @@ fn reasons_name_the_field() {
         (reason(field("suite"), &[9]), "header: suite is 9, allowed are 0 to 1"),
         (reason(field("suite"), &[0]), "header: wrapped DEK contradicts the rest"),
         (reason(field("kind"), &[0]), "header: kind is 0, allowed are 1 to 2"),
-        (reason(field("flags"), &[2]), "header: flags is 2, allowed are 0 to 1"),
+        (reason(field("flags"), &[8]), "header: flags is 8, allowed are 0 to 7"),
         (reason(field("flags"), &[1]), "header: flags contradicts the rest"),
+        (reason(field("flags"), &[4]), "header: flags contradicts the rest"),
         (reason(field("ring start"), &[17]), "header: ring start is 17, allowed are 16 to 16"),
         (reason(field("ring pages"), &[1, 0x40]), "header: ring pages is 16385, allowed are 8 to 16384"),
         (reason(field("CMK id length"), &[65]), "header: CMK id is 65, allowed are 0 to 64"),

@@ -81,11 +81,19 @@ prop_compose! {
     }
 }
 
+fn base_state() -> impl Strategy<Value = BaseState> {
+    let proven = (any::<[u8; 32]>(), any::<bool>());
+    prop_oneof![
+        chain().prop_map(BaseState::Claimed),
+        proven.prop_map(|(mac, encrypted)| BaseState::Proven { mac, encrypted }),
+    ]
+}
+
 prop_compose! {
     fn any_header()(
         image: bool, sequence: u64, created: u64, ring_pages in 8..=16_384_u64, cmk_version: u32,
         cmk_id in "[ -~]{1,64}", wrapped in vec(any::<u8>(), 1..=1_024), next in proptest::option::of((vec(any::<u8>(), 1..=1_024), 1..=31_752_u32, 1..=u64::MAX)),
-        base in proptest::option::of((any::<[u8; 16]>(), any::<u64>(), chain(), text())), copied: bool,
+        base in proptest::option::of((any::<[u8; 16]>(), any::<u64>(), base_state(), text())), copied: bool,
     ) -> Header {
         Header {
             suite: Suite::Aes256Gcm, kind: if image { VolumeKind::Image } else { VolumeKind::Disk }, sequence, uuid: VOLUME, created,
@@ -94,7 +102,7 @@ prop_compose! {
                 wrapped_dek: WrappedDekField::new(wrapped).unwrap(), switch: Switch { epoch, generation },
             }),
             base_copied: copied && base.is_none(),
-            base: base.map(|(uuid, commit, chain, path)| BaseReference { uuid: Uuid::from_bytes(uuid), commit, chain, path }),
+            base: base.map(|(uuid, commit, state, path)| BaseReference { uuid: Uuid::from_bytes(uuid), commit, state, path }),
         }
     }
 }

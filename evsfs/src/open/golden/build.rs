@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::backing::FileBacking;
 use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
 use crate::engine::{Anchor, BLOCK, BaseImage, CreateParams, OpenOptions, Step, Volume};
-use crate::format::{BaseReference, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+use crate::format::{BaseReference, BaseState, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
 
 const MIB: u64 = 1 << 20;
 
@@ -25,7 +25,7 @@ pub(super) struct Built {
 pub(super) type Make = fn(&Path) -> Built;
 
 /// All of them. A thin one lies beside its base.
-pub(super) const VOLUMES: [(&str, Make); 13] = [
+pub(super) const VOLUMES: [(&str, Make); 15] = [
     ("plain", |path| used(path, Suite::Plain)),
     ("plain-log", |path| with_log(path, Suite::Plain)),
     ("plain-snapshots", |path| with_snapshots(path, Suite::Plain)),
@@ -39,6 +39,8 @@ pub(super) const VOLUMES: [(&str, Make); 13] = [
     ("thin", thin),
     ("flattened", flattened),
     ("flattening", flattening),
+    ("thin-proven", thin_proven),
+    ("thin-over-plain", thin_over_plain),
 ];
 
 /// The fake key service: a wrapped key of bytes `n` is a key of bytes `n`.
@@ -93,15 +95,11 @@ impl<'a> Maker<'a> {
         suite: Suite,
         size: u64,
         ring_pages: u64,
-        base: Option<(Arc<dyn BaseImage>, Vec<u8>)>,
+        base: Option<(Arc<dyn BaseImage>, BaseReference, Vec<u8>)>,
     ) -> Self {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let seed = name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
         let plain = suite == Suite::Plain;
-        let reference = base.as_ref().map(|(base, _)| {
-            let (uuid, Anchor { commit, chain }) = base.identity();
-            BaseReference { uuid, commit, chain, path: Text::new("/golden/base.evs").unwrap() }
-        });
         let header = Header {
             suite,
             kind: if name == "base" { VolumeKind::Image } else { VolumeKind::Disk },
@@ -118,7 +116,7 @@ impl<'a> Maker<'a> {
             },
             next: None,
             base_copied: false,
-            base: reference,
+            base: base.as_ref().map(|(_, reference, _)| *reference),
         };
         let entropy = Arc::new(SeededEntropy::new(seed));
         let backing = FileBacking::create(path).unwrap();
@@ -131,7 +129,7 @@ impl<'a> Maker<'a> {
         };
         Volume::create(&backing, &header, &CreateParams { size }, &keys, &*entropy).unwrap();
         let mut contents = vec![0; usize::try_from(size).unwrap()];
-        let base = base.map(|(base, bytes)| {
+        let base = base.map(|(base, _, bytes)| {
             contents[..bytes.len()].copy_from_slice(&bytes);
             base
         });
@@ -295,15 +293,27 @@ fn discarded(path: &Path) -> Built {
     maker.end(anchor)
 }
 
+/// How a header names its base.
+type Name = fn(&dyn BaseImage, Text<1024>) -> BaseReference;
+
+/// As the first headers did.
+fn claimed(base: &dyn BaseImage, path: Text<1024>) -> BaseReference {
+    let identity = base.identity();
+    BaseReference { state: BaseState::Claimed(identity.state.chain), ..identity.reference(path) }
+}
+
 /// Over the image beside it, with a key of its own: what it wrote, what it discarded, and the image behind it.
-fn over_base(path: &Path) -> (Maker<'_>, Volume) {
-    let base_path = path.with_file_name("base.evs");
+fn over_base<'a>(path: &'a Path, base: &str, name: Name) -> (Maker<'a>, Volume) {
+    let base_path = path.with_file_name(base);
+    let named = Text::new(&format!("/golden/{base}")).unwrap();
     let entropy = Arc::new(SeededEntropy::new(5));
     let options = OpenOptions { background: false, read_only: true, ..OpenOptions::default() };
     let base = attach(&base_path, &entropy, options);
     let mut behind = vec![0; usize::try_from(base.size()).unwrap()];
     base.read(0, &mut behind).unwrap();
-    let mut maker = Maker::over(path, Suite::Aes256Gcm, 8 * MIB, 64, Some((Arc::new(base), behind)));
+    let reference = name(&base, named);
+    let base = Some((Arc::new(base) as _, reference, behind));
+    let mut maker = Maker::over(path, Suite::Aes256Gcm, 8 * MIB, 64, base);
     let volume = maker.attach();
     maker.write(&volume, 2 * MIB + 100, 50);
     maker.write(&volume, 6 * MIB, 4096);
@@ -312,14 +322,28 @@ fn over_base(path: &Path) -> (Maker<'_>, Volume) {
 }
 
 fn thin(path: &Path) -> Built {
-    let (maker, volume) = over_base(path);
+    let (maker, volume) = over_base(path, "base.evs", claimed);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// The header proves the state of its base.
+fn thin_proven(path: &Path) -> Built {
+    let (maker, volume) = over_base(path, "base.evs", |base, path| base.identity().reference(path));
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// It says that its base is not encrypted.
+fn thin_over_plain(path: &Path) -> Built {
+    let (maker, volume) = over_base(path, "plain.evs", |base, path| base.identity().reference(path));
     let anchor = volume.close().unwrap();
     maker.end(anchor)
 }
 
 /// A snapshot, and the image copied into both; used since.
 fn flattened(path: &Path) -> Built {
-    let (mut maker, volume) = over_base(path);
+    let (mut maker, volume) = over_base(path, "base.evs", claimed);
     maker.snapshot(&volume, 1);
     maker.write(&volume, 3 * BLOCK + 7, 4096);
     volume.start_flatten(None).unwrap();
@@ -331,7 +355,7 @@ fn flattened(path: &Path) -> Built {
 
 /// The process died while the image was copied: a part of it is, in the volume and in its snapshot.
 fn flattening(path: &Path) -> Built {
-    let (mut maker, volume) = over_base(path);
+    let (mut maker, volume) = over_base(path, "base.evs", claimed);
     maker.snapshot(&volume, 1);
     volume.start_flatten(Some(MIB)).unwrap();
     volume.task_step(1).unwrap();

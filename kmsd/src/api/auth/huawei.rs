@@ -21,6 +21,7 @@ use super::{
 pub(super) const ALGORITHM: &str = "SDK-HMAC-SHA256";
 const DATE: &str = "x-sdk-date";
 const CONTENT_HASH: &str = "x-sdk-content-sha256";
+const AWS_TARGET: &str = "x-amz-target";
 
 /// The header's parts.
 #[derive(Debug)]
@@ -37,6 +38,10 @@ impl<'a> Claim<'a> {
         let access_key = who.parse().map_err(|_| SignatureError::Malformed { part: "Access" })?;
         signed_headers.require("host")?;
         signed_headers.require(DATE)?;
+        // It says which protocol the body is of, so it must not be put on by somebody else.
+        if request.headers.contains_key(AWS_TARGET) {
+            signed_headers.require(AWS_TARGET)?;
+        }
         if request.headers.get(CONTENT_HASH).is_some_and(|value| value == "UNSIGNED-PAYLOAD") {
             return Err(SignatureError::UnsignedBody);
         }

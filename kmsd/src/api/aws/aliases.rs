@@ -56,7 +56,7 @@ struct ListedAlias {
 pub(super) async fn create(call: &Call<'_>, request: &AliasOf) -> Result<(), Fault> {
     let alias = name(&request.alias_name)?;
     let key = call.key_id(&request.target_key_id)?;
-    call.service.create_alias(call.caller, &key, alias.as_str()).await?;
+    call.service.create_alias(call.caller, &key, alias).await?;
     Ok(())
 }
 

@@ -114,7 +114,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::Destroyed { .. }
         | Refusal::NoSuchAccessKey { .. }
         | Refusal::NoSuchGrant { .. }
-        | Refusal::NoSuchAlias { .. } => "NotFoundException",
+        | Refusal::NoSuchAlias { .. }
+        | Refusal::NoSuchAnchor { .. } => "NotFoundException",
         Refusal::GrantIdInvalid(_) => "InvalidGrantIdException",
         Refusal::Policy(_) => "MalformedPolicyDocumentException",
         Refusal::AliasIsName { .. } => "KMSInvalidStateException",
@@ -153,6 +154,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyGrants { .. }
         | Refusal::TooManyAliases { .. }
+        | Refusal::TooManyAnchors { .. }
+        | Refusal::TooManyAnchorsOfOne { .. }
         | Refusal::TooManyRotations { .. } => "LimitExceededException",
         Refusal::RotationUnderWay { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",

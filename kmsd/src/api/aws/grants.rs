@@ -20,8 +20,9 @@ use crate::domain::{
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 100;
 
+/// A member that is not known is refused: a misspelt constraint would be none.
 #[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
 pub(super) struct CreateGrant {
     key_id: String,
     grantee_principal: Option<String>,
@@ -31,12 +32,15 @@ pub(super) struct CreateGrant {
     operations: Vec<String>,
     constraints: Option<GrantConstraints>,
     name: Option<String>,
+    /// Not needed: a grant counts as soon as it is made.
+    #[serde(rename = "GrantTokens")]
+    _grant_tokens: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     dry_run: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
-#[serde(rename_all = "PascalCase")]
+#[serde(rename_all = "PascalCase", deny_unknown_fields)]
 struct GrantConstraints {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     encryption_context_subset: Option<EncryptionContext>,

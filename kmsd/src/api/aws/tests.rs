@@ -36,6 +36,42 @@ async fn the_page_names_what_is_answered() {
     }
 }
 
+/// D4: what a reply with a data key was printed into is wiped once it is sent, in this protocol too.
+#[tokio::test]
+async fn d4_a_data_key_is_not_left_in_memory() {
+    use crate::api::traces::{Masked, is_in_memory};
+    let token = FakeToken::new();
+    let store = MemoryStore::new(token.identity());
+    let service = on_fakes(&token, &store).await;
+    let ask = async |operation: &str, body: &str| {
+        let target = format!("TrentService.{operation}");
+        let within = Duration::from_secs(10);
+        respond(&service, &Caller::SYSTEM, "r", &target, body.as_bytes(), within).await.into_body()
+    };
+    ask("CreateKey", "{}").await;
+    let key = service.list_keys(&Caller::SYSTEM, None).await.unwrap()[0].key.id;
+    let body = ask("GenerateDataKey", &format!(r#"{{"KeyId": "{key}", "KeySpec": "AES_256"}}"#)).await;
+    let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    let start = bytes.windows(13).position(|part| part == br#""Plaintext":""#).unwrap() + 13;
+    let masked = Masked::of(&bytes[start..start + 44]);
+    assert!(is_in_memory(&masked), "the scan finds it where it has to be");
+    drop(bytes);
+    assert!(!is_in_memory(&masked), "a reply with a data key was left in memory");
+}
+
+/// K7: a constraint that is misspelt does not make a grant without one.
+#[test]
+fn k7_a_misspelt_constraint_is_refused() {
+    let body = |more: &str| {
+        let text = format!(r#"{{"KeyId": "k", "GranteePrincipal": "AK1", "Operations": []{more}}}"#);
+        parse::<grants::CreateGrant>(text.as_bytes()).is_ok()
+    };
+    assert!(body("") && body(r#", "GrantTokens": ["x"], "Name": "n""#));
+    assert!(body(r#", "Constraints": {"EncryptionContextSubset": {"a": "1"}}"#));
+    assert!(!body(r#", "Constraint": {"EncryptionContextSubset": {"a": "1"}}"#));
+    assert!(!body(r#", "Constraints": {"EncryptionContextSubSet": {"a": "1"}}"#));
+}
+
 /// A mistake in a body is answered without quoting it: it could be a secret.
 #[test]
 fn secrets_are_not_quoted_in_errors() {

@@ -23,7 +23,7 @@ const MAX_PAGE: usize = 1000;
 /// `POST kms/aliases`
 pub(super) async fn create(service: &Service, caller: &Caller, body: &[u8]) -> Result<Reply, ServiceError> {
     let CreateAliasRequest { key_id, alias } = parse(body)?;
-    let made = service.create_alias(caller, &key(&key_id)?, &alias).await?;
+    let made = service.create_alias(caller, &key(&key_id)?, name(&alias)?).await?;
     Ok(answer::ok(&details(&made)))
 }
 

@@ -23,6 +23,7 @@ use super::{
     slots::{Slot, Slots},
     tls::key_digest,
 };
+use crate::domain::Principal;
 
 /// Pause after a failure to accept that is likely to come again at once, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -40,9 +41,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// A request on this connection was shown to come from somebody known: the connection need not give way to others.
-    pub(crate) fn prove(&self) {
-        self.slot.prove();
+    /// A request on this connection was shown to come from somebody: the connection need not give way to others, unless it is one of too many.
+    pub(crate) fn prove(&self, principal: &Principal) {
+        self.slot.prove_as(principal);
     }
 }
 
@@ -143,8 +144,8 @@ async fn connection<H: Handler>(
         }
     };
     let peer = Peer { address, certificate, slot };
-    if peer.certificate.is_some() {
-        peer.prove();
+    if let Some(digest) = peer.certificate {
+        peer.prove(&Principal::Certificate(digest));
     }
 
     let peer = &peer;

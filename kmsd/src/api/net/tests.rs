@@ -26,7 +26,7 @@ use tokio_rustls::{
 };
 
 use super::*;
-use crate::pki::TlsFiles;
+use crate::{domain::Principal, pki::TlsFiles};
 
 /// Answers with the client's certificate digest and the body, and takes `proof` in the path as proof of identity.
 struct Echo(Limits);
@@ -38,7 +38,7 @@ impl Handler for Echo {
 
     async fn handle(&self, peer: &Peer, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if request.uri().path() == "/proof" {
-            peer.prove();
+            peer.prove(&Principal::AccessKey("AK1".into()));
         }
         let certificate = peer.certificate.map(hex::encode).unwrap_or_default();
         let (status, text) = match read_body(request.into_body(), &self.0).await {

@@ -128,9 +128,10 @@ fn put(from: &Path, to: &Path) -> Result<(), BackupError> {
     sync_parent(to)
 }
 
-/// Moves the store away together with its write-ahead log: under another store, SQLite could take that for its own.
+/// Moves the store away together with its write-ahead log: under another store, SQLite could take that for its own. The log goes first: after a crash in
+/// between, the next try finds the store and puts it beside its log.
 fn put_aside(store: &Path) -> Result<Option<PathBuf>, BackupError> {
-    let parts = ["", "-wal", "-shm"];
+    let parts = ["-shm", "-wal", ""];
     if !parts.iter().any(|part| side_file(store, part).exists()) {
         return Ok(None);
     }
@@ -144,4 +145,34 @@ fn put_aside(store: &Path) -> Result<Option<PathBuf>, BackupError> {
     }
     sync_parent(store)?;
     Ok(Some(aside))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Wherever the moving dies, the next try leaves the store and its log under one name, and nothing beside the new store.
+    #[test]
+    fn a_store_is_put_aside_with_its_log() {
+        for stuck in ["-shm", "-wal", ""] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = dir.path().join("kmsd.db");
+            for part in ["", "-wal", "-shm"] {
+                fs::write(side_file(&store, part), part).unwrap();
+            }
+            // A rename onto a directory fails: as if the process died before it.
+            let aside = dir.path().join("kmsd.db.replaced-1");
+            let obstacle = side_file(&aside, stuck);
+            if !stuck.is_empty() {
+                fs::create_dir(&obstacle).unwrap();
+                put_aside(&store).unwrap_err();
+                fs::remove_dir(&obstacle).unwrap();
+            }
+            assert_eq!(put_aside(&store).unwrap(), Some(aside.clone()));
+            for part in ["", "-wal", "-shm"] {
+                assert_eq!(fs::read_to_string(side_file(&aside, part)).unwrap(), part);
+                assert!(!side_file(&store, part).exists());
+            }
+        }
+    }
 }

@@ -89,8 +89,7 @@ fn space(home: &Path) -> Finding {
         Err(error) => return Finding::failed("space", error.to_string(), "is the home's disk mounted?"),
     };
     let found = format!("{} MiB free", free >> 20);
-    let remedy =
-        "make room: without it operations are refused; old files of audit/ may be moved to an archive";
+    let remedy = "make room or enlarge the file system: without it operations are refused. Leave the files of audit/ where they are: the log is checked from its first line on";
     match free {
         _ if free < NO_SPACE => Finding::failed("space", found, remedy),
         _ if free < LOW_SPACE => Finding::warning("space", found, remedy),
@@ -112,6 +111,11 @@ fn socket(config: &Config) -> Finding {
     if mode & 0o007 != 0 {
         let found = format!("{} has mode {mode:04o}, which lets every user in", directory.display());
         return Finding::failed("socket", found, format!("chmod o-rwx {}", directory.display()));
+    }
+    if mode & 0o020 != 0 {
+        let found =
+            format!("{} has mode {mode:04o}, which lets its group exchange the socket", directory.display());
+        return Finding::failed("socket", found, format!("chmod g-w {}", directory.display()));
     }
     match fs::symlink_metadata(path) {
         Ok(there) if !there.file_type().is_socket() => Finding::failed(

@@ -5,7 +5,7 @@
 //! `CKR_GENERAL_ERROR` or `CKR_FUNCTION_FAILED` and leaves a torn object behind, or it answers `CKR_OK` and the key lacks a part of its template. So nobody
 //! searches while an object is made or destroyed. Encrypting and signing go on: they touch no object but their own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use cryptoki::{
     error::{Error as CkError, RvError},
@@ -33,6 +33,8 @@ pub(super) type Handles = HashMap<(ObjectId, Part), ObjectHandle>;
 #[derive(Default)]
 pub(super) struct Objects {
     pub(super) handles: RwLock<Handles>,
+    /// Objects without a key that authenticates, on a token that makes none: looked for once, not at each request.
+    pub(super) single: RwLock<HashSet<ObjectId>>,
     /// Held alone for a change, together for a search.
     changes: RwLock<()>,
 }

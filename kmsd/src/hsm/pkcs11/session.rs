@@ -104,8 +104,7 @@ impl Pkcs11Session {
             Part::Mac => (CkMechanism::GenericSecretKeyGen, template::mac_key(object)),
         };
         let handle = self.objects.make(|| session.generate_key(&mechanism, &template)).map_err(classify)?;
-        let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
-        if !template::is_protected(&answer, part) {
+        if !is_protected(session, handle, part)? {
             self.objects.destroy(session, handle)?;
             return Err(HsmError::Lacks {
                 feature: "the attributes that keep a key inside: it made a key that is weaker than asked for, which was destroyed",
@@ -116,10 +115,20 @@ impl Pkcs11Session {
     }
 }
 
+/// What the token says of a key, not what was asked of it (K1).
+fn is_protected(session: &CkSession, handle: ObjectHandle, part: Part) -> Result<bool, HsmError> {
+    let answer = session.get_attributes(handle, &template::PROTECTION_TYPES).map_err(classify)?;
+    Ok(template::is_protected(&answer, part))
+}
+
 impl Session for Pkcs11Session {
     fn generate(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
             if self.parts().contains(&Part::Mac) {
+                // The MAC part is made first: one beside a cipher part is in use, and what the two sealed opens with it alone.
+                if !self.objects.find(session, &template::by_part(object, Part::Cipher))?.is_empty() {
+                    return Err(HsmError::Occupied { object });
+                }
                 // What an earlier try left behind that got no further.
                 self.objects.destroy_all(session, &template::by_part(object, Part::Mac))?;
             }
@@ -140,12 +149,25 @@ impl Session for Pkcs11Session {
         })
     }
 
+    fn is_protected(&mut self, object: ObjectId) -> Result<bool, HsmError> {
+        self.with(|session| {
+            for part in self.parts() {
+                let handle = self.look_up(session, object, *part)?;
+                if !is_protected(session, handle, *part)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
+    }
+
     fn destroy(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
             let mut handles = self.objects.handles.write();
             handles.remove(&(object, Part::Cipher));
             handles.remove(&(object, Part::Mac));
             drop(handles);
+            self.objects.single.write().remove(&object);
             self.objects.destroy_all(session, &template::by_id(object))
         })
     }

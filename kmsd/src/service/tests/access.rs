@@ -158,7 +158,7 @@ async fn k7_a_policy_counts_until_it_is_removed() {
 async fn aliases_stand_for_keys_and_move() {
     let (world, service) = world_with_key().await;
     let b = service.create_key(&uid(1), NewKey::named("b")).await.unwrap().key.id;
-    service.create_alias(&uid(1), &key("a"), "current").await.unwrap();
+    service.create_alias(&uid(1), &key("a"), name("current")).await.unwrap();
     let new = datakey(&service, &uid(1), "current", "x").await.unwrap();
     let moved = service.associate_alias(&uid(1), &name("current"), &key("b")).await.unwrap();
     assert_eq!(moved.key, b);
@@ -208,7 +208,7 @@ async fn k3_names_of_default_keys_are_the_systems() {
     datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
     for caller in [uid(1), admin()] {
         for taken in ["mine/default", "ims/default", "evs/default", "alias/x/default"] {
-            let refused = refusal(service.create_alias(&caller, &key("a"), taken).await);
+            let refused = refusal(service.create_alias(&caller, &key("a"), name(taken)).await);
             assert!(matches!(refused, Refusal::AliasReserved { .. }), "{taken}: {refused}");
             let refused = refusal(service.rename_key(&caller, &key("a"), taken).await);
             assert!(matches!(refused, Refusal::AliasReserved { .. }), "{taken}: {refused}");
@@ -216,7 +216,7 @@ async fn k3_names_of_default_keys_are_the_systems() {
         let default = key("evs/default");
         for refused in [
             refusal(service.rename_key(&caller, &default, "mine").await.map(drop)),
-            refusal(service.create_alias(&caller, &default, "mine").await.map(drop)),
+            refusal(service.create_alias(&caller, &default, name("mine")).await.map(drop)),
             refusal(service.delete_alias(&caller, &name("evs/default")).await),
             refusal(service.associate_alias(&caller, &name("evs/default"), &key("a")).await.map(drop)),
             refusal(service.set_key_policy(&caller, &default, None).await.map(drop)),
@@ -236,8 +236,8 @@ async fn aliases_are_bounded_and_go_with_their_key() {
     let callers: Vec<_> = (0..MAX_ALIASES + 10)
         .map(|number| {
             let service = service.clone();
-            let alias = format!("n{number}");
-            tokio::spawn(async move { service.create_alias(&uid(1), &key("a"), &alias).await.is_ok() })
+            let alias = name(&format!("n{number}"));
+            tokio::spawn(async move { service.create_alias(&uid(1), &key("a"), alias).await.is_ok() })
         })
         .collect();
     let mut made = 0;
@@ -245,7 +245,7 @@ async fn aliases_are_bounded_and_go_with_their_key() {
         made += usize::from(caller.await.unwrap());
     }
     assert_eq!(made, MAX_ALIASES);
-    let refused = refusal(service.create_alias(&uid(1), &key("a"), "more").await);
+    let refused = refusal(service.create_alias(&uid(1), &key("a"), name("more")).await);
     assert!(matches!(refused, Refusal::TooManyAliases { limit: MAX_ALIASES, .. }));
     service.schedule_deletion(&uid(1), &key("a"), "7").await.unwrap();
     world.clock.pass(7 * DAY_MS);
@@ -253,4 +253,157 @@ async fn aliases_are_bounded_and_go_with_their_key() {
     world.check_consistent(&service);
     assert!(service.list_aliases(&admin(), None).await.unwrap().is_empty());
     service.create_key(&uid(1), NewKey::named("n0")).await.unwrap();
+}
+
+/// A name is the same one after a restart: with the prefix of aliases in it, it would be another's. What an older version took of such names is taken
+/// away at the start; the keys go by their ids, and a name that is somebody else's stays so.
+#[tokio::test]
+async fn names_that_begin_with_the_prefix_of_aliases() {
+    use crate::domain::{alias::AliasRecord, id::InvalidAlias, registry::Change, time::WallTime};
+    let (world, service) = world_with_key().await;
+    let doubled = Refusal::AliasInvalid(InvalidAlias::Prefix);
+    assert_eq!(refusal(service.create_key(&uid(2), NewKey::named("alias/alias/b")).await), doubled);
+    assert_eq!(refusal(service.rename_key(&uid(1), &key("a"), "alias/alias/b").await), doubled);
+    let b = service.create_key(&uid(1), NewKey::named("b")).await.unwrap().key;
+    // As an older version recorded them.
+    let stored = |name: &str| Alias::stored(name).unwrap();
+    let named = b.changed(|next| next.alias = stored("alias/a"));
+    service.inner.writer.commit(Change::PutKey(named)).await.unwrap();
+    let record = AliasRecord {
+        alias: stored("alias/x"),
+        revision: 0,
+        key: b.id,
+        created_at: WallTime(1),
+        updated_at: WallTime(1),
+    };
+    service.inner.writer.commit(Change::PutAlias(record)).await.unwrap();
+    drop(service);
+    for _ in 0..2 {
+        let service = world.start().await;
+        let names = service.list_aliases(&uid(1), None).await.unwrap();
+        assert_eq!(names.iter().map(|named| named.alias.as_str()).collect::<Vec<_>>(), ["a"]);
+        let a = service.describe_key(&uid(1), &key("a")).await.unwrap().key;
+        assert_ne!(a.id, b.id);
+        assert_eq!(datakey(&service, &uid(1), &b.id.to_string(), "x").await.unwrap().key, b.id);
+        let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+        let cleared = records.iter().filter(|r| r.event.operation == "delete-alias").count();
+        assert_eq!(cleared, 4, "intent and done of each, once");
+    }
+}
+
+/// K7: a Deny with a condition is not got round by a grant: who it names passes nothing on of what it may forbid, by whatever right.
+#[tokio::test]
+async fn k7_a_conditional_deny_is_not_passed_round() {
+    let (_world, service) = world_with_key().await;
+    let text = r#"{"Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": "uid:2"}, "Action": "kms:*"},
+        {"Effect": "Deny", "Principal": {"AWS": ["uid:2", "uid:4"]}, "Action": "kms:Decrypt",
+         "Condition": {"StringEquals": {"kms:EncryptionContext:c": "secret"}}}]}"#;
+    service.set_key_policy(&uid(1), &key("a"), Some(text)).await.unwrap();
+    let new = datakey(&service, &uid(1), "a", "secret").await.unwrap();
+    assert!(matches!(
+        refusal(open(&service, &uid(2), &new.wrapped, "secret").await),
+        Refusal::NotPermitted { .. }
+    ));
+    // By the policy.
+    let wide = grant(3, &[Operation::DecryptDatakey]);
+    let refused = refusal(service.create_grant(&uid(2), &key("a"), wide.clone()).await);
+    assert!(matches!(refused, Refusal::GrantTooWide { .. }), "{refused}");
+    service.create_grant(&uid(2), &key("a"), grant(3, &[Operation::CreateDatakey])).await.unwrap();
+    // By a grant.
+    let passed = grant(4, &[Operation::DecryptDatakey, Operation::CreateGrant]);
+    service.create_grant(&uid(1), &key("a"), passed).await.unwrap();
+    let refused = refusal(service.create_grant(&uid(4), &key("a"), wide.clone()).await);
+    assert!(matches!(refused, Refusal::GrantTooWide { .. }), "{refused}");
+    assert!(matches!(
+        refusal(open(&service, &uid(3), &new.wrapped, "secret").await),
+        Refusal::NotPermitted { .. }
+    ));
+    // Whom it does not name passes on what it has.
+    let passed = grant(5, &[Operation::DecryptDatakey, Operation::CreateGrant]);
+    service.create_grant(&uid(1), &key("a"), passed).await.unwrap();
+    service.create_grant(&uid(5), &key("a"), wide).await.unwrap();
+    open(&service, &uid(3), &new.wrapped, "secret").await.unwrap();
+}
+
+/// K7, F3: nobody fills the store with anchors or keeps another from one: there is a bound for each and for all, who has one gives it back, and an
+/// administrator hands one over.
+#[tokio::test]
+async fn k7_anchors_are_bounded_given_back_and_handed_over() {
+    use crate::domain::anchor::Anchor;
+    let (world, service) = world_with_key().await;
+    let volume = |number: u8| uuid::Uuid::from_bytes([number; 16]);
+    let anchor = |generation| Anchor { generation, chain_mac: [7; 32] };
+    let advance = async |caller: Caller, number, generation| {
+        service.advance_anchor(&caller, volume(number), anchor(generation)).await.map(drop)
+    };
+    for number in 1..=3 {
+        advance(uid(1), number, 1).await.unwrap();
+    }
+    assert_eq!(refusal(advance(uid(1), 4, 1).await), Refusal::TooManyAnchorsOfOne { limit: 3 });
+    let accepted = service.accept_rollback(&uid(1), volume(4), anchor(1), "").await;
+    assert_eq!(refusal(accepted), Refusal::TooManyAnchorsOfOne { limit: 3 });
+    advance(uid(1), 3, 2).await.unwrap();
+    for number in 10..=14 {
+        advance(admin(), number, 1).await.unwrap();
+    }
+    assert_eq!(refusal(advance(admin(), 15, 1).await), Refusal::TooManyAnchors { limit: 8 });
+    assert_eq!(refusal(advance(uid(2), 15, 1).await), Refusal::TooManyAnchors { limit: 8 });
+
+    // Given back.
+    let not_permitted = Refusal::AnchorNotPermitted { volume: volume(1) };
+    assert_eq!(refusal(service.forget_anchor(&uid(2), volume(1)).await), not_permitted);
+    service.forget_anchor(&uid(1), volume(1)).await.unwrap();
+    let absent = Refusal::NoSuchAnchor { volume: volume(1) };
+    assert_eq!(refusal(service.forget_anchor(&uid(1), volume(1)).await), absent);
+    advance(uid(2), 1, 9).await.unwrap();
+    service.forget_anchor(&admin(), volume(10)).await.unwrap();
+
+    // Somebody was first with the anchor of a volume that is another's.
+    assert_eq!(refusal(advance(uid(2), 2, 5).await), Refusal::AnchorNotPermitted { volume: volume(2) });
+    let to = Principal::Uid(2);
+    let refused = refusal(service.hand_anchor_over(&uid(1), volume(2), to.clone()).await);
+    assert!(matches!(refused, Refusal::NotAdministrator { .. }));
+    service.hand_anchor_over(&admin(), volume(2), to).await.unwrap();
+    advance(uid(2), 2, 5).await.unwrap();
+    assert_eq!(refusal(advance(uid(1), 2, 6).await), Refusal::AnchorNotPermitted { volume: volume(2) });
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    for (operation, lines) in [("forget-anchor", 8), ("hand-anchor-over", 4)] {
+        assert_eq!(records.iter().filter(|r| r.event.operation == operation).count(), lines, "{operation}");
+    }
+    drop(service);
+    let service = world.start().await;
+    assert_eq!(service.anchor(&uid(2), volume(2)).await.unwrap(), Some(anchor(5)));
+    assert_eq!(service.anchor(&uid(1), volume(10)).await.unwrap(), None);
+}
+
+/// K8: a client that hangs up does not leave a change of an anchor without its line.
+#[tokio::test]
+async fn k8_an_anchor_that_moved_has_its_line_though_nobody_waits() {
+    use crate::domain::anchor::Anchor;
+    let (world, service) = world_with_key().await;
+    let volume = uuid::Uuid::from_bytes([7; 16]);
+    let offered = Anchor { generation: 1, chain_mac: [7; 32] };
+    {
+        // Asked once, so that it has begun, and given up.
+        let caller = uid(9);
+        let mut moving = Box::pin(service.advance_anchor(&caller, volume, offered));
+        let waker = std::task::Waker::noop();
+        assert!(moving.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+    }
+    // Until nothing is left to do: then it stands in the log as well.
+    let operations = async || -> Vec<String> {
+        let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+        records.iter().map(|r| r.event.operation.clone()).collect()
+    };
+    while service.anchor(&uid(9), volume).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let started = std::time::Instant::now();
+    while !operations().await.iter().any(|operation| operation == "advance-anchor") {
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "it moved and left no line");
+        tokio::task::yield_now().await;
+    }
+    drop(service);
+    drop(world);
 }

@@ -57,12 +57,24 @@ async fn k8_every_operation_is_recorded() {
         ("uid:1", "disable-key", Stage::Done, "ok"),
         ("uid:1", "create-datakey", Stage::Done, "KMS.0209"),
         ("uid:3", "list-keys", Stage::Done, "ok"),
+        ("uid:1", "list-audit", Stage::Done, "KMS.0330"),
     ];
     let expected: Vec<_> =
         expected.map(|(p, o, s, c)| (p.to_owned(), o.to_owned(), s, c.to_owned())).into_iter().collect();
     assert_eq!(seen, expected);
     assert_eq!(records[4].event.key, Some(new.key));
     assert_eq!(service.audit_verify(&admin()).await.unwrap().fault, None);
+    refusal(service.audit_verify(&uid(1)).await);
+    // Reading and checking it is an operation like any other.
+    let since = records.len();
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let expected = [
+        ("uid:0", "list-audit", Stage::Done, "ok"),
+        ("uid:0", "verify-audit", Stage::Done, "ok"),
+        ("uid:1", "verify-audit", Stage::Done, "KMS.0330"),
+    ];
+    let expected = expected.map(|(p, o, s, c)| (p.to_owned(), o.to_owned(), s, c.to_owned()));
+    assert_eq!(records[since..].iter().map(self::seen).collect::<Vec<_>>(), expected);
 
     // No secret is in it: neither the data key, in any form, nor a context's words.
     for file in world.files() {
@@ -196,4 +208,40 @@ async fn k8_fail_closed() {
     let service = world.start().await;
     assert_eq!(world.token.objects().len(), 1);
     open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+}
+
+/// K8: requests that nobody is behind leave lines too, and however many they are, no more than one a minute.
+#[tokio::test]
+async fn k8_who_is_not_let_in_is_recorded_within_bounds() {
+    use crate::service::Stranger;
+    let world = World::new();
+    let service = world.start().await;
+    let lines = async || -> Vec<String> {
+        let records = service.audit_tail(&admin(), u64::MAX, 10_000).await.unwrap();
+        let of = records.into_iter().filter(|r| r.event.operation == "not-admitted");
+        of.map(|r| r.event.note.unwrap()).collect()
+    };
+    service.record_stranger(Stranger::Signature, "192.0.2.1:7").await;
+    assert_eq!(lines().await.len(), 1, "the first is recorded at once");
+    for _ in 0..1000 {
+        service.record_stranger(Stranger::AccessKey, "192.0.2.2:7").await;
+        service.record_stranger(Stranger::Signature, "192.0.2.3:7").await;
+        service.tick().await;
+    }
+    assert_eq!(lines().await.len(), 1);
+    world.clock.pass(60_000);
+    service.tick().await;
+    service.tick().await;
+    let found = lines().await;
+    assert_eq!(found.len(), 2);
+    assert!(found[0].starts_with("1 request: 1 signature") && found[0].contains("192.0.2.1:7"), "{found:?}");
+    for part in ["2000 requests", "1000 signatures", "1000 access keys", "192.0.2.3:7"] {
+        assert!(found[1].contains(part), "{found:?}");
+    }
+    // What is counted and not yet recorded is recorded at the end.
+    service.record_stranger(Stranger::AccessKey, "192.0.2.4:7").await;
+    assert_eq!(lines().await.len(), 2);
+    service.record_strangers().await;
+    service.record_strangers().await;
+    assert_eq!(lines().await.len(), 3);
 }

@@ -1,6 +1,6 @@
 //! The process dies at every effect on store and token in turn; then it starts again.
 
-use super::*;
+use super::{doubtful::DoubtfulWorld, *};
 use crate::domain::{key::SharedKey, time::DAY_MS};
 
 /// More effects than any operation here has.
@@ -301,7 +301,7 @@ async fn a_crash_while_an_alias_moves() {
             for name in ["a", "b"] {
                 service.create_key(&uid(1), NewKey::named(name)).await.unwrap();
             }
-            service.create_alias(&uid(1), &"a".parse().unwrap(), "n").await.unwrap();
+            service.create_alias(&uid(1), &"a".parse().unwrap(), "n".parse().unwrap()).await.unwrap();
         },
         async |service, _| {
             let (alias, target) = ("n".parse().unwrap(), "b".parse().unwrap());
@@ -353,5 +353,27 @@ async fn what_failed_half_way_is_cleared_away_in_time() {
             let there = !service.list_keys(&uid(1), None).await.unwrap().is_empty();
             assert!(there || !acknowledged);
         }
+    }
+}
+
+/// K4: nothing is destroyed in the token on the word of a record that may not be what the store says.
+#[tokio::test]
+async fn k4_a_key_whose_record_is_in_doubt_is_not_destroyed() {
+    // The intent, then the confirmation.
+    for commit in [0, 1] {
+        let world = DoubtfulWorld::new(FakeToken::new());
+        let service = world.start(true).await;
+        world.doubt(commit);
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap_err();
+        // Nobody else holds the store open then.
+        quiet(&service).await;
+        drop(service);
+        let service = world.start(false).await;
+        if commit == 0 {
+            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+        }
+        assert_eq!(world.token.objects().len(), 1);
+        let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
     }
 }

@@ -270,6 +270,88 @@ async fn k6_each_call_of_an_import_fails_in_turn() {
     }
 }
 
+/// K6: material that came after the scheduler had put down what to clear away is not cleared away; nor is any while it comes or goes.
+#[tokio::test]
+async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
+    use crate::service::lifecycle::Flight;
+    let world = World::new();
+    let service = world.start().await;
+    let key = external(&service).await;
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    quiet(&service).await;
+    world.token.fail_call(0, Fault::failed(false));
+    service.delete_material(&uid(1), &key).await.unwrap_err();
+    world.token.clear_faults();
+    let due = service.due();
+    assert_eq!(due.len(), 1);
+    let id = due[0].1.id;
+    let flight = Flight::alone(&service, id).unwrap();
+    service.attend(due[0].0, &due[0].1).await;
+    assert_eq!(world.token.objects().len(), 1, "somebody is at work on it");
+    let refused = refusal(service.delete_material(&uid(1), &key).await);
+    assert!(matches!(refused, Refusal::ImportUnderWay { .. } | Refusal::State { .. }), "{refused}");
+    drop(flight);
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    service.attend(due[0].0, &due[0].1).await;
+    world.check_consistent(&service);
+    open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    let flight = Flight::alone(&service, id).unwrap();
+    let refused = refusal(service.delete_material(&uid(1), &key).await);
+    assert!(matches!(refused, Refusal::ImportUnderWay { .. }), "{refused}");
+    drop(flight);
+    service.delete_material(&uid(1), &key).await.unwrap();
+    assert!(world.token.objects().is_empty());
+}
+
+/// K6: a restored store knows of an import under way and of an expiry that may both be of the past: neither destroys anything in the token that day.
+#[tokio::test]
+async fn k6_a_restored_store_destroys_no_material() {
+    let world = World::new();
+    let service = world.start().await;
+    let day = WallTime(ManualClock::START + 2 * DAY_MS);
+    let key = external(&service).await;
+    import_of(&service, &key, &[7; 32], Some(day)).await.unwrap();
+    let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+    let expiring = world.store.copy();
+    service.delete_material(&uid(1), &key).await.unwrap();
+    // Copied between the intent to import and its confirmation: the token dies amid it.
+    let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+    let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+    quiet(&service).await;
+    world.token.fail_call(0, Fault::failed(true));
+    world.token.fail_call(1, Fault::failed(false));
+    service.import_material(&uid(1), &key, &made.token, wrapped, None).await.unwrap_err();
+    world.token.clear_faults();
+    let arriving = world.store.copy();
+    service.tick().await;
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    service.save_note().await.unwrap();
+    drop(service);
+    let had = world.token.objects();
+    assert_eq!(had.len(), 1);
+
+    world.store.put_back(&arriving);
+    let service = world.start_with(true).await.unwrap();
+    service.tick().await;
+    assert_eq!(world.token.objects(), had, "what may be in use was destroyed");
+    assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+    import_of(&service, &key, &[7; 32], None).await.unwrap();
+    open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    world.check_consistent(&service);
+    service.save_note().await.unwrap();
+    drop(service);
+
+    world.store.put_back(&expiring);
+    world.clock.pass(3 * DAY_MS);
+    let service = world.start_with(true).await.unwrap();
+    service.tick().await;
+    assert_eq!(world.token.objects(), had, "an expiry of the past destroyed what may be in use");
+    world.clock.pass(7 * DAY_MS);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+}
+
 /// K6: the process dies at every effect; the key has its material, wholly and checked, or waits for it. What was wrapped before opens again.
 #[tokio::test]
 async fn k6_a_crash_while_material_comes_or_goes() {

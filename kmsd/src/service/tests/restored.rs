@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    domain::{integrity::IntegrityKey, time::DAY_MS},
+    domain::{KeyVersion, integrity::IntegrityKey, time::DAY_MS},
     store::Store,
 };
 
@@ -78,4 +78,97 @@ async fn k4_what_was_destroyed_stays_so_though_store_and_token_are_put_back() {
         Refusal::NoSuchKey { .. } | Refusal::Destroyed { .. }
     ));
     datakey(&service, &uid(1), "b", "x").await.unwrap();
+}
+
+/// K5: the store is put back to before rotations that the token knows. Their versions come into service again, so what was wrapped since opens, the next
+/// rotation makes one above them, and no object is there twice; when the key goes, all of them go.
+#[tokio::test]
+async fn k5_versions_that_the_store_does_not_know_are_taken_on() {
+    let world = World::new();
+    let service = world.start().await;
+    let key = service.create_key(&uid(1), NewKey::named("a")).await.unwrap().key;
+    service.save_note().await.unwrap();
+    let older = world.store.copy();
+    let mut wrapped = Vec::new();
+    for _ in 0..2 {
+        service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+        wrapped.push(datakey(&service, &uid(1), "a", "x").await.unwrap());
+    }
+    service.save_note().await.unwrap();
+    drop(service);
+    let had = world.token.objects();
+    assert_eq!(had.len(), 3);
+    world.store.put_back(&older);
+    let service = world.start_with(true).await.unwrap();
+    for new in &wrapped {
+        assert_eq!(*open(&service, &uid(1), &new.wrapped, "x").await.unwrap(), *new.plaintext);
+    }
+    world.check_consistent(&service);
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let taken: Vec<_> = records.iter().filter(|r| r.event.operation == "take-on-versions").collect();
+    assert_eq!(taken.iter().map(|r| r.event.key).collect::<Vec<_>>(), [Some(key.id); 2]);
+    drop(service);
+    let service = world.start().await;
+    service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+    assert_eq!(world.token.objects().len(), 4);
+    world.check_consistent(&service);
+    for new in &wrapped {
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    }
+    service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
+    world.clock.pass(7 * DAY_MS);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+}
+
+/// K5, K1: a version that the token has and that is not whole, or not protected, is left alone: neither used nor destroyed nor made a second time.
+#[tokio::test]
+async fn k5_what_is_left_alone_keeps_its_number() {
+    for is_torn in [true, false] {
+        let world = World::new();
+        let service = world.start().await;
+        let key = service.create_key(&uid(1), NewKey::named("a")).await.unwrap().key;
+        service.save_note().await.unwrap();
+        let stray = ObjectId { key: key.id, version: KeyVersion::new(2).unwrap() };
+        drop(service);
+        world.token.revive(stray);
+        if is_torn {
+            world.token.tear(stray);
+        } else {
+            world.token.weaken(stray);
+        }
+        let before = world.token.objects()[&stray];
+        let service = world.start().await;
+        assert_eq!(service.record_of(key.id).unwrap().newest(), KeyVersion::FIRST);
+        quiet(&service).await;
+        // Two looks for a number that is free, and the rotation fails when it has made its version: undoing it touches that one only.
+        world.token.fail_call(2, crate::hsm::fake::Fault::failed(true));
+        service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap_err();
+        world.token.clear_faults();
+        assert_eq!(world.token.objects().len(), 2);
+        service.rotate_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+        assert_eq!(service.record_of(key.id).unwrap().newest(), KeyVersion::new(3).unwrap());
+        let objects = world.token.objects();
+        assert_eq!((objects[&stray], objects.len()), (before, 3));
+        datakey(&service, &uid(1), "a", "x").await.unwrap();
+    }
+}
+
+/// K1, K4: what was being made when the process died is not confirmed if it is weaker than what is made here.
+#[tokio::test]
+async fn k1_a_weak_object_is_not_confirmed() {
+    let world = World::new();
+    let service = world.start().await;
+    quiet(&service).await;
+    // Made, and neither confirmed nor cleared away.
+    world.token.fail_call(0, crate::hsm::fake::Fault::failed(true));
+    world.token.fail_call(1, crate::hsm::fake::Fault::failed(false));
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap_err();
+    world.token.clear_faults();
+    drop(service);
+    let object = *world.token.objects().keys().next().unwrap();
+    world.token.weaken(object);
+    let service = world.start().await;
+    assert!(service.list_keys(&uid(1), None).await.unwrap().is_empty());
+    assert!(world.token.objects().is_empty());
 }

@@ -184,7 +184,8 @@ async fn k5_a_failed_rotation_leaves_the_key_as_it_was() {
         service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
         let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
         quiet(&service).await;
-        world.token.fail_call(0, Fault::failed(done));
+        // After the look for a number that is free.
+        world.token.fail_call(1, Fault::failed(done));
         service.rotate_key(&uid(1), &key("a")).await.unwrap_err();
         world.token.clear_faults();
         world.check_consistent(&service);
@@ -205,7 +206,7 @@ async fn k5_a_failed_rotation_by_interval_is_tried_again_later() {
     service.enable_rotation(&uid(1), &key("a"), 30).await.unwrap();
     world.clock.pass(30 * DAY_MS);
     quiet(&service).await;
-    world.token.fail_call(0, Fault::failed(false));
+    world.token.fail_call(1, Fault::failed(false));
     service.tick().await;
     world.token.clear_faults();
     for _ in 0..3 {

@@ -20,6 +20,7 @@ pub(super) enum Row<'a> {
     Alias(&'a AliasRecord, String),
     NoAlias(String),
     Anchor(&'a AnchorRecord, String),
+    NoAnchor(String),
     AccessKey(String, String),
     NoAccessKey(String),
     Clock(String),
@@ -33,6 +34,7 @@ impl<'a> Row<'a> {
             Change::PutAlias(record) => Self::Alias(record, to_json(record)),
             Change::ForgetAlias(alias, _) => Self::NoAlias(alias.to_string()),
             Change::PutAnchor(anchor) => Self::Anchor(anchor, to_json(anchor)),
+            Change::ForgetAnchor(volume, _) => Self::NoAnchor(volume.to_string()),
             Change::PutAccessKey(record) => Self::AccessKey(record.id.to_string(), to_json(record)),
             Change::ForgetAccessKey(id) => Self::NoAccessKey(id.to_string()),
         }
@@ -42,7 +44,7 @@ impl<'a> Row<'a> {
         match self {
             Self::Key(..) | Self::NoKey(_) => "keys",
             Self::Alias(..) | Self::NoAlias(_) => "aliases",
-            Self::Anchor(..) => "anchors",
+            Self::Anchor(..) | Self::NoAnchor(_) => "anchors",
             Self::AccessKey(..) | Self::NoAccessKey(_) => "access_keys",
             Self::Clock(_) => "clock",
         }
@@ -51,9 +53,11 @@ impl<'a> Row<'a> {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Key(key, _) => key.id.to_string(),
-            Self::NoKey(id) | Self::NoAlias(id) | Self::AccessKey(id, _) | Self::NoAccessKey(id) => {
-                id.clone()
-            }
+            Self::NoKey(id)
+            | Self::NoAlias(id)
+            | Self::NoAnchor(id)
+            | Self::AccessKey(id, _)
+            | Self::NoAccessKey(id) => id.clone(),
             Self::Alias(record, _) => record.alias.to_string(),
             Self::Anchor(anchor, _) => anchor.volume.to_string(),
             Self::Clock(_) => "clock".to_owned(),
@@ -67,7 +71,7 @@ impl<'a> Row<'a> {
             | Self::Anchor(_, json)
             | Self::AccessKey(_, json)
             | Self::Clock(json) => Some(json),
-            Self::NoKey(_) | Self::NoAlias(_) | Self::NoAccessKey(_) => None,
+            Self::NoKey(_) | Self::NoAlias(_) | Self::NoAnchor(_) | Self::NoAccessKey(_) => None,
         }
     }
 
@@ -76,7 +80,7 @@ impl<'a> Row<'a> {
         let mac = macs.get(&(self.table(), name.clone())).map(RowMac::as_slice);
         let written = match self {
             Self::Key(key, json) => {
-                let alias = (key.phase != Phase::Destroyed).then(|| key.alias.as_str());
+                let alias = name_of(key);
                 transaction
                     .prepare_cached(
                         "INSERT INTO keys (key_id, revision, alias, record, mac) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -105,6 +109,9 @@ impl<'a> Row<'a> {
                      SET revision = ?2, record = ?3, mac = ?4 WHERE revision = ?2 - 1",
                 )?
                 .execute(params![name, number(anchor.revision), json, mac])?,
+            Self::NoAnchor(volume) => {
+                transaction.prepare_cached("DELETE FROM anchors WHERE volume = ?1")?.execute([volume])?
+            }
             Self::AccessKey(id, json) => transaction
                 .prepare_cached("INSERT INTO access_keys (access_key_id, record, mac) VALUES (?1, ?2, ?3)")?
                 .execute(params![id, json, mac])?,
@@ -121,6 +128,11 @@ impl<'a> Row<'a> {
         // The writer has checked against memory; a row that differs was changed by somebody else.
         if written == 1 { Ok(()) } else { Err(StoreError::Conflict) }
     }
+}
+
+/// The name that a key keeps others from having: a destroyed one none.
+pub(super) fn name_of(key: &KeyRecord) -> Option<&str> {
+    (key.phase != Phase::Destroyed).then(|| key.alias.as_str())
 }
 
 pub(super) fn to_json(value: &impl serde::Serialize) -> String {

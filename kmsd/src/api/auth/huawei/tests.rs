@@ -125,6 +125,17 @@ fn host_and_date_have_to_be_signed_and_the_body_too() {
     assert_eq!(twice, Err(SignatureError::HeaderRepeated { header: "x-sdk-date" }));
 }
 
+/// Which protocol a request is of is nobody's to choose but the signer's.
+#[test]
+fn the_header_that_names_the_protocol_has_to_be_signed() {
+    for case in by_the_sdk() {
+        let mut headers = case.headers();
+        headers.insert("x-amz-target", HeaderValue::from_static("TrentService.ListKeys"));
+        let refused = case.verify_with(&headers, SECRET, NOW);
+        assert_eq!(refused, Err(SignatureError::HeaderNotSigned { header: "x-amz-target".to_owned() }));
+    }
+}
+
 #[test]
 fn malformed_headers_are_named() {
     let headers = by_the_sdk()[1].headers();

@@ -1,0 +1,257 @@
+//! A host that is full, and has space again; and how much is taken of it.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::super::{BLOCK, BaseIdentity, BaseImage, Step, Volume, VolumeError};
+use super::{ID, Memory, Rig, read};
+use crate::backing::Backing;
+use crate::crypto::{Backend, Dek, VolumeKeys};
+use crate::format::layout::REGION_SLOTS;
+use crate::format::{Text, WrappedDekField};
+
+const MIB: u64 = 1 << 20;
+
+/// A file system on which what was never written, or was punched, takes no space.
+struct Host {
+    memory: Arc<Memory>,
+    taken: Mutex<HashSet<u64>>,
+    /// Slots that there is space for.
+    most: AtomicUsize,
+}
+
+impl Host {
+    /// With the rig's volume, which is written all over.
+    fn of(rig: &Rig) -> Arc<Self> {
+        let slots = rig.memory.len().unwrap() / BLOCK;
+        let (memory, most) = (Arc::clone(&rig.memory), AtomicUsize::new(usize::MAX));
+        Arc::new(Self { memory, taken: Mutex::new((0..slots).collect()), most })
+    }
+
+    /// Has no more space than is taken now.
+    fn fill_up(&self) {
+        self.most.store(self.taken.lock().len(), Ordering::Relaxed);
+    }
+}
+
+impl Backing for Host {
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.memory.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        let end = (offset + u64::try_from(buf.len()).unwrap()).div_ceil(BLOCK);
+        let mut taken = self.taken.lock();
+        let new: Vec<u64> = (offset / BLOCK..end).filter(|slot| !taken.contains(slot)).collect();
+        if taken.len() + new.len() > self.most.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        taken.extend(new);
+        self.memory.write_at(buf, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.memory.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+        let slots = offset / BLOCK..(offset + len) / BLOCK;
+        self.taken.lock().retain(|slot| !slots.contains(slot));
+        self.memory.punch(offset, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.memory.sync()
+    }
+}
+
+/// Writes blocks, each under another leaf of the map, until the host is full: then a checkpoint needs far more pages than are kept for it.
+fn filled_with_leaves() -> (Rig, Volume, u64) {
+    let rig = Rig::new(1 << 30, 64);
+    rig.memory.capacity.store(6 * MIB, Ordering::Relaxed);
+    let volume = rig.open();
+    let mut written = 0;
+    loop {
+        match volume.write(written * 128 * BLOCK, &[7; 4096]) {
+            Ok(()) => written += 1,
+            Err(VolumeError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(written > 1_000, "only {written}");
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+    (rig, volume, written)
+}
+
+#[test]
+fn f11_a_host_that_has_space_again_is_used_again() {
+    type GoOn = fn(&Volume) -> Result<(), VolumeError>;
+    let ways: [GoOn; 3] =
+        [|volume| volume.write(100, &[8; 100]), Volume::checkpoint, |volume| volume.extend(2 << 30)];
+    for (number, go_on) in ways.into_iter().enumerate() {
+        let (rig, volume, written) = filled_with_leaves();
+        rig.memory.capacity.store(0, Ordering::Relaxed);
+        go_on(&volume).unwrap_or_else(|error| panic!("way {number}: {error}"));
+        volume.close().unwrap();
+        let volume = rig.open();
+        assert!((1..written).all(|block| read(&volume, block * 128 * BLOCK, 4096) == [7; 4096]));
+        let report = volume.check(&mut |_, _| {}).unwrap();
+        assert!(report.is_sound(), "way {number}: {report:?}");
+    }
+    let (rig, volume, _) = filled_with_leaves();
+    rig.memory.capacity.store(0, Ordering::Relaxed);
+    volume.close().unwrap();
+}
+
+#[test]
+fn f9_a_re_encryption_goes_on_when_the_host_has_space_again() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &vec![7; 4 << 20]).unwrap();
+    volume.checkpoint().unwrap();
+    rig.memory.capacity.store(rig.memory.len().unwrap(), Ordering::Relaxed);
+    let next = VolumeKeys::new(Dek::new(&[4; 32]), ID, Backend::AwsLc);
+    volume.start_reencryption(next, WrappedDekField::new(vec![2; 40]).unwrap(), 0).unwrap();
+    let met = (0..100).any(|_| volume.task_step(4096).unwrap() == Step::NoSpace);
+    assert!(met, "the host was not full");
+    rig.memory.capacity.store(0, Ordering::Relaxed);
+    let ended = (0..100).any(|_| volume.task_step(4096).unwrap() == Step::Finished);
+    assert!(ended, "it does not go on");
+    assert_eq!(read(&volume, 0, 4 << 20), vec![7; 4 << 20]);
+}
+
+/// A discard can be carried out although the file has just grown into another region, whose bitmap was never written, and the host is full.
+#[test]
+fn f7_a_discard_frees_space_on_a_host_that_fills_up_when_a_region_has_just_begun() {
+    let rig = Rig::new(256 * MIB, 1024);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let mut at = 0;
+    while volume.stats().used_slots <= REGION_SLOTS + 256 {
+        volume.write(at, &vec![1; 1 << 20]).unwrap();
+        at += MIB;
+        // The region's own bitmap is in no checkpoint yet.
+        if volume.stats().used_slots < REGION_SLOTS - 1024 {
+            volume.checkpoint().unwrap();
+        }
+    }
+    assert!(
+        (0..16).all(|slot| host.taken.lock().contains(&(REGION_SLOTS + slot))),
+        "the head is not written"
+    );
+    host.fill_up();
+    volume.discard(0, 8 * MIB).unwrap();
+    volume.checkpoint().unwrap();
+    let free = host.most.load(Ordering::Relaxed) - host.taken.lock().len();
+    assert!(free > 1_000, "{free} slots came back");
+    volume.write(at, &vec![2; 1 << 20]).unwrap();
+    volume.close().unwrap();
+    let volume = rig.try_open_on(host).unwrap();
+    assert_eq!(read(&volume, at, 1 << 20), vec![2; 1 << 20]);
+    assert_eq!(read(&volume, at - MIB, 1 << 20), vec![1; 1 << 20]);
+}
+
+/// An attach made the file reach into a region, and did not come to write its head.
+#[test]
+fn f7_a_region_whose_head_is_missing_gets_one_before_it_is_used() {
+    let rig = Rig::new(256 * MIB, 1024);
+    let host = Host::of(&rig);
+    host.set_len((REGION_SLOTS + 300) * BLOCK).unwrap();
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    volume.write(0, &vec![1; 1 << 20]).unwrap();
+    assert!(host.taken.lock().contains(&(REGION_SLOTS + 100)), "it was written elsewhere");
+    host.fill_up();
+    volume.discard(0, MIB / 2).unwrap();
+    volume.checkpoint().unwrap();
+    drop(volume);
+    let volume = rig.try_open_on(host).unwrap();
+    assert_eq!(read(&volume, MIB / 2, 1 << 19), vec![1; 1 << 19]);
+    assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
+}
+
+/// Writing and discarding one region in turn keeps few entries dirty, so nothing else asks for a checkpoint.
+#[test]
+fn f7_discarded_space_comes_back_although_few_entries_are_dirty() {
+    let mut rig = Rig::new(64 * MIB, 64);
+    rig.options.dirty_limit = Some(1_000);
+    let volume = rig.open();
+    let before = volume.stats().used_slots;
+    for round in 0..100 {
+        volume.write(0, &vec![round; 256 << 12]).unwrap();
+        volume.flush().unwrap();
+        volume.discard(0, 256 * BLOCK).unwrap();
+        volume.flush().unwrap();
+        let used = volume.stats().used_slots - before;
+        assert!(used < 2_000 + 3 * 256, "{used} slots are taken in round {round}");
+    }
+}
+
+/// Counts what is asked of a base, and how far it has to look.
+struct Counted {
+    base: Arc<Volume>,
+    asked: AtomicU64,
+    furthest: AtomicU64,
+}
+
+impl BaseImage for Counted {
+    fn identity(&self) -> BaseIdentity {
+        self.base.identity()
+    }
+    fn size(&self) -> u64 {
+        BaseImage::size(&*self.base)
+    }
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        BaseImage::read(&*self.base, offset, buf)
+    }
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        BaseImage::next_data(&*self.base, offset)
+    }
+    fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.furthest.fetch_max(end.saturating_sub(offset), Ordering::Relaxed);
+        BaseImage::next_hole(&*self.base, offset, end)
+    }
+}
+
+#[test]
+fn f7_searches_on_a_thin_volume_ask_its_base_little_whatever_its_size() {
+    const SIZE: u64 = 64 << 40;
+    let under = Rig::new(16 * MIB, 64);
+    let volume = under.open();
+    volume.write(0, &vec![7; 8 << 20]).unwrap();
+    volume.close().unwrap();
+    let base = Arc::new(under.open());
+    assert_eq!(BaseImage::next_hole(&*base, 5000, 20_000).unwrap(), 20_000);
+    assert_eq!(BaseImage::next_hole(&*base, 5000, u64::MAX).unwrap(), 8 * MIB);
+    let mut thin = Rig::thin(SIZE, base.identity().reference(Text::new("base").unwrap()));
+    let counted = Arc::new(Counted { base, asked: AtomicU64::new(0), furthest: AtomicU64::new(0) });
+    thin.options.base = Some(Arc::clone(&counted) as _);
+    let volume = thin.open();
+    volume.write(4 * MIB, &[8; 4096]).unwrap();
+    volume.write(SIZE - BLOCK, &[8; 4096]).unwrap();
+    let id = Uuid::from_u128(5);
+    volume.snapshot("s", id, 0).unwrap();
+    let (start, asked) = (Instant::now(), || counted.asked.swap(0, Ordering::Relaxed));
+    for (data, hole, found) in [
+        (volume.next_data(9 * MIB), volume.next_hole(0), volume.next_hole(SIZE - BLOCK)),
+        (volume.next_data_in(id, 9 * MIB), volume.next_hole_in(id, 0), volume.next_hole_in(id, SIZE - BLOCK)),
+    ] {
+        assert_eq!((data.unwrap(), hole.unwrap(), found.unwrap()), (Some(SIZE - BLOCK), 8 * MIB, SIZE));
+    }
+    // Two questions for each 512 KiB of the base that are read through, and a few more.
+    let asked = asked();
+    assert!(asked < 100, "{asked} questions");
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    // A flatten looks no further than it copies.
+    counted.furthest.store(0, Ordering::Relaxed);
+    volume.start_flatten(None).unwrap();
+    assert!((0..100).any(|_| volume.task_step(4096).unwrap() == Step::Finished));
+    assert!(counted.furthest.load(Ordering::Relaxed) <= 128 * BLOCK);
+    assert_eq!(read(&volume, 7 * MIB, 1 << 20), vec![7; 1 << 20]);
+}
