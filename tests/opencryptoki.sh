@@ -32,8 +32,11 @@ slot_daemon() {
     # It ends with this process, which becomes the command.
     (
         tail --pid=$$ --follow /dev/null
-        daemon=$(cat /run/pkcsslotd.pid /run/opencryptoki/pkcsslotd.pid 2>/dev/null | head -n 1)
-        [ -n "$daemon" ] && kill "$daemon"
+        # Known by its namespace: the file with its number may not be written yet when the command was a short one.
+        for process in /proc/[0-9]*; do
+            [ "$(cat "$process/comm" 2>/dev/null)" = pkcsslotd ] || continue
+            [ "$(readlink "$process/ns/ipc")" = "$(readlink /proc/self/ns/ipc)" ] && kill "${process#/proc/}"
+        done
     ) </dev/null >/dev/null 2>&1 3>&- &
 }
 

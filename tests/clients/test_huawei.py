@@ -538,4 +538,6 @@ def test_what_has_no_method(kmsd, key):
     accepted = {"generation": 1, "chain_mac": mac, "reason": "a test"}
     assert kmsd.local("POST", f"{volume}/accept-rollback", accepted)[0] == 200
     assert kmsd.local("GET", volume)[1]["anchor"]["generation"] == 1
+    assert kmsd.local("DELETE", volume)[0] == 200
+    assert refused("DELETE", volume) == (404, "KMSD.0011")
     assert refused("DELETE", "/kmsd/v1/access-keys/AAAAAAAAAAAAAAAAAAAA") == (404, "KMSD.0002")
