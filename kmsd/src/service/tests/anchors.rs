@@ -49,7 +49,13 @@ async fn f3_many_who_advance_at_once_never_go_back() {
         .map(|generation| {
             let service = service.clone();
             tokio::spawn(async move {
-                let moved = service.advance_anchor(&uid(1), VOLUME, anchor(generation, 1)).await;
+                let moved = loop {
+                    let moved = service.advance_anchor(&uid(1), VOLUME, anchor(generation, 1)).await;
+                    // Whom others overtook again and again is told to try again.
+                    if !moved.as_ref().is_err_and(ServiceError::is_retryable) {
+                        break moved;
+                    }
+                };
                 let stands = service.anchor(&uid(1), VOLUME).await.unwrap().unwrap().generation;
                 (moved.is_ok().then_some(generation), stands)
             })
