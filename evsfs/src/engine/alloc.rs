@@ -428,8 +428,9 @@ impl Allocator {
     pub(super) fn recover(&self, store: &Store, slots: &[u64]) -> Result<(), VolumeError> {
         let mut inner = self.inner.lock();
         let mut added = 0;
-        // Behind the end of the file there is nothing that a record could refer to: the file was cut off, or is hostile.
-        let end = inner.file_slots;
+        // Behind the end of the file there is nothing that a record could refer to: the file was cut off, or is hostile. As far as the last
+        // region reaches such slots are taken all the same: the file grows again, and whoever got one would lose it with the old entry.
+        let end = inner.regions * REGION_SLOTS;
         for slot in slots.iter().filter(|slot| **slot < end) {
             match self.load(&mut inner, store, slot / REGION_SLOTS) {
                 Ok(region) => {

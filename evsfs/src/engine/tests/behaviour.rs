@@ -149,6 +149,36 @@ fn f2_a_file_that_was_cut_off_opens_again_after_it_was_written_to() {
     assert_eq!(read(&rig.open(), 0, 4096), [5; 4096]);
 }
 
+/// The log refers to slots behind the end of a file that was cut off. They are given to nobody else when the file grows again.
+#[test]
+fn f2_slots_that_were_cut_off_are_not_given_out_again_while_the_log_refers_to_them() {
+    let rig = Rig::new(32 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.checkpoint().unwrap();
+    let kept = rig.memory.bytes.read().len();
+    volume.write(MIB, &vec![2; 4 << 20]).unwrap();
+    volume.flush().unwrap();
+    volume.write(0, &[3; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    // The second group is gone, which looks like a crash; the first one was followed, so it counts.
+    rig.memory.bytes.write().truncate(kept);
+    let volume = rig.open();
+    volume.write(8 * MIB, &vec![4; 4 << 20]).unwrap();
+    volume.checkpoint().unwrap();
+    for round in 0..8 {
+        volume.write(MIB, &vec![5; 4 << 20]).unwrap();
+        volume.write(16 * MIB, &vec![round; 4 << 20]).unwrap();
+        volume.flush().unwrap();
+    }
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(read(&volume, 8 * MIB, 4 << 20), vec![4; 4 << 20]);
+    assert_eq!(read(&volume, MIB, 4 << 20), vec![5; 4 << 20]);
+    assert_eq!(read(&volume, 16 * MIB, 4 << 20), vec![7; 4 << 20]);
+}
+
 #[test]
 fn f7_discarded_blocks_read_zeros_and_their_space_goes_back() {
     let rig = Rig::new(32 * MIB, 1024);
