@@ -97,6 +97,8 @@ pub(crate) trait KeyService {
     fn cancel_deletion(&self, key_id: &str) -> Result<(), KeyError>;
     /// Has it recorded that what a volume holds is about to be written in the open.
     fn release_plaintext(&self, release: &Release<'_>) -> Result<(), KeyError>;
+    /// Has the anchor of a volume that is gone forgotten, if there is one.
+    fn forget_anchor(&self, volume: Uuid) -> Result<(), KeyError>;
     /// How the service is.
     fn health(&self) -> Result<Health, KeyError>;
 }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -284,7 +285,12 @@ fn d4_the_serving_process_dumps_no_core_and_shows_its_memory_to_nobody() {
     let attached = ecs.attached(&disk);
     assert_eq!(process::core_limits(attached.pid), Some(("0".into(), "0".into())));
 
-    let mut other = unprivileged("cat").stdin(std::process::Stdio::piped()).spawn().expect("cat can be run");
+    let mut cat = unprivileged("cat");
+    cat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut other = cat.spawn().expect("cat can be run");
+    // When it answers it is cat, without the capability that it began with.
+    let (mut asked, mut answered) = (other.stdin.take().expect("piped"), other.stdout.take().expect("piped"));
+    asked.write_all(b"?").and_then(|()| answered.read_exact(&mut [0])).expect("cat answers");
     // Opening its memory is what a debugger does; reading its map alone is allowed to whoever may use perf.
     let peek = |pid: u32| run(unprivileged("sh").args(["-c", &format!(": < /proc/{pid}/mem")])).code == 0;
     assert!(peek(other.id()), "an ordinary process can be looked into, so the next line means something");
@@ -382,8 +388,12 @@ fn d7_delete_needs_a_detached_disk_and_erases_the_wrapped_dek_first() {
     let (file, link) = (file_of(&disk), ecs.dir().join("link.evs"));
     fs::hard_link(&file, &link).expect("a hard link can be made");
     ecs.evsfs(&["info".as_ref(), link.as_os_str()]).ok();
+    let anchor = format!("/kmsd/v1/anchors/{}", disk["id"].as_str().expect("an ID"));
+    let anchor = || ecs.api("GET", &anchor, None).ok()["anchor"].clone();
+    assert!(anchor().is_object(), "it was written to");
     ecs.ecsctl("disk delete d --yes").ok();
     assert!(!file.exists());
+    assert_eq!(anchor(), Value::Null, "its place is free");
     assert_eq!(ecs.ecsctl("disk list").json(), Value::Array(vec![]));
     let point = ecs.dir().join("point");
     fs::create_dir(&point).expect("a directory can be made");

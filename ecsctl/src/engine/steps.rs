@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     model::{
         Noun,
-        disk::DiskStatus,
+        disk::{Disk, DiskStatus},
         plan::{Operation, Outcome, Step},
         snapshot::Snapshot,
     },
@@ -172,7 +172,9 @@ impl App {
             Step::Erase if disk.encrypted => {
                 self.volumes.erase(claim, &place.file).map_err(volume)?;
                 // Whoever erased it may have died before that was durable.
-                sync(&place.file)
+                sync(&place.file)?;
+                self.forget_anchor(disk);
+                Ok(())
             }
             Step::Erase => Ok(()),
             Step::Unlink => {
@@ -184,6 +186,14 @@ impl App {
                 sync(&self.installation.volumes())
             }
             Step::Settle(outcome) => self.settle(claimed, operation, outcome, facts),
+        }
+    }
+
+    /// What nobody can open any more needs no anchor. A disk goes also while the key service is away: then a place is taken there, and no more.
+    fn forget_anchor(&self, disk: &Disk) {
+        if let Err(error) = self.keys.forget_anchor(disk.id) {
+            let volume = disk.id;
+            tracing::warn!(disk = %disk.name, %volume, %error, "kmsd keeps the anchor of the deleted volume; an administrator can remove it (docs/kmsd.md)");
         }
     }
 

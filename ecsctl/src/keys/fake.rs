@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use ::kmsd::domain::grant::GrantSpec;
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::{
     keys::{Health, KeyError, KeyService, NewKey, Release, material::Material},
@@ -20,6 +21,7 @@ pub(crate) struct FakeKeys {
     tags: Rc<RefCell<BTreeMap<(String, String), String>>>,
     away: Rc<RefCell<bool>>,
     released: Rc<RefCell<Vec<String>>>,
+    forgotten: Rc<RefCell<Vec<Uuid>>>,
 }
 
 impl FakeKeys {
@@ -46,6 +48,11 @@ impl FakeKeys {
     /// What left encryption: from what to where.
     pub(crate) fn released(&self) -> Vec<String> {
         self.released.borrow().clone()
+    }
+
+    /// Volumes whose anchors went.
+    pub(crate) fn forgotten(&self) -> Vec<Uuid> {
+        self.forgotten.borrow().clone()
     }
 
     fn answer(&self) -> Result<(), KeyError> {
@@ -98,6 +105,12 @@ impl KeyService for FakeKeys {
     fn release_plaintext(&self, release: &Release<'_>) -> Result<(), KeyError> {
         self.answer()?;
         self.released.borrow_mut().push(release.to.to_owned());
+        Ok(())
+    }
+
+    fn forget_anchor(&self, volume: Uuid) -> Result<(), KeyError> {
+        self.answer()?;
+        self.forgotten.borrow_mut().push(volume);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use kmsd::{
     client::{Client, ClientError, KeyInfo},
     domain::{self, EncryptionContext, KeyId, grant::GrantSpec, import::OaepHash},
 };
+use uuid::Uuid;
 
 use crate::{
     keys::{Health, KeyError, KeyService, NewKey, Release, material::Material},
@@ -146,6 +147,10 @@ impl KeyService for Kmsd {
         let recorded =
             self.client.release_plaintext(&id(release.key_id)?, &release.volume, &context, release.to);
         recorded.map_err(|error| told(release.key_id, error))
+    }
+
+    fn forget_anchor(&self, volume: Uuid) -> Result<(), KeyError> {
+        self.client.forget_anchor(&volume).map(|_| ()).map_err(|error| told("", error))
     }
 
     fn import(&self, key_id: &str, material: &Material, expires: Option<Timestamp>) -> Result<(), KeyError> {

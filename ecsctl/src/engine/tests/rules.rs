@@ -23,6 +23,18 @@ fn d7_the_wrapped_dek_is_erased_before_the_file_goes() {
     assert_eq!(fs::read_to_string(erased_file).unwrap(), "erased");
 }
 
+/// The key service keeps an anchor for each volume that there is, and none for those that are gone; a disk goes without it, too.
+#[test]
+fn d7_the_anchor_of_a_deleted_disk_is_forgotten() {
+    let (world, _, disk) = ready_for("delete");
+    delete(&mut world.app(), "d").unwrap();
+    assert_eq!(world.keys.forgotten(), [disk.unwrap()]);
+    let (world, _, disk) = ready_for("delete");
+    world.keys.set_away(true);
+    delete(&mut world.app(), "d").unwrap();
+    world.assert_settled(disk.unwrap(), "deleted");
+}
+
 #[test]
 fn d7_an_attached_disk_is_not_deleted() {
     let (world, _, disk) = ready_for("detach");
