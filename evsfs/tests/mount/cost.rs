@@ -126,7 +126,7 @@ fn f6_an_idle_disk_costs_at_most_12_mib() {
     }
 }
 
-/// Both in one run and in turn, the best of each: a machine under load delays any single one.
+/// Both in one run and in turn, the best of each: a machine under load delays any single one, and for a while it may delay one of the two each time.
 #[test]
 fn f6_attaching_takes_as_long_for_32_tib_as_for_1_gib() {
     let mut disks = [1 << 30, 32 * TIB].map(|size| {
@@ -138,7 +138,11 @@ fn f6_attaching_takes_as_long_for_32_tib_as_for_1_gib() {
         disk
     });
     let mut best = [Duration::MAX; 2];
-    for _ in 0..15 {
+    let is_alike = |best: [Duration; 2]| best[1] < best[0] * 3 / 2;
+    for attempt in 0..60 {
+        if attempt >= 15 && is_alike(best) {
+            break;
+        }
         for (disk, best) in disks.iter_mut().zip(&mut best) {
             disk.detach();
             let start = Instant::now();
@@ -147,7 +151,7 @@ fn f6_attaching_takes_as_long_for_32_tib_as_for_1_gib() {
         }
     }
     eprintln!("1 GiB: {:?}, 32 TiB: {:?}", best[0], best[1]);
-    assert!(best[1] < best[0] * 3 / 2, "{best:?}");
+    assert!(is_alike(best), "{best:?}");
 }
 
 /// The largest disk: its last block is as good as its first, and there is none behind it.
