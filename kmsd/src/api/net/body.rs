@@ -90,9 +90,14 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_wiped() {
         let masked = Masked::random(48);
-        let body = read_body(Full::new(Bytes::from(masked.shown())), &Limits::default()).await.unwrap();
+        // In the midst: the allocator writes to the beginning of what it gets back, and the scan would not find the rest.
+        let mut text = Vec::with_capacity(1000);
+        text.resize(500, b'.');
+        text.extend_from_slice(&masked.shown());
+        text.resize(1000, b'.');
+        let body = read_body(Full::new(Bytes::from(text)), &Limits::default()).await.unwrap();
         assert!(is_in_memory(&masked), "the scan finds it where it has to be");
-        assert_eq!(body.len(), 48);
+        assert_eq!(body.len(), 1000);
         drop(body);
         assert!(!is_in_memory(&masked));
     }
