@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use crate::{
     app::App,
     catalog::scaling,
+    claim::Claim,
     error::Error,
     model::{
+        Noun,
         count::counted,
         name::short,
         scaling::{Config, Event, Group},
@@ -58,6 +60,14 @@ pub(crate) struct Shown {
 }
 
 impl App {
+    /// A group, and the right to change it; as it is once nobody else changes it.
+    fn claim_group(&self, given: &str) -> Result<(Claim, Group), Error> {
+        let found = scaling::group(self.catalog.read(), given)?;
+        let claim = self.claim(Noun::AsGroup, found.id, &found.name)?;
+        let group = scaling::group(self.catalog.read(), &found.id.to_string())?;
+        Ok((claim, group))
+    }
+
     /// Looks at a group.
     ///
     /// # Errors
@@ -65,7 +75,7 @@ impl App {
     pub(crate) fn shown_group(&self, group: Group) -> Result<Shown, Error> {
         let read = self.catalog.read();
         Ok(Shown {
-            config: scaling::config(read, &group.config_id.to_string())?.name,
+            config: self.config_of(&group)?.name,
             servers: scaling::members(read, group.id)?,
             events: scaling::events(read, group.id)?,
             group,

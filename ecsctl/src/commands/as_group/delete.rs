@@ -3,12 +3,7 @@
 use clap::Args;
 
 use crate::{
-    app::App,
-    catalog::scaling,
-    commands::stdout,
-    error::Error,
-    model::{Noun, count::counted},
-    output::confirm,
+    app::App, catalog::scaling, commands::stdout, error::Error, model::count::counted, output::confirm,
 };
 
 /// Remove a group with all its servers and their disks.
@@ -27,9 +22,7 @@ pub(crate) struct Delete {
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         app.settle_all()?;
-        let found = scaling::group(app.catalog.read(), &self.group)?;
-        let _claim = app.claim(Noun::AsGroup, found.id, &found.name)?;
-        let mut group = scaling::group(app.catalog.read(), &found.id.to_string())?;
+        let (_claim, mut group) = app.claim_group(&self.group)?;
         let present = scaling::members(app.catalog.read(), group.id)?.len();
         confirm(
             yes,

@@ -10,7 +10,7 @@ use crate::{
         stdout,
     },
     error::Error,
-    model::{Noun, count::counted},
+    model::count::counted,
     output::confirm,
 };
 
@@ -32,9 +32,7 @@ pub(crate) struct Scale {
 impl Scale {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
         app.settle_all()?;
-        let found = scaling::group(app.catalog.read(), &self.group)?;
-        let _claim = app.claim(Noun::AsGroup, found.id, &found.name)?;
-        let mut group = scaling::group(app.catalog.read(), &found.id.to_string())?;
+        let (_claim, mut group) = app.claim_group(&self.group)?;
         group.desired = self.desired;
         within(&group)?;
         let present = scaling::members(app.catalog.read(), group.id)?.len();
