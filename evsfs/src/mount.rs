@@ -20,10 +20,6 @@ use self::holders::Holder;
 use self::table::MountEntry;
 use crate::device::BlockDevice;
 use crate::fuse::{DISK_NAME, DiskFs};
-use crate::process::processors;
-
-/// More threads than processors are slower, and more than this many have nothing to do.
-const MAX_THREADS: usize = 4;
 
 /// Others must not see an empty directory, and take it for an empty disk, while nothing is mounted on it.
 const POINT_MODE: u32 = 0o700;
@@ -209,7 +205,7 @@ pub fn mount<D: BlockDevice>(
     let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
     config.acl = acl;
-    config.n_threads = Some(processors().min(MAX_THREADS));
+    config.n_threads = Some(fs.threads().count());
     config.clone_fd = true;
     let connection = connect::connect(point, options).map_err(refused)?;
     let entry = table::at(point)

@@ -24,9 +24,9 @@ pub use self::readiness::{Readiness, Ready, await_ready};
 use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
-use crate::fuse::{DiskFs, Openings};
+use crate::fuse::{DiskFs, Openings, Threads};
 use crate::mount::{self, MountError, Mounted, table};
-use crate::process::{Termination, resident_bytes};
+use crate::process::{Termination, processors, resident_bytes};
 
 /// How often a device may do what is not urgent.
 const TICK: Duration = Duration::from_secs(10);
@@ -94,6 +94,7 @@ pub fn serve<D: Attachment>(
 ) -> Result<(), Failure> {
     let device = Arc::new(device);
     let openings = Arc::new(Openings::default());
+    let threads = Arc::new(Threads::new(processors()));
     let (device_id, inode) = settings.identity;
     let source = table::source(device_id, inode, uuid::Uuid::new_v4().as_u64_pair().0);
     let listeners = Listeners::bind(&source, settings.control.as_deref())?;
@@ -105,10 +106,11 @@ pub fn serve<D: Attachment>(
         settings.cached,
         settings.read_only,
         Arc::clone(&openings),
+        Arc::clone(&threads),
     );
     let options = mount::Options { allow_other: settings.allow_other, read_only: settings.read_only, source };
     let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
-    let service = Service { device, mounted, openings, queue, started: Instant::now() };
+    let service = Service { device, mounted, openings, threads, queue, started: Instant::now() };
 
     let started = start(&listeners, &events, termination, session)
         .map_err(|source| StartError::System { operation: "start a thread", source })
@@ -151,6 +153,7 @@ struct Service<D> {
     device: Arc<D>,
     mounted: Mounted,
     openings: Arc<Openings>,
+    threads: Arc<Threads>,
     queue: Receiver<Event>,
     started: Instant,
 }
@@ -291,6 +294,7 @@ impl<D: Attachment> Service<D> {
 
     /// Waits for the session, closes the device, and answers the one who asked for it.
     fn end(self, mut asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
+        self.threads.end();
         let session = self.await_session(&mut asked);
         let result = self.close(flushed.and(session));
         if let Some(call) = asked {

@@ -13,6 +13,7 @@ mod lifecycle;
 mod mapped;
 mod operations;
 mod secrets;
+mod slow_host;
 mod space;
 mod users;
 mod volumes;
