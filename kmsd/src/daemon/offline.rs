@@ -50,6 +50,7 @@ pub(super) async fn start(
         clock: Arc::new(SystemClock::new()?),
         limits: Limits {
             max_keys: config.limits.max_keys,
+            max_keys_each: config.limits.max_keys_each,
             max_anchors: config.limits.max_anchors,
             max_anchors_each: config.limits.max_anchors_each,
         },

@@ -1,6 +1,11 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
-use super::{Service, ServiceError, audit::Trail, lifecycle::Flight, restored::DESTROY};
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, Work},
+    restored::DESTROY,
+};
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Refusal,
@@ -75,7 +80,7 @@ impl Service {
     /// Does what destroys objects of a key that goes on, or may. The list of what is due was made a while ago: somebody may have taken up since what
     /// had been left half-way, and may be using it.
     async fn clear_away(&self, due: Due, id: KeyId) {
-        let Some(_flight) = Flight::alone(self, id) else { return };
+        let Ok(_flight) = Flight::alone(self, id, Work::ClearingUp) else { return };
         let now = self.trusted_now();
         let Some(key) = self.record_of(id).filter(|key| Due::of(key, now) == Some(due)) else { return };
         match due {
@@ -98,11 +103,11 @@ impl Service {
         let due = |key: &SharedKey| {
             let due = Due::of(key, now)?;
             let waits = match due {
-                Due::Destruction => key.phase != Phase::Destroying && in_flight.contains(&key.id),
+                Due::Destruction => key.phase != Phase::Destroying && in_flight.contains_key(&key.id),
                 Due::Rotation => {
-                    in_flight.contains(&key.id) || again.get(&key.id).is_some_and(|again| now < *again)
+                    in_flight.contains_key(&key.id) || again.get(&key.id).is_some_and(|again| now < *again)
                 }
-                Due::Undoing | Due::UndoingRotation | Due::Material => in_flight.contains(&key.id),
+                Due::Undoing | Due::UndoingRotation | Due::Material => in_flight.contains_key(&key.id),
             };
             (!waits).then_some(due)
         };

@@ -273,7 +273,7 @@ async fn k6_each_call_of_an_import_fails_in_turn() {
 /// K6: material that came after the scheduler had put down what to clear away is not cleared away; nor is any while it comes or goes.
 #[tokio::test]
 async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
-    use crate::service::lifecycle::Flight;
+    use crate::service::flight::{Flight, Work};
     let world = World::new();
     let service = world.start().await;
     let key = external(&service).await;
@@ -286,7 +286,7 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     let due = service.due();
     assert_eq!(due.len(), 1);
     let id = due[0].1.id;
-    let flight = Flight::alone(&service, id).unwrap();
+    let flight = Flight::alone(&service, id, Work::Material).unwrap();
     service.attend(due[0].0, &due[0].1).await;
     assert_eq!(world.token.objects().len(), 1, "somebody is at work on it");
     let refused = refusal(service.delete_material(&uid(1), &key).await);
@@ -296,7 +296,7 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     service.attend(due[0].0, &due[0].1).await;
     world.check_consistent(&service);
     open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
-    let flight = Flight::alone(&service, id).unwrap();
+    let flight = Flight::alone(&service, id, Work::Material).unwrap();
     let refused = refusal(service.delete_material(&uid(1), &key).await);
     assert!(matches!(refused, Refusal::ImportUnderWay { .. }), "{refused}");
     drop(flight);
