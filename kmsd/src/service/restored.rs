@@ -14,16 +14,13 @@ use crate::{
     audit::{self, Extent},
     domain::{
         Caller, KeyId, KeyVersion,
-        audit::{ChainKey, Stage},
+        audit::ChainKey,
         key::{Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
         state::Origin,
     },
 };
-
-/// Name of the operation that destroys a key whose day has come.
-pub(super) const DESTROY: &str = "destroy-key";
 
 impl Service {
     /// Destroys what the audit log says was destroyed already: a store from before that does not know, and a token that was
@@ -35,16 +32,10 @@ impl Service {
         let read = tokio::task::spawn_blocking(move || {
             let mut destroyed = HashSet::<KeyId>::new();
             let verdict = audit::read::<ServiceError>(
-                &directory,
+                &[&directory],
                 Extent::UpTo(end),
                 |number| Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?)),
-                |record| {
-                    let event = &record.event;
-                    let is_done = event.stage == Stage::Done && event.outcome.as_deref() == Some("ok");
-                    if event.operation == DESTROY && is_done {
-                        destroyed.extend(event.key);
-                    }
-                },
+                |record| destroyed.extend(record.event.destroyed()),
             );
             verdict.map(|verdict| (verdict, destroyed))
         });

@@ -4,11 +4,11 @@ use super::{
     Service, ServiceError,
     audit::Trail,
     flight::{Flight, Work},
-    restored::DESTROY,
 };
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Refusal,
+        audit::DESTROY,
         key::{KeyRecord, Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
