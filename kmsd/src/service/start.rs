@@ -17,6 +17,7 @@ use crate::{
     domain::{
         Caller,
         audit::ChainKey,
+        import,
         integrity::{IntegrityKey, TokenNote},
         key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
@@ -257,7 +258,9 @@ impl Service {
             }
             if key.is_arriving() {
                 tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                let object = ObjectId { key: key.id, version: import::VERSION };
                 commit(key.settled()).await?;
+                self.take_on(vec![object]).await?;
             }
         }
         Ok(())
