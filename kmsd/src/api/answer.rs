@@ -95,7 +95,10 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotAdministrator { .. }
         | Refusal::GrantTooWide { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
-        Refusal::AnchorBehind { .. } | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
+        Refusal::AnchorBehind { .. }
+        | Refusal::RotationUnderWay { .. }
+        | Refusal::Unfinished { .. }
+        | Refusal::HalfMade { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -136,6 +139,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotExternal { .. }
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyKeysOfOne { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }

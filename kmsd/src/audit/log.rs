@@ -240,7 +240,7 @@ fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>,
     }
 }
 
-struct SegmentWriter {
+pub(super) struct SegmentWriter {
     directory: PathBuf,
     number: u64,
     path: PathBuf,
@@ -261,13 +261,13 @@ const FULL: u8 = 1;
 const BROKEN: u8 = 2;
 
 impl SegmentWriter {
-    fn create(
+    pub(super) fn create(
         directory: &Path,
         number: u64,
         chain: Chain,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
-        let path = reader::segment_path(directory, number);
+        let path = reader::file_path(directory, number);
         let file = new_file(&path, || sync_directory(directory))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -284,12 +284,12 @@ impl SegmentWriter {
     }
 
     /// Writes records and syncs them, or leaves the log as it was.
-    fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
+    pub(super) fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
         if self.is_broken {
             return Err(AuditError::Broken);
         }
         if self.len >= SEGMENT {
-            let path = reader::segment_path(&self.directory, self.number + 1);
+            let path = reader::file_path(&self.directory, self.number + 1);
             self.file = new_file(&path, || sync_directory(&self.directory))?;
             (self.number, self.path, self.len) = (self.number + 1, path, 0);
         }
@@ -313,6 +313,11 @@ impl SegmentWriter {
         self.len += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.chain = chain;
         Ok(())
+    }
+
+    /// Where the log ends.
+    pub(super) const fn end(&self) -> Head {
+        self.chain.head()
     }
 
     fn put(&mut self, lines: &[u8]) -> std::io::Result<()> {

@@ -103,6 +103,8 @@ pub struct AccessConfig {
 pub struct LimitsConfig {
     /// Most keys that are not destroyed.
     pub max_keys: usize,
+    /// Most of them that belong to one principal, administrators aside.
+    pub max_keys_each: usize,
     /// Most volume anchors: each encrypted volume that was attached has one until it is forgotten.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -119,6 +121,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_keys: 10_000,
+            max_keys_each: 1000,
             max_anchors: 50_000,
             max_anchors_each: 10_000,
             connections: 1024,
@@ -283,6 +286,9 @@ impl Config {
         }
         if !in_range(self.limits.max_keys, 1_000_000) {
             return bad("limits.max_keys", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_keys_each, 1_000_000) {
+            return bad("limits.max_keys_each", "1 to 1000000");
         }
         if !in_range(self.limits.max_anchors, 1_000_000) {
             return bad("limits.max_anchors", "1 to 1000000");

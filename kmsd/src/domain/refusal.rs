@@ -167,6 +167,12 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// As many as one principal may have.
+    #[error("you have {limit} keys already, as many as [limits] max_keys_each allows")]
+    TooManyKeysOfOne {
+        /// The bound.
+        limit: usize,
+    },
     /// The key has no such grant.
     #[error("the key {key} has no grant {id}")]
     NoSuchGrant {
@@ -249,6 +255,20 @@ pub enum Refusal {
         /// The key.
         key: KeyName,
     },
+    /// The service is at work on the key of its own accord.
+    #[error("what was begun with the key {key} earlier is still being finished, or cleared away")]
+    Unfinished {
+        /// The key.
+        key: KeyName,
+    },
+    /// A restored store says that something was being made, and what the token has of it does not work.
+    #[error(
+        "the key {key} was being changed when this store was copied, and what was being made does not work: it is left alone until kmsd is restarted"
+    )]
+    HalfMade {
+        /// The key.
+        key: KeyName,
+    },
     /// As often as a key may be rotated.
     #[error(
         "the key {key} cannot be rotated again: a key has at most {} rotations on demand and {} versions",
@@ -299,8 +319,8 @@ pub enum Refusal {
     /// Another caller imports into the same key, or deletes its material.
     #[error("material for the key {key} is being imported or deleted already")]
     ImportUnderWay {
-        /// As the caller named it.
-        key: String,
+        /// The key.
+        key: KeyName,
     },
     /// The material was made in the token: there is no copy of it to import again.
     #[error("the material of the key {key} was made in the token; only imported material can be removed")]
@@ -441,7 +461,7 @@ impl Refusal {
             Self::ParameterMissing { .. } => "KMS.0204",
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
-            Self::TooManyKeys { .. } => "KMS.1105",
+            Self::TooManyKeys { .. } | Self::TooManyKeysOfOne { .. } => "KMS.1105",
             Self::NoSuchGrant { .. } => "KMS.2502",
             Self::GrantIdInvalid(_) => "KMS.2501",
             Self::GrantEmpty => "KMS.2401",
@@ -455,7 +475,7 @@ impl Refusal {
             Self::RotationEnabled { .. } => "KMS.2901",
             Self::RotationNotEnabled { .. } => "KMS.0313",
             Self::RotationInterval { .. } => "KMS.3001",
-            Self::RotationUnderWay { .. } => "KMSD.0005",
+            Self::RotationUnderWay { .. } | Self::Unfinished { .. } | Self::HalfMade { .. } => "KMSD.0005",
             Self::TooManyRotations { .. } => "KMSD.0006",
             Self::TagInvalid => "KMS.0308",
             Self::TooManyTags { .. } => "KMS.0312",
@@ -516,7 +536,9 @@ impl Refusal {
             Self::NoSuchAccessKey { .. } => "look at `ecsctl access-key list`",
             Self::AccessKeyDamaged { .. } => "delete this access key and make another",
             Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",
-            Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
+            Self::TooManyKeys { .. } | Self::TooManyKeysOfOne { .. } => {
+                "delete keys that are not needed, or have the limit raised"
+            }
             Self::NoSuchGrant { .. } => "look at `ecsctl key grant KEY`",
             Self::GrantTooWide { .. } => "ask the key's owner for the grant",
             Self::TooManyGrants { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
@@ -525,7 +547,8 @@ impl Refusal {
                 "remove aliases that are not needed (`ecsctl key alias KEY --remove NAME`)"
             }
             Self::RotationNotEnabled { .. } => "turn it on (`ecsctl key rotate --every DAYS`)",
-            Self::RotationUnderWay { .. } => "try again in a moment",
+            Self::RotationUnderWay { .. } | Self::Unfinished { .. } => "try again in a moment",
+            Self::HalfMade { .. } => "restart kmsd, which gives up what does not work; then try again",
             Self::TooManyRotations { .. } => "make another key and re-encrypt under it",
             Self::AnchorNotPermitted { .. } => {
                 "an administrator can hand it over (`PUT /kmsd/v1/anchors/VOLUME/owner`) or remove it"

@@ -109,13 +109,7 @@ impl Pkcs11Token {
     /// # Errors
     /// Names what is missing and what to do.
     pub fn connect(settings: Pkcs11Settings) -> Result<Self, HsmError> {
-        let library = Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
-            path: settings.module.clone(),
-            reason: match e {
-                CkError::LibraryLoading(e) => e.to_string(),
-                other => format!("{other:?}"),
-            },
-        })?;
+        let library = load(&settings)?;
         let attempt = match initialise(&library, &settings) {
             // The same that a recovery does: once more from the beginning.
             Err(error) if error.recovery() == Recovery::Reinitialise => {
@@ -168,11 +162,25 @@ impl Pkcs11Token {
     }
 }
 
-fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, TokenIdentity), HsmError> {
+fn load(settings: &Pkcs11Settings) -> Result<Pkcs11, HsmError> {
+    Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
+        path: settings.module.clone(),
+        reason: match e {
+            CkError::LibraryLoading(e) => e.to_string(),
+            other => format!("{other:?}"),
+        },
+    })
+}
+
+fn begin(library: &Pkcs11) -> Result<(), HsmError> {
     match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(e) => return Err(classify(e)),
+        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(e) => Err(classify(e)),
     }
+}
+
+fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, TokenIdentity), HsmError> {
+    begin(library)?;
     let (slot, identity) = Pkcs11Token::find(library, settings)?;
     let mechanisms = library.get_mechanism_list(slot).map_err(classify)?;
     let mechanism = sealing_by(&mechanisms)?;

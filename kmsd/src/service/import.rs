@@ -1,6 +1,10 @@
 //! Material from elsewhere (K6): offered a key to wrap it with, unwrapped by the token, checked, and removed again.
 
-use super::{Service, ServiceError, audit::Trail, lifecycle::Flight};
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, TURN, Work},
+};
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Operation, Refusal,
@@ -118,7 +122,8 @@ impl Service {
         expires: Option<WallTime>,
     ) -> Result<KeyId, ServiceError> {
         let operation = Operation::ImportMaterial;
-        let id = self.asking(caller, key, operation)()?.key().id;
+        let permit = self.asking(caller, key, operation)()?;
+        let (id, name) = (permit.key().id, permit.key().name());
         let clock = self.observe_clock();
         // On the trusted axis, so that a clock that leaps does not end it early.
         let expires = match expires {
@@ -133,8 +138,8 @@ impl Service {
         };
         self.save_clock().await?;
         // Before the intent is seen: the scheduler clears away what nobody is at work on.
-        let _flight =
-            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let flight = Flight::turn(self, id, Work::Material, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         let (trusted, now) = (clock.now(), clock.wall());
         let decide = move |permit: &_| import::importing(permit, &token, trusted, now);
         let arriving = self.decide_and_commit(trail, self.asking(caller, key, operation), decide).await?;
@@ -198,10 +203,11 @@ impl Service {
         key: &KeyRef,
     ) -> Result<KeyId, ServiceError> {
         let operation = Operation::DeleteMaterial;
-        let id = self.asking(caller, key, operation)()?.key().id;
+        let permit = self.asking(caller, key, operation)()?;
+        let (id, name) = (permit.key().id, permit.key().name());
         // Before the intent is seen: the scheduler finishes what nobody is at work on.
-        let _flight =
-            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let flight = Flight::turn(self, id, Work::Material, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         let leaving = self
             .decide_and_commit(trail, self.asking(caller, &KeyRef::Id(id), operation), import::removing)
             .await?;

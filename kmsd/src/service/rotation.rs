@@ -2,16 +2,17 @@
 //!
 //! One rotation of a key at a time. What fails half-way is given up; what a crash cut short, the next start finishes.
 
-use super::{KeyView, Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS, lifecycle::Flight};
-use crate::{
-    domain::{
-        Caller, KeyId, KeyRef, KeyVersion, Operation, Refusal,
-        key::{KeyRecord, Phase, SharedKey},
-        reconcile::ObjectId,
-        registry::{Change, Conflict},
-        rotation::{self, Cause},
-    },
-    store::CommitError,
+use super::{
+    KeyView, Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, TURN, Work},
+};
+use crate::domain::{
+    Caller, KeyId, KeyRef, KeyVersion, Operation,
+    key::{KeyRecord, Phase, SharedKey},
+    reconcile::ObjectId,
+    registry::Change,
+    rotation::{self, Cause},
 };
 
 impl Service {
@@ -91,7 +92,8 @@ impl Service {
     ) -> Result<SharedKey, ServiceError> {
         let permit = self.asking(caller, key, Operation::RotateKey)()?;
         let (id, name) = (permit.key().id, permit.key().name());
-        let _flight = Flight::alone(self, id).ok_or(Refusal::RotationUnderWay { key: name })?;
+        let flight = Flight::turn(self, id, Work::Rotation, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         // In the token there may be something of an attempt that was left half-way. A version that the record does not even intend is none of this rotation's:
         // its number is left alone, or undoing this rotation would undo that version.
         let before = self.record_of(id);
@@ -166,20 +168,17 @@ impl Service {
         id: KeyId,
         change: impl Fn(&KeyRecord) -> KeyRecord,
     ) -> Result<SharedKey, ServiceError> {
-        let mut last = CommitError::Conflict(Conflict::Stale);
-        for _ in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let current = self.record_of(id);
             let Some(key) = current.filter(|key| key.phase == Phase::Live && key.intended().is_some()) else {
                 return Err(ServiceError::Interrupted);
             };
             let next = change(&key);
-            match self.inner.writer.commit(Change::PutKey(next.clone())).await {
-                Ok(()) => return Ok(next.into()),
-                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
-                Err(error) => return Err(error.into()),
+            if attempts.commit(Change::PutKey(next.clone())).await? {
+                return Ok(next.into());
             }
         }
-        Err(last.into())
     }
 
     pub(super) fn record_of(&self, id: KeyId) -> Option<SharedKey> {

@@ -1,13 +1,22 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
-use super::{Service, ServiceError, audit::Trail, lifecycle::Flight, restored::DESTROY};
+use std::collections::BTreeSet;
+
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, Work},
+};
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Refusal,
+        audit::DESTROY,
+        import,
         key::{KeyRecord, Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
         rotation::Cause,
+        state::Origin,
         time::TrustedTime,
     },
     hsm::TokenStatus,
@@ -75,7 +84,7 @@ impl Service {
     /// Does what destroys objects of a key that goes on, or may. The list of what is due was made a while ago: somebody may have taken up since what
     /// had been left half-way, and may be using it.
     async fn clear_away(&self, due: Due, id: KeyId) {
-        let Some(_flight) = Flight::alone(self, id) else { return };
+        let Ok(_flight) = Flight::alone(self, id, Work::ClearingUp) else { return };
         let now = self.trusted_now();
         let Some(key) = self.record_of(id).filter(|key| Due::of(key, now) == Some(due)) else { return };
         match due {
@@ -98,11 +107,11 @@ impl Service {
         let due = |key: &SharedKey| {
             let due = Due::of(key, now)?;
             let waits = match due {
-                Due::Destruction => key.phase != Phase::Destroying && in_flight.contains(&key.id),
+                Due::Destruction => key.phase != Phase::Destroying && in_flight.contains_key(&key.id),
                 Due::Rotation => {
-                    in_flight.contains(&key.id) || again.get(&key.id).is_some_and(|again| now < *again)
+                    in_flight.contains_key(&key.id) || again.get(&key.id).is_some_and(|again| now < *again)
                 }
-                Due::Undoing | Due::UndoingRotation | Due::Material => in_flight.contains(&key.id),
+                Due::Undoing | Due::UndoingRotation | Due::Material => in_flight.contains_key(&key.id),
             };
             (!waits).then_some(due)
         };
@@ -157,8 +166,10 @@ impl Service {
             self.inner.writer.commit(Change::PutKey(next.clone())).await?;
             next
         };
-        let objects: Vec<_> =
-            destroying.versions.iter().map(|v| ObjectId { key: key.id, version: v.version }).collect();
+        // Material that a restored store knows nothing of has the number that all material has.
+        let imported = (destroying.origin == Origin::External).then_some(import::VERSION);
+        let versions: BTreeSet<_> = destroying.versions.iter().map(|v| v.version).chain(imported).collect();
+        let objects: Vec<_> = versions.into_iter().map(|version| ObjectId { key: key.id, version }).collect();
         let pair = destroying.import.ticket.as_ref().map(|ticket| ticket.pair);
         self.inner
             .pool

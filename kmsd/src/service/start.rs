@@ -1,21 +1,23 @@
 //! The start: compares the store with the token, finishes what a crash cut short, reports what does not fit.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::{Inner, Limits, Service, ServiceError, audit::Trail};
+use super::{Inner, Limits, Service, ServiceError, audit::Trail, flight::Work};
 use crate::{
     audit::{AuditError, AuditLog},
     clock::Clock,
     domain::{
         Caller,
         audit::ChainKey,
+        import,
         integrity::{IntegrityKey, TokenNote},
         key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
@@ -202,10 +204,12 @@ impl Service {
             clock,
             trusted: Mutex::new(trusted),
             limits,
-            in_flight: Mutex::new(HashSet::new()),
+            in_flight: Mutex::new(HashMap::new()),
+            landed: Notify::new(),
             rotate_again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),
             strangers: super::strangers::Strangers::default(),
+            new_keys: tokio::sync::Mutex::new(()),
             default_keys: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::new(note),
             store_key: AtomicU64::new(key_number),
@@ -254,7 +258,9 @@ impl Service {
             }
             if key.is_arriving() {
                 tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                let object = ObjectId { key: key.id, version: import::VERSION };
                 commit(key.settled()).await?;
+                self.take_on(vec![object]).await?;
             }
         }
         Ok(())
@@ -270,7 +276,7 @@ impl Service {
                     if was_restored {
                         // This store is older than the token: it does not know what has become of the key since. The scheduler does not see to it
                         // in this run either.
-                        self.inner.in_flight.lock().insert(key.id);
+                        self.inner.in_flight.lock().insert(key.id, Work::LeftAlone);
                         tracing::error!(key = %key.id, %version, "was being made and does not work; it is left alone");
                         continue;
                     }

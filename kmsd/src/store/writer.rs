@@ -23,6 +23,8 @@ use crate::domain::{
 const GROUP: usize = 256;
 /// Changes that may wait.
 const QUEUE: usize = 4096;
+/// How often a decision is made anew when the record changes under it.
+const ATTEMPTS: usize = 16;
 
 /// Why a change is not recorded.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -103,6 +105,12 @@ impl Writer {
         self.send(|reply| Request::Change(Box::new(change), reply)).await
     }
 
+    /// For a change that is decided on a record as it stands, and decided again if it stood no longer.
+    #[must_use]
+    pub const fn attempts(&self) -> Attempts<'_> {
+        Attempts { writer: self, left: ATTEMPTS }
+    }
+
     /// Records where the trusted clock stands.
     ///
     /// # Errors
@@ -139,6 +147,34 @@ impl Drop for Writer {
         if let Some(thread) = self.thread.take() {
             // A panic has been reported by the panic hook.
             let _ = thread.join();
+        }
+    }
+}
+
+/// What is left of the attempts at one change.
+pub struct Attempts<'a> {
+    writer: &'a Writer,
+    left: usize,
+}
+
+impl Attempts<'_> {
+    /// Whether none was made yet.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.left == ATTEMPTS
+    }
+
+    /// Records the decision. `false`: somebody else was quicker, so look at the record and decide again.
+    ///
+    /// # Errors
+    /// If it is not recorded for another reason, or others were quicker every time.
+    pub async fn commit(&mut self, change: Change) -> Result<bool, CommitError> {
+        match self.writer.commit(change).await {
+            Err(CommitError::Conflict(Conflict::Stale)) if self.left > 1 => {
+                self.left -= 1;
+                Ok(false)
+            }
+            done => done.map(|()| true),
         }
     }
 }

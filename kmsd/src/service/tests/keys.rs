@@ -231,10 +231,49 @@ async fn of_many_who_change_a_state_at_once_one_does() {
 async fn keys_are_bounded_and_default_keys_are_not_counted_out() {
     let world = World::new();
     let service = world.start().await;
-    for n in 0..100 {
-        service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.unwrap();
-    }
-    let refused = refusal(service.create_key(&uid(1), NewKey::named("more")).await);
-    assert_eq!(refused, Refusal::TooManyKeys { limit: 100 });
+    // Not counted, though it is there first.
     datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
+    for n in 0..100 {
+        let caller = uid(if n < 60 { 1 } else { 2 });
+        service.create_key(&caller, NewKey::named(&format!("k{n}"))).await.unwrap();
+        if n == 59 {
+            let refused = refusal(service.create_key(&caller, NewKey::named("more")).await);
+            assert_eq!(refused, Refusal::TooManyKeysOfOne { limit: 60 });
+            assert_eq!(service.key_quota(&caller), (60, 60));
+        }
+    }
+    assert_eq!((service.key_quota(&uid(2)), service.key_quota(&admin())), ((40, 60), (100, 100)));
+    for caller in [uid(2), admin()] {
+        let refused = refusal(service.create_key(&caller, NewKey::named("more")).await);
+        assert_eq!(refused, Refusal::TooManyKeys { limit: 100 });
+    }
+    datakey(&service, &uid(1), "ims/default", "x").await.unwrap();
+    // Whoever has one destroyed may make another.
+    let key = "k0".parse().unwrap();
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    assert!(service.create_key(&uid(1), NewKey::named("more")).await.is_err(), "it is not destroyed yet");
+    world.clock.pass(8 * crate::domain::time::DAY_MS);
+    service.tick().await;
+    service.create_key(&uid(1), NewKey::named("more")).await.unwrap();
+}
+
+/// However many ask at once, there are no more keys than may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_are_bounded_when_many_are_made_at_once() {
+    let world = World::new();
+    let service = world.start().await;
+    let callers: Vec<_> = (0..120)
+        .map(|n| {
+            let service = service.clone();
+            tokio::spawn(
+                async move { service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.is_ok() },
+            )
+        })
+        .collect();
+    let mut made = 0;
+    for caller in callers {
+        made += usize::from(caller.await.unwrap());
+    }
+    assert_eq!((made, service.key_quota(&uid(1))), (60, (60, 60)));
+    world.check_consistent(&service);
 }

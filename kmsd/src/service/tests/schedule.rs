@@ -1,7 +1,10 @@
 //! What the scheduler does while others are at work on the same keys.
 
 use super::{
-    super::{lifecycle::Flight, schedule::Due},
+    super::{
+        flight::{Flight, Work},
+        schedule::Due,
+    },
     *,
 };
 use crate::{domain::KeyRef, hsm::fake::Fault};
@@ -33,7 +36,7 @@ async fn k5_a_version_that_somebody_took_up_is_not_cleared_away() {
     let object = half_rotated(&world, &service).await;
     let due = service.due();
     assert!(matches!(due.as_slice(), [(Due::UndoingRotation, _)]));
-    let flight = Flight::alone(&service, object.key).unwrap();
+    let flight = Flight::alone(&service, object.key, Work::Rotation).unwrap();
     service.attend(due[0].0, &due[0].1).await;
     assert!(world.token.objects().contains_key(&object));
     assert_eq!(service.record_of(object.key).unwrap().intended(), Some(object.version));
@@ -55,4 +58,44 @@ async fn k5_a_version_that_nobody_took_up_is_cleared_away() {
     service.tick().await;
     assert!(!world.token.objects().contains_key(&object));
     world.check_consistent(&service);
+}
+
+/// K5: a rotation that is asked for while the scheduler clears the key up comes after it, and is not told that somebody rotates it.
+#[tokio::test]
+async fn k5_a_rotation_waits_for_the_scheduler() {
+    let world = World::new();
+    let service = world.start().await;
+    let object = half_rotated(&world, &service).await;
+    let clearing = Flight::alone(&service, object.key, Work::ClearingUp).unwrap();
+    let asker = service.clone();
+    let rotation = tokio::spawn(async move { asker.rotate_key(&uid(1), &key("a")).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!rotation.is_finished());
+    drop(clearing);
+    rotation.await.unwrap().unwrap();
+    world.check_consistent(&service);
+}
+
+/// What a caller is told who does not get a key, by what is done with it.
+#[tokio::test]
+async fn a_key_that_is_not_to_be_had_is_refused_with_what_is_true() {
+    let world = World::new();
+    let service = world.start().await;
+    let view = service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    let (id, name) = (view.key.id, view.key.name());
+    for (work, refused) in [
+        (Work::Rotation, Refusal::RotationUnderWay { key: name.clone() }),
+        (Work::Material, Refusal::ImportUnderWay { key: name.clone() }),
+        (Work::Making, Refusal::Unfinished { key: name.clone() }),
+        (Work::ClearingUp, Refusal::Unfinished { key: name.clone() }),
+        (Work::LeftAlone, Refusal::HalfMade { key: name.clone() }),
+    ] {
+        let flight = Flight::alone(&service, id, work).unwrap();
+        let waited = Flight::turn(&service, id, Work::Rotation, Duration::from_millis(1)).await;
+        assert_eq!(waited.err().map(|other| other.refusal(name.clone())), Some(refused));
+        drop(flight);
+    }
+    service.rotate_key(&uid(1), &key("a")).await.unwrap();
 }
