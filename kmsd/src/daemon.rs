@@ -123,6 +123,7 @@ impl DaemonError {
                 | StartError::OlderStore { .. }
                 | StartError::ReplacedKey { .. }
                 | StartError::AuditCutOff { .. }
+                | StartError::AuditReplaced { .. }
                 | StartError::Store(
                     StoreError::Tampered { .. } | StoreError::Damaged { .. } | StoreError::Newer { .. },
                 )

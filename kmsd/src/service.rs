@@ -31,7 +31,10 @@ pub(crate) mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use parking_lot::Mutex;
@@ -119,6 +122,8 @@ struct Inner {
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.
     noted: tokio::sync::Mutex<TokenNote>,
+    /// A restored store is being dealt with: the token is not told of it before that is done.
+    is_restoring: AtomicBool,
     /// Number of the store's integrity key.
     store_key: AtomicU64,
 }
@@ -168,9 +173,9 @@ impl Service {
     }
 
     fn observe_clock(&self) -> TrustedClock {
-        let reading = self.inner.clock.read();
         let mut trusted = self.inner.trusted.lock();
-        *trusted = trusted.observe(reading);
+        // Read under the lock: a reading that another thread overtakes would pass for one of another boot.
+        *trusted = trusted.observe(self.inner.clock.read());
         trusted.clone()
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -39,6 +39,7 @@ pub struct AuditLog {
     records: Option<Sender<Waiting>>,
     head: Arc<Mutex<Head>>,
     is_failing: Arc<AtomicBool>,
+    newest_file: Arc<AtomicU64>,
     directory: PathBuf,
     #[cfg(test)]
     fault: Arc<std::sync::atomic::AtomicU8>,
@@ -52,6 +53,7 @@ pub struct Opened {
     head: Head,
     cut: u64,
     newest_start: Option<NewestStart>,
+    segments: Vec<reader::Segment>,
 }
 
 impl Opened {
@@ -81,7 +83,24 @@ impl Opened {
         }
         let next = segments.last().map_or(1, |segment| segment.number + 1);
         let newest_start = reader::newest_start(&segments)?;
-        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start })
+        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start, segments })
+    }
+
+    /// The same, whose next file has a number above one that was in use: files may have been lost, and a key that one of them began with is not used again.
+    #[must_use]
+    pub fn above(self, file: u64) -> Self {
+        Self { next: self.next.max(file.saturating_add(1)), ..self }
+    }
+
+    /// Whether a record that is known to have been written is not there as it was.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn lacks(&self, noted: Head) -> Result<bool, AuditError> {
+        if noted == self.head || noted.seq == 0 {
+            return Ok(false);
+        }
+        Ok(reader::record_at(&self.segments, noted.seq)?.is_none_or(|found| found != noted))
     }
 
     /// How the newest start began.
@@ -122,7 +141,7 @@ impl AuditLog {
         clock: Arc<dyn Clock>,
         commit: u64,
     ) -> Result<Self, AuditError> {
-        let Opened { directory, next, head, cut, newest_start: _ } = opened;
+        let Opened { directory, next, head, cut, .. } = opened;
         let mut writer = SegmentWriter::create(&directory, next, Chain::new(head, key), clock)?;
         let mut note = format!("{AT_COMMIT}{commit}");
         if cut > 0 {
@@ -145,6 +164,7 @@ impl AuditLog {
         #[cfg(test)]
         let fault = Arc::clone(&writer.fault);
         let is_failing = Arc::new(AtomicBool::new(false));
+        let newest_file = Arc::clone(&writer.newest_file);
         let (shared, failing) = (Arc::clone(&head), Arc::clone(&is_failing));
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -154,6 +174,7 @@ impl AuditLog {
             records: Some(records),
             head,
             is_failing,
+            newest_file,
             directory,
             #[cfg(test)]
             fault,
@@ -185,6 +206,12 @@ impl AuditLog {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Number of the file that is written.
+    #[must_use]
+    pub fn newest_file(&self) -> u64 {
+        self.newest_file.load(Ordering::Acquire)
     }
 
     /// Records that wait.
@@ -243,6 +270,8 @@ fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>,
 struct SegmentWriter {
     directory: PathBuf,
     number: u64,
+    /// The same for others to see.
+    newest_file: Arc<AtomicU64>,
     path: PathBuf,
     file: File,
     len: u64,
@@ -272,6 +301,7 @@ impl SegmentWriter {
         Ok(Self {
             directory: directory.to_owned(),
             number,
+            newest_file: Arc::new(AtomicU64::new(number)),
             path,
             file,
             len: 0,
@@ -292,6 +322,7 @@ impl SegmentWriter {
             let path = reader::segment_path(&self.directory, self.number + 1);
             self.file = new_file(&path, || sync_directory(&self.directory))?;
             (self.number, self.path, self.len) = (self.number + 1, path, 0);
+            self.newest_file.store(self.number, Ordering::Release);
         }
         let reading = self.clock.read();
         let stamp = Stamp { time: reading.wall, up: reading.since_boot, boot: reading.boot_id };

@@ -189,6 +189,26 @@ pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, 
     Ok(None)
 }
 
+/// The record of a number as it stands, from the newest file back.
+#[cfg(feature = "daemon")]
+pub(super) fn record_at(segments: &[Segment], seq: u64) -> Result<Option<Head>, AuditError> {
+    for segment in segments.iter().rev() {
+        let (mut found, mut begins_before) = (None, false);
+        for_each_line(&segment.path, |line| {
+            let at = number(line);
+            begins_before |= at.is_some_and(|at| at <= seq);
+            if at == Some(seq) {
+                found = audit::parse(line).map(|(record, _, mac)| Head { seq: record.seq, mac });
+            }
+            begins_before && at.is_none_or(|at| at < seq)
+        })?;
+        if begins_before {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
 /// The log's files, oldest first.
 ///
 /// # Errors

@@ -47,11 +47,14 @@ struct Inner {
     integrity: Mutex<bool>,
     note: Mutex<Option<Vec<u8>>>,
     script: Mutex<Script>,
+    after: Mutex<Option<(&'static str, Act)>>,
     generation: AtomicU64,
     calls: AtomicU64,
     recoveries: AtomicU64,
     counter: AtomicU64,
 }
+
+type Act = Box<dyn FnOnce() + Send>;
 
 #[derive(Default)]
 struct Script {
@@ -190,6 +193,11 @@ impl FakeToken {
         self.inner.script.lock().faults.insert(now + index, fault);
     }
 
+    /// Does something as soon as the next call of that name has taken effect, before it is answered.
+    pub(crate) fn after(&self, name: &'static str, act: impl FnOnce() + Send + 'static) {
+        *self.inner.after.lock() = Some((name, Box::new(act)));
+    }
+
     /// Forgets all faults that have not struck.
     pub(crate) fn clear_faults(&self) {
         self.inner.script.lock().faults.clear();
@@ -310,11 +318,16 @@ impl FakeToken {
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
-        match fault {
+        let done = match fault {
             Some(Fault::Before(error)) => Err(error),
             Some(Fault::After(error)) => effect().and(Err(error)),
             None => effect(),
+        };
+        let act = self.inner.after.lock().take_if(|(awaited, _)| *awaited == name);
+        if let Some((_, act)) = act {
+            act();
         }
+        done
     }
 }
 

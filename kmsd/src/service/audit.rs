@@ -195,10 +195,14 @@ impl Service {
     /// If the token is away.
     pub async fn save_note(&self) -> Result<(), ServiceError> {
         let mut noted = self.inner.noted.lock().await;
+        if self.inner.is_restoring.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let note = TokenNote {
             epoch: self.inner.writer.epoch(),
             audit: self.inner.audit.head(),
             store_key: self.inner.store_key.load(Ordering::Acquire),
+            file: self.inner.audit.newest_file(),
         };
         if *noted == note {
             return Ok(());

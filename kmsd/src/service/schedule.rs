@@ -15,7 +15,7 @@ use crate::{
         rotation::Cause,
         time::TrustedTime,
     },
-    hsm::TokenStatus,
+    hsm::{Session, TokenStatus},
 };
 
 /// How long after a failed rotation by interval it is tried again.
@@ -142,18 +142,24 @@ impl Service {
         Ok(self.inner.writer.put_clock(self.observe_clock()).await?)
     }
 
-    /// Destroys a key and every version of it: the record says so first, so that a crash is finished, not forgotten.
+    /// Destroys a key and every version of it: the record says so first, so that a crash is finished, not forgotten. That it is done is in the audit log
+    /// before the record says so: a store that is put back later knows nothing of it, and the log must (K4). Until both are written it is done again.
     pub(super) async fn destroy(&self, key: &KeyRecord) -> Result<(), ServiceError> {
         let mut trail = Trail::new(&Caller::SYSTEM, DESTROY).target(&key.alias);
         trail.key(key.id, None);
         self.intend(&trail).await?;
-        let destroyed = self.destroy_now(key).await;
-        let destroyed = self.record(trail, destroyed).await;
+        let destroyed = self.destroy_in_token(key).await;
+        let gone = self.record(trail, destroyed).await?;
+        // Aliases first: while the key is not destroyed, what fails here is tried again.
+        self.clear_aliases().await?;
+        self.inner.writer.commit(Change::PutKey(gone)).await?;
         self.note_soon();
-        destroyed
+        tracing::info!(key = %key.id, alias = %key.alias, "destroyed: its scheduled deletion came due");
+        Ok(())
     }
 
-    async fn destroy_now(&self, key: &KeyRecord) -> Result<(), ServiceError> {
+    /// Gives the record that is to be written.
+    async fn destroy_in_token(&self, key: &KeyRecord) -> Result<KeyRecord, ServiceError> {
         let destroying = if key.phase == Phase::Destroying {
             key.clone()
         } else {
@@ -172,9 +178,17 @@ impl Service {
                 pair.map_or(Ok(()), |pair| session.drop_pair(pair))
             })
             .await?;
-        self.inner.writer.commit(Change::PutKey(destroying.destroyed())).await?;
-        self.clear_aliases().await?;
-        tracing::info!(key = %key.id, alias = %key.alias, "destroyed: its scheduled deletion came due");
-        Ok(())
+        Ok(destroying.destroyed())
+    }
+
+    /// Destroys what the token has again of a key that was destroyed: the token, or a part of it, was put back.
+    pub(super) async fn destroy_revived(&self, id: KeyId, objects: Vec<ObjectId>) -> Result<(), ServiceError> {
+        tracing::warn!(key = %id, versions = objects.len(), "the token has a key again that was destroyed: destroyed again");
+        let mut trail = Trail::new(&Caller::SYSTEM, DESTROY).target(&id).note("the token had it again");
+        trail.key(id, None);
+        self.intend(&trail).await?;
+        let destroy = move |session: &mut dyn Session| objects.iter().try_for_each(|object| session.destroy(*object));
+        let destroyed = self.inner.pool.call(destroy).await.map_err(ServiceError::from);
+        self.record(trail, destroyed).await
     }
 }

@@ -3,6 +3,7 @@
 mod access;
 mod anchors;
 mod audit;
+mod clock;
 mod crash;
 mod doubtful;
 mod import;

@@ -152,6 +152,17 @@ impl Store for MemoryStore {
         Ok(inner.epoch)
     }
 
+    fn raise(&mut self, epoch: u64) -> Result<u64, StoreError> {
+        let mut inner = self.inner.lock();
+        let spent = inner.power.spend();
+        let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        if spent == Spent::Dead {
+            return failed();
+        }
+        inner.epoch = epoch.max(inner.epoch + 1);
+        if spent == Spent::LastEffect { failed() } else { Ok(inner.epoch) }
+    }
+
     fn rekey(&mut self, number: u64, _: IntegrityKey) -> Result<u64, StoreError> {
         let mut inner = self.inner.lock();
         inner.key_number = number;
