@@ -217,7 +217,7 @@ fn log_in(
     settings: &Pkcs11Settings,
     token: &TokenIdentity,
 ) -> Result<(), HsmError> {
-    let pin = settings.pin.read()?;
+    let (pin, stamp) = settings.pin.read()?;
     match session.login(UserType::User, Some(&pin)) {
         Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
             settings.pin.accepted();
@@ -231,7 +231,7 @@ fn log_in(
             | RvError::PinLocked
             | RvError::UserPinNotInitialized),
             _,
-        )) => Err(settings.pin.refused(token.clone(), &code)),
+        )) => Err(settings.pin.refused(stamp, token.clone(), &code)),
         Err(e) => Err(classify(e)),
     }
 }

@@ -193,7 +193,7 @@ impl Service {
                 Some(key) if key.phase == Phase::Live => Ok(()),
                 // An earlier attempt got stuck half-way: go on with it, rather than make a second one.
                 Some(key) if key.phase == Phase::Creating => {
-                    service.finish(KeyRecord::clone(&key)).await.map(drop)
+                    service.finish(KeyRecord::clone(&key), false).await.map(drop)
                 }
                 _ => {
                     let trail = Trail::new(&Caller::SYSTEM, CREATE).target(&alias);
@@ -319,7 +319,7 @@ impl Service {
         let committed = self.inner.writer.commit(Change::PutKey(record.clone())).await;
         drop(turn);
         committed.map_err(|error| naming(error, &record.alias))?;
-        let made = self.finish(record.clone()).await;
+        let made = self.finish(record.clone(), true).await;
         if made.is_err() {
             self.undo(&record).await;
         }
@@ -327,8 +327,8 @@ impl Service {
         made
     }
 
-    /// From a recorded intent to a key in service.
-    async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
+    /// From a recorded intent to a key in service. Fresh is one whose id was made up just now, so that no token has anything of it.
+    async fn finish(&self, record: KeyRecord, fresh: bool) -> Result<SharedKey, ServiceError> {
         if record.phase == Phase::Live {
             // It waits for its material.
             return Ok(record.into());
@@ -336,10 +336,9 @@ impl Service {
         let next = record.confirmed();
         let intended: Vec<_> =
             record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
-        let fresh = record.revision == 0;
         for version in intended {
             let object = ObjectId { key: record.id, version };
-            // A new id is in no token yet; when a try has gone wrong, look before making another.
+            // When a try has gone wrong, look before making another.
             let mut first = fresh;
             self.inner
                 .pool

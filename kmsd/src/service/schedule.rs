@@ -1,5 +1,7 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
+use std::time::{Duration, Instant};
+
 use super::{
     Service, ServiceError,
     audit::Trail,
@@ -17,6 +19,9 @@ use crate::{
     },
     hsm::{Session, TokenStatus},
 };
+
+/// How long a tick may take: well below the watchdog's time, whatever is due at once.
+const TICK: Duration = Duration::from_secs(5);
 
 /// How long after a failed rotation by interval it is tried again.
 const ROTATE_AGAIN_MS: i64 = 10 * 60 * 1000;
@@ -53,15 +58,25 @@ impl Due {
 }
 
 impl Service {
-    /// Does what is due. Cheap when nothing is.
+    /// Does what is due, or some seconds' worth of it. Cheap when nothing is.
     pub async fn tick(&self) {
+        self.tick_within(TICK).await;
+    }
+
+    /// Stops after the first key that is done after so long.
+    pub(super) async fn tick_within(&self, within: Duration) {
         self.record_due_strangers().await;
         if !matches!(self.inner.pool.status(), TokenStatus::Present) {
             // All that follows needs the token.
             return;
         }
+        let began = Instant::now();
         for (due, key) in self.due() {
             self.attend(due, &key).await;
+            if began.elapsed() >= within {
+                // Whoever waits for a sign of life hears of it; the rest is due still.
+                break;
+            }
         }
     }
 

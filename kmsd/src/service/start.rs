@@ -251,7 +251,7 @@ impl Service {
         }
         service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
         service.clear_aliases().await.map_err(StartError::Unfinished)?;
-        service.clear_prefixed_names().await.map_err(StartError::Unfinished)?;
+        service.clear_misleading_names().await.map_err(StartError::Unfinished)?;
         service.drop_old_pairs().await.map_err(StartError::Unfinished)?;
         service.save_clock().await.map_err(StartError::Unfinished)?;
         if was_restored {

@@ -1,6 +1,9 @@
 //! The reference store: what any store must do, in memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -31,6 +34,8 @@ struct Inner {
     /// Records as bytes, so that what is read is what was written.
     rows: BTreeMap<String, String>,
     power: Power,
+    /// Of the next commits: whether each is refused.
+    refusals: VecDeque<bool>,
 }
 
 impl MemoryStore {
@@ -42,6 +47,7 @@ impl MemoryStore {
             clock: None,
             rows: BTreeMap::new(),
             power: Power::default(),
+            refusals: VecDeque::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -66,6 +72,11 @@ impl MemoryStore {
         copy.inner.lock().clock.clone_from(&inner.clock);
         drop(inner);
         copy
+    }
+
+    /// Refuses some of the next commits: one for each place, if that is true.
+    pub(crate) fn refuse(&self, commits: impl IntoIterator<Item = bool>) {
+        self.inner.lock().refusals = commits.into_iter().collect();
     }
 
     /// Lets the store die with the process.
@@ -106,7 +117,7 @@ impl Store for MemoryStore {
         let mut inner = self.inner.lock();
         let spent = inner.power.spend();
         let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
-        if spent == Spent::Dead {
+        if spent == Spent::Dead || inner.refusals.pop_front() == Some(true) {
             return failed();
         }
         for change in changes {

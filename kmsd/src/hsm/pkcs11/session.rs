@@ -93,8 +93,12 @@ impl Pkcs11Session {
     ) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
         let found = self.objects.find(session, &template::by_part(object, part))?;
-        let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
-        self.objects.handles.write().insert((object, part), handle);
+        let mut handles = self.objects.handles.write();
+        let Some(handle) = found.first().copied() else {
+            handles.remove(&(object, part));
+            return Err(HsmError::NoObject { object });
+        };
+        handles.insert((object, part), handle);
         Ok(handle)
     }
 
@@ -124,6 +128,10 @@ fn is_protected(session: &CkSession, handle: ObjectHandle, part: Part) -> Result
 impl Session for Pkcs11Session {
     fn generate(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
+            // Without a search, which takes its time on a token with many objects; callers that do not know look first.
+            if self.objects.handles.read().contains_key(&(object, Part::Cipher)) {
+                return Err(HsmError::Occupied { object });
+            }
             if self.parts().contains(&Part::Mac) {
                 // The MAC part is made first: one beside a cipher part is in use, and what the two sealed opens with it alone.
                 if !self.objects.find(session, &template::by_part(object, Part::Cipher))?.is_empty() {

@@ -255,22 +255,24 @@ async fn aliases_are_bounded_and_go_with_their_key() {
     service.create_key(&uid(1), NewKey::named("n0")).await.unwrap();
 }
 
-/// A name is the same one after a restart: with the prefix of aliases in it, it would be another's. What an older version took of such names is taken
+/// A name is the same one after a restart: with the prefix of aliases in it, or in the form of a URN, it would be another's. What an older version took of such names is taken
 /// away at the start; the keys go by their ids, and a name that is somebody else's stays so.
 #[tokio::test]
-async fn names_that_begin_with_the_prefix_of_aliases() {
+async fn names_that_read_as_other_ones() {
     use crate::domain::{alias::AliasRecord, id::InvalidAlias, registry::Change, time::WallTime};
     let (world, service) = world_with_key().await;
     let doubled = Refusal::AliasInvalid(InvalidAlias::Prefix);
     assert_eq!(refusal(service.create_key(&uid(2), NewKey::named("alias/alias/b")).await), doubled);
     assert_eq!(refusal(service.rename_key(&uid(1), &key("a"), "alias/alias/b").await), doubled);
+    let urn = refusal(service.create_key(&uid(2), NewKey::named("kms:r:d:alias:a")).await);
+    assert_eq!(urn, Refusal::AliasInvalid(InvalidAlias::Urn));
     let b = service.create_key(&uid(1), NewKey::named("b")).await.unwrap().key;
     // As an older version recorded them.
     let stored = |name: &str| Alias::stored(name).unwrap();
     let named = b.changed(|next| next.alias = stored("alias/a"));
     service.inner.writer.commit(Change::PutKey(named)).await.unwrap();
     let record = AliasRecord {
-        alias: stored("alias/x"),
+        alias: stored("kms:r:d:alias:a"),
         revision: 0,
         key: b.id,
         created_at: WallTime(1),
@@ -324,6 +326,22 @@ async fn k7_a_conditional_deny_is_not_passed_round() {
     service.create_grant(&uid(1), &key("a"), passed).await.unwrap();
     service.create_grant(&uid(5), &key("a"), wide).await.unwrap();
     open(&service, &uid(3), &new.wrapped, "secret").await.unwrap();
+}
+
+/// K7: a policy that lets somebody pass on little does not hide a grant that lets it pass on more, nor do the two add up to what neither gives.
+#[tokio::test]
+async fn k7_a_policy_does_not_hide_a_wider_grant() {
+    let (_world, service) = world_with_key().await;
+    let text = r#"{"Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": "uid:2"}, "Action": ["kms:CreateGrant", "kms:Encrypt"]}]}"#;
+    service.set_key_policy(&uid(1), &key("a"), Some(text)).await.unwrap();
+    let given = grant(2, &[Operation::DecryptDatakey, Operation::CreateGrant]);
+    service.create_grant(&uid(1), &key("a"), given).await.unwrap();
+    service.create_grant(&uid(2), &key("a"), grant(3, &[Operation::DecryptDatakey])).await.unwrap();
+    service.create_grant(&uid(2), &key("a"), grant(4, &[Operation::EncryptData])).await.unwrap();
+    let both = grant(5, &[Operation::DecryptDatakey, Operation::EncryptData]);
+    let refused = refusal(service.create_grant(&uid(2), &key("a"), both).await);
+    assert!(matches!(refused, Refusal::GrantTooWide { .. }), "{refused}");
 }
 
 /// K7, F3: nobody fills the store with anchors or keeps another from one: there is a bound for each and for all, who has one gives it back, and an

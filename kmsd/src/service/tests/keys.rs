@@ -277,3 +277,18 @@ async fn keys_are_bounded_when_many_are_made_at_once() {
     assert_eq!((made, service.key_quota(&uid(1))), (60, (60, 60)));
     world.check_consistent(&service);
 }
+
+/// K3: the first attempt made the object and could neither confirm nor undo it, since the disk was full: the next makes no second one beside it.
+#[tokio::test]
+async fn k3_a_default_key_that_could_not_be_confirmed_is_made_once() {
+    let world = World::new();
+    let service = world.start().await;
+    world.store.refuse([false, true, true]);
+    datakey(&service, &uid(1), "evs/default", "x").await.unwrap_err();
+    let objects = world.token.objects();
+    assert_eq!(objects.len(), 1, "made, and not cleared away");
+    datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
+    assert_eq!(world.token.objects(), objects);
+    assert!(objects.values().all(|copies| *copies == 1));
+    world.check_consistent(&service);
+}

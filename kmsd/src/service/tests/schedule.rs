@@ -99,3 +99,25 @@ async fn a_key_that_is_not_to_be_had_is_refused_with_what_is_true() {
     }
     service.rotate_key(&uid(1), &key("a")).await.unwrap();
 }
+
+/// However much is due at once, a tick comes to its end in time, and the next ones do the rest.
+#[tokio::test]
+async fn k4_a_tick_ends_in_time() {
+    let world = World::new();
+    let service = world.start().await;
+    for n in 0..40 {
+        let name = format!("k{n}");
+        service.create_key(&uid(1), NewKey::named(&name)).await.unwrap();
+        service.schedule_deletion(&uid(1), &key(&name), "7").await.unwrap();
+    }
+    quiet(&service).await;
+    world.clock.pass(8 * crate::domain::time::DAY_MS);
+    world.token.set_delay(Duration::from_millis(10));
+    service.tick_within(Duration::from_millis(100)).await;
+    let left = world.token.objects().len();
+    assert!((20..40).contains(&left), "{left}");
+    world.token.set_delay(Duration::ZERO);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+    world.check_consistent(&service);
+}
