@@ -332,6 +332,27 @@ fn every_call_of_the_start_fails_in_turn() {
     }
 }
 
+/// A token that makes no objects, as a full one does, is not gone: who makes keys is told so, and no data key is refused meanwhile.
+#[test]
+fn a_token_that_makes_no_objects_goes_on_serving() {
+    let stage = Stage::new();
+    for (round, code) in [0x05, 0x06, 0x31].into_iter().enumerate() {
+        let full = |function| format!("refuse {function} {code:#x}\n");
+        stage.ecs.proxy().order(&["C_GenerateKey", NOTE].map(full).concat());
+        for n in 0..30 {
+            let refused = stage.ecs.kms("create-key", &json!({"key_alias": format!("full-{round}-{n}")}));
+            assert_eq!(refused.status, 500, "{code:#x}: {refused:?}");
+            for _ in 0..10 {
+                let reply = stage.decrypt();
+                assert_eq!((reply.status, &reply.body["data_key"]), (200, &stage.plain), "{code:#x}: {reply:?}");
+            }
+        }
+        stage.ecs.proxy().order("");
+        stage.ecs.kms("create-key", &json!({"key_alias": format!("room-{round}")})).ok();
+        stage.until_consistent(&format!("{code:#x}"));
+    }
+}
+
 /// The token is taken out and put back.
 #[test]
 fn a_token_that_goes_is_told_at_once_and_taken_back() {

@@ -61,6 +61,8 @@ struct Script {
     /// By index of the call, counted from the script's start.
     faults: BTreeMap<u64, Fault>,
     away: Option<HsmError>,
+    /// Calls of these names fail, every one.
+    refused: HashMap<&'static str, HsmError>,
     delay: Duration,
     power: Power,
     log: VecDeque<&'static str>,
@@ -208,6 +210,15 @@ impl FakeToken {
         self.inner.script.lock().away = error;
     }
 
+    /// Refuses every call of that name, as a token that is full does, or no longer.
+    pub(crate) fn refuse(&self, name: &'static str, error: Option<HsmError>) {
+        let refused = &mut self.inner.script.lock().refused;
+        match error {
+            Some(error) => refused.insert(name, error),
+            None => refused.remove(name),
+        };
+    }
+
     /// Lets each call take so long.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.inner.script.lock().delay = delay;
@@ -305,7 +316,7 @@ impl FakeToken {
                 script.log.pop_front();
             }
             script.log.push_back(name);
-            if let Some(error) = &script.away {
+            if let Some(error) = script.away.as_ref().or(script.refused.get(name)) {
                 return Err(error.clone());
             }
             (script.faults.remove(&index), script.delay, script.power.spend())
@@ -561,6 +572,10 @@ impl Session for FakeSession {
             *self.token.inner.note.lock() = Some(note.to_vec());
             Ok(())
         })
+    }
+
+    fn answers(&mut self) -> Result<(), HsmError> {
+        self.call("answers", || Ok(()))
     }
 
     fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError> {

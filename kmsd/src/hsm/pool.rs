@@ -263,6 +263,11 @@ impl Worker {
                 Err(error) if error.recovery() != Recovery::None => error,
                 other => return other,
             };
+            if self.token.generation() == seen
+                && let Some(refusal) = self.refusal(&error, is_second_try)
+            {
+                return Err(refusal);
+            }
             self.session = None;
             let recovered = match error.recovery() {
                 // Another thread's recovery has cut this try short: that is no loss of its own.
@@ -289,6 +294,21 @@ impl Worker {
             function: "each try".to_owned(),
             code: "the token was lost and found again by others meanwhile".to_owned(),
         })
+    }
+
+    /// What a general failure is if the token is there all the same: its answer to this one call. It is there if it has just been recovered, or if it has
+    /// failed so after a recovery before, and the session answers. Else a token that is full, say, would be taken for gone whenever somebody makes a key.
+    fn refusal(&mut self, error: &HsmError, is_recovered: bool) -> Option<HsmError> {
+        let HsmError::Unclear { function, code } = error else { return None };
+        let failure = (function.clone(), code.clone());
+        if !is_recovered && !self.presence.is_known(&failure) {
+            return None;
+        }
+        self.session().ok()?.answers().ok()?;
+        if is_recovered {
+            self.presence.remember(failure);
+        }
+        Some(HsmError::Failed { function: function.clone(), code: code.clone() })
     }
 
     fn attempt<T>(

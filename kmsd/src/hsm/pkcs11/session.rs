@@ -6,7 +6,7 @@ use cryptoki::{
     error::Error as CkError,
     mechanism::Mechanism as CkMechanism,
     object::{Attribute, AttributeType, KeyType, ObjectHandle},
-    session::Session as CkSession,
+    session::{Session as CkSession, SessionState},
 };
 use zeroize::Zeroizing;
 
@@ -303,6 +303,17 @@ impl Session for Pkcs11Session {
             let template = template::note(note);
             self.objects.make(|| session.create_object(&template)).map_err(classify)?;
             self.objects.destroy_each(session, &old)
+        })
+    }
+
+    fn answers(&mut self) -> Result<(), HsmError> {
+        self.with(|session| match session.get_session_info().map_err(classify)?.session_state() {
+            // Some modules answer that without the device.
+            SessionState::RwUser => session.generate_random_slice(&mut [0; 8]).map_err(classify),
+            _ => Err(HsmError::Lost {
+                function: "C_GetSessionInfo".to_owned(),
+                code: "the session is not logged in".to_owned(),
+            }),
         })
     }
 
