@@ -112,8 +112,8 @@ struct Inner {
     in_flight: Mutex<HashMap<KeyId, flight::Work>>,
     /// Told whenever one is let go.
     landed: Notify,
-    /// Keys whose rotation by interval failed, and when it is tried again.
-    rotate_again: Mutex<HashMap<KeyId, TrustedTime>>,
+    /// What failed of what is due, and when it is tried again.
+    again: Mutex<HashMap<KeyId, schedule::Again>>,
     open_secrets: access_keys::OpenSecrets,
     strangers: strangers::Strangers,
     /// Lets one caller at a time count keys and record another one.

@@ -63,6 +63,11 @@ struct Script {
     away: Option<HsmError>,
     /// Calls of these names fail, every one.
     refused: HashMap<&'static str, HsmError>,
+    /// Calls of that name take so much longer.
+    slow: Option<(&'static str, Duration)>,
+    /// How many of these there are at this moment, and were at most.
+    slow_now: usize,
+    slow_most: usize,
     delay: Duration,
     power: Power,
     log: VecDeque<&'static str>,
@@ -219,6 +224,17 @@ impl FakeToken {
         };
     }
 
+    /// Lets the calls of one name take so long.
+    pub(crate) fn slow(&self, name: &'static str, delay: Duration) {
+        self.inner.script.lock().slow = Some((name, delay));
+    }
+
+    /// How many of these were made at once at most.
+    #[must_use]
+    pub(crate) fn slow_at_once(&self) -> usize {
+        self.inner.script.lock().slow_most
+    }
+
     /// Lets each call take so long.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.inner.script.lock().delay = delay;
@@ -304,6 +320,18 @@ impl FakeToken {
         self.inner.script.lock().power = power;
     }
 
+    fn be_slow(&self, name: &'static str) {
+        let delay = {
+            let mut script = self.inner.script.lock();
+            let Some((_, delay)) = script.slow.filter(|(slow, _)| *slow == name) else { return };
+            script.slow_now += 1;
+            script.slow_most = script.slow_most.max(script.slow_now);
+            delay
+        };
+        std::thread::sleep(delay);
+        self.inner.script.lock().slow_now -= 1;
+    }
+
     fn call<T>(
         &self,
         name: &'static str,
@@ -329,6 +357,7 @@ impl FakeToken {
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
+        self.be_slow(name);
         let done = match fault {
             Some(Fault::Before(error)) => Err(error),
             Some(Fault::After(error)) => effect().and(Err(error)),

@@ -208,7 +208,7 @@ impl Service {
             return Ok(());
         }
         let bytes = serde_json::to_vec(&note).expect("notes serialise");
-        self.inner.pool.call(move |session| session.put_note(&bytes)).await?;
+        self.inner.pool.change(move |session| session.put_note(&bytes)).await?;
         *noted = note;
         Ok(())
     }

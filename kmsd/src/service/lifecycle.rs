@@ -159,8 +159,6 @@ impl Service {
         days: &str,
     ) -> Result<KeyView, ServiceError> {
         let (service, days) = (self.clone(), days.to_owned());
-        // The due date means nothing without the axis that it is on, so that is recorded before it.
-        self.save_clock().await?;
         self.change(caller, key, Operation::ScheduleDeletion, move |permit| {
             key::scheduled(permit, &days, service.trusted_now())
         })
@@ -275,6 +273,10 @@ impl Service {
             let next = decide(&permit)?;
             if attempts.is_first() {
                 self.intend(trail).await?;
+                if next.has_new_dates(permit.key()) {
+                    // They mean nothing without the axis that they are on, so that is recorded before them.
+                    self.save_clock().await?;
+                }
             }
             let committed = attempts.commit(Change::PutKey(next.clone())).await;
             if committed.map_err(|error| naming(error, &next.alias))? {
@@ -342,7 +344,7 @@ impl Service {
             let mut first = fresh;
             self.inner
                 .pool
-                .call(move |session| {
+                .change(move |session| {
                     if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
                 })
                 .await?;
@@ -365,7 +367,7 @@ impl Service {
         let destroyed = self
             .inner
             .pool
-            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
+            .change(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
             .await;
         if let Err(error) = destroyed {
             tracing::warn!(key = %record.id, %error, "a key that could not be made cannot be cleared away yet");

@@ -225,7 +225,7 @@ impl Service {
             limits,
             in_flight: Mutex::new(HashMap::new()),
             landed: Notify::new(),
-            rotate_again: Mutex::default(),
+            again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),
             strangers: super::strangers::Strangers::default(),
             new_keys: tokio::sync::Mutex::new(()),
@@ -313,7 +313,7 @@ impl Service {
                         continue;
                     }
                     tracing::warn!(key = %key.id, %version, "given up: the token has half of what was being made");
-                    self.inner.pool.call(move |session| session.destroy(object)).await?;
+                    self.inner.pool.change(move |session| session.destroy(object)).await?;
                     commit(if key.versions.len() == 1 {
                         Change::ForgetKey(key.id)
                     } else {

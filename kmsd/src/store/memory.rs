@@ -74,7 +74,7 @@ impl MemoryStore {
         copy
     }
 
-    /// Refuses some of the next commits: one for each place, if that is true.
+    /// Refuses some of the next commits, the clock's among them: one for each place, if that is true.
     pub(crate) fn refuse(&self, commits: impl IntoIterator<Item = bool>) {
         self.inner.lock().refusals = commits.into_iter().collect();
     }
@@ -158,6 +158,9 @@ impl Store for MemoryStore {
 
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         let mut inner = self.inner.lock();
+        if inner.refusals.pop_front() == Some(true) {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        }
         inner.clock = Some(clock.clone());
         inner.epoch += 1;
         Ok(inner.epoch)

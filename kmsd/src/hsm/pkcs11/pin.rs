@@ -92,7 +92,8 @@ impl PinFile {
         }
         let stamp = Stamp::of(&metadata);
         let remembered = self.refused.lock().clone();
-        let refused = [remembered, self.read_mark()].into_iter().flatten().find(|refused| refused.stamp == stamp);
+        let refused =
+            [remembered, self.read_mark()].into_iter().flatten().find(|refused| refused.stamp == stamp);
         if let Some(Refused { token, code, .. }) = refused {
             return Err(HsmError::PinRefused { token, path: self.path.clone(), code });
         }

@@ -292,3 +292,30 @@ async fn k3_a_default_key_that_could_not_be_confirmed_is_made_once() {
     assert!(objects.values().all(|copies| *copies == 1));
     world.check_consistent(&service);
 }
+
+/// K7, K8: a stranger to a key causes no commit; and a date that cannot be recorded leaves a record of that.
+#[tokio::test]
+async fn k8_a_clock_that_cannot_be_recorded_is_part_of_the_operation() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    let key = "a".parse().unwrap();
+    let commit = service.inner.writer.epoch();
+    refusal(service.schedule_deletion(&uid(2), &key, "7").await);
+    refusal(service.enable_rotation(&uid(2), &key, 90).await);
+    assert_eq!(service.inner.writer.epoch(), commit);
+    for _ in 0..2 {
+        world.store.refuse([true]);
+        service.schedule_deletion(&uid(1), &key, "7").await.unwrap_err();
+        world.store.refuse([true]);
+        service.enable_rotation(&uid(1), &key, 90).await.unwrap_err();
+    }
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let failed = records.iter().filter(|r| r.event.outcome.as_deref() == Some("KMS.0102")).count();
+    assert_eq!(failed, 4, "{records:?}");
+    assert_eq!(service.inner.writer.epoch(), commit);
+    // The clock is there before the date.
+    world.clock.pass(5000);
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    assert_eq!(service.inner.writer.epoch(), commit + 2);
+}

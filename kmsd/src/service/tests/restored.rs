@@ -253,7 +253,10 @@ async fn k8_a_restore_that_is_cut_short_is_not_taken_for_accepted() {
             }
             let service = world.start_with(true).await.unwrap();
             service.tick().await;
-            let due = service.record_of(service.describe_key(&uid(1), &key).await.unwrap().key.id).unwrap().deletion_due;
+            let due = service
+                .record_of(service.describe_key(&uid(1), &key).await.unwrap().key.id)
+                .unwrap()
+                .deletion_due;
             assert!(due > Some(TrustedTime(service.trusted_now().0 + 6 * DAY_MS)), "{index}");
             assert_eq!(world.token.objects().len(), 1);
         }
@@ -322,7 +325,8 @@ async fn k4_what_was_destroyed_stays_so_though_the_token_is_put_back() {
     let service = world.start().await;
     assert_eq!(world.token.objects(), left);
     let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
-    let destroyed = records.iter().filter(|r| r.event.operation == "destroy-key" && r.event.key == Some(key.id));
+    let destroyed =
+        records.iter().filter(|r| r.event.operation == "destroy-key" && r.event.key == Some(key.id));
     assert_eq!(destroyed.count(), 4, "intent and done, twice");
     world.check_consistent(&service);
 }

@@ -121,3 +121,38 @@ async fn k4_a_tick_ends_in_time() {
     assert!(world.token.objects().is_empty());
     world.check_consistent(&service);
 }
+
+/// What the token refuses is tried again less and less often: each try of a destruction is two records.
+#[tokio::test]
+async fn k4_what_fails_is_tried_again_less_and_less_often() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    service.schedule_deletion(&uid(1), &key("a"), "7").await.unwrap();
+    quiet(&service).await;
+    world.clock.pass(7 * crate::domain::time::DAY_MS);
+    let refused =
+        crate::hsm::HsmError::Failed { function: "C_DestroyObject".into(), code: "ActionProhibited".into() };
+    world.token.refuse("destroy", Some(refused));
+    let tries = async || {
+        let records = service.audit_tail(&admin(), u64::MAX, 10_000).await.unwrap();
+        records.iter().filter(|r| r.event.operation == "destroy-key" && r.event.outcome.is_some()).count()
+    };
+    for _ in 0..60 {
+        service.tick().await;
+        world.clock.pass(1000);
+    }
+    let first = tries().await;
+    assert!((4..=7).contains(&first), "{first}");
+    for _ in 0..60 {
+        service.tick().await;
+        world.clock.pass(60_000);
+    }
+    let later = tries().await - first;
+    assert!((6..=10).contains(&later), "{later}");
+    world.token.refuse("destroy", None);
+    world.clock.pass(600_000);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+    world.check_consistent(&service);
+}

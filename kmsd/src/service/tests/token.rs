@@ -327,8 +327,13 @@ async fn a_token_that_makes_no_objects_is_not_taken_for_gone() {
         world.token.refuse("put note", None);
         service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
         // When it is gone, that is noticed by the same code.
-        world.token.refuse("open", Some(HsmError::Unclear { function: "C_Decrypt".into(), code: code.into() }));
-        world.token.refuse("answers", Some(HsmError::Unclear { function: "C_GenerateRandom".into(), code: code.into() }));
+        world
+            .token
+            .refuse("open", Some(HsmError::Unclear { function: "C_Decrypt".into(), code: code.into() }));
+        world.token.refuse(
+            "answers",
+            Some(HsmError::Unclear { function: "C_GenerateRandom".into(), code: code.into() }),
+        );
         let gone = open(&service, &uid(1), &new.wrapped, "x").await.err();
         assert!(matches!(&gone, Some(ServiceError::Hsm(HsmError::Away { .. }))), "{gone:?}");
     }
