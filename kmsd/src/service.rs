@@ -76,6 +76,10 @@ pub struct Limits {
     pub max_keys: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_keys_each: usize,
+    /// Most grants on keys that are not destroyed.
+    pub max_grants: usize,
+    /// Most of them on keys of one principal, unless an administrator makes them.
+    pub max_grants_each: usize,
     /// Most volume anchors.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -84,11 +88,22 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_keys: 10_000, max_keys_each: 1000, max_anchors: 50_000, max_anchors_each: 10_000 }
+        Self {
+            max_keys: 10_000,
+            max_keys_each: 1000,
+            max_grants: 50_000,
+            max_grants_each: 5000,
+            max_anchors: 50_000,
+            max_anchors_each: 10_000,
+        }
     }
 }
 
 impl Limits {
+    const fn grants(self) -> Quota {
+        Quota { all: self.max_grants, each: self.max_grants_each }
+    }
+
     const fn keys(self) -> Quota {
         Quota { all: self.max_keys, each: self.max_keys_each }
     }

@@ -105,6 +105,10 @@ pub struct LimitsConfig {
     pub max_keys: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_keys_each: usize,
+    /// Most grants on keys that are not destroyed.
+    pub max_grants: usize,
+    /// Most of them on keys of one principal, unless an administrator makes them.
+    pub max_grants_each: usize,
     /// Most volume anchors: each encrypted volume that was attached has one until it is forgotten.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -122,6 +126,8 @@ impl Default for LimitsConfig {
         Self {
             max_keys: 10_000,
             max_keys_each: 1000,
+            max_grants: 50_000,
+            max_grants_each: 5000,
             max_anchors: 50_000,
             max_anchors_each: 10_000,
             connections: 1024,
@@ -289,6 +295,12 @@ impl Config {
         }
         if !in_range(self.limits.max_keys_each, 1_000_000) {
             return bad("limits.max_keys_each", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_grants, 1_000_000) {
+            return bad("limits.max_grants", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_grants_each, 1_000_000) {
+            return bad("limits.max_grants_each", "1 to 1000000");
         }
         if !in_range(self.limits.max_anchors, 1_000_000) {
             return bad("limits.max_anchors", "1 to 1000000");

@@ -51,6 +51,8 @@ pub(super) async fn start(
         limits: Limits {
             max_keys: config.limits.max_keys,
             max_keys_each: config.limits.max_keys_each,
+            max_grants: config.limits.max_grants,
+            max_grants_each: config.limits.max_grants_each,
             max_anchors: config.limits.max_anchors,
             max_anchors_each: config.limits.max_anchors_each,
         },

@@ -344,6 +344,37 @@ async fn k7_a_policy_does_not_hide_a_wider_grant() {
     assert!(matches!(refused, Refusal::GrantTooWide { .. }), "{refused}");
 }
 
+/// K7: nobody fills the memory with grants: there is a bound for the keys of each owner and for all; and a destroyed key's are gone.
+#[tokio::test]
+async fn k7_grants_are_bounded_and_go_with_their_key() {
+    let (world, service) = world_with_key().await;
+    for (name, owner) in [("b", 1), ("c", 2)] {
+        service.create_key(&uid(owner), NewKey::named(name)).await.unwrap();
+    }
+    let give = async |caller: Caller, name: &str, grantee| {
+        service.create_grant(&caller, &key(name), grant(grantee, &[Operation::CreateDatakey])).await.map(drop)
+    };
+    for n in 0..120 {
+        give(uid(1), if n < 100 { "a" } else { "b" }, 1000 + n).await.unwrap();
+    }
+    assert_eq!(refusal(give(uid(1), "b", 9).await), Refusal::TooManyGrantsOfOne { limit: 120 });
+    for n in 0..39 {
+        give(uid(2), "c", 1000 + n).await.unwrap();
+    }
+    give(admin(), "b", 9).await.unwrap();
+    for caller in [uid(2), admin()] {
+        assert_eq!(refusal(give(caller, "c", 9).await), Refusal::TooManyGrantsInAll { limit: 160 });
+    }
+    let id = service.describe_key(&uid(1), &key("a")).await.unwrap().key.id;
+    service.schedule_deletion(&uid(1), &key("a"), "7").await.unwrap();
+    world.clock.pass(8 * DAY_MS);
+    service.tick().await;
+    let destroyed = service.record_of(id).unwrap();
+    let len = serde_json::to_string(&*destroyed).unwrap().len();
+    assert!(destroyed.phase == Phase::Destroyed && len < 1024, "{len}");
+    give(uid(1), "b", 10).await.unwrap();
+}
+
 /// K7, F3: nobody fills the store with anchors or keeps another from one: there is a bound for each and for all, who has one gives it back, and an
 /// administrator hands one over.
 #[tokio::test]
