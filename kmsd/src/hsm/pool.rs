@@ -190,10 +190,8 @@ impl Pool {
         })?;
         answer.await.map_err(|_| HsmError::Stopped)?
     }
-}
 
-impl Pool {
-    /// The same for what makes or destroys objects. That takes the token long, and it does one at a time anyhow: so it takes no more than one worker, and
+    /// As [`call`](Self::call), for what makes or destroys objects. That takes the token long, and it does one at a time anyhow: so it takes no more than one worker, and
     /// whoever uses a key does not wait for those who make one.
     ///
     /// # Errors

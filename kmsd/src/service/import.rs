@@ -148,7 +148,8 @@ impl Service {
         let _flight = flight.map_err(|other| other.refusal(name))?;
         let (trusted, now) = (clock.now(), clock.wall());
         let decide = move |permit: &_| import::importing(permit, &token, trusted, now);
-        let arriving = self.decide_and_commit(trail, self.asking(caller, key, operation), decide).await?;
+        let permit = self.asking(caller, &KeyRef::Id(id), operation);
+        let arriving = self.decide_and_commit(trail, permit, decide).await?;
         let done = self.unwrap_and_confirm(&arriving, wrapped, expires).await;
         if let Err(error) = &done {
             tracing::info!(key = %id, %error, "material is not taken");
