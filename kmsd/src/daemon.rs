@@ -15,7 +15,7 @@ pub use self::{
     config::{Config, ConfigError, ListenConfig},
     doctor::{Finding, Health, doctor},
     init::{InitOptions, init},
-    offline::{rekey_store, verify_audit},
+    offline::{archive_audit, rekey_store, verify_audit},
     run::run,
     tls::{issue_client, renew_certificate},
 };

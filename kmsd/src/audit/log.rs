@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{AuditError, NewestStart, reader};
+use super::{AuditError, FirstRecord, reader};
 use crate::{
     clock::Clock,
     domain::{
@@ -52,7 +52,7 @@ pub struct Opened {
     next: u64,
     head: Head,
     cut: u64,
-    newest_start: Option<NewestStart>,
+    newest_start: Option<FirstRecord>,
     segments: Vec<reader::Segment>,
 }
 
@@ -103,9 +103,17 @@ impl Opened {
         Ok(reader::record_at(&self.segments, noted.seq)?.is_none_or(|found| found != noted))
     }
 
+    /// The record that the log begins with, if earlier ones were archived.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn begin(&self) -> Result<Option<FirstRecord>, AuditError> {
+        reader::begin(&self.segments)
+    }
+
     /// How the newest start began.
     #[must_use]
-    pub const fn newest_start(&self) -> Option<&NewestStart> {
+    pub const fn newest_start(&self) -> Option<&FirstRecord> {
         self.newest_start.as_ref()
     }
 
@@ -267,7 +275,7 @@ fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>,
     }
 }
 
-struct SegmentWriter {
+pub(super) struct SegmentWriter {
     directory: PathBuf,
     number: u64,
     /// The same for others to see.
@@ -290,13 +298,13 @@ const FULL: u8 = 1;
 const BROKEN: u8 = 2;
 
 impl SegmentWriter {
-    fn create(
+    pub(super) fn create(
         directory: &Path,
         number: u64,
         chain: Chain,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
-        let path = reader::segment_path(directory, number);
+        let path = reader::file_path(directory, number);
         let file = new_file(&path, || sync_directory(directory))?;
         Ok(Self {
             directory: directory.to_owned(),
@@ -314,12 +322,12 @@ impl SegmentWriter {
     }
 
     /// Writes records and syncs them, or leaves the log as it was.
-    fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
+    pub(super) fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
         if self.is_broken {
             return Err(AuditError::Broken);
         }
         if self.len >= SEGMENT {
-            let path = reader::segment_path(&self.directory, self.number + 1);
+            let path = reader::file_path(&self.directory, self.number + 1);
             self.file = new_file(&path, || sync_directory(&self.directory))?;
             (self.number, self.path, self.len) = (self.number + 1, path, 0);
             self.newest_file.store(self.number, Ordering::Release);
@@ -344,6 +352,11 @@ impl SegmentWriter {
         self.len += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.chain = chain;
         Ok(())
+    }
+
+    /// Where the log ends.
+    pub(super) const fn end(&self) -> Head {
+        self.chain.head()
     }
 
     fn put(&mut self, lines: &[u8]) -> std::io::Result<()> {

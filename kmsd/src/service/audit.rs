@@ -150,7 +150,7 @@ impl Service {
         let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
-            audit::verify::<ServiceError>(&directory, Extent::UpTo(end), |number| {
+            audit::verify::<ServiceError>(&[&directory], Extent::UpTo(end), |number| {
                 Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?))
             })
         })

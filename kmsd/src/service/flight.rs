@@ -36,7 +36,7 @@ impl Work {
         }
     }
 
-    /// Whether it ends soon, and nobody asked for it who would have to be told that others want the key.
+    /// Whether it ends soon, and is the service's own affair.
     const fn is_waited_for(self) -> bool {
         matches!(self, Self::Making | Self::ClearingUp)
     }

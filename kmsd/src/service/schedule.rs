@@ -1,20 +1,25 @@
 //! What is done unasked: keys whose day has come are destroyed or rotated, and what failed half-way is cleared away (K4, K5).
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use super::{
     Service, ServiceError,
     audit::Trail,
     flight::{Flight, Work},
-    restored::DESTROY,
 };
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Refusal,
+        audit::DESTROY,
+        import,
         key::{KeyRecord, Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
         rotation::Cause,
+        state::Origin,
         time::TrustedTime,
     },
     hsm::{Session, TokenStatus},
@@ -213,8 +218,10 @@ impl Service {
             self.inner.writer.commit(Change::PutKey(next.clone())).await?;
             next
         };
-        let objects: Vec<_> =
-            destroying.versions.iter().map(|v| ObjectId { key: key.id, version: v.version }).collect();
+        // Material that a restored store knows nothing of has the number that all material has.
+        let imported = (destroying.origin == Origin::External).then_some(import::VERSION);
+        let versions: BTreeSet<_> = destroying.versions.iter().map(|v| v.version).chain(imported).collect();
+        let objects: Vec<_> = versions.into_iter().map(|version| ObjectId { key: key.id, version }).collect();
         let pair = destroying.import.ticket.as_ref().map(|ticket| ticket.pair);
         self.inner
             .pool

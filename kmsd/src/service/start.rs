@@ -15,11 +15,12 @@ use zeroize::Zeroizing;
 
 use super::{Inner, Limits, Service, ServiceError, audit::Trail, flight::Work};
 use crate::{
-    audit::{AuditError, AuditLog},
+    audit::{AuditError, AuditLog, FirstRecord},
     clock::Clock,
     domain::{
         Caller,
-        audit::ChainKey,
+        audit::{ChainKey, Head},
+        import,
         integrity::{IntegrityKey, TokenNote},
         key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
@@ -141,6 +142,14 @@ pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<Zeroizing<[u8;
     pool.call(move |session| session.derive(&purpose, false)).await
 }
 
+/// Whether a record was archived as the last of those before the log, and the token was not told of the new end any more.
+async fn is_archived(pool: &Pool, begin: Option<FirstRecord>, noted: Head) -> Result<bool, HsmError> {
+    match begin {
+        Some(begin) => Ok(begin.follows(noted, ChainKey::new(*audit_key(pool, begin.file()).await?))),
+        None => Ok(false),
+    }
+}
+
 /// The newest of what the token remembers: after a crash amid a change there may be two.
 pub(crate) fn newest_note(notes: Vec<Vec<u8>>) -> Result<TokenNote, StoreError> {
     let damaged = |_| StoreError::Damaged { what: "token", id: "note".to_owned() };
@@ -197,7 +206,7 @@ impl Service {
         }
         if opened.head().seq < note.audit.seq {
             losses.push(StartError::AuditCutOff { found: opened.head().seq, newest: note.audit.seq });
-        } else if opened.lacks(note.audit)? {
+        } else if opened.lacks(note.audit)? && !is_archived(&pool, opened.begin()?, note.audit).await? {
             losses.push(StartError::AuditReplaced { seq: note.audit.seq });
         }
         if !accept_restored && let Some(loss) = losses.pop() {
@@ -286,7 +295,9 @@ impl Service {
             }
             if key.is_arriving() {
                 tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                let object = ObjectId { key: key.id, version: import::VERSION };
                 commit(key.settled()).await?;
+                self.take_on(vec![object]).await?;
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
 use parking_lot::Mutex;
 
 /// What becomes of a call.
@@ -33,6 +33,7 @@ struct Orders {
     delays: HashMap<String, Duration>,
     hidden: HashSet<CK_MECHANISM_TYPE>,
     refused: HashMap<String, CK_RV>,
+    modulus_bits: Option<CK_ULONG>,
     sessions: Option<usize>,
     is_absent: bool,
     trace: Option<File>,
@@ -81,6 +82,11 @@ pub(crate) fn judge(function: &str) -> Verdict {
 /// Whether the token is to list a mechanism.
 pub(crate) fn is_hidden(mechanism: CK_MECHANISM_TYPE) -> bool {
     with_state(|state| state.orders.hidden.contains(&mechanism))
+}
+
+/// Bits of the RSA pairs that are made, unless it is as many as are asked for.
+pub(crate) fn modulus_bits() -> Option<CK_ULONG> {
+    with_state(|state| state.orders.modulus_bits)
 }
 
 /// Whether one more session may be opened beside `open`.
@@ -132,6 +138,7 @@ impl Orders {
                 ["hide", mechanism] => {
                     orders.hidden.insert(number(mechanism)?);
                 }
+                ["modulus-bits", bits] => orders.modulus_bits = Some(number(bits)?),
                 ["sessions", most] => orders.sessions = Some(usize::try_from(number(most)?).ok()?),
                 ["absent"] => orders.is_absent = true,
                 ["trace"] => {

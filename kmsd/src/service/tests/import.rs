@@ -304,6 +304,59 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     assert!(world.token.objects().is_empty());
 }
 
+/// K6: the store is put back to before the first import, or into the midst of it, and the token has the material: the key takes that one only, and what was wrapped
+/// since opens when it has come. Deleted, the key leaves nothing in the token.
+#[tokio::test]
+async fn k6_material_that_a_restored_store_does_not_know_is_recognised() {
+    for (has_halves, is_arriving, is_deleted) in [
+        (true, false, false),
+        (true, true, false),
+        (false, false, false),
+        (false, true, false),
+        (true, false, true),
+    ] {
+        let world = if has_halves { World::with_halves() } else { World::new() };
+        let service = world.start().await;
+        let key = external(&service).await;
+        let mut older = world.store.copy();
+        if is_arriving {
+            let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+            quiet(&service).await;
+            world.token.fail_call(0, Fault::failed(true));
+            world.token.fail_call(1, Fault::failed(false));
+            let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+            service.import_material(&uid(1), &key, &made.token, wrapped, None).await.unwrap_err();
+            world.token.clear_faults();
+            older = world.store.copy();
+            service.tick().await;
+        }
+        import_of(&service, &key, &[7; 32], None).await.unwrap();
+        let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+        service.save_note().await.unwrap();
+        drop(service);
+
+        world.store.put_back(&older);
+        let service = world.start_with(true).await.unwrap();
+        assert_eq!(world.token.objects().len(), 1, "what may be in use was destroyed");
+        assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+        if is_deleted {
+            service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+            world.clock.pass(7 * DAY_MS);
+            service.tick().await;
+            assert!(world.token.objects().is_empty() && world.token.halves().is_empty());
+            continue;
+        }
+        let refused = refusal(import_of(&service, &key, &[8; 32], None).await);
+        assert!(matches!(refused, Refusal::OtherMaterial { .. }), "{refused}");
+        import_of(&service, &key, &[7; 32], None).await.unwrap();
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+        world.check_consistent(&service);
+        let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+        let noted = records.iter().filter(|record| record.event.operation == "recognise-material").count();
+        assert_eq!(noted, 2, "intent and done");
+    }
+}
+
 /// K6: a restored store knows of an import under way and of an expiry that may both be of the past: neither destroys anything in the token that day.
 #[tokio::test]
 async fn k6_a_restored_store_destroys_no_material() {

@@ -4,18 +4,29 @@ use std::{fs, path::PathBuf};
 
 use super::*;
 use crate::{
+    audit::{self, AuditError},
     domain::{
         KeyVersion,
+        audit::ChainKey,
         integrity::IntegrityKey,
         state::KeyState,
         time::{DAY_MS, TrustedTime},
     },
+    service::audit_purpose,
     store::Store,
 };
 
 impl World {
     fn epoch(&self) -> u64 {
         self.store.clone().load().unwrap().epoch
+    }
+
+    /// As `kmsd audit archive` does it.
+    fn archive_log(&self) {
+        let mut session = self.token.open().unwrap();
+        let key_of = |number| Ok(ChainKey::new(*session.derive(&audit_purpose(number), false).unwrap()));
+        let log = self.audit.path().join("audit");
+        audit::archive::<AuditError>(&log, None, key_of, Arc::clone(&self.clock) as _).unwrap().unwrap();
     }
 }
 
@@ -55,18 +66,28 @@ async fn k8_an_older_store_is_known_by_the_log_though_the_token_is_older_too() {
     service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
     drop(service);
     drop(world.start().await);
+    // What the record of that start said goes on in the one that the log begins with after it was archived.
+    world.archive_log();
     world.store.put_back(&older);
     world.token.set_note(note);
     let refused = world.try_start().await.err();
     assert!(matches!(refused, Some(StartError::OlderStore { .. })), "{refused:?}");
     let service = world.start_with(true).await.unwrap();
+    assert_eq!(service.audit_verify(&admin()).await.unwrap().fault, None);
     drop(service);
     world.start().await;
 }
 
-/// K4: store and token are put back to before a key was destroyed. The audit log knows of it: the key is destroyed again.
+/// K4: store and token are put back to before a key was destroyed. The audit log knows of it, also when it was archived
+/// since: the key is destroyed again.
 #[tokio::test]
 async fn k4_what_was_destroyed_stays_so_though_store_and_token_are_put_back() {
+    for archivings in 0..3 {
+        destroyed_stays_destroyed(archivings).await;
+    }
+}
+
+async fn destroyed_stays_destroyed(archivings: usize) {
     let world = World::new();
     let service = world.start().await;
     for name in ["a", "b"] {
@@ -81,6 +102,9 @@ async fn k4_what_was_destroyed_stays_so_though_store_and_token_are_put_back() {
     drop(service);
     let left = world.token.objects();
     let (destroyed, _) = before.iter().find(|(object, _)| !left.contains_key(object)).unwrap();
+    for _ in 0..archivings {
+        world.archive_log();
+    }
     world.store.put_back(&older);
     world.token.revive(*destroyed);
     let service = world.start_with(true).await.unwrap();
