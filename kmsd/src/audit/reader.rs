@@ -179,10 +179,16 @@ impl FirstRecord {
         self.file
     }
 
-    /// Whether it is as it was written, behind that record.
+    /// The record before it.
     #[must_use]
-    pub fn follows(&self, before: Head, key: ChainKey) -> bool {
-        self.before == before && Chain::new(before, key).check(&self.line).is_ok()
+    pub const fn before(&self) -> Head {
+        self.before
+    }
+
+    /// Whether it is as it was written.
+    #[must_use]
+    pub fn is_intact(&self, key: ChainKey) -> bool {
+        Chain::new(self.before, key).check(&self.line).is_ok()
     }
 
     /// The store's newest commit at that start, if the record is as it was written and says so.

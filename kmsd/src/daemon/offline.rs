@@ -123,7 +123,7 @@ pub fn archive_audit(home: &Path, config: &Config) -> Result<Archived, DaemonErr
         Some(fault) => DaemonError::Tampered { fault, records },
         None => AuditError::Stopped.into(),
     })?;
-    let note = TokenNote { audit: archived.end, ..note };
+    let note = TokenNote { audit: archived.end, file: archived.file.max(note.file), ..note };
     session.put_note(&serde_json::to_vec(&note).expect("notes serialise"))?;
     Ok(archived)
 }

@@ -19,7 +19,7 @@ use crate::{
     clock::Clock,
     domain::{
         Caller,
-        audit::{ChainKey, Head},
+        audit::ChainKey,
         import,
         integrity::{IntegrityKey, TokenNote},
         key::{DELETION_DAYS, KeyRecord},
@@ -142,12 +142,15 @@ pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<Zeroizing<[u8;
     pool.call(move |session| session.derive(&purpose, false)).await
 }
 
-/// Whether a record was archived as the last of those before the log, and the token was not told of the new end any more.
-async fn is_archived(pool: &Pool, begin: Option<FirstRecord>, noted: Head) -> Result<bool, HsmError> {
-    match begin {
-        Some(begin) => Ok(begin.follows(noted, ChainKey::new(*audit_key(pool, begin.file()).await?))),
-        None => Ok(false),
+/// Whether the record that the token knows is among those that were archived before the log, which the token was not told of any more, or has forgotten since it
+/// was put back. Only who may ask the token for keys can write that; and the file is none of a log that was lost, which had lower numbers.
+async fn is_archived(pool: &Pool, begin: Option<FirstRecord>, note: TokenNote) -> Result<bool, HsmError> {
+    let Some(begin) = begin.filter(|begin| begin.file() > note.file) else { return Ok(false) };
+    let (last, noted) = (begin.before(), note.audit);
+    if last.seq < noted.seq || (last.seq == noted.seq && last != noted) {
+        return Ok(false);
     }
+    Ok(begin.is_intact(ChainKey::new(*audit_key(pool, begin.file()).await?)))
 }
 
 /// The newest of what the token remembers: after a crash amid a change there may be two.
@@ -206,7 +209,7 @@ impl Service {
         }
         if opened.head().seq < note.audit.seq {
             losses.push(StartError::AuditCutOff { found: opened.head().seq, newest: note.audit.seq });
-        } else if opened.lacks(note.audit)? && !is_archived(&pool, opened.begin()?, note.audit).await? {
+        } else if opened.lacks(note.audit)? && !is_archived(&pool, opened.begin()?, note).await? {
             losses.push(StartError::AuditReplaced { seq: note.audit.seq });
         }
         if !accept_restored && let Some(loss) = losses.pop() {
