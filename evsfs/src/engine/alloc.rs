@@ -11,7 +11,7 @@ use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
 use super::store::{Store, count, host_error};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START, allocation_slots};
-use crate::format::{Entry, Tree};
+use crate::format::{Entry, Tree, UPPER_ALLOCATION_ENTRIES};
 use crate::sync::Mutex;
 
 mod persist;
@@ -21,6 +21,14 @@ mod wipe;
 pub(super) use persist::Prepared;
 pub(super) use region::Bitmap;
 use region::Region;
+
+/// How long the file is, in slots.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) now: u64,
+    /// The longest that a durable state knows of: more than now if the file was cut off.
+    pub(super) once: u64,
+}
 
 /// Consecutive slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +47,19 @@ pub(crate) const REGION_HEAD: u64 = 16;
 const REGION_HEAD_BYTES: usize = 16 * BLOCK;
 /// Entries of a page.
 const FAN: u64 = 128;
+/// Regions that the entries in a superblock have room for.
+const REGIONS_MOST: u64 = UPPER_ALLOCATION_ENTRIES as u64 * FAN * FAN;
 
 /// Slots behind the log ring that are written when the volume is created and kept for checkpoints on a full host.
 pub(crate) const fn reserve_slots(ring_pages: u64) -> u64 {
     let quarter = ring_pages / 4;
     if quarter < 256 { quarter } else { 256 }
+}
+
+/// Slots behind those that are for tables and the upper pages of the map as long as there are any. Data never goes there. Without one of
+/// these pages much, or all, of the rest cannot be read; here they go only with everything else when the end of the file is cut off.
+pub(crate) const fn low_slots(ring_pages: u64) -> u64 {
+    ring_pages / 4
 }
 
 type Entries = Box<[Entry; FANOUT]>;
@@ -53,6 +69,9 @@ struct Inner {
     file_slots: u64,
     /// Regions that the file reaches into.
     regions: u64,
+    /// Regions that it reached into before it was cut off, or reaches into now. Of those between, which it lacks, the bitmaps are gone, and
+    /// what is left of the map refers to their slots: who got one would lose it with the old reference. The file goes on behind them.
+    reached: u64,
     loaded: BlockMap<Region>,
     /// Durable entries of the bitmaps, by page of the lowest upper level.
     lower: BlockMap<Entries>,
@@ -123,11 +142,14 @@ pub(super) struct Allocator {
 
 impl Allocator {
     /// From a superblock.
-    pub(super) fn new(upper: Vec<Entry>, file_slots: u64, used: u64, ring_pages: u64, keep: usize) -> Self {
-        let regions = file_slots.div_ceil(REGION_SLOTS).max(1);
+    pub(super) fn new(upper: Vec<Entry>, extent: Extent, used: u64, ring_pages: u64, keep: usize) -> Self {
+        // Who could write to the file may have made it longer than any volume.
+        let within = |slots: u64| slots.div_ceil(REGION_SLOTS).clamp(1, REGIONS_MOST);
+        let regions = within(extent.now);
         let inner = Inner {
-            file_slots,
+            file_slots: extent.now.min(REGIONS_MOST * REGION_SLOTS),
             regions,
+            reached: regions.max(within(extent.once)),
             loaded: BlockMap::default(),
             lower: BlockMap::default(),
             middle: BlockMap::default(),
@@ -185,16 +207,38 @@ impl Allocator {
         Ok(slot)
     }
 
+    /// Takes one of the slots near the start of the file, if there is a free one. `few` says whether it is for one of the fewest: those have a
+    /// part for themselves.
+    pub(super) fn take_low(&self, store: &Store, few: bool) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        let cut = inner.cut;
+        let end = self.data_start();
+        let low = low_slots(self.ring_pages);
+        let from = end - if few { low } else { low / 4 * 3 };
+        let slot = self.load(&mut inner, store, 0).ok()?.bits.free_run(from, 1)?.start;
+        // On a full host it may be one that was never written.
+        if slot >= end || inner.full.is_some() {
+            return None;
+        }
+        grow_to(&mut inner, store, slot + 1).ok()?;
+        let region = inner.loaded.get_mut(&0)?;
+        region.change(cut).set(slot);
+        region.used += 1;
+        inner.used += 1;
+        Some(slot)
+    }
+
+    /// Where data begins in the first region.
+    const fn data_start(&self) -> u64 {
+        RING_START + self.ring_pages + reserve_slots(self.ring_pages) + low_slots(self.ring_pages)
+    }
+
     fn take_some(&self, inner: &mut Inner, store: &Store, most: u64) -> Result<Run, VolumeError> {
         loop {
             let cursor = inner.cursor;
             let base = cursor * REGION_SLOTS;
             let bounds = Bounds {
-                start: if cursor == 0 {
-                    RING_START + self.ring_pages + reserve_slots(self.ring_pages)
-                } else {
-                    0
-                },
+                start: if cursor == 0 { self.data_start() } else { 0 },
                 file_end: inner.limit().saturating_sub(base).min(REGION_SLOTS),
                 grow: inner.full.is_none(),
             };
@@ -272,13 +316,26 @@ impl Allocator {
     /// Lets the file reach into the next region. Its head is written at once, and makes the file reach so far: there the allocation tree of
     /// every checkpoint goes, which must not fail for want of space later.
     ///
-    /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow.
+    /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow. If that page was cut off, nothing is left
+    /// of the regions under it, and the file goes on behind them.
     fn new_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
-        let region = inner.regions;
-        self.durable(inner, store, region)?;
+        let mut region = inner.reached;
+        loop {
+            if region >= REGIONS_MOST {
+                return Err(VolumeError::NoSpace);
+            }
+            match self.durable(inner, store, region) {
+                Ok(_) => break,
+                Err(VolumeError::DamagedTable { reason: Damage::Truncated, .. }) => {
+                    region = (region / FAN + 1) * FAN;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         store.write(&[0; REGION_HEAD_BYTES], region * REGION_SLOTS)?;
         inner.file_slots = region * REGION_SLOTS + REGION_HEAD;
         inner.regions = region + 1;
+        inner.reached = inner.regions;
         Ok(region)
     }
 
@@ -311,7 +368,12 @@ impl Allocator {
 
     /// Free slots of a region, within the file if it cannot grow.
     fn free_in(&self, inner: &mut Inner, store: &Store, region: u64) -> u64 {
+        let kept = if region == 0 { reserve_slots(self.ring_pages) + low_slots(self.ring_pages) } else { 0 };
         let free = match inner.loaded.get(&region) {
+            // Not all that are kept are free.
+            Some(loaded) if region == 0 => {
+                loaded.free() + kept - loaded.bits.count_free(self.data_start() - kept..self.data_start())
+            }
             Some(loaded) => loaded.free(),
             None if inner.damaged.contains_key(&(0, region)) => 0,
             None => match self.durable(inner, store, region) {
@@ -321,8 +383,7 @@ impl Allocator {
             },
         };
         let beyond = ((region + 1) * REGION_SLOTS).saturating_sub(inner.limit());
-        let reserved = if region == 0 { reserve_slots(self.ring_pages) } else { 0 };
-        let free = free.saturating_sub(reserved);
+        let free = free.saturating_sub(kept);
         if inner.full.is_some() { free.saturating_sub(beyond) } else { free }
     }
 
@@ -420,7 +481,7 @@ impl Allocator {
         region.no_run = u64::MAX;
     }
 
-    /// Marks slots that the recovered log refers to as taken.
+    /// Marks slots that the recovered log refers to, all within the file, as taken.
     ///
     /// # Errors
     /// If the host fails to read a bitmap. What can be read another time must not be passed over: the next checkpoint would let go of the
@@ -428,10 +489,7 @@ impl Allocator {
     pub(super) fn recover(&self, store: &Store, slots: &[u64]) -> Result<(), VolumeError> {
         let mut inner = self.inner.lock();
         let mut added = 0;
-        // Behind the end of the file there is nothing that a record could refer to: the file was cut off, or is hostile. As far as the last
-        // region reaches such slots are taken all the same: the file grows again, and whoever got one would lose it with the old entry.
-        let end = inner.regions * REGION_SLOTS;
-        for slot in slots.iter().filter(|slot| **slot < end) {
+        for slot in slots {
             match self.load(&mut inner, store, slot / REGION_SLOTS) {
                 Ok(region) => {
                     let at = slot % REGION_SLOTS;
@@ -550,6 +608,7 @@ fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError
     store.backing.set_len(new * BLOCK_BYTES).map_err(host_error)?;
     inner.file_slots = new;
     inner.regions = new.div_ceil(REGION_SLOTS);
+    inner.reached = inner.reached.max(inner.regions);
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use super::alloc::Prepared;
 use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
 use super::error::VolumeError;
+use super::map::is_lost;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
 use super::protection::Protection;
@@ -34,6 +35,8 @@ pub(super) struct Checkpointer {
     cut: Option<Cut>,
     /// The volume is being closed.
     closing: bool,
+    /// Whether this attach has seen to it that bitmaps can be written on a full host.
+    places_complete: bool,
 }
 
 /// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
@@ -64,7 +67,7 @@ pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeE
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
-        Self { superblock, tables, cut: None, closing: false }
+        Self { superblock, tables, cut: None, closing: false, places_complete: false }
     }
 }
 
@@ -217,6 +220,9 @@ impl Core {
         clean: bool,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
+        if !std::mem::replace(&mut checkpointer.places_complete, true) {
+            self.alloc.complete_places(&self.store);
+        }
         let mut built = self.build(checkpointer, edit)?;
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
         let state = match &built.plan.event {
@@ -263,7 +269,7 @@ impl Core {
             height: plan.root.height,
             root: plan.root.entry,
             file_slots: prepared.file_slots,
-            // The bitmaps of a file that was cut off count slots that it has no more.
+            // A hostile bitmap may count more.
             used_slots: prepared.used.min(prepared.file_slots),
             next_epoch: self.next_epoch(),
             epochs: tables.directory,
@@ -510,6 +516,10 @@ impl Core {
             let _gate = self.gate.write();
             // Counted behind the gate, where nobody adds to them.
             let (entries, holes) = self.dirty.active();
+            if entries.iter().any(|(_, entry)| is_lost(entry)) {
+                // No record says that; a page of the map does.
+                return Ok(false);
+            }
             let dense = dense_pages(&entries, holes.len());
             let pending = {
                 let pending = self.pending.lock();

@@ -9,6 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::map::{is_lost, lost};
 use super::ranges::RangeSet;
 use crate::format::Entry;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -105,13 +106,14 @@ impl ShardGuard<'_> {
         self.shard.find(block, hole)
     }
 
-    /// Puts an entry into the active layer and gives back the one that it replaces there.
+    /// Puts an entry into the active layer and gives back the one that it replaces there, unless that stands for something lost: it has no
+    /// slot that anybody could free.
     pub(super) fn insert(&mut self, block: u64, entry: Entry) -> Option<Entry> {
         let old = self.shard.active.entries.insert(block, entry);
         if old.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        old
+        old.filter(|old| !is_lost(old))
     }
 }
 
@@ -156,9 +158,14 @@ impl DirtyMap {
         ShardGuard { shard: self.shards[Self::index(block)].write(), count: &self.active }
     }
 
-    /// Records a discarded range in the active layer, drops the entries that it hides, and hands each to `dropped`. The caller
-    /// keeps writers away; readers see each block either before or after.
+    /// Records a discarded range in the active layer, drops the entries that it hides, and hands each to `dropped` that has something to be
+    /// freed. The caller keeps writers away; readers see each block either before or after.
     pub(super) fn insert_hole(&self, range: &Range<u64>, mut dropped: impl FnMut(Entry)) {
+        let mut dropped = |entry| {
+            if !is_lost(&entry) {
+                dropped(entry);
+            }
+        };
         let mut holes = RangeSet::clone(&self.shards[0].read().active.holes);
         holes.insert(range.clone());
         self.ranges.store(holes.len(), Ordering::Relaxed);
@@ -192,6 +199,22 @@ impl DirtyMap {
             }
         }
         self.active.fetch_sub(gone, Ordering::Relaxed);
+    }
+
+    /// The file ends before this slot: what the active layer has in it, or behind it, is lost, and refers to no slot from now on. Gives the
+    /// first block and how many there are.
+    pub(super) fn lose_from(&self, end: u64) -> Option<(u64, u64)> {
+        let mut gone: Option<(u64, u64)> = None;
+        for shard in &self.shards {
+            for (block, entry) in &mut shard.write().active.entries {
+                if entry.is_data() && entry.slot() >= end {
+                    *entry = lost(0);
+                    let (first, blocks) = gone.unwrap_or((*block, 0));
+                    gone = Some((first.min(*block), blocks + 1));
+                }
+            }
+        }
+        gone
     }
 
     /// Whether neither layer holds anything, so that a look-up can be spared. A cut fills the counts of the frozen layer before it

@@ -16,6 +16,9 @@ pub enum Damage {
     /// The file ends before it.
     #[error("the file was cut off before it")]
     Truncated,
+    /// An entry that stands for something lost: see docs/volume-format.md, "Entry".
+    #[error("it was lost with a damaged page above it, or with a part of the file that was cut off")]
+    Lost,
     /// It verifies, but says something that no writer writes.
     #[error("its contents contradict the format")]
     Malformed,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::core::Core;
 use super::error::VolumeError;
 use super::merge::Place;
-use crate::format::layout::BLOCK;
+use crate::format::layout::{BLOCK, REGION_SLOTS};
 use crate::format::{Entry, MapPage, Tree};
 
 /// Pages that are collected before they are written, so that neighbours go out together.
@@ -84,6 +84,15 @@ impl Work {
         Ok(self.spare.pop().expect("just filled"))
     }
 
+    /// A new slot for a page that much of the rest needs to be read, near the start of the file. Of tables, and of pages of the map that are
+    /// far up, there are few.
+    pub(super) fn take_low(&mut self, core: &Core, few: bool) -> Result<u64, VolumeError> {
+        let low = if self.using_reserve { None } else { core.alloc.take_low(&core.store, few) };
+        let Some(slot) = low else { return self.take(core) };
+        self.taken.push(slot);
+        Ok(slot)
+    }
+
     /// Marks a slot as free once the checkpoint is durable.
     pub(super) fn free(&mut self, slot: u64) {
         self.freed.push(slot);
@@ -121,7 +130,7 @@ impl Work {
         page: &MapPage,
         keep: bool,
     ) -> Result<Entry, VolumeError> {
-        let slot = self.take(core)?;
+        let slot = if place.level == 0 { self.take(core)? } else { self.take_low(core, place.level > 1)? };
         let mut bytes = Box::new([0; BLOCK]);
         page.encode(&mut bytes);
         let entry = core.store.seal_page(Tree::Map, place.level, place.index, slot, bytes.as_mut_slice())?;
@@ -155,10 +164,13 @@ impl Work {
         spare.sort_unstable();
         self.taken.retain(|slot| spare.binary_search(slot).is_err());
         self.taken.sort_unstable();
-        // Entries of a hostile volume may name slots behind the end of the file, or one slot twice.
+        // Entries of a hostile volume, or of one whose file was cut off, may name slots behind the end of the file, or one slot twice. In the
+        // last region such slots are freed all the same: the file may grow to them again.
         let (file, _) = core.alloc.totals();
-        for slots in [&mut self.freed, &mut self.punched] {
-            slots.retain(|slot| *slot < file);
+        for (slots, end) in
+            [(&mut self.freed, file.next_multiple_of(REGION_SLOTS)), (&mut self.punched, file)]
+        {
+            slots.retain(|slot| *slot < end);
             slots.sort_unstable();
             slots.dedup();
         }

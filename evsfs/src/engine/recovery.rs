@@ -8,6 +8,7 @@ use super::commit::Log;
 use super::core::Core;
 use super::dirty::DirtyMap;
 use super::error::{Damage, OpenError, VolumeError};
+use super::map::is_lost;
 use super::params::{Anchor, OpenOptions};
 use super::protection::Protection;
 use super::store::Store;
@@ -346,6 +347,8 @@ pub(super) fn check_anchor(
 impl Core {
     /// Slots that the recovered log refers to.
     pub(super) fn recovered_slots(dirty: &DirtyMap) -> Vec<u64> {
-        dirty.active().0.iter().filter(|(_, entry)| entry.is_data()).map(|(_, entry)| entry.slot()).collect()
+        let entries = dirty.active().0;
+        let data = entries.iter().filter(|(_, entry)| entry.is_data() && !is_lost(entry));
+        data.map(|(_, entry)| entry.slot()).collect()
     }
 }

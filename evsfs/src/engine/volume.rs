@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::alloc::Allocator;
+use super::alloc::{Allocator, Extent};
 use super::cache::{PAGE_COST, PageCache};
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
@@ -15,7 +15,7 @@ use super::core::{Anchors, Core, Limits, Root};
 use super::create::{create, header_is_stale};
 use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
-use super::error::{CreateError, OpenError, VolumeError};
+use super::error::{CreateError, Damage, OpenError, VolumeError};
 use super::params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
@@ -535,12 +535,17 @@ fn assemble(
     options: OpenOptions,
 ) -> Result<Core, OpenError> {
     let limits = limits(&superblock, header.ring_pages, &options);
-    // Never what the superblock says: it is at least as long, but for a file that was cut off, and nothing lies behind its end.
+    // Where the superblock says more the file was cut off: nothing lies behind its end.
     let file_slots = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
+    // No crash does this: what the log refers to was durable before the next group.
+    if let Some((block, blocks)) = dirty.lose_from(file_slots) {
+        let reason = Damage::Truncated;
+        tracing::error!(volume = %store.uuid, block, blocks, %reason, "blocks whose newest state is in the log only are lost");
+    }
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let alloc = Allocator::new(
         superblock.upper_allocation.clone(),
-        file_slots,
+        Extent { now: file_slots, once: superblock.file_slots },
         superblock.used_slots,
         header.ring_pages,
         // Bitmaps take a sixteenth of the memory, pages of the map a fifth, dirty entries under half; the rest is for what a checkpoint
