@@ -219,9 +219,13 @@ fn open_base(
     let access = Access { expected, memory: Some(BASE_MEMORY), ..Access::reading() };
     let base = LockedFile::open(&path, true)?;
     let volume = open_at_depth(&base, service, &access, false, depth).map_err(Failure::of_base)?.volume;
+    if above && !reference.is_proved() {
+        let note = BaseReference::UNPROVED;
+        tracing::warn!(volume = %file.header.candidates()[0].uuid(), base = %reference.uuid, note, "the base is not proved");
+    }
     // The first headers do not say whether the base is encrypted, and everybody can make a plain one of any number and state. Whether the true
     // one is encrypted, the service knows: it has anchors of encrypted volumes only.
-    if above && matches!(reference.state, BaseState::Claimed(_)) && volume.header().suite == Suite::Plain {
+    if above && !reference.is_proved() && volume.header().suite == Suite::Plain {
         let refused = |source| Failure::Unlock { file: base.path.clone(), source };
         if anchor(service, reference.uuid).map_err(refused)?.is_some() {
             return Err(refused(UnlockError::NotEncrypted { volume: reference.uuid }));

@@ -92,6 +92,8 @@ struct Inner {
     clock: u64,
     /// The host is full: slots from this one on are not worth a try.
     full: Option<u64>,
+    /// Whether any of the slots that are kept for a full host may be in use.
+    reserve_taken: bool,
 }
 
 impl Inner {
@@ -161,27 +163,77 @@ impl Allocator {
             durable_used: used,
             clock: 0,
             full: None,
+            reserve_taken: true,
         };
         Self { inner: Mutex::new(inner), ring_pages, keep: keep.max(8) }
     }
 
     /// Takes `count` slots for data in as few runs as possible.
     ///
+    /// Pages of a checkpoint on a full host may stand where slots are kept for such pages. Then data leaves as many others, so that the next
+    /// checkpoint finds as much as the first one.
+    ///
     /// # Errors
     /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
     pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
+        if inner.reserve_taken {
+            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
+            let all = kept.end - kept.start;
+            let free = self.load(&mut inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
+            inner.reserve_taken = free < all;
+        }
+        let left = if inner.reserve_taken { self.written(&mut inner, store) } else { u64::MAX };
+        if left >= count + reserve_slots(self.ring_pages) {
+            return self.take_in(&mut inner, store, count, Self::take_some);
+        }
+        if inner.full.is_some() {
+            return Err(VolumeError::NoSpace);
+        }
+        self.take_in(&mut inner, store, count, Self::take_behind)
+    }
+
+    /// The same for pages of a checkpoint, which may have any.
+    pub(super) fn take_for_pages(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
+        self.take_in(&mut self.inner.lock(), store, count, Self::take_some)
+    }
+
+    /// How many free slots there are that most likely were written: those before the last one in use.
+    pub(super) fn spare(&self, store: &Store) -> u64 {
+        self.written(&mut self.inner.lock(), store)
+    }
+
+    /// How many of those a checkpoint leaves that needs more slots than it frees. The least that another one, which frees something, may need before
+    /// it does: a page of each level of the map, and the tables, of which eight are for versions.
+    pub(super) const fn least_spare(&self) -> u64 {
+        reserve_slots(self.ring_pages) / 4
+    }
+
+    fn written(&self, inner: &mut Inner, store: &Store) -> u64 {
+        let low = self.data_start() - low_slots(self.ring_pages)..self.data_start();
+        let low = self.load(inner, store, 0).map_or(0, |region| region.bits.count_free(low));
+        let end = inner.full.unwrap_or_else(|| last_used(inner));
+        end.saturating_sub(inner.used + low)
+    }
+
+    fn take_in(
+        &self,
+        inner: &mut Inner,
+        store: &Store,
+        count: u64,
+        some: fn(&Self, &mut Inner, &Store, u64) -> Result<Run, VolumeError>,
+    ) -> Result<Vec<Run>, VolumeError> {
         let mut runs = Vec::with_capacity(1);
         let mut left = count;
         while left > 0 {
-            match self.take_some(&mut inner, store, left) {
+            match some(self, inner, store, left) {
                 Ok(run) => {
                     left -= run.count;
                     runs.push(run);
                 }
                 Err(error) => {
                     for run in &runs {
-                        self.free_run(&mut inner, store, *run);
+                        self.free_run(inner, store, *run);
                     }
                     return Err(error);
                 }
@@ -189,6 +241,25 @@ impl Allocator {
         }
         inner.used += count;
         Ok(runs)
+    }
+
+    /// Slots behind the last one in use.
+    fn take_behind(&self, inner: &mut Inner, store: &Store, most: u64) -> Result<Run, VolumeError> {
+        loop {
+            let last = inner.regions - 1;
+            let base = last * REGION_SLOTS;
+            let least = if last == 0 { self.data_start() } else { 0 };
+            let loaded = self.load(inner, store, last);
+            let from = loaded.map_or(REGION_SLOTS, |region| region.bits.end().unwrap_or(0).max(least));
+            let count = most.min(REGION_SLOTS - from);
+            if count == 0 {
+                self.new_region(inner, store)?;
+                continue;
+            }
+            grow_to(inner, store, base + from + count)?;
+            self.write_head(inner, store, last)?;
+            return Ok(mark(inner, last, from, count));
+        }
     }
 
     /// Takes a slot for a page of a checkpoint: if there is none anywhere, one of the reserve, which was written when the volume was
@@ -204,6 +275,7 @@ impl Allocator {
         region.change(cut).set(slot);
         region.used += 1;
         inner.used += 1;
+        inner.reserve_taken = true;
         Ok(slot)
     }
 
@@ -263,13 +335,7 @@ impl Allocator {
                     }
                     Err(error) => return Err(error),
                 }
-                let cut = inner.cut;
-                let region = inner.loaded.get_mut(&cursor).expect("just loaded");
-                let bits = region.change(cut);
-                (slot..slot + count).for_each(|slot| bits.set(slot));
-                region.used += count;
-                region.hint = slot + count;
-                return Ok(Run { slot: base + slot, count });
+                return Ok(mark(inner, cursor, slot, count));
             }
             inner.cursor = self.next_region(inner, store)?;
             if let Some(region) = inner.loaded.get_mut(&inner.cursor) {
@@ -524,9 +590,7 @@ impl Allocator {
     /// the file: from now on only what lies before them is tried.
     pub(super) fn note_full(&self) {
         let mut inner = self.inner.lock();
-        let last = inner.regions - 1;
-        let end = inner.loaded.get(&last).and_then(|region| region.bits.end()).unwrap_or(0);
-        inner.full = Some((last * REGION_SLOTS + end).min(inner.file_slots));
+        inner.full = Some(last_used(&inner));
     }
 
     /// Space on the host may be there again: the file may try to grow.
@@ -595,6 +659,24 @@ fn run_of(region: &Region, least: u64, most: u64, bounds: &Bounds) -> Option<(u6
         }
     }
     None
+}
+
+/// The end of the last slot in use, as far as is known.
+fn last_used(inner: &Inner) -> u64 {
+    let last = inner.regions - 1;
+    let end = inner.loaded.get(&last).and_then(|region| region.bits.end()).unwrap_or(0);
+    (last * REGION_SLOTS + end).min(inner.file_slots)
+}
+
+/// Marks slots of a loaded region as taken.
+fn mark(inner: &mut Inner, region: u64, slot: u64, count: u64) -> Run {
+    let cut = inner.cut;
+    let loaded = inner.loaded.get_mut(&region).expect("the caller loaded it");
+    let bits = loaded.change(cut);
+    (slot..slot + count).for_each(|slot| bits.set(slot));
+    loaded.used += count;
+    loaded.hint = slot + count;
+    Run { slot: region * REGION_SLOTS + slot, count }
 }
 
 /// Makes the file reach slot `end` of a region that it reaches into, and no further than the region: see [`Allocator::new_region`].

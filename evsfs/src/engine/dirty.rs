@@ -124,7 +124,7 @@ pub(super) struct DirtyMap {
     frozen: AtomicUsize,
     ranges: AtomicUsize,
     frozen_ranges: AtomicUsize,
-    /// Goes up when entries move: at a cut, and when frozen entries have come into the map.
+    /// Goes up when entries move: at a cut, when it is undone, and when frozen entries have come into the map.
     moves: AtomicU64,
 }
 
@@ -219,10 +219,14 @@ impl DirtyMap {
 
     /// Whether neither layer holds anything, so that a look-up can be spared. A cut fills the counts of the frozen layer before it
     /// empties those of the active one, so whoever looks in the other order never finds both empty by mistake.
+    ///
+    /// Where a cut is undone they go the other way, which is told by the count of moves.
     pub(super) fn is_empty(&self) -> bool {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        let moves = self.moves();
         count(&self.active) + count(&self.ranges) == 0
             && count(&self.frozen) + count(&self.frozen_ranges) == 0
+            && self.moves() == moves
     }
 
     /// The cut: the active layer becomes the frozen one. The caller keeps writers away, and nothing is frozen yet.
@@ -247,6 +251,55 @@ impl DirtyMap {
         self.frozen.store(0, Ordering::Release);
         self.frozen_ranges.store(0, Ordering::Release);
         self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// The frozen layer before this block is in the map now, as in [`Self::clear_frozen`].
+    pub(super) fn clear_frozen_before(&self, end: u64) {
+        let mut left = 0;
+        let holes = Arc::new(self.shards[0].read().frozen.holes.clipped(end..u64::MAX));
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            shard.frozen.entries.retain(|block, _| *block >= end);
+            shard.frozen.holes = Arc::clone(&holes);
+            left += shard.frozen.entries.len();
+        }
+        self.frozen.store(left, Ordering::Release);
+        self.frozen_ranges.store(holes.len(), Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// Undoes a cut: what is frozen becomes active again, under what came since, and gives the slots of what that hides. The caller keeps writers
+    /// away.
+    pub(super) fn thaw(&self) -> Vec<u64> {
+        let (frozen, newer) = {
+            let first = self.shards[0].read();
+            (Arc::clone(&first.frozen.holes), Arc::clone(&first.active.holes))
+        };
+        let mut all = RangeSet::clone(&newer);
+        frozen.iter().for_each(|range| all.insert(range));
+        self.ranges.store(all.len(), Ordering::Release);
+        let all = Arc::new(all);
+        let mut hidden = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            let Layer { entries, .. } = std::mem::take(&mut shard.frozen);
+            for (block, entry) in entries {
+                if shard.active.entries.contains_key(&block) || newer.contains(block) {
+                    if entry.is_data() && !is_lost(&entry) {
+                        hidden.push(entry.slot());
+                    }
+                } else {
+                    shard.active.entries.insert(block, entry);
+                    self.active.fetch_add(1, Ordering::Release);
+                }
+            }
+            shard.active.holes = Arc::clone(&all);
+        }
+        // In this order: see `is_empty`.
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        self.frozen.store(0, Ordering::Release);
+        self.frozen_ranges.store(0, Ordering::Release);
+        hidden
     }
 
     /// See the field: who looks in several places compares it before and after.
@@ -280,6 +333,17 @@ impl DirtyMap {
         }
         blocks.sort_unstable();
         (blocks, holes)
+    }
+
+    /// What is frozen from this block on: entries, in no order, and ranges.
+    pub(super) fn frozen_from(&self, start: u64) -> (Vec<(u64, Entry)>, RangeSet) {
+        let mut entries = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let here = shard.frozen.entries.iter().filter(|(block, _)| **block >= start);
+            entries.extend(here.map(|(block, entry)| (*block, *entry)));
+        }
+        (entries, self.shards[0].read().frozen.holes.clipped(start..u64::MAX))
     }
 
     /// A frozen entry.
@@ -363,6 +427,42 @@ mod tests {
         assert_eq!(map.frozen_entry(6), Some(entry(103)));
         assert_eq!((find(&map, 7), find(&map, 1000)), (Found::Frozen(Entry::ABSENT), Found::Below));
         assert_eq!((map.next_entry(0), map.next_entry(7)), (Some(6), None));
+    }
+
+    #[test]
+    fn a_cut_that_is_undone_goes_under_what_came_since() {
+        let map = DirtyMap::new();
+        for block in [1, 2, 3, 600, 900] {
+            map.lock(block).insert(block, entry(100 + block));
+        }
+        map.insert_hole(&(5000..6000), |_| {});
+        map.freeze();
+        map.lock(2).insert(2, entry(7));
+        map.insert_hole(&(500..700), |_| {});
+        map.lock(650).insert(650, entry(8));
+        assert_eq!(map.frozen_from(600).0.len(), 2);
+        // The part before block 2 is in the map.
+        map.clear_frozen_before(2);
+        assert_eq!((find(&map, 1), map.len()), (Found::Below, 6));
+        let before = map.moves();
+        let mut hidden = map.thaw();
+        hidden.sort_unstable();
+        assert_eq!(hidden, [102, 700]);
+        assert_ne!(map.moves(), before);
+        assert_eq!((map.active_len(), map.active_ranges(), map.len()), (4, 2, 4));
+        for (block, slot) in [(2, 7), (3, 103), (650, 8), (900, 1000)] {
+            assert_eq!(find(&map, block), Found::Active(entry(slot)));
+        }
+        for hole in [600, 5500] {
+            assert_eq!(find(&map, hole), Found::Active(Entry::ABSENT));
+        }
+        map.freeze();
+        assert_eq!(map.frozen().0, [2, 3, 650, 900]);
+        map.clear_frozen_before(3000);
+        assert_eq!((map.len(), map.frozen_from(0).1), (0, map.frozen().1.clipped(5000..6000)));
+        assert!(!map.is_empty());
+        map.clear_frozen();
+        assert!(map.is_empty());
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::commit::Change;
 use super::core::Core;
-use super::dirty::CHUNK_BITS;
+use super::dirty::{CHUNK_BITS, Found};
 use super::error::VolumeError;
 use super::read::BATCH;
+use super::write::RANGES_MOST;
 use crate::format::Entry;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 
@@ -40,9 +41,23 @@ impl Core {
         Ok(())
     }
 
+    /// As [`Self::admit`]; but where there is no space for the checkpoint that would make room in the dirty map, a discard comes in all the same, for it is
+    /// what gives space. There is memory for twice as many entries, as nothing is frozen then; `growth` says by how many it grows.
+    fn admit_discard(&self, changes: usize, growth: impl FnOnce() -> usize) -> Result<(), VolumeError> {
+        match self.admit(changes) {
+            Err(VolumeError::NoSpace) => {}
+            admitted => return admitted,
+        }
+        let growth = growth();
+        let has_memory = (growth == 0 || self.dirty.len() + growth <= 2 * self.limits.dirty)
+            && self.dirty.active_ranges() < 2 * RANGES_MOST
+            && self.pending.lock().len() + changes <= self.limits.group;
+        if has_memory { Ok(()) } else { Err(VolumeError::NoSpace) }
+    }
+
     /// A large range: one record, whatever its length.
     fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
-        self.admit(1)?;
+        self.admit_discard(1, || 0)?;
         // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
         let mut pending = Vec::new();
@@ -65,12 +80,19 @@ impl Core {
         if now.iter().all(|entry| *entry == self.hole) {
             return Ok(());
         }
-        self.admit(now.len())?;
+        let growth = || {
+            let mut growth = 0;
+            self.dirty.find_each(blocks.clone(), self.hole, |_, found| {
+                growth += usize::from(!matches!(found, Found::Active(_)));
+            });
+            growth
+        };
+        self.admit_discard(now.len(), growth)?;
         let _gate = self.gate.read();
         let mut shard = self.dirty.lock(blocks.start);
         let mut pending = self.pending.lock();
         for (block, was) in blocks.zip(now) {
-            if *was == self.hole && shard.find(block, self.hole) == super::dirty::Found::Below {
+            if *was == self.hole && shard.find(block, self.hole) == Found::Below {
                 continue;
             }
             if let Some(old) = shard.insert(block, self.hole)

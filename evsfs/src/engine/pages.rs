@@ -67,7 +67,7 @@ impl Work {
             }
             // As many as there are already, so that a small checkpoint takes few and a large one takes long runs.
             let count = u64::try_from(self.taken.len().clamp(1, BATCH)).expect("small");
-            let runs = match core.alloc.take(&core.store, count) {
+            let runs = match core.alloc.take_for_pages(&core.store, count) {
                 Ok(runs) => runs,
                 Err(VolumeError::NoSpace) if !self.without_reserve => {
                     let slot = core.alloc.take_reserved(&core.store)?;

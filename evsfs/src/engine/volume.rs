@@ -110,8 +110,10 @@ impl Volume {
         let counters = Counters::default();
         let barrier = Barrier::default();
         let store = Store { backing, uuid, keys, entropy, epochs, counters, protections, barrier };
-        if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
-            return Err(OpenError::TooShort);
+        let found = store.backing.len().map_err(VolumeError::Io)?;
+        let least = (RING_START + header.ring_pages) * BLOCK_BYTES;
+        if found < least {
+            return Err(OpenError::TooShort { volume: uuid, found, least });
         }
         let superblock = newest_superblock(&store)?;
         let (tables, salts) = Tables::read(&store, &superblock)?;

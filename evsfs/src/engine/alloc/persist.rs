@@ -25,10 +25,19 @@ pub(in crate::engine) struct Prepared {
 }
 
 impl Allocator {
-    /// The cut: from now on the bits of this moment are kept until [`Self::commit`]. The caller keeps writers away. A cut whose
-    /// checkpoint failed stays in force, so this may come again.
+    /// The cut: from now on the bits of this moment are kept until [`Self::commit`] or [`Self::abandon_cut`]. The caller keeps writers away.
     pub(in crate::engine) fn begin_cut(&self) {
         self.inner.lock().cut = true;
+    }
+
+    /// The cut's checkpoint failed: there will be another cut. What it wrote of the tree stands where no superblock refers to.
+    pub(in crate::engine) fn abandon_cut(&self) {
+        let mut inner = self.inner.lock();
+        inner.cut = false;
+        for region in inner.loaded.values_mut() {
+            region.at_cut = None;
+            region.written = None;
+        }
     }
 
     /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Both are
