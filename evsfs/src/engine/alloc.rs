@@ -193,9 +193,19 @@ impl Allocator {
         self.take_in(&mut inner, store, count, Self::take_behind)
     }
 
-    /// The same for pages of a checkpoint, which may have any.
+    /// The same for pages of a checkpoint, which may have any. But as long as the host is not known to be full they, too, leave those few that
+    /// would be the last.
     pub(super) fn take_for_pages(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
-        self.take_in(&mut self.inner.lock(), store, count, Self::take_some)
+        let mut inner = self.inner.lock();
+        let few = inner.full.is_none()
+            && inner.reserve_taken
+            && self.written(&mut inner, store) < count + reserve_slots(self.ring_pages);
+        self.take_in(&mut inner, store, count, if few { Self::take_behind } else { Self::take_some })
+    }
+
+    /// Whether the host is known to be full.
+    pub(super) fn is_full(&self) -> bool {
+        self.inner.lock().full.is_some()
     }
 
     /// How many free slots there are that most likely were written: those before the last one in use.

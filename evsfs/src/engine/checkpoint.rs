@@ -398,6 +398,9 @@ impl Core {
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
         let work = || Work::new(&cut.freed, &cut.discarded);
         let mut built = self.build_with(checkpointer, work(), leaves, edit);
+        if self.alloc.is_full() {
+            built = built.and_then(|built| self.check_spare(built));
+        }
         if matches!(built, Err(VolumeError::NoSpace)) {
             self.alloc.try_otherwise();
             built = self.build_with(checkpointer, work().using_reserve(), leaves, edit);

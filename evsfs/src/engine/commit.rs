@@ -31,6 +31,8 @@ pub(super) struct Pending {
     /// The same for discarded blocks: the next checkpoint gives their space back to the host.
     pub(super) discarded: Vec<u64>,
     since: Option<Instant>,
+    /// Discarded ranges among the changes.
+    ranges: usize,
 }
 
 impl Pending {
@@ -38,7 +40,13 @@ impl Pending {
         if self.changes.is_empty() {
             self.since = Some(Instant::now());
         }
+        self.ranges += usize::from(matches!(change, Change::Hole(..)));
         self.changes.push(change);
+    }
+
+    /// Discarded ranges among its changes.
+    pub(super) const fn ranges(&self) -> usize {
+        self.ranges
     }
 
     pub(super) fn len(&self) -> usize {

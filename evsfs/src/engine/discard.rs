@@ -58,6 +58,10 @@ impl Core {
     /// A large range: one record, whatever its length.
     fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
         self.admit_discard(1, || 0)?;
+        // However often one range is discarded, a group has no more of them than recovery takes from one.
+        if self.pending.lock().ranges() >= RANGES_MOST {
+            self.commit()?;
+        }
         // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
         let mut pending = Vec::new();

@@ -207,6 +207,23 @@ fn f7_discarded_blocks_read_zeros_and_their_space_goes_back() {
     assert!(read(&volume, 4096, 4 << 20).iter().all(|byte| *byte == 0));
 }
 
+/// Recovery takes a bounded number of ranges from a group, so no group has more, however often one and the same is discarded.
+#[test]
+fn f4_a_range_that_is_discarded_again_and_again_does_not_end_the_log() {
+    let rig = Rig::new(64 * MIB, 1024);
+    let volume = rig.open();
+    volume.write(0, &vec![1; 4 << 20]).unwrap();
+    for _ in 0..6_000 {
+        volume.discard(0, 4 * MIB).unwrap();
+    }
+    volume.write(8 * MIB, &[2; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(read(&volume, 8 * MIB, 4096), [2; 4096]);
+    assert_eq!(read(&volume, MIB, 4096), [0; 4096]);
+}
+
 #[test]
 fn space_is_found_again_when_blocks_are_overwritten_for_ever() {
     let rig = Rig::new(4 * MIB, 64);
