@@ -740,3 +740,20 @@ impl Allocator {
         Ok(Arc::clone(&self.load(&mut inner, store, region)?.bits))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::layout::SLOT_MAX;
+
+    /// A superblock has room for the entries of so many regions, and a file can be made longer by who can write to it.
+    #[test]
+    fn f2_a_file_that_is_longer_than_any_volume_has_no_more_regions_than_can_be_recorded() {
+        for (now, once) in [(u64::MAX >> 12, 0), (1, SLOT_MAX), (REGIONS_MOST * REGION_SLOTS + 1, SLOT_MAX)] {
+            let alloc = Allocator::new(Vec::new(), Extent { now, once }, 0, 1024, 8);
+            let inner = alloc.inner.lock();
+            assert!(inner.regions <= REGIONS_MOST && inner.reached <= REGIONS_MOST);
+            assert!(inner.file_slots <= REGIONS_MOST * REGION_SLOTS);
+        }
+    }
+}
