@@ -26,6 +26,8 @@ pub(super) struct Pending {
     /// Number of this group within the attach.
     number: u64,
     changes: Vec<Change>,
+    /// Discarded ranges among them.
+    holes: usize,
     /// Slots whose entries were replaced in the dirty map: nobody needs them once this group is durable.
     pub(super) replaced: Vec<u64>,
     /// The same for discarded blocks: the next checkpoint gives their space back to the host.
@@ -38,11 +40,17 @@ impl Pending {
         if self.changes.is_empty() {
             self.since = Some(Instant::now());
         }
+        self.holes += usize::from(matches!(change, Change::Hole(..)));
         self.changes.push(change);
     }
 
     pub(super) fn len(&self) -> usize {
         self.changes.len()
+    }
+
+    /// How many discarded ranges wait, those that touch counted each.
+    pub(super) const fn holes(&self) -> usize {
+        self.holes
     }
 
     /// When the oldest change came.

@@ -45,6 +45,9 @@ impl Core {
         self.admit(1)?;
         // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
+        if self.dirty.is_hole(blocks) {
+            return Ok(());
+        }
         let mut pending = Vec::new();
         self.dirty.insert_hole(blocks, |entry| {
             if entry.is_data() {

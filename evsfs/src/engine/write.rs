@@ -14,7 +14,7 @@ use crate::format::{Entry, data_aad};
 use crate::sync::{RwLockReadGuard, thread_local};
 
 /// Discarded ranges before a checkpoint: each look-up passes them.
-pub(super) const RANGES_MOST: usize = 1024;
+pub(crate) const RANGES_MOST: usize = 1024;
 
 /// Blocks that are sealed and then written together: few enough that the ciphertext is still in the core's own cache (L2) when the kernel
 /// copies it.
@@ -77,7 +77,12 @@ impl Core {
         self.settle()?;
         loop {
             self.check_writable()?;
-            if self.pending.lock().len() + changes > self.limits.group {
+            let is_full = {
+                let pending = self.pending.lock();
+                // (Earlier programs take a group of many ranges for the end of the log, although they touch.)
+                pending.len() + changes > self.limits.group || pending.holes() >= RANGES_MOST
+            };
+            if is_full {
                 self.commit()?;
                 continue;
             }

@@ -179,6 +179,46 @@ fn f2_slots_that_were_cut_off_are_not_given_out_again_while_the_log_refers_to_th
     assert_eq!(read(&volume, 16 * MIB, 4 << 20), vec![7; 4 << 20]);
 }
 
+/// What `fstrim` and `mkfs` do on a large disk: thousands of ranges that touch, between two flushes.
+#[test]
+fn f4_what_is_flushed_after_thousands_of_discards_is_there_after_a_crash() {
+    const PIECE: u64 = 4 * MIB;
+    let rig = Rig::new(5_000 * PIECE, 1024);
+    let volume = rig.open();
+    for number in 0..5_000 {
+        volume.discard(number * PIECE, PIECE).unwrap();
+    }
+    assert!(volume.stats().commits >= 4, "a group of more ranges than earlier programs read");
+    volume.write(8 * MIB, &[7; 4096]).unwrap();
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    volume.write(9 * MIB, &[8; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(volume.anchor().commit, anchor.commit + 1);
+    assert_eq!(read(&volume, 8 * MIB, 4096), [7; 4096]);
+    assert_eq!(read(&volume, 9 * MIB, 4096), [8; 4096]);
+}
+
+/// A range that is discarded already takes neither a record nor a look at the dirty map.
+#[test]
+fn f7_what_is_discarded_is_discarded_once() {
+    let rig = Rig::new(64 * MIB, 1024);
+    let volume = rig.open();
+    for _ in 0..1_000 {
+        volume.discard(4 * MIB, 8 * MIB).unwrap();
+        volume.discard(5 * MIB, 4 * MIB).unwrap();
+    }
+    assert_eq!(volume.stats().pending_records, 1);
+    volume.write(6 * MIB, &[7; 4096]).unwrap();
+    volume.discard(5 * MIB, 4 * MIB).unwrap();
+    assert_eq!(volume.stats().pending_records, 3);
+    volume.flush().unwrap();
+    drop(volume);
+    assert_eq!(read(&rig.open(), 6 * MIB, 4096), [0; 4096]);
+}
+
 #[test]
 fn f7_discarded_blocks_read_zeros_and_their_space_goes_back() {
     let rig = Rig::new(32 * MIB, 1024);
