@@ -13,6 +13,7 @@
 
 mod alloc;
 mod cache;
+mod carry;
 mod check;
 mod checkpoint;
 mod commit;

@@ -16,6 +16,7 @@ use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
+use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
 
 /// The moment that a checkpoint makes durable.
@@ -217,7 +218,7 @@ impl Core {
         clean: bool,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
-        let mut built = self.build(checkpointer, edit)?;
+        let mut built = self.build(checkpointer, held.is_some(), edit)?;
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
         let state = match &built.plan.event {
             // The caller holds the log, so no group comes between the cut and this.
@@ -229,9 +230,24 @@ impl Core {
             None => cut.state,
         };
         let log_head = cut.log_head;
+        let mut least_commit = state.commit;
+        if !built.work.carried.is_empty() {
+            match self.carry_over(&built.work.carried) {
+                Ok(commit) => least_commit = commit,
+                Err(error) => {
+                    built.work.abandon(self);
+                    return Err(error);
+                }
+            }
+        }
         // Barrier one: data, log and pages are durable before anything refers to them.
         self.store.sync().map_err(|error| self.poison(error))?;
-        let superblock = self.superblock_after(&checkpointer.superblock, &built, state, log_head, clean);
+        let superblock = Superblock {
+            log_head: self.log_head(log_head),
+            least_commit,
+            clean,
+            ..self.superblock_after(&checkpointer.superblock, &built, state)
+        };
         if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
             && let Some(prepared) = built.prepared.take()
         {
@@ -249,8 +265,6 @@ impl Core {
         before: &Superblock,
         built: &Built,
         state: Anchor,
-        log_head: u64,
-        clean: bool,
     ) -> Superblock {
         let Built { plan, tables, prepared, .. } = built;
         let prepared = prepared.as_ref().expect("nothing is free before there is a superblock");
@@ -258,7 +272,7 @@ impl Core {
         Superblock {
             generation: before.generation + 1,
             state,
-            log_head: self.log_head(log_head),
+            log_head: before.log_head,
             blocks: plan.root.blocks,
             height: plan.root.height,
             root: plan.root.entry,
@@ -271,7 +285,7 @@ impl Core {
             confirmed: anchors.confirmed,
             offered: anchors.offered,
             least_commit: state.commit,
-            clean,
+            clean: false,
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
             base_copied: plan.base_copied,
@@ -328,13 +342,21 @@ impl Core {
 
     /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
     /// and if that does not do either, whoever comes next asks the host anew.
-    fn build(&self, checkpointer: &Checkpointer, edit: &mut Edit<'_>) -> Result<Built, VolumeError> {
+    ///
+    /// While the log is `held` nobody writes. So nothing is freed then that can be freed another time, and nothing can be put into the log.
+    fn build(
+        &self,
+        checkpointer: &Checkpointer,
+        held: bool,
+        edit: &mut Edit<'_>,
+    ) -> Result<Built, VolumeError> {
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
-        let work = || Work::new(&cut.freed, &cut.discarded);
-        let mut built = self.build_with(checkpointer, work(), edit);
+        let (trash, carried) = if held { (0, 0) } else { (self.limits.trash, self.limits.carried) };
+        let work = || Work::new(&cut.freed, &cut.discarded).carrying(carried);
+        let mut built = self.build_with(checkpointer, work(), trash, edit);
         if matches!(built, Err(VolumeError::NoSpace)) {
             self.alloc.try_otherwise();
-            built = self.build_with(checkpointer, work().using_reserve(), edit);
+            built = self.build_with(checkpointer, work().using_reserve(), trash, edit);
         }
         built.map_err(|error| match error {
             VolumeError::NoSpace => {
@@ -350,9 +372,10 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         mut work: Work,
+        trash: usize,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
-        match self.build_pages(checkpointer, &mut work, edit) {
+        match self.build_pages(checkpointer, &mut work, trash, edit) {
             Ok((plan, tables, prepared)) => Ok(Built { plan, tables, prepared: Some(prepared), work }),
             Err(error) => {
                 work.abandon(self);
@@ -365,12 +388,12 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         work: &mut Work,
+        mut budget: usize,
         edit: &mut Edit<'_>,
     ) -> Result<(Plan, Tables, Prepared), VolumeError> {
         let old = self.root();
         let mut versions = self.versions.read().clone();
         let (items, holes) = self.dirty.frozen();
-        let mut budget = self.limits.trash;
         let mut root = old;
         if !items.is_empty() || !holes.is_empty() || old.entry.aux() != 0 {
             let place = Place { level: old.height - 1, index: 0 };
@@ -456,6 +479,20 @@ impl Core {
             self.store.write(page.as_ref(), slot).map_err(|error| self.poison(error))?;
         }
         self.store.sync().map_err(|error| self.poison(error))
+    }
+
+    /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
+    /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
+    pub(super) fn begin_with_room(&self) -> Result<(), VolumeError> {
+        let mut checkpointer = self.checkpointer.lock();
+        if self.roomy.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.log.lock().free() < self.limits.log_reserve {
+            self.checkpoint_locked(&mut checkpointer)?;
+        }
+        self.roomy.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.

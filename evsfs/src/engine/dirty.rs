@@ -160,6 +160,15 @@ impl ShardGuard<'_> {
         self.shard.find(block, hole)
     }
 
+    /// Puts a frozen entry into the active layer, unless that has something newer, which is false then.
+    pub(super) fn carry_over(&mut self, block: u64, entry: Entry) -> bool {
+        let is_newest = self.shard.active.find(block, entry).is_none();
+        if is_newest {
+            self.insert(block, entry);
+        }
+        is_newest
+    }
+
     /// Puts an entry into the active layer and gives back the one that it replaces there.
     pub(super) fn insert(&mut self, block: u64, entry: Entry) -> Option<Entry> {
         let old = self.shard.active.insert(block, entry);

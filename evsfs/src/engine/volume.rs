@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::alloc::Allocator;
 use super::cache::{PAGE_COST, PageCache};
+use super::carry::CARRIED_MOST;
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
@@ -514,13 +515,15 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
     let writers = if options.background { WRITERS } else { 1 };
-    // A cut must always find room for the group that is pending, however full the log is.
-    let reserve = pages_for(number(group + writers * chunk))
+    let carried = CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
+    // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge.
+    let reserve = pages_for(number(group + writers * chunk + carried))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
     let dirty = dirty.max(number(chunk));
     let deferred = DEFERRED_MOST.min(dirty);
-    Limits { dirty, group: number(group), chunk, trash, log_reserve: reserve, deferred }
+    let (group, carried) = (number(group), number(carried));
+    Limits { dirty, group, chunk, trash, carried, log_reserve: reserve, deferred }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -579,6 +582,7 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        roomy: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         task,

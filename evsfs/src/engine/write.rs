@@ -11,6 +11,7 @@ use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
+use crate::sync::atomic::Ordering;
 use crate::sync::{RwLockReadGuard, thread_local};
 
 /// Discarded ranges before a checkpoint: each look-up passes them.
@@ -75,6 +76,9 @@ impl Core {
     /// Waits until there is room for `changes` more. No lock is held here.
     pub(super) fn admit(&self, changes: usize) -> Result<(), VolumeError> {
         self.settle()?;
+        if !self.roomy.load(Ordering::Acquire) {
+            self.begin_with_room()?;
+        }
         loop {
             self.check_writable()?;
             let is_full = {
