@@ -134,6 +134,8 @@ pub(super) struct Replay {
     pub(super) log: Log,
     /// The state after each group that counts.
     states: Vec<Anchor>,
+    /// Whether it ends where the host failed to read it.
+    pub(super) is_unread: bool,
 }
 
 /// A page of the log: its header and records, and the chain value after it.
@@ -148,6 +150,9 @@ struct Reader<'a> {
     ahead: u64,
     ring: Arc<Keyring>,
     keys: HashMap<(u32, EpochSalt), Arc<EpochKeys>>,
+    /// Whether what the host fails to read is taken for the end of the log.
+    salvage: bool,
+    is_unread: bool,
 }
 
 impl Reader<'_> {
@@ -176,6 +181,10 @@ impl Reader<'_> {
     fn next(&mut self, sequence: u64, group: u64, chain: &Chain) -> Result<Option<Next>, VolumeError> {
         match self.page(sequence) {
             Ok(page) => Ok(self.accept(page, sequence, group, chain)),
+            Err(Damage::Unreadable) if self.salvage => {
+                self.is_unread = true;
+                Ok(None)
+            }
             Err(Damage::Unreadable) => Err(unreadable(self.store, RING_START + sequence % self.ring_pages)),
             Err(_) => Ok(None),
         }
@@ -233,11 +242,21 @@ pub(super) fn replay(
     ring_pages: u64,
     dirty: &DirtyMap,
     hole: Entry,
+    salvage: bool,
 ) -> Result<Replay, OpenError> {
-    let keys = HashMap::new();
+    let (keys, buffer) = (HashMap::new(), Vec::new());
     let ring = store.keys.now();
-    let mut reader =
-        Reader { store, ring_pages, buffer: Vec::new(), buffered: 0..0, ahead: READ_FIRST, ring, keys };
+    let mut reader = Reader {
+        store,
+        ring_pages,
+        buffer,
+        buffered: 0..0,
+        ahead: READ_FIRST,
+        ring,
+        keys,
+        salvage,
+        is_unread: false,
+    };
     let head = superblock.log_head.sequence;
     let (mut state, mut next) = (superblock.state, head);
     let mut states = vec![state];
@@ -267,7 +286,7 @@ pub(super) fn replay(
         // Its barrier may not have returned, so some of its data may be missing; then it was never acknowledged. If a later page is
         // there its barrier did return: what fails now is damage, and shows when it is read.
         let unproved = followed || group.compaction || !store.protections.has(Protection::LastGroup);
-        if unproved || is_complete(store, &group.net)? {
+        if unproved || is_complete(store, &group.net, salvage)? {
             group.net.apply(dirty);
             states.push(group.after);
         } else {
@@ -276,19 +295,23 @@ pub(super) fn replay(
             next = group.first_page;
         }
     }
-    if state.commit < superblock.least_commit && store.protections.has(Protection::LeastCommit) {
+    let is_unread = reader.is_unread;
+    if state.commit < superblock.least_commit
+        && store.protections.has(Protection::LeastCommit)
+        && !is_unread
+    {
         let (found, least) = (state.commit, superblock.least_commit);
         return Err(OpenError::LogCut { volume: store.uuid, found, least });
     }
-    Ok(Replay { log: Log::new(state, next, head, ring_pages), states })
+    Ok(Replay { log: Log::new(state, next, head, ring_pages), states, is_unread })
 }
 
 /// Whether every block that the group leaves behind is as the group says. A slot whose entry a later record of the same group replaced
 /// may have been used again since the group became durable, so it proves nothing.
 ///
 /// # Errors
-/// If the host fails to read one: it may be there, and then it was perhaps acknowledged.
-fn is_complete(store: &Store, net: &Net) -> Result<bool, VolumeError> {
+/// If the host fails to read one: it may be there, and then it was perhaps acknowledged. A `salvage` takes it for what is there.
+fn is_complete(store: &Store, net: &Net, salvage: bool) -> Result<bool, VolumeError> {
     let mut blocks: Vec<(&u64, &Entry)> = net.entries.iter().filter(|(_, entry)| entry.is_data()).collect();
     blocks.sort_unstable_by_key(|(_, entry)| entry.slot());
     let mut bytes = Box::new([0; BLOCK]);
@@ -296,6 +319,7 @@ fn is_complete(store: &Store, net: &Net) -> Result<bool, VolumeError> {
         let read = store.read(bytes.as_mut_slice(), entry.slot());
         match read.and_then(|()| store.open_data(entry, *block, bytes.as_mut_slice())) {
             Ok(()) => {}
+            Err(Damage::Unreadable) if salvage => {}
             Err(reason @ Damage::Unreadable) => {
                 return Err(VolumeError::DamagedBlock { volume: store.uuid, block: *block, reason });
             }

@@ -45,6 +45,7 @@ pub struct Volume {
     core: Arc<Core>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     rollback: bool,
+    ends_unread: bool,
 }
 
 impl Volume {
@@ -134,12 +135,13 @@ impl Volume {
         options.base = options.base.take().filter(|_| header.base.is_some() && !copied);
         let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
-        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
+        let salvage = options.salvage && options.read_only;
+        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole, salvage)?;
         let descent = check_anchor(&store, &superblock, &replayed, &options)?;
         options.anchor = descent.anchor();
+        let (rollback, ends_unread) = (descent.is_accepted(), replayed.is_unread);
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let rollback = descent.is_accepted();
-        Ok(Self { core, workers: Mutex::default(), rollback })
+        Ok(Self { core, workers: Mutex::default(), rollback, ends_unread })
     }
 
     /// Starts the background threads that the options asked for. What was cut short goes on by itself.
@@ -158,6 +160,12 @@ impl Volume {
     #[must_use]
     pub const fn is_rollback(&self) -> bool {
         self.rollback
+    }
+
+    /// Whether the state is that of before a place of the log that the host failed to read: later ones may have been acknowledged.
+    #[must_use]
+    pub const fn ends_unread(&self) -> bool {
+        self.ends_unread
     }
 
     /// Size in bytes.

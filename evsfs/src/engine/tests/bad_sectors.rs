@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::super::{BLOCK, OpenError, Volume, VolumeError};
+use super::super::{BLOCK, Damage, OpenError, Volume, VolumeError};
 use super::{ID, Memory, Rig, read};
 use crate::backing::Backing;
 use crate::format::layout::RING_START;
@@ -222,4 +222,41 @@ fn f11_a_page_above_discarded_ones_that_cannot_be_read_keeps_nothing_from_the_ma
     assert_eq!(read(&volume, 64 * MIB + 39 * LEAF, 4096), [1; 4096]);
     let report = volume.check(&mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
+}
+
+/// A place of the log may hold what was acknowledged, so the volume does not open; to save the rest it does, and says that it ends there.
+#[test]
+fn f11_a_log_that_cannot_be_read_is_the_end_only_for_who_saves_what_is_left() {
+    let mut rig = written();
+    let volume = rig.open();
+    volume.write(0, &[5; 4096]).unwrap();
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    volume.write(0, &[6; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let disk = Disk::of(&rig);
+    let refused = |rig: &Rig| match rig.try_open_on(Arc::clone(&disk) as _) {
+        Err(OpenError::Volume(VolumeError::DamagedTable { reason: Damage::Unreadable, .. })) => true,
+        Err(error) => panic!("{error}"),
+        Ok(_) => false,
+    };
+    let mut ends = Vec::new();
+    for page in RING_START..RING_START + 64 {
+        *disk.bad.lock() = BTreeSet::from([page]);
+        rig.options.salvage = false;
+        rig.options.read_only = true;
+        let is_refused = refused(&rig);
+        rig.options.salvage = true;
+        let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+        assert_eq!(volume.ends_unread(), is_refused, "page {page}");
+        if is_refused {
+            ends.push((volume.anchor().commit, read(&volume, 0, 1)[0]));
+        }
+        rig.options.read_only = false;
+        assert_eq!(refused(&rig), is_refused, "who writes is refused");
+    }
+    // Before the first group, before the second, and behind it.
+    let commit = anchor.commit;
+    assert_eq!(ends, [(commit - 1, 1), (commit, 5), (commit + 1, 6)]);
 }
