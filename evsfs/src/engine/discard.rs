@@ -21,12 +21,23 @@ impl Core {
         let (first, last) = (offset.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
         if first > last {
             // Within one block.
-            return self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")]);
+            return self.zero_part(offset, len);
         }
-        let zeros = [0; BLOCK];
-        self.write(offset, &zeros[..usize::try_from(first - offset).expect("less than a block")])?;
-        self.write(last, &zeros[..usize::try_from(end - last).expect("less than a block")])?;
-        let blocks = first / BLOCK_BYTES..last / BLOCK_BYTES;
+        // The ends last: they are written, so on a full host they need what the rest gives back.
+        self.discard_blocks(first / BLOCK_BYTES..last / BLOCK_BYTES)?;
+        self.zero_part(offset, first - offset)?;
+        self.zero_part(last, end - last)
+    }
+
+    /// A part of a block, unless the block is a hole already.
+    fn zero_part(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
+        if len == 0 || self.resolve_one(offset / BLOCK_BYTES)? == self.hole {
+            return Ok(());
+        }
+        self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")])
+    }
+
+    fn discard_blocks(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
         if blocks.end - blocks.start > ENTRIES_MOST {
             return self.discard_range(&blocks);
         }
