@@ -14,7 +14,7 @@ use super::protection::Protection;
 use crate::format::Entry;
 
 /// Entries that may be carried over at once, where the log and the dirty map are large enough: those of eight leaves.
-pub(super) const CARRIED_MOST: u64 = 1024;
+pub(crate) const CARRIED_MOST: u64 = 1024;
 
 /// Blocks and their frozen entries.
 #[derive(Default)]
@@ -80,8 +80,7 @@ impl Core {
         }
         let changes: Vec<Change> =
             entries.into_iter().map(|(block, entry)| Change::Block(block, entry)).collect();
-        let state =
-            log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
+        let state = log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
         self.store.sync().map_err(|error| self.poison(error))?;
         log.state = state;
         Ok(state.commit)

@@ -260,12 +260,7 @@ impl Core {
         Ok(())
     }
 
-    fn superblock_after(
-        &self,
-        before: &Superblock,
-        built: &Built,
-        state: Anchor,
-    ) -> Superblock {
+    fn superblock_after(&self, before: &Superblock, built: &Built, state: Anchor) -> Superblock {
         let Built { plan, tables, prepared, .. } = built;
         let prepared = prepared.as_ref().expect("nothing is free before there is a superblock");
         let anchors = *self.anchors.lock();

@@ -296,9 +296,7 @@ pub(super) fn replay(
         }
     }
     let is_unread = reader.is_unread;
-    if state.commit < superblock.least_commit
-        && store.protections.has(Protection::LeastCommit)
-        && !is_unread
+    if state.commit < superblock.least_commit && store.protections.has(Protection::LeastCommit) && !is_unread
     {
         let (found, least) = (state.commit, superblock.least_commit);
         return Err(OpenError::LogCut { volume: store.uuid, found, least });

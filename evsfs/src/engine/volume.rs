@@ -523,7 +523,8 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
     let writers = if options.background { WRITERS } else { 1 };
-    let carried = CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
+    let carried =
+        CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
     // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge.
     let reserve = pages_for(number(group + writers * chunk + carried))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));

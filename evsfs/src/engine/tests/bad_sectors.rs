@@ -128,7 +128,8 @@ fn f11_a_page_that_cannot_be_read_keeps_nothing_else_from_the_map() {
     let log = rig.memory.bytes.read()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12].to_vec();
     rig.memory.bytes.write()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12].fill(0);
     assert!(matches!(rig.try_open(), Err(OpenError::LogCut { .. })), "a log that was cut off");
-    rig.memory.bytes.write()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12].copy_from_slice(&log);
+    rig.memory.bytes.write()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12]
+        .copy_from_slice(&log);
 
     let volume = rig.open();
     assert_eq!(read(&volume, 2 * LEAF, 5 << 12), vec![1; 5 << 12]);

@@ -165,6 +165,7 @@ fn sentences() -> Vec<String> {
         format!("{BLOCK} bytes: a clear header of {LOG_HEADER} bytes"),
         "Flag 2 counts".to_owned(),
         format!("A group is at most {group} blocks"),
+        format!("More than {} entries at once", thousands(documented::CARRIED_MOST)),
         format!("more than {replayed} discarded ranges"),
         format!("Writers keep to {ranges} ranges"),
         format!("(aux {dead} in the entry that names the page; aux {below} in the entries above"),
