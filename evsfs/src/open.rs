@@ -33,6 +33,8 @@ pub struct Access {
     pub expected: Expected,
     /// No writes, and other readers may have it open, too.
     pub read_only: bool,
+    /// Take a place of the log that the host fails to read for its end, rather than open nothing. Only to read.
+    pub salvage: bool,
     /// Open a file that is older than the key service's anchor, or does not descend from it: the operator's command, for the audit log.
     pub accept_rollback: Option<&'static str>,
     /// Memory of the engine in bytes; its own choice if none is given.
@@ -46,7 +48,8 @@ impl Access {
     #[must_use]
     pub const fn reading() -> Self {
         let expected = Expected { uuid: None, encrypted: false };
-        Self { expected, read_only: true, accept_rollback: None, memory: None, background: false }
+        let (accept_rollback, memory) = (None, None);
+        Self { expected, read_only: true, salvage: false, accept_rollback, memory, background: false }
     }
 
     /// The same, to change it.
@@ -161,6 +164,7 @@ fn open_at_depth(
         memory: access.memory.unwrap_or(defaults.memory),
         background: access.background,
         read_only: access.read_only,
+        salvage: access.salvage,
         anchor,
         accept_rollback,
         base,

@@ -18,6 +18,7 @@ use crate::format::layout::{BLOCK_BYTES, FANOUT_BITS, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
+use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
 
 /// Leaves of the first piece of a checkpoint on a full host. With the pages above them they are fewer than the slots that are kept.
@@ -72,6 +73,17 @@ struct Built {
 
 /// A structural change, applied to the merged map. It comes again if the host had no space the first time.
 pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
+
+/// What of a cut a checkpoint brings into the map.
+#[derive(Clone, Copy)]
+enum Portion {
+    /// All of it.
+    All,
+    /// The same, and nobody writes meanwhile.
+    Pressing,
+    /// What lies under so many leaves, from the first on.
+    Leaves(usize),
+}
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
@@ -248,7 +260,8 @@ impl Core {
         if !std::mem::replace(&mut checkpointer.places_complete, true) {
             self.alloc.complete_places(&self.store);
         }
-        let mut built = match self.build(checkpointer, usize::MAX, edit) {
+        let portion = if held.is_some() { Portion::Pressing } else { Portion::All };
+        let mut built = match self.build(checkpointer, portion, edit) {
             Ok(built) => built,
             Err(VolumeError::NoSpace) => {
                 let gate = if held.is_some() { None } else { Some(self.gate.write()) };
@@ -268,10 +281,24 @@ impl Core {
             None => cut.state,
         };
         let log_head = cut.log_head;
+        let mut least_commit = state.commit;
+        if !built.work.carried.is_empty() {
+            match self.carry_over(&built.work.carried) {
+                Ok(commit) => least_commit = commit,
+                Err(error) => {
+                    built.work.abandon(self);
+                    return Err(error);
+                }
+            }
+        }
         // Barrier one: data, log and pages are durable before anything refers to them.
         self.store.sync().map_err(|error| self.poison(error))?;
-        let log_head = self.log_head(log_head);
-        let superblock = self.superblock_after(&checkpointer.superblock, &built, state, log_head, clean);
+        let superblock = Superblock {
+            log_head: self.log_head(log_head),
+            least_commit,
+            clean,
+            ..self.superblock_after(&checkpointer.superblock, &built, state)
+        };
         if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
             && let Some(prepared) = built.prepared.take()
         {
@@ -287,21 +314,14 @@ impl Core {
         Ok(())
     }
 
-    fn superblock_after(
-        &self,
-        before: &Superblock,
-        built: &Built,
-        state: Anchor,
-        log_head: LogHead,
-        clean: bool,
-    ) -> Superblock {
+    fn superblock_after(&self, before: &Superblock, built: &Built, state: Anchor) -> Superblock {
         let Built { plan, tables, prepared, .. } = built;
         let prepared = prepared.as_ref().expect("nothing is free before there is a superblock");
         let anchors = *self.anchors.lock();
         Superblock {
             generation: before.generation + 1,
             state,
-            log_head,
+            log_head: before.log_head,
             blocks: plan.root.blocks,
             height: plan.root.height,
             root: plan.root.entry,
@@ -314,7 +334,7 @@ impl Core {
             confirmed: anchors.confirmed,
             offered: anchors.offered,
             least_commit: state.commit,
-            clean,
+            clean: false,
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
             base_copied: plan.base_copied,
@@ -388,22 +408,23 @@ impl Core {
     /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
     /// and if that does not do either, whoever comes next asks the host anew.
     ///
-    /// Of the frozen entries it takes those that lie under the first `leaves` pages of the map.
+    /// While the caller holds the log nothing can be put into it, and while nobody writes nothing is freed that can be freed another time.
     fn build(
         &self,
         checkpointer: &Checkpointer,
-        leaves: usize,
+        portion: Portion,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
-        let work = || Work::new(&cut.freed, &cut.discarded);
-        let mut built = self.build_with(checkpointer, work(), leaves, edit);
+        let carried = if matches!(portion, Portion::All) { self.limits.carried } else { 0 };
+        let work = || Work::new(&cut.freed, &cut.discarded).carrying(carried);
+        let mut built = self.build_with(checkpointer, work(), portion, edit);
         if self.alloc.is_full() {
             built = built.and_then(|built| self.check_spare(built));
         }
         if matches!(built, Err(VolumeError::NoSpace)) {
             self.alloc.try_otherwise();
-            built = self.build_with(checkpointer, work().using_reserve(), leaves, edit);
+            built = self.build_with(checkpointer, work().using_reserve(), portion, edit);
             built = built.and_then(|built| self.check_spare(built));
         }
         built.map_err(|error| match error {
@@ -420,14 +441,18 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         mut work: Work,
-        leaves: usize,
+        portion: Portion,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
         let (items, holes) = self.dirty.frozen();
-        let end = end_of(&items, &holes, leaves);
+        let (end, trash) = match portion {
+            Portion::All => (None, self.limits.trash),
+            Portion::Pressing => (None, 0),
+            Portion::Leaves(leaves) => (end_of(&items, &holes, leaves), self.limits.trash),
+        };
         let part = 0..end.unwrap_or(u64::MAX);
         let items = &items[..items.partition_point(|block| *block < part.end)];
-        match self.build_pages(checkpointer, &mut work, items, &holes.clipped(part), edit) {
+        match self.build_pages(checkpointer, &mut work, (items, &holes.clipped(part)), trash, edit) {
             Ok((plan, tables, prepared)) => Ok(Built { plan, end, tables, prepared: Some(prepared), work }),
             Err(error) => {
                 work.abandon(self);
@@ -440,13 +465,12 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         work: &mut Work,
-        items: &[u64],
-        holes: &RangeSet,
+        (items, holes): (&[u64], &RangeSet),
+        mut budget: usize,
         edit: &mut Edit<'_>,
     ) -> Result<(Plan, Tables, Prepared), VolumeError> {
         let old = self.root();
         let mut versions = self.versions.read().clone();
-        let mut budget = self.limits.trash;
         let mut root = old;
         if !items.is_empty() || !holes.is_empty() || old.entry.aux() != 0 {
             let place = Place { level: old.height - 1, index: 0 };
@@ -525,7 +549,7 @@ impl Core {
         leaves: &mut usize,
     ) -> Result<bool, VolumeError> {
         let built = loop {
-            match self.build(checkpointer, *leaves, &mut |_, _| Ok(())) {
+            match self.build(checkpointer, Portion::Leaves(*leaves), &mut |_, _| Ok(())) {
                 Err(VolumeError::NoSpace) if *leaves > 1 => *leaves = (*leaves / 4).max(1),
                 other => break other,
             }
@@ -552,9 +576,11 @@ impl Core {
             log.state = state.map_err(|error| self.poison(error))?;
         }
         self.store.sync().map_err(|error| self.poison(error))?;
-        let head = self.log_head(head);
-        let mut superblock = self.superblock_after(&checkpointer.superblock, &built, before, head, false);
-        superblock.least_commit = log.state.commit;
+        let superblock = Superblock {
+            log_head: self.log_head(head),
+            least_commit: log.state.commit,
+            ..self.superblock_after(&checkpointer.superblock, &built, before)
+        };
         self.write_superblock(&superblock)?;
         count(&self.store.counters.checkpoints, 1);
         self.publish(checkpointer, superblock, built, |publish| publish(log));
@@ -612,6 +638,20 @@ impl Core {
             self.store.write(page.as_ref(), slot).map_err(|error| self.poison(error))?;
         }
         self.store.sync().map_err(|error| self.poison(error))
+    }
+
+    /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
+    /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
+    pub(super) fn begin_with_room(&self) -> Result<(), VolumeError> {
+        let mut checkpointer = self.checkpointer.lock();
+        if self.roomy.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.log.lock().free() < self.limits.log_reserve {
+            self.checkpoint_locked(&mut checkpointer)?;
+        }
+        self.roomy.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.

@@ -22,12 +22,23 @@ impl Core {
         let (first, last) = (offset.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
         if first > last {
             // Within one block.
-            return self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")]);
+            return self.zero_part(offset, len);
         }
-        let zeros = [0; BLOCK];
-        self.write(offset, &zeros[..usize::try_from(first - offset).expect("less than a block")])?;
-        self.write(last, &zeros[..usize::try_from(end - last).expect("less than a block")])?;
-        let blocks = first / BLOCK_BYTES..last / BLOCK_BYTES;
+        // The ends last: they are written, so on a full host they need what the rest gives back.
+        self.discard_blocks(first / BLOCK_BYTES..last / BLOCK_BYTES)?;
+        self.zero_part(offset, first - offset)?;
+        self.zero_part(last, end - last)
+    }
+
+    /// A part of a block, unless the block is a hole already.
+    fn zero_part(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
+        if len == 0 || self.resolve_one(offset / BLOCK_BYTES)? == self.hole {
+            return Ok(());
+        }
+        self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")])
+    }
+
+    fn discard_blocks(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
         if blocks.end - blocks.start > ENTRIES_MOST {
             return self.discard_range(&blocks);
         }
@@ -51,19 +62,21 @@ impl Core {
         let growth = growth();
         let has_memory = (growth == 0 || self.dirty.len() + growth <= 2 * self.limits.dirty)
             && self.dirty.active_ranges() < 2 * RANGES_MOST
-            && self.pending.lock().len() + changes <= self.limits.group;
+            && {
+                let pending = self.pending.lock();
+                pending.len() + changes <= self.limits.group && pending.holes() < RANGES_MOST
+            };
         if has_memory { Ok(()) } else { Err(VolumeError::NoSpace) }
     }
 
     /// A large range: one record, whatever its length.
     fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
         self.admit_discard(1, || 0)?;
-        // However often one range is discarded, a group has no more of them than recovery takes from one.
-        if self.pending.lock().ranges() >= RANGES_MOST {
-            self.commit()?;
-        }
         // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
+        if self.dirty.is_hole(blocks) {
+            return Ok(());
+        }
         let mut pending = Vec::new();
         self.dirty.insert_hole(blocks, |entry| {
             if entry.is_data() {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::carry::Carried;
 use super::core::Core;
 use super::error::VolumeError;
 use super::merge::Place;
@@ -32,6 +33,8 @@ pub(super) struct Work {
     using_reserve: bool,
     /// Something was not freed, because the host failed to read what says what it is.
     unread: bool,
+    /// What stays in the dirty map.
+    pub(super) carried: Carried,
 }
 
 impl Work {
@@ -39,6 +42,11 @@ impl Work {
     pub(super) fn new(freed: &[u64], discarded: &[u64]) -> Self {
         let freed = freed.iter().chain(discarded).copied().collect();
         Self { freed, punched: discarded.to_vec(), ..Self::default() }
+    }
+
+    /// The same; so many entries may stay in the dirty map that cannot be merged.
+    pub(super) fn carrying(self, most: usize) -> Self {
+        Self { carried: Carried::at_most(most), ..self }
     }
 
     /// For what can be left out when the host is full.

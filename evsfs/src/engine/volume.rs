@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::alloc::{Allocator, Extent};
 use super::cache::{PAGE_COST, PageCache};
+use super::carry::CARRIED_MOST;
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
@@ -44,6 +45,7 @@ pub struct Volume {
     core: Arc<Core>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     rollback: bool,
+    ends_unread: bool,
 }
 
 impl Volume {
@@ -135,12 +137,13 @@ impl Volume {
         options.base = options.base.take().filter(|_| header.base.is_some() && !copied);
         let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
-        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
+        let salvage = options.salvage && options.read_only;
+        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole, salvage)?;
         let descent = check_anchor(&store, &superblock, &replayed, &options)?;
         options.anchor = descent.anchor();
+        let (rollback, ends_unread) = (descent.is_accepted(), replayed.is_unread);
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let rollback = descent.is_accepted();
-        Ok(Self { core, workers: Mutex::default(), rollback })
+        Ok(Self { core, workers: Mutex::default(), rollback, ends_unread })
     }
 
     /// Starts the background threads that the options asked for. What was cut short goes on by itself.
@@ -159,6 +162,12 @@ impl Volume {
     #[must_use]
     pub const fn is_rollback(&self) -> bool {
         self.rollback
+    }
+
+    /// Whether the state is that of before a place of the log that the host failed to read: later ones may have been acknowledged.
+    #[must_use]
+    pub const fn ends_unread(&self) -> bool {
+        self.ends_unread
     }
 
     /// Size in bytes.
@@ -516,13 +525,16 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
     let writers = if options.background { WRITERS } else { 1 };
-    // A cut must always find room for the group that is pending, however full the log is.
-    let reserve = pages_for(number(group + writers * chunk))
+    let carried =
+        CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
+    // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge.
+    let reserve = pages_for(number(group + writers * chunk + carried))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
     let dirty = dirty.max(number(chunk));
     let deferred = DEFERRED_MOST.min(dirty);
-    Limits { dirty, group: number(group), chunk, trash, log_reserve: reserve, deferred }
+    let (group, carried) = (number(group), number(carried));
+    Limits { dirty, group, chunk, trash, carried, log_reserve: reserve, deferred }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -586,6 +598,7 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        roomy: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         task,

@@ -156,6 +156,36 @@ fn f7_a_discard_frees_space_on_a_host_that_fills_up_when_a_region_has_just_begun
     assert_eq!(read(&volume, at - MIB, 1 << 20), vec![1; 1 << 20]);
 }
 
+/// A range that does not begin or end with a block: its ends are written, which needs space.
+#[test]
+fn f7_a_discard_of_any_bytes_frees_space_on_a_full_host() {
+    let rig = Rig::new(64 * MIB, 64);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let mut at = 0;
+    while at < 32 * MIB {
+        volume.write(at, &vec![1; 1 << 20]).unwrap();
+        at += MIB;
+    }
+    volume.checkpoint().unwrap();
+    host.fill_up();
+    // What is free in the file is used up as well.
+    while volume.write(at, &[1; 4096]).is_ok() {
+        at += BLOCK;
+    }
+    volume.discard(512, 8 * MIB).unwrap();
+    assert_eq!(read(&volume, 0, 512), [1; 512]);
+    assert!(read(&volume, 512, 8 << 20).iter().all(|byte| *byte == 0));
+    assert_eq!(read(&volume, 8 * MIB + 512, 512), [1; 512]);
+    // Nothing is written where there is nothing.
+    let written = rig.memory.written.load(Ordering::Relaxed);
+    volume.discard(4 * MIB + 100, 700).unwrap();
+    volume.discard(5 * MIB + 100, 5_000).unwrap();
+    assert_eq!(rig.memory.written.load(Ordering::Relaxed), written);
+    volume.close().unwrap();
+    assert_eq!(read(&rig.try_open_on(host).unwrap(), 8 * MIB + 512, 512), [1; 512]);
+}
+
 /// An attach made the file reach into a region, and did not come to write its head.
 #[test]
 fn f7_a_region_whose_head_is_missing_gets_one_before_it_is_used() {
