@@ -356,7 +356,9 @@ impl Failure {
                 CreateError::NoEntropy(_) => ("no_entropy", Exit::Failed, "try again; see getrandom(2)"),
             },
             Self::Open { source, .. } => match source.as_ref() {
-                OpenError::TooShort => ("truncated", Exit::Damaged, "restore the volume file from a backup"),
+                OpenError::TooShort { .. } => {
+                    ("truncated", Exit::Damaged, "restore the volume file from a backup")
+                }
                 OpenError::ForeignKeys { .. } | OpenError::KeysOfBoth { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
