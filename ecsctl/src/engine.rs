@@ -254,7 +254,11 @@ impl App {
     /// A refusal changes nothing.
     pub(crate) fn run(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
         let (id, now) = (claimed.disk.id, self.now.clone());
-        claimed.disk = self.catalog.write(|tx| {
+        if *operation == Operation::Detach {
+            self.refuse_machine(&claimed.disk)?;
+        }
+        let before;
+        (claimed.disk, before) = self.catalog.write(|tx| {
             let mut disk = disks::by_id(tx, id)?.ok_or_else(|| Error::NotFound {
                 noun: Noun::Disk,
                 given: id.to_string(),

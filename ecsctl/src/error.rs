@@ -155,6 +155,24 @@ pub(crate) enum Error {
         /// Its name.
         disk: String,
     },
+    /// The machine of its server runs on it (S2).
+    #[error("disk {disk} cannot be detached: the virtual machine of server {server} runs on it")]
+    DiskOfMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
+    /// The machine of its server was started on a view of it that has died since (S3).
+    #[error(
+        "disk {disk} is up, but the virtual machine of server {server} was started before it came back and cannot use it"
+    )]
+    StaleMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
     /// It is attached to another server than the one named.
     #[error("disk {disk} is attached to server {server}, not to {named}")]
     OtherServer {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use crate::{
     app::App,
     catalog::{operations, servers},
@@ -51,7 +53,7 @@ impl App {
         }
         let mut disks = Vec::new();
         for (disk, recovery) in self.recover_server(&server)? {
-            if let Recovery::Failed(error) = recovery {
+            if let Recovery::Failed(error) | Recovery::Stale(error) = recovery {
                 return Err(error);
             }
             disks.push(disk);
@@ -133,6 +135,33 @@ impl App {
     }
 
     /// A start that was cut short: a machine that runs is kept, somebody may use it already.
+    /// The machine of a server, if it was started on this volume.
+    fn machine_on(&self, server: Uuid, volume: Uuid) -> Option<Serving> {
+        let machine = self.machines.running().remove(&server)?;
+        self.machines.volumes(&machine).contains(&volume).then_some(machine)
+    }
+
+    /// Refuses to take a disk from a machine that runs on it (S2). When the process that served the disk has died, nobody else would: the view
+    /// that came after it is not the one that the machine has open.
+    pub(super) fn refuse_machine(&self, disk: &Disk) -> Result<(), Error> {
+        let Some(server) = disk.server_id else { return Ok(()) };
+        if self.machine_on(server, disk.id).is_none() {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::DiskOfMachine { disk: disk.name.clone(), server })
+    }
+
+    /// Of a disk that is up: whether the machine of its server was started on a view of it that has died since (S3).
+    pub(super) fn refuse_stale(&self, disk: &Disk) -> Result<(), Error> {
+        let (Some(server), Some(serving)) = (disk.server_id, &disk.serving) else { return Ok(()) };
+        if !self.machine_on(server, disk.id).is_some_and(|machine| serving.began_after(&machine)) {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::StaleMachine { disk: disk.name.clone(), server })
+    }
+
     pub(super) fn settle_start(&mut self, server: &Server) -> Result<Direction, Error> {
         let runs = self.machines.running().contains_key(&server.id);
         let status = if runs { ServerStatus::Running } else { ServerStatus::Stopped };

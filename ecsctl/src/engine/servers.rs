@@ -57,6 +57,8 @@ pub(crate) enum Recovery {
     /// It is back.
     Returned,
     /// It cannot come back, for this reason.
+    /// It is up, and the machine of its server cannot use it: that was started on a view that has died.
+    Stale(Error),
     Failed(Error),
 }
 
@@ -237,7 +239,9 @@ impl App {
             Some(serving) if Some(&serving) == claimed.disk.serving.as_ref() => {
                 // The view is up; the symlink may have been lost with a directory.
                 return match self.republish(claimed) {
-                    Ok(()) => Recovery::Present,
+                    Ok(()) => {
+                        self.refuse_stale(&claimed.disk).map_or_else(Recovery::Stale, |()| Recovery::Present)
+                    }
                     Err(error) => Recovery::Failed(error),
                 };
             }
@@ -248,7 +252,7 @@ impl App {
             None => return Recovery::Present,
         };
         match result {
-            Ok(()) => Recovery::Returned,
+            Ok(()) => self.refuse_stale(&claimed.disk).map_or_else(Recovery::Stale, |()| Recovery::Returned),
             Err(error) => {
                 let error = self.explain_recovery(claimed, error);
                 match self.note_reason(claimed, &error) {
@@ -270,11 +274,11 @@ impl App {
     /// Brings one disk back whose process has died.
     ///
     /// # Errors
-    /// Why it cannot come back.
+    /// Why it cannot come back, or cannot be used by the machine that runs on it.
     pub(crate) fn recover_claimed(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         match self.recover_disk(claimed) {
             Recovery::Present | Recovery::Returned => Ok(()),
-            Recovery::Failed(error) => Err(error),
+            Recovery::Failed(error) | Recovery::Stale(error) => Err(error),
         }
     }
 

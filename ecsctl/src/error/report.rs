@@ -93,6 +93,14 @@ impl Error {
             }
             Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
             Self::ServerStatus { server, status, .. } => {
+            Self::DiskOfMachine { server, .. } => {
+                (Exit::Refused, "in-use", format!("ecsctl server stop {server}"))
+            }
+            Self::StaleMachine { server, .. } => (
+                Exit::Failed,
+                "stale-machine",
+                format!("ecsctl server stop {server}, then: ecsctl server start {server}"),
+            ),
                 (Exit::Refused, "wrong-state", server_hint(server, *status))
             }
             Self::NothingToBoot { server } => (

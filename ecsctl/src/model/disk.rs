@@ -119,6 +119,20 @@ pub(crate) struct Serving {
     pub(crate) started: String,
 }
 
+impl Serving {
+    /// Whether this process was started after that one. Of other boots nothing is known.
+    pub(crate) fn began_after(&self, other: &Self) -> bool {
+        let parts = |serving: &Self| {
+            let (ticks, boot) = serving.started.split_once('@')?;
+            Some((ticks.parse::<u64>().ok()?, boot.to_owned()))
+        };
+        match (parts(self), parts(other)) {
+            (Some((own, boot)), Some((ticks, other))) => boot == other && own > ticks,
+            _ => false,
+        }
+    }
+}
+
 /// What a disk is to its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -214,3 +228,12 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn s3_the_younger_of_two_processes_is_told_within_one_boot() {
+        let serving = |started: &str| Serving { pid: 1, started: started.to_owned() };
+        assert!(serving("100@a").began_after(&serving("99@a")));
+        for other in ["100@a", "101@a", "99@b", "", "x@a"] {
+            assert!(!serving("100@a").began_after(&serving(other)), "{other}");
+        }
+    }
+

@@ -228,7 +228,7 @@ impl VolumeTool for FakeVolumes {
         let serving = {
             let mut world = self.0.borrow_mut();
             world.next_pid += 1;
-            let serving = Serving { pid: world.next_pid, started: "1@boot".into() };
+            let serving = Serving { pid: world.next_pid, started: format!("{}@boot", world.next_pid) };
             world.mounted.insert(place.mountpoint.clone(), serving.clone());
             serving
         };
