@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, operations, servers},
-    engine::{Claimed, Settled, steps::io_at},
+    engine::{Claimed, Facts, Settled, admission, steps::io_at},
     error::Error,
     model::{
         Noun,
@@ -287,12 +287,12 @@ impl App {
     fn reattach(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         let Some(server) = claimed.disk.server_id else { return Ok(()) };
         let operation = Operation::Attach { server };
-        self.take(claimed, &operation, operation.steps())
+        self.take(claimed, &operation, operation.steps(), &mut Facts::default())
     }
 
     fn republish(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         let Some(server) = claimed.disk.server_id else { return Ok(()) };
-        self.take(claimed, &Operation::Attach { server }, &[Step::Publish])
+        self.take(claimed, &Operation::Attach { server }, &[Step::Publish], &mut Facts::default())
     }
 
     fn note_reason(&mut self, claimed: &mut Claimed, error: &Error) -> Result<(), Error> {

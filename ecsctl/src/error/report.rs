@@ -57,6 +57,11 @@ impl Error {
 }
 
 impl Error {
+    /// Whether the volume engine refused, before it changed anything.
+    pub(crate) fn is_untouched(&self) -> bool {
+        matches!(self, Self::Volume { source, .. } if source.is_untouched())
+    }
+
     /// The table.
     pub(crate) fn report(&self) -> Report {
         let (exit, code, hint) = match self {
