@@ -391,6 +391,14 @@ pub(crate) enum Error {
         /// The group.
         group: String,
     },
+    /// Bounds of a group that nothing is between.
+    #[error("no group has at least {smallest} and at most {largest} servers")]
+    Bounds {
+        /// At least.
+        smallest: u32,
+        /// At most.
+        largest: u32,
+    },
     /// A number of servers that a group may not have.
     #[error("group {group} has {smallest} to {largest} servers, not {desired}")]
     OutOfBounds {

@@ -18,7 +18,7 @@ use crate::{
         Noun,
         count::counted,
         name::short,
-        scaling::{Config, Event, Group},
+        scaling::{Config, Event, Group, LARGEST},
     },
     output::Show,
 };
@@ -94,14 +94,16 @@ fn count(servers: &[String]) -> String {
 
 /// Refuses a number of servers that a group may not have.
 fn within(group: &Group) -> Result<(), Error> {
-    if (group.smallest..=group.largest).contains(&group.desired) {
+    // A group may have been made when there was no bound yet.
+    let largest = group.largest.min(LARGEST);
+    if (group.smallest..=largest).contains(&group.desired) {
         return Ok(());
     }
     Err(Error::OutOfBounds {
         group: group.name.clone(),
         desired: group.desired,
         smallest: group.smallest,
-        largest: group.largest,
+        largest,
     })
 }
 

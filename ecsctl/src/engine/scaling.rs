@@ -1,10 +1,13 @@
 //! Scaling groups out and in (A1, A2).
 
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
 use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::{disks, scaling},
+    catalog::{disks, scaling, servers},
     engine::{
         build::{Blueprint, SYSTEM, data, derived, disk_name},
         make::Encryption,
@@ -68,7 +71,17 @@ impl App {
     /// The first server that could not be made or removed; those before it stay, nothing of it does.
     pub(crate) fn scale(&mut self, group: &Group, config: &Config) -> Result<Vec<String>, Error> {
         let present = scaling::members(self.catalog.read(), group.id)?;
-        let plan = plan(&group.name, &present, group.desired);
+        let read = self.catalog.read();
+        let servers: BTreeSet<String> = servers::all(read)?.into_iter().map(|server| server.name).collect();
+        let disks: BTreeSet<String> =
+            disks::all(read, Noun::Disk)?.into_iter().map(|disk| disk.name).collect();
+        let system = config.template.image.map(|_| SYSTEM.to_owned());
+        let suffixes: Vec<String> =
+            system.into_iter().chain((0..config.template.data.len()).map(data)).collect();
+        let plan = plan(&group.name, &present, group.desired, |name| {
+            !servers.contains(name)
+                && suffixes.iter().all(|suffix| !disks.contains(&format!("{name}-{suffix}")))
+        });
         for name in plan.inward {
             let removed = self.delete_server(&name).map(|_| ());
             self.tell(
@@ -121,6 +134,8 @@ impl App {
             return Err(Error::StaysEncrypted {
                 name: format!("{name}-{SYSTEM}"),
                 image: image.name.clone(),
+        // The numbers can be greater than the group is large, where others have taken names.
+        let name = derived((Noun::AsGroup, &group.name), Noun::Server, name)?;
             });
         }
         let data = template

@@ -160,6 +160,9 @@ impl Error {
             Self::ConfigInUse { group, .. } => {
                 (Exit::Refused, "in-use", format!("ecsctl as-group delete {group}"))
             }
+            Self::Bounds { largest, .. } => {
+                (Exit::Usage, "invalid-bounds", format!("--min {largest} at most, or a greater --max"))
+            }
             Self::OutOfBounds { smallest, largest, .. } => {
                 (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))
             }
