@@ -196,7 +196,7 @@ pub(crate) enum Error {
         server: String,
         /// Its state.
         status: ServerStatus,
-        /// `started`, `stopped` or `deleted`.
+        /// `started`, `stopped`, `copied` or `deleted`.
         doing: &'static str,
     },
     /// A server without a disk and without a kernel.

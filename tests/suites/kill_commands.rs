@@ -314,4 +314,17 @@ fn sigkill_of_ecsctl_amid_a_change_of_servers_leaves_nothing_half_made() {
     killer.each("as-group scale g --desired 2", &["as-group scale g --desired 1 --yes"]);
     killer.each("as-group scale g --desired 0 --yes", &["as-group scale g --desired 1"]);
     eprintln!("{} kills", killer.kills);
+
+    // A1: a server whose second disk was never made is no model for others.
+    ok("server delete web2 --yes");
+    ok("disk delete web2-data1 --yes");
+    let before = whole(&ecs, OPENED, "before");
+    let second_disk = killer.nth_program(CREATE, 3);
+    ok("server delete web2 --yes");
+    ok("disk delete web2-data1 --yes");
+    for line in ["as-config create half --from-server web2", "image create half --from-server web2"] {
+        assert!(killer.killed_before(&second_disk, CREATE), "{CREATE}, before {line}");
+        ecs.ecsctl(line).error(6).naming(&["web2"]);
+        assert_eq!(whole(&ecs, OPENED, line), before, "{line}");
+    }
 }

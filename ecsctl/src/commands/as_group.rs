@@ -34,7 +34,7 @@ pub(crate) enum AsGroup {
     Show(show::ShowGroup),
     /// Change how many servers a group has
     Scale(scale::Scale),
-    /// Remove a group with all its servers and their disks
+    /// Remove a group with its servers and the disks that were made with them
     Delete(delete::Delete),
 }
 
@@ -80,6 +80,20 @@ impl App {
             events: scaling::events(read, group.id)?,
             group,
         })
+    }
+
+    /// What is asked about servers of a group that are to go.
+    fn fates(&self, names: &[String]) -> Result<String, Error> {
+        let mut fates = Vec::new();
+        for name in names {
+            match self.find_server(name) {
+                Ok(server) => fates.push(format!("server {name}{}", self.fate(&server)?.sentence())),
+                // Somebody has deleted it meanwhile.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fates.join("; "))
     }
 
     fn config_of(&self, group: &Group) -> Result<Config, Error> {

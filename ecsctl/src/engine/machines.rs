@@ -61,7 +61,8 @@ impl App {
         if disks.is_empty() && hardware.kernel.is_none() {
             return Err(Error::NothingToBoot { server: server.name });
         }
-        disks.sort_by_key(|disk| (disk.role != Role::System, disk.name.clone()));
+        // Another server's system disk, attached here to be mended, is not what this one boots from while it has its own.
+        disks.sort_by_key(|disk| (!disk.is_system_of(id), disk.role != Role::System, disk.name.clone()));
         let machine = Machine {
             id,
             name: server.name.clone(),
@@ -134,7 +135,6 @@ impl App {
         self.machines.running().remove(&server.id)
     }
 
-    /// A start that was cut short: a machine that runs is kept, somebody may use it already.
     /// The machine of a server, if it was started on this volume.
     fn machine_on(&self, server: Uuid, volume: Uuid) -> Option<Serving> {
         let machine = self.machines.running().remove(&server)?;
@@ -162,6 +162,7 @@ impl App {
         Err(Error::StaleMachine { disk: disk.name.clone(), server })
     }
 
+    /// A start that was cut short: a machine that runs is kept, somebody may use it already.
     pub(super) fn settle_start(&mut self, server: &Server) -> Result<Direction, Error> {
         let runs = self.machines.running().contains_key(&server.id);
         let status = if runs { ServerStatus::Running } else { ServerStatus::Stopped };

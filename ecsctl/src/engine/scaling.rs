@@ -11,38 +11,51 @@ use crate::{
     engine::{
         build::{Blueprint, SYSTEM, data, derived, disk_name},
         make::Encryption,
+        servers::finished,
     },
     error::Error,
     model::{
         Noun,
-        disk::Role,
         scaling::{Config, DiskTemplate, Event, Group, Template, plan},
         server::Server,
         size::Size,
     },
 };
 
+/// What a server is made of, so that others can be made like it (A1). A system disk of another server, attached to this one to be mended, is
+/// one of its data disks.
+pub(super) fn template_of(connection: &Connection, server: &Server) -> Result<Template, Error> {
+    let (mut system, mut data) = (None, Vec::new());
+    for disk in disks::of_server(connection, server.id)? {
+        let is_system = disk.is_system_of(server.id);
+        let template = DiskTemplate {
+            size: disk.size,
+            encrypted: disk.encrypted,
+            key_id: disk.key_id,
+            key_alias: disk.key_alias,
+        };
+        if is_system { system = Some(template) } else { data.push(template) }
+    }
+    let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
+    Ok(Template { image, system, data })
+}
+
 impl App {
-    /// What a server is made of, so that others can be made like it (A1).
+    /// Makes a configuration like a server (A1).
     ///
     /// # Errors
-    /// Those of the catalogue.
-    pub(crate) fn template_of(&self, server: &Server) -> Result<Template, Error> {
-        let (mut system, mut data) = (None, Vec::new());
-        for disk in disks::of_server(self.catalog.read(), server.id)? {
-            let template = DiskTemplate {
-                size: disk.size,
-                encrypted: disk.encrypted,
-                key_id: disk.key_id,
-                key_alias: disk.key_alias,
-            };
-            match disk.role {
-                Role::System => system = Some(template),
-                Role::Data => data.push(template),
-            }
-        }
-        let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
-        Ok(Template { image, system, data })
+    /// [`Error::ServerStatus`] for one that is half made or half deleted; [`Error::Exists`], [`Error::NotFound`].
+    pub(crate) fn create_config(&mut self, name: String, given: &str) -> Result<(Config, Server), Error> {
+        self.settle_all()?;
+        let id = self.find_server(given)?.id;
+        let created_at = self.now.clone();
+        // In one transaction, so that the disks are those of a server that has them all.
+        self.catalog.write(|tx| {
+            let server = finished(tx, id, given)?;
+            let config = Config { id: Uuid::new_v4(), name, template: template_of(tx, &server)?, created_at };
+            scaling::insert_config(tx, &config)?;
+            Ok((config, server))
+        })
     }
 
     /// Makes a group, without servers as yet.
@@ -121,6 +134,8 @@ impl App {
     }
 
     fn blueprint(&self, name: String, group: &Group, template: &Template) -> Result<Blueprint, Error> {
+        // The numbers can be greater than the group is large, where others have taken names.
+        let name = derived((Noun::AsGroup, &group.name), Noun::Server, name)?;
         let size = |bytes: u64| {
             Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
         };
@@ -134,8 +149,6 @@ impl App {
             return Err(Error::StaysEncrypted {
                 name: format!("{name}-{SYSTEM}"),
                 image: image.name.clone(),
-        // The numbers can be greater than the group is large, where others have taken names.
-        let name = derived((Noun::AsGroup, &group.name), Noun::Server, name)?;
             });
         }
         let data = template

@@ -93,11 +93,6 @@ impl Error {
                 (Exit::Refused, "already-attached", format!("ecsctl disk detach {disk}"))
             }
             Self::NotAttached { disk } => (Exit::Refused, "not-attached", format!("ecsctl disk show {disk}")),
-            Self::OtherServer { disk, .. } => {
-                (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
-            }
-            Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
-            Self::ServerStatus { server, status, .. } => {
             Self::DiskOfMachine { server, .. } => {
                 (Exit::Refused, "in-use", format!("ecsctl server stop {server}"))
             }
@@ -106,6 +101,11 @@ impl Error {
                 "stale-machine",
                 format!("ecsctl server stop {server}, then: ecsctl server start {server}"),
             ),
+            Self::OtherServer { disk, .. } => {
+                (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
+            }
+            Self::ServerDeleting { .. } => (Exit::Refused, "wrong-state", "ecsctl server list".to_owned()),
+            Self::ServerStatus { server, status, .. } => {
                 (Exit::Refused, "wrong-state", server_hint(server, *status))
             }
             Self::NothingToBoot { server } => (

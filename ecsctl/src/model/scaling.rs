@@ -94,8 +94,14 @@ pub(crate) fn plan(group: &str, present: &[String], desired: u32, is_free: impl 
         .filter(|name| !taken.contains(name.as_str()) && is_free(name));
     Scaling {
         out: free.take(wanted.saturating_sub(present.len())).collect(),
-        inward: present.iter().rev().take(present.len().saturating_sub(wanted)).cloned().collect(),
+        inward: leaving(present, desired),
     }
+}
+
+/// The servers that go, of those `present`: the youngest first.
+pub(crate) fn leaving(present: &[String], desired: u32) -> Vec<String> {
+    let wanted = usize::try_from(desired).unwrap_or(usize::MAX);
+    present.iter().rev().take(present.len().saturating_sub(wanted)).cloned().collect()
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn s2_a_machine_runs_on_the_disks_of_its_server_and_only_once() {
     assert!(matches!(refused, Error::NothingToBoot { .. }), "{refused}");
     let data = world.attached("a-data", &server);
     let system = world.attached("system", &server);
-    let sql = "UPDATE volumes SET role = 'system' WHERE name = 'system'";
+    let sql = "UPDATE volumes SET role = 'system', made_with = server_id WHERE name = 'system'";
     world.app().catalog.read().execute(sql, ()).unwrap();
     // A disk that is away is brought back first.
     world.volumes.crash_all();
