@@ -101,7 +101,8 @@ step "tools" install_tools
 # Mounts and loop devices need root. An ordinary user builds as himself and runs the test programs by sudo.
 if [ "$(id -u)" != 0 ]; then
     host=$(rustc -vV | sed -n 's/^host: //p')
-    export "CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUNNER=sudo --preserve-env"
+    # sudo's own path replaces PATH also then (secure_path in sudoers(5)); what cargo installed for this user is not on it.
+    export "CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUNNER=sudo --preserve-env env PATH=$PATH"
 fi
 printf '\n== programs, beside what follows\n'
 build_programs </dev/null &
