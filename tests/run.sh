@@ -56,9 +56,10 @@ install_tools() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1
     tests/guest/fetch.sh >/dev/null || return 1
-    command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
-    command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny || return 1
-    command -v fsx >/dev/null || cargo install --locked --debug fsx || return 1
+    # Versions that build with the oldest compiler that Cargo.toml names.
+    command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest@0.9.114 || return 1
+    command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny@0.20.2 || return 1
+    command -v fsx >/dev/null || cargo install --locked --debug fsx@0.3.2 || return 1
     cargo fetch --locked     # of every platform: the dependency policy looks at all of them, offline
 }
 

@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, operations, servers as rows},
-    claim::{self, Claim},
+    claim::{self, Claim, Patience},
     error::Error,
     model::{
         Noun,
@@ -123,9 +123,8 @@ impl App {
         if operations::of::<Operation>(self.catalog.read(), kind, disk.id)?.is_none() {
             return Ok(disk);
         }
-        let patience = std::mem::take(&mut self.installation.patience);
-        let claimed = self.claim_volume_id(kind, disk.id, given);
-        self.installation.patience = patience;
+        let claimed =
+            self.with_patience(Patience::for_orphans, |app| app.claim_volume_id(kind, disk.id, given));
         match claimed {
             Ok(claimed) => Ok(claimed.disk),
             // Somebody is at it: its state says so.
@@ -159,6 +158,7 @@ impl App {
     pub(crate) fn check(&self, claimed: &Claimed) -> Result<serde_json::Value, Error> {
         let file = self.installation.place(claimed.disk.id).file;
         self.volumes.check(&claimed.claim, &file).map_err(|source| Error::Volume {
+            kind: claimed.disk.kind,
             disk: claimed.disk.name.clone(),
             doing: "checked",
             source: Box::new(source),
@@ -190,12 +190,37 @@ impl App {
         done
     }
 
-    /// Settles every operation that was cut short, of disks and servers.
-    /// What another process is doing at this moment is left alone.
+    /// Does something with another patience.
+    fn with_patience<T>(
+        &mut self,
+        change: impl FnOnce(Patience) -> Patience,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let patience = self.installation.patience;
+        self.installation.patience = change(patience);
+        let done = work(self);
+        self.installation.patience = patience;
+        done
+    }
+
+    /// Settles every operation that was cut short, of disks and servers, for who asks about others: what another process is doing at this
+    /// moment is left alone, also when it is an evsfs whose ecsctl was killed.
     ///
     /// # Errors
     /// Those of the catalogue. What could not be settled is returned beside its error.
     pub(crate) fn settle_all(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(|_| Patience::NONE, Self::settle_each)
+    }
+
+    /// The same for who asks for it: an evsfs whose ecsctl was killed is waited for.
+    ///
+    /// # Errors
+    /// As [`App::settle_all`].
+    pub(crate) fn settle_all_and_orphans(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(Patience::for_orphans, Self::settle_each)
+    }
+
+    fn settle_each(&mut self) -> Result<BTreeMap<String, Error>, Error> {
         let mut failed = BTreeMap::new();
         let mut pending = Vec::new();
         for kind in Noun::VOLUMES {
@@ -203,10 +228,7 @@ impl App {
         }
         for id in pending {
             let Some(disk) = disks::by_id(self.catalog.read(), id)? else { continue };
-            let patience = std::mem::take(&mut self.installation.patience);
-            let claimed = self.claim_volume_id(disk.kind, id, &disk.name);
-            self.installation.patience = patience;
-            match claimed {
+            match self.claim_volume_id(disk.kind, id, &disk.name) {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
@@ -216,10 +238,7 @@ impl App {
         }
         for id in operations::pending(self.catalog.read(), Noun::Server)? {
             let Some(server) = rows::by_id(self.catalog.read(), id)? else { continue };
-            let patience = std::mem::take(&mut self.installation.patience);
-            let settled = self.settle_server(id, &server.name);
-            self.installation.patience = patience;
-            match settled {
+            match self.settle_server(id, &server.name) {
                 Ok(()) | Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
                     failed.insert(server.name, error);
@@ -254,12 +273,9 @@ impl App {
     /// A refusal changes nothing.
     pub(crate) fn run(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
         let (id, now) = (claimed.disk.id, self.now.clone());
+        let gone = Error::NotFound { noun: claimed.disk.kind, given: claimed.disk.name.clone(), near: None };
         claimed.disk = self.catalog.write(|tx| {
-            let mut disk = disks::by_id(tx, id)?.ok_or_else(|| Error::NotFound {
-                noun: Noun::Disk,
-                given: id.to_string(),
-                near: None,
-            })?;
+            let mut disk = disks::by_id(tx, id)?.ok_or(gone)?;
             admission::admit(tx, &mut disk, operation)?;
             disks::update(tx, &disk)?;
             operations::begin(tx, disk.kind, id, operation, &now)?;
@@ -326,7 +342,12 @@ impl App {
     /// # Errors
     /// When what is mounted cannot be seen.
     pub(crate) fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
-        let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
+        let failed = |source| Error::Volume {
+            kind: disk.kind,
+            disk: disk.name.clone(),
+            doing,
+            source: Box::new(source),
+        };
         Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }
 

@@ -79,7 +79,7 @@ impl App {
             )?;
         }
         for name in plan.out {
-            let blueprint = self.blueprint(name.clone(), group, &config.template);
+            let blueprint = self.blueprint(name.clone(), group, config);
             let built = blueprint.and_then(|blueprint| self.build_server(&blueprint)).map(|_| ());
             self.tell(
                 group,
@@ -107,7 +107,8 @@ impl App {
         result
     }
 
-    fn blueprint(&self, name: String, group: &Group, template: &Template) -> Result<Blueprint, Error> {
+    fn blueprint(&self, name: String, group: &Group, config: &Config) -> Result<Blueprint, Error> {
+        let template = &config.template;
         let size = |bytes: u64| {
             Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
         };
@@ -127,8 +128,19 @@ impl App {
             .data
             .iter()
             .map(|disk| {
-                let encryption =
-                    if disk.encrypted { Encryption::Under(disk.key_id.clone()) } else { Encryption::Plain };
+                let encryption = match (disk.encrypted, &disk.key_id) {
+                    (false, _) => Encryption::Plain,
+                    (true, Some(key)) => Encryption::Under(Some(key.clone())),
+                    // Another key than its source's is not "the same" (A1).
+                    (true, None) => {
+                        return Err(Error::KeyUnrecorded {
+                            kind: Noun::Server,
+                            name: name.clone(),
+                            source_kind: Noun::AsConfig,
+                            source_name: config.name.clone(),
+                        });
+                    }
+                };
                 Ok((size(disk.size)?, encryption))
             })
             .collect::<Result<_, Error>>()?;

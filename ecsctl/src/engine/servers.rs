@@ -100,7 +100,8 @@ impl App {
                 Err(error) => Some(error),
             };
             if let Some(source) = busy.map(Box::new) {
-                return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
+                let (kind, doing) = (disk.kind, Operation::Detach.doing());
+                return Err(Error::Volume { kind, disk: disk.name, doing, source });
             }
             if disk.role == Role::System || server.group_id.is_some() {
                 own.push(disk.id);
@@ -229,8 +230,9 @@ impl App {
         let serving = match self.volumes.serving(&place) {
             Ok(serving) => serving,
             Err(source) => {
-                let disk = claimed.disk.name.clone();
-                return Recovery::Failed(Error::Volume { disk, doing: "attached", source: Box::new(source) });
+                let (kind, disk) = (claimed.disk.kind, claimed.disk.name.clone());
+                let source = Box::new(source);
+                return Recovery::Failed(Error::Volume { kind, disk, doing: "attached", source });
             }
         };
         let result = match serving {
