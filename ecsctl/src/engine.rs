@@ -20,14 +20,14 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, operations, servers as rows},
-    claim::{self, Claim, ClaimError},
+    claim::{self, Claim, ClaimError, Patience},
     error::Error,
     model::{
         Noun,
         disk::{Disk, DiskStatus},
         plan::{Direction, Fill, Operation, Step},
     },
-    volumes::{Written, process},
+    volumes::Written,
 };
 
 /// A disk that this process alone may change, with nothing half-done on it.
@@ -134,20 +134,14 @@ impl App {
         if operations::of::<Operation>(self.catalog.read(), kind, disk.id)?.is_none() {
             return Ok(disk);
         }
-        match self.at_once(|app| app.claim_volume_id(kind, disk.id, given)) {
+        let claimed =
+            self.with_patience(Patience::for_orphans, |app| app.claim_volume_id(kind, disk.id, given));
+        match claimed {
             Ok(claimed) => Ok(claimed.disk),
             // Somebody is at it: its state says so.
             Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => self.find_volume(kind, given),
             Err(error) => Err(error),
         }
-    }
-
-    /// Does something without waiting for other processes.
-    fn at_once<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
-        let patience = std::mem::take(&mut self.installation.patience);
-        let done = work(self);
-        self.installation.patience = patience;
-        done
     }
 
     /// Undoes the copies of a volume that were cut short: what they had mounted keeps it from being changed.
@@ -165,15 +159,8 @@ impl App {
 
     fn settle_copy(&mut self, kind: Noun, id: Uuid) -> Result<(), Error> {
         let given = id.to_string();
-        let settled = match self.at_once(|app| app.claim_volume_id(kind, id, &given)) {
-            // The process that made it has died, and an evsfs that it ran is still at work: that ends soon.
-            Err(Error::Claim { source: ClaimError::Taken { pid }, .. })
-                if process::identify(pid).is_none() =>
-            {
-                self.claim_volume_id(kind, id, &given)
-            }
-            other => other,
-        };
+        // The process that made it may have died, and an evsfs that it ran be at work still.
+        let settled = self.with_patience(Patience::for_orphans, |app| app.claim_volume_id(kind, id, &given));
         match settled {
             // It is gone by that, or its process works on it still, or has just finished.
             Ok(_) | Err(Error::NotFound { .. } | Error::Claim { source: ClaimError::Taken { .. }, .. }) => {
@@ -211,6 +198,7 @@ impl App {
     pub(crate) fn check(&self, claimed: &Claimed) -> Result<serde_json::Value, Error> {
         let file = self.installation.place(claimed.disk.id).file;
         self.volumes.check(&claimed.claim, &file).map_err(|source| Error::Volume {
+            kind: claimed.disk.kind,
             disk: claimed.disk.name.clone(),
             doing: "checked",
             source: Box::new(source),
@@ -242,12 +230,37 @@ impl App {
         done
     }
 
-    /// Settles every operation that was cut short, of disks and servers.
-    /// What another process is doing at this moment is left alone.
+    /// Does something with another patience.
+    fn with_patience<T>(
+        &mut self,
+        change: impl FnOnce(Patience) -> Patience,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let patience = self.installation.patience;
+        self.installation.patience = change(patience);
+        let done = work(self);
+        self.installation.patience = patience;
+        done
+    }
+
+    /// Settles every operation that was cut short, of disks and servers, for who asks about others: what another process is doing at this
+    /// moment is left alone, also when it is an evsfs whose ecsctl was killed.
     ///
     /// # Errors
     /// Those of the catalogue. What could not be settled is returned beside its error.
     pub(crate) fn settle_all(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(|_| Patience::NONE, Self::settle_each)
+    }
+
+    /// The same for who asks for it: an evsfs whose ecsctl was killed is waited for.
+    ///
+    /// # Errors
+    /// As [`App::settle_all`].
+    pub(crate) fn settle_all_and_orphans(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(Patience::for_orphans, Self::settle_each)
+    }
+
+    fn settle_each(&mut self) -> Result<BTreeMap<String, Error>, Error> {
         let mut failed = BTreeMap::new();
         let mut pending = Vec::new();
         for kind in Noun::VOLUMES {
@@ -255,7 +268,7 @@ impl App {
         }
         for id in pending {
             let Some(disk) = disks::by_id(self.catalog.read(), id)? else { continue };
-            match self.at_once(|app| app.claim_volume_id(disk.kind, id, &disk.name)) {
+            match self.claim_volume_id(disk.kind, id, &disk.name) {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
                 Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
@@ -265,7 +278,7 @@ impl App {
         }
         for id in operations::pending(self.catalog.read(), Noun::Server)? {
             let Some(server) = rows::by_id(self.catalog.read(), id)? else { continue };
-            match self.at_once(|app| app.settle_server(id, &server.name)) {
+            match self.settle_server(id, &server.name) {
                 Ok(()) | Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
                     failed.insert(server.name, error);
@@ -303,13 +316,10 @@ impl App {
         if *operation == Operation::Detach {
             self.refuse_machine(&claimed.disk)?;
         }
+        let gone = Error::NotFound { noun: claimed.disk.kind, given: claimed.disk.name.clone(), near: None };
         let before;
         (claimed.disk, before) = self.catalog.write(|tx| {
-            let mut disk = disks::by_id(tx, id)?.ok_or_else(|| Error::NotFound {
-                noun: Noun::Disk,
-                given: id.to_string(),
-                near: None,
-            })?;
+            let mut disk = disks::by_id(tx, id)?.ok_or(gone)?;
             let before = disk.status;
             admission::admit(tx, &mut disk, operation)?;
             disks::update(tx, &disk)?;
@@ -387,7 +397,12 @@ impl App {
     /// # Errors
     /// When what is mounted cannot be seen.
     pub(crate) fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
-        let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
+        let failed = |source| Error::Volume {
+            kind: disk.kind,
+            disk: disk.name.clone(),
+            doing,
+            source: Box::new(source),
+        };
         Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }
 

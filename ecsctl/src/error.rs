@@ -115,6 +115,12 @@ pub(crate) enum Error {
         /// The name.
         name: String,
     },
+    /// A path that cannot be written down.
+    #[error("{} cannot be used: it is not UTF-8", path.display())]
+    NotText {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file of the user's that is not overwritten.
     #[error("{} exists already, and is not overwritten", path.display())]
     FileExists {
@@ -129,9 +135,19 @@ pub(crate) enum Error {
         /// Why.
         source: SizeError,
     },
-    /// The state of a disk forbids it.
-    #[error("disk {disk} is {} and cannot be {}{}", status.as_str(), action.done(), reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    /// Memory that no system runs in.
+    #[error("{given:?} is too little memory for a server, which has at least {least} MiB")]
+    LittleMemory {
+        /// The text.
+        given: String,
+        /// The least, MiB.
+        least: u64,
+    },
+    /// The state of a disk, image or backup forbids it.
+    #[error("{kind} {disk} is {} and cannot be {}{}", status.as_str(), action.done(), reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
     DiskStatus {
+        /// Disk, image or backup: names are unique among their kind only.
+        kind: Noun,
         /// Its name.
         disk: String,
         /// Its state.
@@ -383,6 +399,18 @@ pub(crate) enum Error {
         /// The engine's report.
         report: serde_json::Value,
     },
+    /// A volume that cannot be copied, since reading it fails.
+    #[error("{kind} {name} cannot be read: {source}{}", if is_damage(source) { "; a part of it does not verify, or its storage fails" } else { "" })]
+    Unreadable {
+        /// Disk, image or backup.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// What its view said.
+        source: io::Error,
+    },
     /// A group uses the configuration.
     #[error("configuration {config} is used by group {group}")]
     ConfigInUse {
@@ -452,9 +480,11 @@ pub(crate) enum Error {
         source: kmsd::domain::audit::InvalidHead,
     },
     /// The volume engine.
-    #[error("disk {disk} cannot be {doing}: {source}")]
+    #[error("{kind} {disk} cannot be {doing}: {source}")]
     Volume {
-        /// The disk's name.
+        /// Disk, image or backup.
+        kind: Noun,
+        /// Its name.
         disk: String,
         /// `created`, `attached`, `detached` or `deleted`.
         doing: &'static str,
@@ -518,4 +548,9 @@ pub(crate) enum Error {
         /// How each of them fared, as the command shows it.
         disks: serde_json::Value,
     },
+}
+
+/// Whether this is what a view says of a block that does not verify (D10).
+fn is_damage(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
 }

@@ -199,3 +199,47 @@ fn i1_an_image_is_made_of_a_system_disk_in_use() {
     ecs.ecsctl("server delete web1 --yes").ok();
     ecs.ecsctl("image delete base --yes").ok();
 }
+
+/// D10: a copy of a disk, image or backup with a block that does not verify says which one and what saves the rest; nothing half-made stays.
+#[test]
+fn d10_a_copy_of_a_damaged_volume_names_it_and_what_saves_the_rest() {
+    let ecs = Installation::new();
+    fs::write(ecs.dir().join("raw"), vec![0xd7; 1 << 20]).expect("it can be written");
+    let image = ecs.ecsctl("image create same --from-file raw").json();
+    ecs.ecsctl("image copy same good").ok();
+    let disk = ecs.create_disk("same", "--size 1M");
+    let view = ecs.attach("same", "web1").path;
+    fs::File::options()
+        .write(true)
+        .open(&view)
+        .expect("the view opens")
+        .write_all(&[0xd8; 1 << 20])
+        .expect("it takes writes");
+    ecs.ecsctl("disk detach same").ok();
+    for (volume, byte) in [(&image, 0xd7), (&disk, 0xd8)] {
+        let file = file_of(volume);
+        let mut bytes = fs::read(&file).expect("the volume file can be read");
+        let slot =
+            bytes.chunks(4096).position(|slot| slot.iter().all(|b| *b == byte)).expect("a block of data");
+        bytes[slot * 4096 + 9] ^= 1;
+        fs::write(&file, bytes).expect("it is ours");
+    }
+    let before = ecs.fingerprint();
+    for (line, named, volume) in [
+        ("backup create b --disk same", "disk same", &disk),
+        ("image create i --from-disk same", "disk same", &disk),
+        ("image copy same i", "image same", &image),
+        ("image export same out.raw --format raw", "image same", &image),
+    ] {
+        let refused = ecs.ecsctl(line).error(5).naming(&[named, "verify"]);
+        assert_eq!(refused.code, "volume-damaged", "{line}: {refused:?}");
+        let file = file_of(volume);
+        assert!(refused.hint.contains(&format!("evsfs salvage {}", file.display())), "{line}: {refused:?}");
+        assert_eq!(ecs.fingerprint(), before, "{line} left something");
+        assert!(!ecs.dir().join("out.raw").exists());
+    }
+    let saved = ecs.dir().join("saved");
+    ecs.evsfs(&["salvage".as_ref(), file_of(&disk).as_os_str(), saved.as_os_str()]);
+    let saved = fs::read(saved).expect("what verifies was saved");
+    assert_eq!(saved.iter().filter(|byte| **byte == 0xd8).count(), (1 << 20) - 4096);
+}

@@ -245,6 +245,32 @@ fn d3_attached_disks_need_neither_kmsd_nor_the_token() {
     assert!(read(&attached.path, 20 * MIB as u64, 3 * MIB) == pattern(5, 3 * MIB));
 }
 
+/// D7: a disk goes with what evsfs left unfinished of it, and with nothing else: a copy of its file is whoever's made it.
+#[test]
+fn d7_a_deleted_disk_takes_no_copies_with_it_that_somebody_keeps_beside_it() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let other = ecs.create_disk("other", "--size 16M --encrypted");
+    let file = |disk: &Value| disk["file"].as_str().expect("a file").to_owned();
+    let id = |disk: &Value| disk["id"].as_str().expect("an ID").to_owned();
+    let beside = |name: String| ecs.home().join("volumes").join(name);
+    let kept = [
+        format!("{}.evs.newest-kept", id(&disk)),
+        format!(".{}.evs.swp", id(&disk)),
+        format!(".evsfs-{}.x.unfinished", id(&other)),
+    ]
+    .map(beside);
+    let unfinished = beside(format!(".evsfs-{}.x.unfinished", id(&disk)));
+    for path in kept.iter().chain([&unfinished]) {
+        fs::copy(file(&disk), path).expect("it can be copied");
+    }
+    ecs.ecsctl("disk delete d --yes").ok();
+    assert!(!PathBuf::from(file(&disk)).exists() && !unfinished.exists());
+    for path in kept {
+        assert!(path.exists(), "{} went with the disk", path.display());
+    }
+}
+
 /// D4: detach flushes, unmounts and ends the one process that held the DEK.
 #[test]
 fn d4_detach_ends_the_process_that_held_the_dek() {

@@ -31,6 +31,19 @@ fn disk(name: &str) -> Disk {
 }
 
 #[test]
+fn nobody_else_reads_the_catalogue_whatever_the_mode_of_its_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();
+    catalog.write(|tx| disks::insert(tx, &disk("data1"))).unwrap();
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+}
+
+#[test]
 fn a_row_comes_back_as_it_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();

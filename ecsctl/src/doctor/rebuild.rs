@@ -69,7 +69,7 @@ pub(crate) fn rebuild(app: &mut App) -> Result<Vec<Rebuilt>, Error> {
 }
 
 fn unreadable(id: Uuid, source: ToolError) -> Error {
-    Error::Volume { disk: id.to_string(), doing: "read", source: Box::new(source) }
+    Error::Volume { kind: Noun::Disk, disk: id.to_string(), doing: "read", source: Box::new(source) }
 }
 
 fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {

@@ -95,6 +95,7 @@ fn demand(disk: &Disk, action: DiskAction) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::DiskStatus {
+        kind: disk.kind,
         disk: disk.name.clone(),
         status: disk.status,
         action,

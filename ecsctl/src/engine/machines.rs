@@ -1,12 +1,11 @@
 //! Starting and stopping the virtual machines of servers, and noticing that one has ended (S2, S3).
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use crate::{
     app::App,
     catalog::{operations, servers},
+    claim::Patience,
     engine::servers::{Recovery, ServerOperation},
     error::Error,
     machines::{Kernel, Machine, MachineDisk, Stop, accel::Acceleration},
@@ -182,9 +181,9 @@ impl App {
         if thought.is_empty() {
             return Ok(());
         }
-        let patience = std::mem::replace(&mut self.installation.patience, Duration::ZERO);
         for server in thought {
-            let claim = self.claim(Noun::Server, server.id, &server.name);
+            let claim = self
+                .with_patience(|_| Patience::NONE, |app| app.claim(Noun::Server, server.id, &server.name));
             // Under the claim nobody starts or stops it.
             let current = servers::by_id(self.catalog.read(), server.id)?;
             if claim.is_ok()
@@ -195,7 +194,6 @@ impl App {
                 self.ended.push(server.name);
             }
         }
-        self.installation.patience = patience;
         Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! Making volumes: disks, images and backups, empty or filled, with the encryption that the rules allow.
 
-use std::fs::File;
-
 use uuid::Uuid;
 
 use crate::{
@@ -119,7 +117,7 @@ impl App {
         let (wanted, from) = match (&request.fill, &source) {
             (Some(Fill::File { path, format }), _) => {
                 let failed = |source| Error::Image { path: path.clone(), source };
-                let file = File::open(path).and_then(OpenFile::new).map_err(|e| failed(e.into()))?;
+                let file = OpenFile::open(path).map_err(|e| failed(e.into()))?;
                 let (_, image) = probe::open(file, *format).map_err(failed)?;
                 (image.size().next_multiple_of(crate::model::size::BLOCK), Some(path.display().to_string()))
             }

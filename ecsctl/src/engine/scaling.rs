@@ -46,7 +46,7 @@ impl App {
     /// # Errors
     /// [`Error::ServerStatus`] for one that is half made or half deleted; [`Error::Exists`], [`Error::NotFound`].
     pub(crate) fn create_config(&mut self, name: String, given: &str) -> Result<(Config, Server), Error> {
-        self.settle_all()?;
+        self.settle_all_and_orphans()?;
         let id = self.find_server(given)?.id;
         let created_at = self.now.clone();
         // In one transaction, so that the disks are those of a server that has them all.
@@ -105,7 +105,7 @@ impl App {
             )?;
         }
         for name in plan.out {
-            let blueprint = self.blueprint(name.clone(), group, &config.template);
+            let blueprint = self.blueprint(name.clone(), group, config);
             let built = blueprint.and_then(|blueprint| self.build_server(&blueprint)).map(|_| ());
             self.tell(
                 group,
@@ -133,9 +133,10 @@ impl App {
         result
     }
 
-    fn blueprint(&self, name: String, group: &Group, template: &Template) -> Result<Blueprint, Error> {
+    fn blueprint(&self, name: String, group: &Group, config: &Config) -> Result<Blueprint, Error> {
         // The numbers can be greater than the group is large, where others have taken names.
         let name = derived((Noun::AsGroup, &group.name), Noun::Server, name)?;
+        let template = &config.template;
         let size = |bytes: u64| {
             Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
         };
@@ -155,8 +156,19 @@ impl App {
             .data
             .iter()
             .map(|disk| {
-                let encryption =
-                    if disk.encrypted { Encryption::Under(disk.key_id.clone()) } else { Encryption::Plain };
+                let encryption = match (disk.encrypted, &disk.key_id) {
+                    (false, _) => Encryption::Plain,
+                    (true, Some(key)) => Encryption::Under(Some(key.clone())),
+                    // Another key than its source's is not "the same" (A1).
+                    (true, None) => {
+                        return Err(Error::KeyUnrecorded {
+                            kind: Noun::Server,
+                            name: name.clone(),
+                            source_kind: Noun::AsConfig,
+                            source_name: config.name.clone(),
+                        });
+                    }
+                };
                 Ok((size(disk.size)?, encryption))
             })
             .collect::<Result<_, Error>>()?;

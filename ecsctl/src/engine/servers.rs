@@ -114,7 +114,7 @@ impl App {
     /// # Errors
     /// [`Error::ServerStatus`] for one that is half made or half deleted; [`Error::NoSystemDisk`].
     pub(crate) fn system_disk(&mut self, given: &str) -> Result<Disk, Error> {
-        self.settle_all()?;
+        self.settle_all_and_orphans()?;
         let id = self.find_server(given)?.id;
         let server = finished(self.catalog.read(), id, given)?;
         let mut disks = disks::of_server(self.catalog.read(), id)?.into_iter();
@@ -166,7 +166,8 @@ impl App {
                 Err(error) => Some(error),
             };
             if let Some(source) = busy.map(Box::new) {
-                return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
+                let (kind, doing) = (disk.kind, Operation::Detach.doing());
+                return Err(Error::Volume { kind, disk: disk.name, doing, source });
             }
         }
         let now = self.now.clone();
@@ -324,8 +325,9 @@ impl App {
         let serving = match self.volumes.serving(&place) {
             Ok(serving) => serving,
             Err(source) => {
-                let disk = claimed.disk.name.clone();
-                return Recovery::Failed(Error::Volume { disk, doing: "attached", source: Box::new(source) });
+                let (kind, disk) = (claimed.disk.kind, claimed.disk.name.clone());
+                let source = Box::new(source);
+                return Recovery::Failed(Error::Volume { kind, disk, doing: "attached", source });
             }
         };
         let result = match serving {

@@ -26,6 +26,7 @@ use super::servers::Recovery;
 use crate::{
     app::App,
     catalog::{Catalog, disks, operations, servers},
+    claim::Patience,
     config::{Installation, MachineSettings},
     error::Error,
     keys::fake::FakeKeys,
@@ -68,7 +69,7 @@ impl World {
             home: self.dir.path().to_owned(),
             kmsd_socket: "/nowhere".into(),
             evsfs: "/nowhere".into(),
-            patience: Duration::ZERO,
+            patience: Patience::NONE,
             machines: MachineSettings::default(),
         };
         App {

@@ -168,24 +168,30 @@ impl FakeVolumes {
     }
 }
 
+/// What a volume's file holds lies beside it here, under names that evsfs gives to what it has not finished, so that it goes with the file.
+fn part(file: &Path, what: &str) -> PathBuf {
+    let volume = file.file_stem().unwrap().to_str().unwrap();
+    file.with_file_name(format!(".evsfs-{volume}.{what}.unfinished"))
+}
+
 /// The contents of a volume, in the open.
 pub(crate) fn data_of(file: &Path) -> PathBuf {
-    file.with_extension("evs.data")
+    part(file, "data")
 }
 
 /// Which key wraps the DEK.
 fn key_file(file: &Path) -> PathBuf {
-    file.with_extension("evs.key")
+    part(file, "key")
 }
 
 /// There when the volume was flattened.
 fn flat_mark(file: &Path) -> PathBuf {
-    file.with_extension("evs.flat")
+    part(file, "flat")
 }
 
 /// Where a snapshot's contents are kept.
 pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
-    file.with_extension(format!("evs.snapshot-{id}"))
+    part(file, &format!("snapshot-{id}"))
 }
 
 /// The snapshots that a volume has: ID and contents.
@@ -194,7 +200,8 @@ fn snapshots_of(file: &Path) -> Vec<(String, PathBuf)> {
     let paths = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let id = |path: &Path| {
         let name = path.file_name()?.to_str()?;
-        Some(name.strip_prefix(stem)?.strip_prefix(".evs.snapshot-")?.to_owned())
+        let rest = name.strip_prefix(".evsfs-")?.strip_prefix(stem)?.strip_prefix(".snapshot-")?;
+        Some(rest.strip_suffix(".unfinished")?.to_owned())
     };
     paths.filter_map(|path| Some((id(&path)?, path))).collect()
 }
@@ -213,7 +220,7 @@ impl VolumeTool for FakeVolumes {
     fn create(&self, _: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError> {
         assert!(!new.file.exists(), "evsfs refuses to overwrite");
         if self.hits(Trouble::DieInCreate) {
-            fs::write(new.file.with_extension("evs.partial"), "").unwrap();
+            fs::write(part(new.file, "new"), "").unwrap();
             std::panic::resume_unwind(Box::new(Killed));
         }
         let data = fs::File::create(data_of(new.file)).unwrap();

@@ -21,7 +21,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        app.settle_all()?;
+        app.settle_all_and_orphans()?;
         let (_claim, mut group) = app.claim_group(&self.group)?;
         let present = scaling::members(app.catalog.read(), group.id)?;
         let fates = app.fates(&leaving(&present, 0))?;

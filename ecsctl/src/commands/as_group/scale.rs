@@ -31,7 +31,7 @@ pub(crate) struct Scale {
 
 impl Scale {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        app.settle_all()?;
+        app.settle_all_and_orphans()?;
         let (_claim, mut group) = app.claim_group(&self.group)?;
         group.desired = self.desired;
         within(&group)?;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    commands::{parse_name, stdout},
+    commands::{parse_name, recorded_path, stdout},
     engine::make::{Encryption, Request},
     error::Error,
     images::ImageFormat,
@@ -50,10 +50,7 @@ impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let name = parse_name(Noun::Image, &self.name)?;
         let fill = match (self.from_file, &self.from_server, &self.from_disk) {
-            (Some(path), ..) => {
-                let path = std::path::absolute(&path).unwrap_or(path);
-                Fill::File { path, format: self.format }
-            }
+            (Some(path), ..) => Fill::File { path: recorded_path(path)?, format: self.format },
             (None, Some(server), _) => {
                 Fill::Volume { id: app.system_disk(server)?.id, verify: false, snapshot: None }
             }

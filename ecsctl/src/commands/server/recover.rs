@@ -39,7 +39,7 @@ struct Line {
 
 impl Recover {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let troubled = app.settle_all()?;
+        let troubled = app.settle_all_and_orphans()?;
         let servers = match &self.server {
             Some(given) => vec![app.find_server(given)?],
             None => servers::all(app.catalog.read())?,

@@ -116,7 +116,7 @@ fn d5_a_backup_is_read_again_before_it_counts() {
                 let of_disk = data_of(&volumes.join(format!("{}.evs", disk.id)));
                 for entry in fs::read_dir(&volumes).unwrap() {
                     let path = entry.unwrap().path();
-                    if path.extension().is_some_and(|ending| ending == "data") && path != of_disk {
+                    if path.display().to_string().ends_with(".data.unfinished") && path != of_disk {
                         let mut bytes = fs::read(&path).unwrap();
                         bytes[at] ^= 1;
                         fs::write(&path, bytes).unwrap();

@@ -160,8 +160,10 @@ fn assert_whole(world: &World, context: &str) {
     let mut kept = Vec::new();
     for entry in fs::read_dir(app.installation.volumes()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(known.iter().any(|id| name.starts_with(id)), "{context}: {name} is nobody's");
-        kept.extend(name.split_once(".snapshot-").map(|(_, id)| id.to_owned()));
+        let of_volume = name.strip_prefix(".evsfs-").unwrap_or(&name);
+        assert!(known.iter().any(|id| of_volume.starts_with(id)), "{context}: {name} is nobody's");
+        let snapshot = name.split_once(".snapshot-").and_then(|(_, id)| id.strip_suffix(".unfinished"));
+        kept.extend(snapshot.map(str::to_owned));
     }
     let mut told: Vec<String> =
         snapshots::all(read, None).unwrap().iter().map(|snapshot| snapshot.id.to_string()).collect();

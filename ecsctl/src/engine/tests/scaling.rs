@@ -118,3 +118,12 @@ fn a1_a_group_whose_servers_or_disks_could_not_be_named_is_not_made() {
     let last = Group { desired: 9, ..fits };
     assert_eq!(world.app().scale(&last, &config).unwrap().len(), 9);
 }
+
+#[test]
+fn a1_a_disk_whose_key_is_not_known_is_not_made_under_another_one() {
+    let (world, group, mut config) = scaled(1);
+    config.template.data[0].key_id = None;
+    let refused = world.app().scale(&group, &config).unwrap_err();
+    assert!(matches!(&refused, Error::KeyUnrecorded { .. }), "{refused}");
+    assert!(world.row("g-1-data1").is_none() && world.row("g-1-system").is_none());
+}
