@@ -368,6 +368,14 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
             return reply.error(Errno::ENXIO);
         }
         let snapshot = self.snapshots.of(ino).zip(self.device.snapshots());
+        // What was stored through a mapping is known to the kernel alone until it writes it back: any part of the disk may be data.
+        if self.cached && snapshot.is_none() {
+            return match whence {
+                libc::SEEK_DATA => reply.offset(offset),
+                libc::SEEK_HOLE => reply.offset(i64::try_from(attr.size).expect("sizes are far below 2^63")),
+                _ => reply.error(Errno::EINVAL),
+            };
+        }
         let found = match (whence, snapshot) {
             (libc::SEEK_DATA, None) => self.device.next_data(from),
             (libc::SEEK_HOLE, None) => self.device.next_hole(from).map(Some),
