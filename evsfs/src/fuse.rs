@@ -396,6 +396,13 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         if ![libc::SEEK_DATA, libc::SEEK_HOLE].contains(&whence) {
             return reply.error(Errno::EINVAL);
         }
+        // What was stored through a mapping is known to the kernel alone until it writes it back: any part of the disk may be data.
+        if self.cached && snapshot.is_none() {
+            return match whence {
+                libc::SEEK_DATA => reply.offset(offset),
+                _ => reply.offset(i64::try_from(attr.size).expect("sizes are far below 2^63")),
+            };
+        }
         let _turn = Turn(&self.threads);
         let found = self.threads.call(Kind::Read, 0, || match (whence, snapshot) {
             (libc::SEEK_DATA, None) => self.device.next_data(from),

@@ -101,8 +101,9 @@ impl KeyError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Service { source: ClientError::Refused { hint, .. }, .. } => hint.as_deref(),
-            _ => None,
+            // What there is to say of that here, the client does not know: attached disks work on.
+            Self::Service { source: ClientError::Unreachable { .. }, .. } | Self::NotWrapped { .. } => None,
+            Self::Service { source, .. } => source.hint(),
         }
     }
 }
@@ -143,6 +144,13 @@ impl KeyService {
     #[must_use]
     pub fn impatient() -> Self {
         let timeouts = Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(3) };
+        Self { client: Client::with_timeouts(kmsd::paths::socket(), timeouts) }
+    }
+
+    /// The same for a change of an open volume, which its user may want to detach meanwhile.
+    #[must_use]
+    pub fn for_changes() -> Self {
+        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(10) };
         Self { client: Client::with_timeouts(kmsd::paths::socket(), timeouts) }
     }
 

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
@@ -79,6 +81,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
     let new = service.create(key, uuid, kind)?;
     header.suite = Suite::Aes256Gcm;
     header.cmk_id = Text::new(&new.key_id).expect("a key id has 36 characters");
+    header.cmk_version = new.wrapped.key_version().unwrap_or(0);
     header.wrapped_dek =
         WrappedDekField::new(new.wrapped.as_bytes().to_vec()).expect("kmsd's are at most 512 bytes");
     Ok((header, VolumeKeys::new(new.dek, uuid, Backend::AwsLc)))
@@ -109,8 +112,7 @@ fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) 
     })?;
     Volume::create(&backing, header, &params, keys, &SystemEntropy)
         .map_err(|source| Failure::Create { file: path.to_owned(), source })?;
-    // Unlike a rename, this never replaces a file that came to be in the meantime.
-    fs::hard_link(&unfinished.path, path).map_err(|source| match source.kind() {
+    place(&unfinished.path, path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => FileError::Exists { file: path.to_owned() },
         _ => system("create")(source),
     })?;
@@ -118,6 +120,14 @@ fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) 
     let parent = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(system("make durable"))?;
     Ok(())
+}
+
+/// Never replaces a file that came to be in the meantime. Some file systems have no such rename (NFS), others no second names (FAT).
+fn place(unfinished: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
+        renamed => Ok(renamed?),
+    }
 }
 
 /// A file that goes when it is done with, one way or the other.

@@ -12,6 +12,7 @@ mod file_systems;
 mod lifecycle;
 mod mapped;
 mod operations;
+mod places;
 mod secrets;
 mod slow_host;
 mod space;
