@@ -134,6 +134,8 @@ fn kmsd_audit(ecs: &Installation, arguments: &[&str]) -> Outcome {
 fn k8_a_log_is_archived_and_goes_on() {
     let mut ecs = Installation::new();
     ask(&ecs, 20);
+    let keys = ecs.dir().join("audit-keys.json");
+    ecs.ecsctl_with(&["audit", "export-keys", keys.to_str().unwrap()]).ok();
     let backup = ecs.dir().join("backup");
     run(ecs.kmsd().command().arg("backup").arg(&backup)).ok();
     let served = kmsd_audit(&ecs, &["archive"]);
@@ -148,6 +150,8 @@ fn k8_a_log_is_archived_and_goes_on() {
         archive.file_name().unwrap().to_str().unwrap(),
         format!("1-{}", last.split_once(':').unwrap().0)
     );
+    let alone = verify(&ecs, &archive, Some(&keys), Some(&last)).json();
+    assert_eq!((alone["end"].as_str(), &alone["archived"]), (Some(last.as_str()), &json!(null)), "{alone}");
     let rest = kmsd_audit(&ecs, &["verify"]).ok().stdout;
     assert!(rest.contains(&format!("archived up to {last}")), "{rest}");
 

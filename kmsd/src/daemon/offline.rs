@@ -124,7 +124,9 @@ pub fn archive_audit(home: &Path, config: &Config) -> Result<Archived, DaemonErr
         None => AuditError::Stopped.into(),
     })?;
     let note = TokenNote { audit: archived.end, file: archived.file.max(note.file), ..note };
-    session.put_note(&serde_json::to_vec(&note).expect("notes serialise"))?;
+    if let Err(error) = session.put_note(&serde_json::to_vec(&note).expect("notes serialise")) {
+        tracing::warn!(%error, "the log is archived, and the token is told of its new end by the next start of kmsd");
+    }
     Ok(archived)
 }
 
