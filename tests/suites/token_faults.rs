@@ -340,6 +340,55 @@ fn every_call_of_the_start_fails_in_turn() {
     }
 }
 
+/// After a recovery all handles are found at once: the first use of each key searches for nothing.
+#[test]
+fn after_a_recovery_keys_are_not_searched_for_one_by_one() {
+    const KEYS: usize = 20;
+    let stage = Stage::new();
+    let wrapped: Vec<Value> = (0..KEYS)
+        .map(|n| {
+            let key = format!("many-{n}");
+            stage.ecs.kms("create-key", &json!({"key_alias": key})).ok();
+            let made = stage.ecs.kms("create-datakey", &json!({"key_id": key})).ok();
+            json!({"key_id": key, "cipher_text": made["cipher_text"]})
+        })
+        .collect();
+    stage.ecs.proxy().order("fail 0 0x30");
+    stage.until_back("a lost device");
+    stage.ecs.proxy().order("");
+    for request in &wrapped {
+        stage.ecs.kms("decrypt-datakey", request).ok();
+    }
+    // The token is told of the records meanwhile, which takes a search each time.
+    let searches = stage.ecs.proxy().calls().iter().filter(|call| *call == "C_FindObjectsInit").count();
+    assert!(searches < KEYS / 2, "{searches}");
+}
+
+/// A token that makes no objects, as a full one does, is not gone: who makes keys is told so, and no data key is refused meanwhile.
+#[test]
+fn a_token_that_makes_no_objects_goes_on_serving() {
+    let stage = Stage::new();
+    for (round, code) in [0x05, 0x06, 0x31].into_iter().enumerate() {
+        let full = |function| format!("refuse {function} {code:#x}\n");
+        stage.ecs.proxy().order(&["C_GenerateKey", NOTE].map(full).concat());
+        for n in 0..30 {
+            let refused = stage.ecs.kms("create-key", &json!({"key_alias": format!("full-{round}-{n}")}));
+            assert_eq!(refused.status, 500, "{code:#x}: {refused:?}");
+            for _ in 0..10 {
+                let reply = stage.decrypt();
+                assert_eq!(
+                    (reply.status, &reply.body["data_key"]),
+                    (200, &stage.plain),
+                    "{code:#x}: {reply:?}"
+                );
+            }
+        }
+        stage.ecs.proxy().order("");
+        stage.ecs.kms("create-key", &json!({"key_alias": format!("room-{round}")})).ok();
+        stage.until_consistent(&format!("{code:#x}"));
+    }
+}
+
 /// The token is taken out and put back.
 #[test]
 fn a_token_that_goes_is_told_at_once_and_taken_back() {

@@ -189,6 +189,14 @@ fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, Toke
     Ok((Live { slot, login: Some(session), objects: Arc::default(), mechanism }, identity))
 }
 
+/// Finds every object at once: one by one, each search of a token with many objects takes its time, and the first use of each key would wait for one.
+fn find_all(live: &mut Live) -> Result<(), HsmError> {
+    let place: Place = Arc::new(Mutex::new(live.login.take()));
+    let found = Pkcs11Session::new(Arc::clone(&place), Arc::clone(&live.objects), live.mechanism).inventory();
+    live.login = place.lock().take();
+    found.map(drop)
+}
+
 /// How a token with these mechanisms seals.
 ///
 /// # Errors
@@ -217,7 +225,7 @@ fn log_in(
     settings: &Pkcs11Settings,
     token: &TokenIdentity,
 ) -> Result<(), HsmError> {
-    let pin = settings.pin.read()?;
+    let (pin, stamp) = settings.pin.read()?;
     match session.login(UserType::User, Some(&pin)) {
         Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
             settings.pin.accepted();
@@ -231,7 +239,7 @@ fn log_in(
             | RvError::PinLocked
             | RvError::UserPinNotInitialized),
             _,
-        )) => Err(settings.pin.refused(token.clone(), &code)),
+        )) => Err(settings.pin.refused(stamp, token.clone(), &code)),
         Err(e) => Err(classify(e)),
     }
 }
@@ -290,7 +298,8 @@ impl Token for Pkcs11Token {
         state.places.clear();
         state.live = None;
         finalise(&self.library);
-        let (live, _) = initialise(&self.library, &self.settings)?;
+        let (mut live, _) = initialise(&self.library, &self.settings)?;
+        find_all(&mut live)?;
         self.mechanism.store(live.mechanism as u8, Ordering::Release);
         state.live = Some(live);
         self.generation.fetch_add(1, Ordering::Release);

@@ -32,6 +32,7 @@ struct Orders {
     fail_after: HashMap<u64, CK_RV>,
     delays: HashMap<String, Duration>,
     hidden: HashSet<CK_MECHANISM_TYPE>,
+    refused: HashMap<String, CK_RV>,
     modulus_bits: Option<CK_ULONG>,
     sessions: Option<usize>,
     is_absent: bool,
@@ -56,7 +57,7 @@ pub(crate) fn judge(function: &str) -> Verdict {
         let orders = &mut state.orders;
         let verdict = if orders.is_absent {
             Verdict::Absent
-        } else if let Some(rv) = orders.fail.get(&index) {
+        } else if let Some(rv) = orders.fail.get(&index).or(orders.refused.get(function)) {
             Verdict::Fail(*rv)
         } else if let Some(rv) = orders.fail_after.get(&index) {
             Verdict::FailAfter(*rv)
@@ -130,6 +131,9 @@ impl Orders {
                 }
                 ["delay", function, micros] => {
                     orders.delays.insert((*function).to_owned(), Duration::from_micros(number(micros)?));
+                }
+                ["refuse", function, rv] => {
+                    orders.refused.insert((*function).to_owned(), number(rv)?);
                 }
                 ["hide", mechanism] => {
                     orders.hidden.insert(number(mechanism)?);
