@@ -19,7 +19,7 @@ mod tests;
 pub use self::{
     archive::{Archived, archive, settle},
     log::AuditLog,
-    reader::{NewestStart, archived_before, file_path, files, starts},
+    reader::{FirstRecord, archived_before, file_path, files, starts},
 };
 pub use self::{
     error::AuditError,

@@ -31,7 +31,10 @@ pub(crate) mod tests;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use parking_lot::Mutex;
@@ -73,6 +76,10 @@ pub struct Limits {
     pub max_keys: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_keys_each: usize,
+    /// Most grants on keys that are not destroyed.
+    pub max_grants: usize,
+    /// Most of them on keys of one principal, unless an administrator makes them.
+    pub max_grants_each: usize,
     /// Most volume anchors.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -81,11 +88,22 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_keys: 10_000, max_keys_each: 1000, max_anchors: 50_000, max_anchors_each: 10_000 }
+        Self {
+            max_keys: 10_000,
+            max_keys_each: 1000,
+            max_grants: 50_000,
+            max_grants_each: 5000,
+            max_anchors: 50_000,
+            max_anchors_each: 10_000,
+        }
     }
 }
 
 impl Limits {
+    const fn grants(self) -> Quota {
+        Quota { all: self.max_grants, each: self.max_grants_each }
+    }
+
     const fn keys(self) -> Quota {
         Quota { all: self.max_keys, each: self.max_keys_each }
     }
@@ -109,8 +127,8 @@ struct Inner {
     in_flight: Mutex<HashMap<KeyId, flight::Work>>,
     /// Told whenever one is let go.
     landed: Notify,
-    /// Keys whose rotation by interval failed, and when it is tried again.
-    rotate_again: Mutex<HashMap<KeyId, TrustedTime>>,
+    /// What failed of what is due, and when it is tried again.
+    again: Mutex<HashMap<KeyId, schedule::Again>>,
     open_secrets: access_keys::OpenSecrets,
     strangers: strangers::Strangers,
     /// Lets one caller at a time count keys and record another one.
@@ -119,6 +137,8 @@ struct Inner {
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.
     noted: tokio::sync::Mutex<TokenNote>,
+    /// A restored store is being dealt with: the token is not told of it before that is done.
+    is_restoring: AtomicBool,
     /// Number of the store's integrity key.
     store_key: AtomicU64,
 }
@@ -168,9 +188,9 @@ impl Service {
     }
 
     fn observe_clock(&self) -> TrustedClock {
-        let reading = self.inner.clock.read();
         let mut trusted = self.inner.trusted.lock();
-        *trusted = trusted.observe(reading);
+        // Read under the lock: a reading that another thread overtakes would pass for one of another boot.
+        *trusted = trusted.observe(self.inner.clock.read());
         trusted.clone()
     }
 

@@ -123,6 +123,8 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::GrantEmpty
         | Refusal::GranteeInvalid
         | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyGrantsInAll { .. }
+        | Refusal::TooManyGrantsOfOne { .. }
         | Refusal::Policy(_)
         | Refusal::AliasIsName { .. }
         | Refusal::TooManyAliases { .. }

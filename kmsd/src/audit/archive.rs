@@ -50,6 +50,8 @@ pub struct Archived {
     pub last: Head,
     /// Where the log ends now.
     pub end: Head,
+    /// Number of the file that it begins with.
+    pub file: u64,
 }
 
 /// Moves every record into an archive and begins the log anew. Nobody else may be writing it. A log that is not intact is left as it is: that is the
@@ -82,7 +84,8 @@ pub fn archive<E: From<AuditError>>(
         Some(start) => start.commit(key_of(start.file())?).unwrap_or(0),
         None => 0,
     };
-    let key = key_of(opened.number())?;
+    let file = opened.number();
+    let key = key_of(file)?;
     let done = prepare(log, &opened, key, commit, &destroyed, clock)
         .and_then(|end| exchange(log).map(|()| end))
         .and_then(|end| Ok((end, file_away(log)?)));
@@ -91,7 +94,7 @@ pub fn archive<E: From<AuditError>>(
             tracing::warn!(%error, "the next start of kmsd clears up what is left of this");
         }
     })?;
-    Ok(Ok(Archived { directory, first: verdict.archived.seq + 1, last: verdict.head, end }))
+    Ok(Ok(Archived { directory, first: verdict.archived.seq + 1, last: verdict.head, end, file }))
 }
 
 /// Finishes an archiving that was cut short after the directories had changed places, and clears away what one before that had made.

@@ -163,20 +163,32 @@ fn all_segments(directories: &[&Path]) -> Result<Vec<Segment>, AuditError> {
     }
 }
 
-/// The record that the newest start of the service began its file with.
+/// The record that a file with a key of its own begins with.
 #[cfg(feature = "daemon")]
-pub struct NewestStart {
+pub struct FirstRecord {
     file: u64,
     before: Head,
     line: Vec<u8>,
 }
 
 #[cfg(feature = "daemon")]
-impl NewestStart {
+impl FirstRecord {
     /// The file whose key it was made with.
     #[must_use]
     pub const fn file(&self) -> u64 {
         self.file
+    }
+
+    /// The record before it.
+    #[must_use]
+    pub const fn before(&self) -> Head {
+        self.before
+    }
+
+    /// Whether it is as it was written.
+    #[must_use]
+    pub fn is_intact(&self, key: ChainKey) -> bool {
+        Chain::new(self.before, key).check(&self.line).is_ok()
     }
 
     /// The store's newest commit at that start, if the record is as it was written and says so.
@@ -189,7 +201,7 @@ impl NewestStart {
 }
 
 #[cfg(feature = "daemon")]
-pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, AuditError> {
+pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<FirstRecord>, AuditError> {
     for (at, segment) in segments.iter().enumerate().rev() {
         let mut first = Vec::new();
         for_each_line(&segment.path, |line| {
@@ -204,7 +216,40 @@ pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, 
                     break;
                 }
             }
-            return Ok(Some(NewestStart { file: segment.number, before, line: first }));
+            return Ok(Some(FirstRecord { file: segment.number, before, line: first }));
+        }
+    }
+    Ok(None)
+}
+
+/// The record that the log begins with, if earlier ones were archived.
+#[cfg(feature = "daemon")]
+pub(super) fn begin(segments: &[Segment]) -> Result<Option<FirstRecord>, AuditError> {
+    let Some(segment) = segments.first() else { return Ok(None) };
+    let mut found = None;
+    for_each_line(&segment.path, |line| {
+        let before = begins_anew(line).and_then(|record| record.archived());
+        found = before.map(|before| FirstRecord { file: segment.number, before, line: line.to_vec() });
+        false
+    })?;
+    Ok(found)
+}
+
+/// The record of a number as it stands, from the newest file back.
+#[cfg(feature = "daemon")]
+pub(super) fn record_at(segments: &[Segment], seq: u64) -> Result<Option<Head>, AuditError> {
+    for segment in segments.iter().rev() {
+        let (mut found, mut begins_before) = (None, false);
+        for_each_line(&segment.path, |line| {
+            let at = number(line);
+            begins_before |= at.is_some_and(|at| at <= seq);
+            if at == Some(seq) {
+                found = audit::parse(line).map(|(record, _, mac)| Head { seq: record.seq, mac });
+            }
+            begins_before && at.is_none_or(|at| at < seq)
+        })?;
+        if begins_before {
+            return Ok(found);
         }
     }
     Ok(None)

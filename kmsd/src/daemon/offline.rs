@@ -58,6 +58,8 @@ pub(super) async fn start(
         limits: Limits {
             max_keys: config.limits.max_keys,
             max_keys_each: config.limits.max_keys_each,
+            max_grants: config.limits.max_grants,
+            max_grants_each: config.limits.max_grants_each,
             max_anchors: config.limits.max_anchors,
             max_anchors_each: config.limits.max_anchors_each,
         },
@@ -121,7 +123,7 @@ pub fn archive_audit(home: &Path, config: &Config) -> Result<Archived, DaemonErr
         Some(fault) => DaemonError::Tampered { fault, records },
         None => AuditError::Stopped.into(),
     })?;
-    let note = TokenNote { audit: archived.end, ..note };
+    let note = TokenNote { audit: archived.end, file: archived.file.max(note.file), ..note };
     session.put_note(&serde_json::to_vec(&note).expect("notes serialise"))?;
     Ok(archived)
 }

@@ -206,6 +206,20 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// As many as there may be.
+    #[error("there are {limit} grants already, as many as [limits] max_grants allows")]
+    TooManyGrantsInAll {
+        /// The bound.
+        limit: usize,
+    },
+    /// As many as there may be on the keys of one principal.
+    #[error(
+        "the keys of the owner of this one have {limit} grants already, as many as [limits] max_grants_each allows"
+    )]
+    TooManyGrantsOfOne {
+        /// The bound.
+        limit: usize,
+    },
     /// A policy that is not understood in full is not taken.
     #[error("the key policy is refused: {0}")]
     Policy(#[from] PolicyFault),
@@ -467,7 +481,9 @@ impl Refusal {
             Self::GrantEmpty => "KMS.2401",
             Self::GranteeInvalid => "KMS.2402",
             Self::GrantTooWide { .. } => "KMS.0307",
-            Self::TooManyGrants { .. } => "KMS.2404",
+            Self::TooManyGrants { .. }
+            | Self::TooManyGrantsInAll { .. }
+            | Self::TooManyGrantsOfOne { .. } => "KMS.2404",
             Self::Policy(_) => "KMSD.0007",
             Self::NoSuchAlias { .. } => "KMSD.0008",
             Self::AliasIsName { .. } => "KMSD.0009",
@@ -541,7 +557,9 @@ impl Refusal {
             }
             Self::NoSuchGrant { .. } => "look at `ecsctl key grant KEY`",
             Self::GrantTooWide { .. } => "ask the key's owner for the grant",
-            Self::TooManyGrants { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
+            Self::TooManyGrants { .. }
+            | Self::TooManyGrantsInAll { .. }
+            | Self::TooManyGrantsOfOne { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
             Self::AliasIsName { .. } => "rename that key first (`ecsctl key alias KEY --rename NAME`)",
             Self::TooManyAliases { .. } => {
                 "remove aliases that are not needed (`ecsctl key alias KEY --remove NAME`)"

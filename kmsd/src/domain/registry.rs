@@ -99,6 +99,15 @@ impl Registry {
         })
     }
 
+    /// Grants on keys that are not destroyed: all, and those on keys of an owner.
+    #[must_use]
+    pub fn count_grants(&self, owner: &Principal) -> Count {
+        self.keys.values().fold(Count::default(), |count, key| Count {
+            all: count.all + key.grants.len(),
+            own: count.own + if key.owner == *owner { key.grants.len() } else { 0 },
+        })
+    }
+
     /// An alias that is no key's own name.
     #[must_use]
     pub fn alias(&self, alias: &Alias) -> Option<&AliasRecord> {

@@ -250,14 +250,14 @@ impl Service {
         Ok(())
     }
 
-    /// Names that nobody can ask for, since the first part of them is taken for the prefix of aliases; versions up to 0.1 took them. As an
+    /// Names that nobody can ask for, since they read as other ones (by the prefix of aliases, or as a URN); versions up to 0.1 took them. As an
     /// alias such a name goes, as a key's own name it is replaced by one that the service makes up. The key itself stays as it is.
-    pub(super) async fn clear_prefixed_names(&self) -> Result<(), ServiceError> {
+    pub(super) async fn clear_misleading_names(&self) -> Result<(), ServiceError> {
         let (aliases, keys) = {
             let registry = self.inner.writer.registry().read();
             let aliases: Vec<AliasRecord> =
-                registry.aliases().filter(|a| a.alias.is_prefixed()).cloned().collect();
-            let is_named = |key: &&SharedKey| key.phase == Phase::Live && key.alias.is_prefixed();
+                registry.aliases().filter(|a| a.alias.reads_as_another()).cloned().collect();
+            let is_named = |key: &&SharedKey| key.phase == Phase::Live && key.alias.reads_as_another();
             let keys: Vec<SharedKey> = registry.keys().filter(is_named).cloned().collect();
             (aliases, keys)
         };
@@ -275,7 +275,7 @@ impl Service {
     }
 
     async fn clear_name(&self, name: &Alias, key: KeyId, change: Change) -> Result<(), ServiceError> {
-        let note = "it begins with the prefix of aliases, so nobody could ask for it";
+        let note = "it reads as another name, so nobody could ask for it";
         let mut trail = Trail::of(&Caller::SYSTEM, Operation::DeleteAlias, name).note(note);
         trail.key(key, None);
         self.intend(&trail).await?;

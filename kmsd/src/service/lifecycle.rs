@@ -159,8 +159,6 @@ impl Service {
         days: &str,
     ) -> Result<KeyView, ServiceError> {
         let (service, days) = (self.clone(), days.to_owned());
-        // The due date means nothing without the axis that it is on, so that is recorded before it.
-        self.save_clock().await?;
         self.change(caller, key, Operation::ScheduleDeletion, move |permit| {
             key::scheduled(permit, &days, service.trusted_now())
         })
@@ -193,7 +191,7 @@ impl Service {
                 Some(key) if key.phase == Phase::Live => Ok(()),
                 // An earlier attempt got stuck half-way: go on with it, rather than make a second one.
                 Some(key) if key.phase == Phase::Creating => {
-                    service.finish(KeyRecord::clone(&key)).await.map(drop)
+                    service.finish(KeyRecord::clone(&key), false).await.map(drop)
                 }
                 _ => {
                     let trail = Trail::new(&Caller::SYSTEM, CREATE).target(&alias);
@@ -275,6 +273,10 @@ impl Service {
             let next = decide(&permit)?;
             if attempts.is_first() {
                 self.intend(trail).await?;
+                if next.has_new_dates(permit.key()) {
+                    // They mean nothing without the axis that they are on, so that is recorded before them.
+                    self.save_clock().await?;
+                }
             }
             let committed = attempts.commit(Change::PutKey(next.clone())).await;
             if committed.map_err(|error| naming(error, &next.alias))? {
@@ -319,7 +321,7 @@ impl Service {
         let committed = self.inner.writer.commit(Change::PutKey(record.clone())).await;
         drop(turn);
         committed.map_err(|error| naming(error, &record.alias))?;
-        let made = self.finish(record.clone()).await;
+        let made = self.finish(record.clone(), true).await;
         if made.is_err() {
             self.undo(&record).await;
         }
@@ -327,8 +329,8 @@ impl Service {
         made
     }
 
-    /// From a recorded intent to a key in service.
-    async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
+    /// From a recorded intent to a key in service. Fresh is one whose id was made up just now, so that no token has anything of it.
+    async fn finish(&self, record: KeyRecord, fresh: bool) -> Result<SharedKey, ServiceError> {
         if record.phase == Phase::Live {
             // It waits for its material.
             return Ok(record.into());
@@ -336,14 +338,13 @@ impl Service {
         let next = record.confirmed();
         let intended: Vec<_> =
             record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
-        let fresh = record.revision == 0;
         for version in intended {
             let object = ObjectId { key: record.id, version };
-            // A new id is in no token yet; when a try has gone wrong, look before making another.
+            // When a try has gone wrong, look before making another.
             let mut first = fresh;
             self.inner
                 .pool
-                .call(move |session| {
+                .change(move |session| {
                     if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
                 })
                 .await?;
@@ -366,7 +367,7 @@ impl Service {
         let destroyed = self
             .inner
             .pool
-            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
+            .change(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
             .await;
         if let Err(error) = destroyed {
             tracing::warn!(key = %record.id, %error, "a key that could not be made cannot be cleared away yet");

@@ -35,8 +35,6 @@ impl Service {
         interval_days: u16,
     ) -> Result<KeyView, ServiceError> {
         let service = self.clone();
-        // The schedule means nothing without the axis that it is on, so that is recorded before it.
-        self.save_clock().await?;
         self.change(caller, key, Operation::ConfigureRotation, move |permit| {
             rotation::turned_on(permit, interval_days, service.trusted_now())
         })
@@ -137,11 +135,9 @@ impl Service {
         let mut first = fresh;
         self.inner
             .pool
-            .call(
-                move |session| {
-                    if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
-                },
-            )
+            .change(move |session| {
+                if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
+            })
             .await?;
         self.change_intended(object.key, |key| key.confirmed()).await
     }
@@ -153,7 +149,7 @@ impl Service {
             let key = self.change_intended(id, |key| key.changed(|_| ())).await?;
             if let Some(version) = key.intended() {
                 let object = ObjectId { key: id, version };
-                self.inner.pool.call(move |session| session.destroy(object)).await?;
+                self.inner.pool.change(move |session| session.destroy(object)).await?;
             }
             self.change_intended(id, KeyRecord::without_intended).await.map(drop)
         };

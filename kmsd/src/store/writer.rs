@@ -49,6 +49,7 @@ pub enum CommitError {
 enum Request {
     Change(Box<Change>, oneshot::Sender<Result<(), CommitError>>),
     Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
+    Raise(u64, oneshot::Sender<Result<(), CommitError>>),
     Rekey(u64, IntegrityKey, oneshot::Sender<Result<(), CommitError>>),
 }
 
@@ -117,6 +118,14 @@ impl Writer {
     /// If it is not durable.
     pub async fn put_clock(&self, clock: TrustedClock) -> Result<(), CommitError> {
         self.send(|reply| Request::Clock(clock, reply)).await
+    }
+
+    /// Goes on with commit numbers from that one on.
+    ///
+    /// # Errors
+    /// If that is not durable.
+    pub async fn raise(&self, epoch: u64) -> Result<(), CommitError> {
+        self.send(|reply| Request::Raise(epoch, reply)).await
     }
 
     /// Makes every MAC of the store anew with another key.
@@ -191,6 +200,12 @@ fn run(
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
+                let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
+                continue;
+            }
+            Request::Raise(number, reply) => {
+                let done = store.raise(number).map_err(|e| CommitError::Store(Arc::new(e)));
                 is_failing.store(done.is_err(), Ordering::Relaxed);
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;

@@ -154,6 +154,8 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::TooManyKeysOfOne { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyGrantsInAll { .. }
+        | Refusal::TooManyGrantsOfOne { .. }
         | Refusal::TooManyAliases { .. }
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }

@@ -554,3 +554,47 @@ async fn k6_the_scheduler_keeps_off_material_that_comes_or_goes() {
         world.check_consistent(&service);
     }
 }
+
+/// K6: making RSA pairs takes the token long. Whoever asks for many takes no more than one session with that, so that data keys are opened meanwhile; and of one
+/// key there is one offer at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_offers_do_not_hold_up_the_use_of_keys() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("used")).await.unwrap();
+    let new = datakey(&service, &uid(1), "used", "x").await.unwrap();
+    for n in 0..4 {
+        let name = format!("x{n}");
+        let external = NewKey { origin: Origin::External, ..NewKey::named(&name) };
+        service.create_key(&uid(1), external).await.unwrap();
+    }
+    quiet(&service).await;
+    world.token.slow("make pair", Duration::from_millis(500));
+    let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut offers = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let (service, made) = (service.clone(), Arc::clone(&made));
+        let key = format!("x{}", n % 4).parse().unwrap();
+        offers.spawn(async move {
+            let offer = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await;
+            made.fetch_add(usize::from(offer.is_ok()), std::sync::atomic::Ordering::SeqCst);
+            offer.map(drop)
+        });
+    }
+    while world.token.slow_at_once() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    }
+    // Four pairs take two seconds, one after the other; each of these would have waited for one.
+    assert!(made.load(std::sync::atomic::Ordering::SeqCst) < 4);
+    for offer in offers.join_all().await {
+        assert!(
+            matches!(offer, Ok(()) | Err(ServiceError::Refused(Refusal::ImportUnderWay { .. }))),
+            "{offer:?}"
+        );
+    }
+    assert!(made.load(std::sync::atomic::Ordering::SeqCst) >= 4);
+    assert_eq!(world.token.slow_at_once(), 1);
+}

@@ -277,3 +277,45 @@ async fn keys_are_bounded_when_many_are_made_at_once() {
     assert_eq!((made, service.key_quota(&uid(1))), (60, (60, 60)));
     world.check_consistent(&service);
 }
+
+/// K3: the first attempt made the object and could neither confirm nor undo it, since the disk was full: the next makes no second one beside it.
+#[tokio::test]
+async fn k3_a_default_key_that_could_not_be_confirmed_is_made_once() {
+    let world = World::new();
+    let service = world.start().await;
+    world.store.refuse([false, true, true]);
+    assert!(datakey(&service, &uid(1), "evs/default", "x").await.is_err());
+    let objects = world.token.objects();
+    assert_eq!(objects.len(), 1, "made, and not cleared away");
+    datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
+    assert_eq!(world.token.objects(), objects);
+    assert!(objects.values().all(|copies| *copies == 1));
+    world.check_consistent(&service);
+}
+
+/// K7, K8: a stranger to a key causes no commit; and a date that cannot be recorded leaves a record of that.
+#[tokio::test]
+async fn k8_a_clock_that_cannot_be_recorded_is_part_of_the_operation() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    let key = "a".parse().unwrap();
+    let commit = service.inner.writer.epoch();
+    refusal(service.schedule_deletion(&uid(2), &key, "7").await);
+    refusal(service.enable_rotation(&uid(2), &key, 90).await);
+    assert_eq!(service.inner.writer.epoch(), commit);
+    for _ in 0..2 {
+        world.store.refuse([true]);
+        service.schedule_deletion(&uid(1), &key, "7").await.unwrap_err();
+        world.store.refuse([true]);
+        service.enable_rotation(&uid(1), &key, 90).await.unwrap_err();
+    }
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let failed = records.iter().filter(|r| r.event.outcome.as_deref() == Some("KMS.0102")).count();
+    assert_eq!(failed, 4, "{records:?}");
+    assert_eq!(service.inner.writer.epoch(), commit);
+    // The clock is there before the date.
+    world.clock.pass(5000);
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    assert_eq!(service.inner.writer.epoch(), commit + 2);
+}

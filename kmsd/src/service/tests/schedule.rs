@@ -99,3 +99,60 @@ async fn a_key_that_is_not_to_be_had_is_refused_with_what_is_true() {
     }
     service.rotate_key(&uid(1), &key("a")).await.unwrap();
 }
+
+/// However much is due at once, a tick comes to its end in time, and the next ones do the rest.
+#[tokio::test]
+async fn k4_a_tick_ends_in_time() {
+    let world = World::new();
+    let service = world.start().await;
+    for n in 0..40 {
+        let name = format!("k{n}");
+        service.create_key(&uid(1), NewKey::named(&name)).await.unwrap();
+        service.schedule_deletion(&uid(1), &key(&name), "7").await.unwrap();
+    }
+    quiet(&service).await;
+    world.clock.pass(8 * crate::domain::time::DAY_MS);
+    world.token.set_delay(Duration::from_millis(10));
+    service.tick_within(Duration::from_millis(100)).await;
+    let left = world.token.objects().len();
+    assert!((20..40).contains(&left), "{left}");
+    world.token.set_delay(Duration::ZERO);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+    world.check_consistent(&service);
+}
+
+/// What the token refuses is tried again less and less often: each try of a destruction is two records.
+#[tokio::test]
+async fn k4_what_fails_is_tried_again_less_and_less_often() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    service.schedule_deletion(&uid(1), &key("a"), "7").await.unwrap();
+    quiet(&service).await;
+    world.clock.pass(7 * crate::domain::time::DAY_MS);
+    let refused =
+        crate::hsm::HsmError::Failed { function: "C_DestroyObject".into(), code: "ActionProhibited".into() };
+    world.token.refuse("destroy", Some(refused));
+    let tries = async || {
+        let records = service.audit_tail(&admin(), u64::MAX, 10_000).await.unwrap();
+        records.iter().filter(|r| r.event.operation == "destroy-key" && r.event.outcome.is_some()).count()
+    };
+    for _ in 0..60 {
+        service.tick().await;
+        world.clock.pass(1000);
+    }
+    let first = tries().await;
+    assert!((4..=7).contains(&first), "{first}");
+    for _ in 0..60 {
+        service.tick().await;
+        world.clock.pass(60_000);
+    }
+    let later = tries().await - first;
+    assert!((6..=10).contains(&later), "{later}");
+    world.token.refuse("destroy", None);
+    world.clock.pass(600_000);
+    service.tick().await;
+    assert!(world.token.objects().is_empty());
+    world.check_consistent(&service);
+}
