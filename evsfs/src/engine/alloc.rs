@@ -178,14 +178,7 @@ impl Allocator {
     /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
     pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
-        if inner.reserve_taken {
-            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
-            let all = kept.end - kept.start;
-            let free = self.load(&mut inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
-            inner.reserve_taken = free < all;
-        }
-        let left = if inner.reserve_taken { self.written(&mut inner, store) } else { u64::MAX };
-        if left >= count + reserve_slots(self.ring_pages) {
+        if !self.is_short(&mut inner, store, count) {
             return self.take_in(&mut inner, store, count, Self::take_some);
         }
         if inner.full.is_some() {
@@ -198,10 +191,19 @@ impl Allocator {
     /// would be the last.
     pub(super) fn take_for_pages(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
-        let few = inner.full.is_none()
-            && inner.reserve_taken
-            && self.written(&mut inner, store) < count + reserve_slots(self.ring_pages);
+        let few = inner.full.is_none() && self.is_short(&mut inner, store, count);
         self.take_in(&mut inner, store, count, if few { Self::take_behind } else { Self::take_some })
+    }
+
+    /// Whether pages stand where slots are kept, and with `count` taken there would be fewer free ones elsewhere than are kept.
+    fn is_short(&self, inner: &mut Inner, store: &Store, count: u64) -> bool {
+        if inner.reserve_taken {
+            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
+            let all = kept.end - kept.start;
+            let free = self.load(inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
+            inner.reserve_taken = free < all;
+        }
+        inner.reserve_taken && self.written(inner, store) < count + reserve_slots(self.ring_pages)
     }
 
     /// Whether the host is known to be full.
