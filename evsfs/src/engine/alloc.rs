@@ -225,7 +225,8 @@ impl Allocator {
     fn written(&self, inner: &mut Inner, store: &Store) -> u64 {
         let low = self.data_start() - low_slots(self.ring_pages)..self.data_start();
         let low = self.load(inner, store, 0).map_or(0, |region| region.bits.count_free(low));
-        if self.load(inner, store, inner.regions - 1).is_err() {
+        let last = inner.regions - 1;
+        if self.load(inner, store, last).is_err() {
             return 0;
         }
         let end = inner.full.unwrap_or_else(|| last_used(inner));
