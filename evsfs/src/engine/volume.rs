@@ -573,6 +573,7 @@ fn assemble(
         }
         recovered => recovered?,
     }
+    let recovered = dirty.active_len();
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
@@ -598,6 +599,7 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        recovered,
         roomy: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
