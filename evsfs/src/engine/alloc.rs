@@ -49,6 +49,8 @@ const REGION_HEAD_BYTES: usize = 16 * BLOCK;
 const FAN: u64 = 128;
 /// Regions that the entries in a superblock have room for.
 const REGIONS_MOST: u64 = UPPER_ALLOCATION_ENTRIES as u64 * FAN * FAN;
+/// Slots of a file that are used at most; who can write to it may make it longer.
+pub(super) const FILE_SLOTS_MOST: u64 = REGIONS_MOST * REGION_SLOTS;
 
 /// Slots behind the log ring that are written when the volume is created and kept for checkpoints on a full host.
 pub(crate) const fn reserve_slots(ring_pages: u64) -> u64 {
@@ -145,11 +147,10 @@ pub(super) struct Allocator {
 impl Allocator {
     /// From a superblock.
     pub(super) fn new(upper: Vec<Entry>, extent: Extent, used: u64, ring_pages: u64, keep: usize) -> Self {
-        // Who could write to the file may have made it longer than any volume.
         let within = |slots: u64| slots.div_ceil(REGION_SLOTS).clamp(1, REGIONS_MOST);
         let regions = within(extent.now);
         let inner = Inner {
-            file_slots: extent.now.min(REGIONS_MOST * REGION_SLOTS),
+            file_slots: extent.now.min(FILE_SLOTS_MOST),
             regions,
             reached: regions.max(within(extent.once)),
             loaded: BlockMap::default(),
@@ -177,14 +178,7 @@ impl Allocator {
     /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
     pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
-        if inner.reserve_taken {
-            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
-            let all = kept.end - kept.start;
-            let free = self.load(&mut inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
-            inner.reserve_taken = free < all;
-        }
-        let left = if inner.reserve_taken { self.written(&mut inner, store) } else { u64::MAX };
-        if left >= count + reserve_slots(self.ring_pages) {
+        if !self.is_short(&mut inner, store, count) {
             return self.take_in(&mut inner, store, count, Self::take_some);
         }
         if inner.full.is_some() {
@@ -197,10 +191,19 @@ impl Allocator {
     /// would be the last.
     pub(super) fn take_for_pages(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
-        let few = inner.full.is_none()
-            && inner.reserve_taken
-            && self.written(&mut inner, store) < count + reserve_slots(self.ring_pages);
+        let few = inner.full.is_none() && self.is_short(&mut inner, store, count);
         self.take_in(&mut inner, store, count, if few { Self::take_behind } else { Self::take_some })
+    }
+
+    /// Whether pages stand where slots are kept, and with `count` taken there would be fewer free ones elsewhere than are kept.
+    fn is_short(&self, inner: &mut Inner, store: &Store, count: u64) -> bool {
+        if inner.reserve_taken {
+            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
+            let all = kept.end - kept.start;
+            let free = self.load(inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
+            inner.reserve_taken = free < all;
+        }
+        inner.reserve_taken && self.written(inner, store) < count + reserve_slots(self.ring_pages)
     }
 
     /// Whether the host is known to be full.
@@ -222,6 +225,10 @@ impl Allocator {
     fn written(&self, inner: &mut Inner, store: &Store) -> u64 {
         let low = self.data_start() - low_slots(self.ring_pages)..self.data_start();
         let low = self.load(inner, store, 0).map_or(0, |region| region.bits.count_free(low));
+        let last = inner.regions - 1;
+        if self.load(inner, store, last).is_err() {
+            return 0;
+        }
         let end = inner.full.unwrap_or_else(|| last_used(inner));
         end.saturating_sub(inner.used + low)
     }
@@ -749,11 +756,11 @@ mod tests {
     /// A superblock has room for the entries of so many regions, and a file can be made longer by who can write to it.
     #[test]
     fn f2_a_file_that_is_longer_than_any_volume_has_no_more_regions_than_can_be_recorded() {
-        for (now, once) in [(u64::MAX >> 12, 0), (1, SLOT_MAX), (REGIONS_MOST * REGION_SLOTS + 1, SLOT_MAX)] {
+        for (now, once) in [(u64::MAX >> 12, 0), (1, SLOT_MAX), (FILE_SLOTS_MOST + 1, SLOT_MAX)] {
             let alloc = Allocator::new(Vec::new(), Extent { now, once }, 0, 1024, 8);
             let inner = alloc.inner.lock();
             assert!(inner.regions <= REGIONS_MOST && inner.reached <= REGIONS_MOST);
-            assert!(inner.file_slots <= REGIONS_MOST * REGION_SLOTS);
+            assert!(inner.file_slots <= FILE_SLOTS_MOST);
         }
     }
 }

@@ -139,11 +139,23 @@ impl Core {
             self.finish(checkpointer, None, false, edit)
         };
         match at_once(checkpointer) {
-            Err(VolumeError::NoSpace) => {}
+            // (Where the log, or a barrier, met a full host, nothing is written any more.)
+            Err(VolumeError::NoSpace) if self.check_writable().is_ok() => {}
             other => return other,
         }
-        self.checkpoint_in_pieces(checkpointer)?;
-        at_once(checkpointer)
+        let done = self.checkpoint_in_pieces(checkpointer).and_then(|()| at_once(checkpointer));
+        if matches!(done, Err(VolumeError::NoSpace))
+            && self.check_writable().is_ok()
+            && checkpointer.cut.is_none()
+        {
+            // Each try puts what is pending into the log. It is made short while there is room for that.
+            let log = self.log.lock();
+            if log.is_long() {
+                let most = log.ring_pages / 2;
+                self.compact(checkpointer, log, most)?;
+            }
+        }
+        done
     }
 
     /// The last checkpoint of an attach: nothing is left in the log.
@@ -198,7 +210,7 @@ impl Core {
         log: &mut Log,
         gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
-        self.check_log_room(log)?;
+        self.check_cut(log)?;
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
         drop(gate);
@@ -212,15 +224,16 @@ impl Core {
         log: &mut Log,
         gate: RwLockWriteGuard<'a, ()>,
     ) -> Result<RwLockWriteGuard<'a, ()>, VolumeError> {
-        self.check_log_room(log)?;
+        self.check_cut(log)?;
         let group = self.freeze();
         self.log_cut(checkpointer, log, group)?;
         Ok(gate)
     }
 
-    /// Whether the log takes the pending group. It keeps room for one cut; after a few that failed, because the host is full, there may be none.
-    /// The caller keeps writers away.
-    fn check_log_room(&self, log: &Log) -> Result<(), VolumeError> {
+    /// Whether there may be a cut: nothing is frozen, as it stays where writing has stopped, and the log takes the pending group. It keeps room for
+    /// one cut; after a few that found no space for their checkpoints there may be none. The caller keeps writers away.
+    fn check_cut(&self, log: &Log) -> Result<(), VolumeError> {
+        self.check_writable()?;
         let pending = self.pending.lock().len();
         if pending > 0 && pages_for(pending) > log.free() { Err(VolumeError::NoSpace) } else { Ok(()) }
     }
@@ -688,7 +701,7 @@ impl Core {
         }
         match self.checkpoint_locked(&mut checkpointer) {
             // On a full host it may be all that can be done.
-            Err(VolumeError::NoSpace) => {
+            Err(VolumeError::NoSpace) if self.check_writable().is_ok() && checkpointer.cut.is_none() => {
                 let log = self.log.lock();
                 let most = (log.ring_pages / 2).min(log.ring_pages.saturating_sub(wanted));
                 if self.compact(&mut checkpointer, log, most)? { Ok(()) } else { Err(VolumeError::NoSpace) }

@@ -93,6 +93,8 @@ pub(super) struct Core {
     pub(super) anchors: Mutex<Anchors>,
     /// Whether this attach has synced before its first write.
     pub(super) settled: AtomicBool,
+    /// Dirty entries that were recovered when the volume was opened: by an attach with more memory there may have been more than the limit.
+    pub(super) recovered: usize,
     /// Whether the log of this attach has had, once, the room that a cut needs.
     pub(super) roomy: AtomicBool,
     /// Whether a copy of the header is not the one that counts.

@@ -53,14 +53,15 @@ impl Core {
     }
 
     /// As [`Self::admit`]; but where there is no space for the checkpoint that would make room in the dirty map, a discard comes in all the same, for it is
-    /// what gives space. There is memory for twice as many entries, as nothing is frozen then; `growth` says by how many it grows.
+    /// what gives space. There is memory for as many entries again, as nothing is frozen then; `growth` says by how many it grows.
     fn admit_discard(&self, changes: usize, growth: impl FnOnce() -> usize) -> Result<(), VolumeError> {
         match self.admit(changes) {
             Err(VolumeError::NoSpace) => {}
             admitted => return admitted,
         }
         let growth = growth();
-        let has_memory = (growth == 0 || self.dirty.len() + growth <= 2 * self.limits.dirty)
+        let most = self.limits.dirty + self.limits.dirty.max(self.recovered);
+        let has_memory = (growth == 0 || self.dirty.len() + growth <= most)
             && self.dirty.active_ranges() < 2 * RANGES_MOST
             && {
                 let pending = self.pending.lock();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::alloc::{Allocator, Extent};
+use super::alloc::{Allocator, Extent, FILE_SLOTS_MOST};
 use super::cache::{PAGE_COST, PageCache};
 use super::carry::CARRIED_MOST;
 use super::checkpoint::Checkpointer;
@@ -550,7 +550,7 @@ fn assemble(
 ) -> Result<Core, OpenError> {
     let limits = limits(&superblock, header.ring_pages, &options);
     // Where the superblock says more the file was cut off: nothing lies behind its end.
-    let file_slots = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
+    let file_slots = (store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES).min(FILE_SLOTS_MOST);
     // No crash does this: what the log refers to was durable before the next group.
     if let Some((block, blocks)) = dirty.lose_from(file_slots) {
         let reason = Damage::Truncated;
@@ -573,6 +573,7 @@ fn assemble(
         }
         recovered => recovered?,
     }
+    let recovered = dirty.active_len();
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
@@ -598,6 +599,7 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        recovered,
         roomy: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),

@@ -7,7 +7,7 @@ use evsfs::backing::sim::{Image, SimBacking};
 use evsfs::engine::{CheckReport, Damage, Volume, VolumeError};
 
 use crate::engine::{Engine, EngineSetup, create, open};
-use crate::oracle::State;
+use crate::oracle::{State, to_usize};
 use crate::subject::Subject;
 use crate::workload::{BLOCK, Op, bytes_of};
 
@@ -91,7 +91,7 @@ fn refused(engine: &Engine, state: &State, when: &str) -> BTreeSet<Place> {
         for block in 0..kept.contents.blocks.len() {
             match engine.read_snapshot(&name, block as u64 * BLOCK, &mut seen) {
                 Ok(()) => {
-                    assert!(kept.contents.allows(block, &seen), "{when}: block {block} of {name} is wrong")
+                    assert!(kept.contents.allows(block, &seen), "{when}: block {block} of {name} is wrong");
                 }
                 Err(_) => drop(refused.insert((true, block))),
             }
@@ -109,11 +109,11 @@ fn same(found: &BTreeSet<Place>, expected: &BTreeSet<Place>, when: &str) {
 
 /// The blocks that a check names.
 fn named(report: &CheckReport) -> BTreeSet<Place> {
-    assert_eq!(report.bad_count as usize, report.bad.len());
+    assert_eq!(report.bad_count, report.bad.len() as u64);
     let blocks = |bad: &evsfs::engine::BadBlock| {
         let snapshot = bad.snapshot.is_some();
         (bad.block..(bad.block + bad.count).min(BLOCKS))
-            .map(move |block| (snapshot, block as usize))
+            .map(move |block| (snapshot, to_usize(block)))
             .collect::<Vec<_>>()
     };
     report.bad.iter().flat_map(blocks).collect()

@@ -351,8 +351,8 @@ fn f7_discards_give_room_for_the_checkpoint_that_found_none() {
     assert!(matches!(volume.write(written * 128 * BLOCK, &[7; 4096]), Err(VolumeError::NoSpace)));
     for block in (0..written).filter(|block| block % 4 != 0) {
         if volume.discard(block * 128 * BLOCK, BLOCK).is_err() {
-            // There is a bound on what comes in before the checkpoint; from there on there is space for it.
-            volume.checkpoint().unwrap();
+            // There is a bound on what comes in before a checkpoint. It frees what came, and perhaps gets no further.
+            assert!(matches!(volume.checkpoint(), Ok(()) | Err(VolumeError::NoSpace)));
             volume.discard(block * 128 * BLOCK, BLOCK).unwrap();
         }
     }
