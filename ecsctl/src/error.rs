@@ -171,6 +171,24 @@ pub(crate) enum Error {
         /// Its name.
         disk: String,
     },
+    /// The machine of its server runs on it (S2).
+    #[error("disk {disk} cannot be detached: the virtual machine of server {server} runs on it")]
+    DiskOfMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
+    /// The machine of its server was started on a view of it that has died since (S3).
+    #[error(
+        "disk {disk} is up, but the virtual machine of server {server} was started before it came back and cannot use it"
+    )]
+    StaleMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
     /// It is attached to another server than the one named.
     #[error("disk {disk} is attached to server {server}, not to {named}")]
     OtherServer {
@@ -194,7 +212,7 @@ pub(crate) enum Error {
         server: String,
         /// Its state.
         status: ServerStatus,
-        /// `started`, `stopped` or `deleted`.
+        /// `started`, `stopped`, `copied` or `deleted`.
         doing: &'static str,
     },
     /// A server without a disk and without a kernel.
@@ -400,6 +418,14 @@ pub(crate) enum Error {
         config: String,
         /// The group.
         group: String,
+    },
+    /// Bounds of a group that nothing is between.
+    #[error("no group has at least {smallest} and at most {largest} servers")]
+    Bounds {
+        /// At least.
+        smallest: u32,
+        /// At most.
+        largest: u32,
     },
     /// A number of servers that a group may not have.
     #[error("group {group} has {smallest} to {largest} servers, not {desired}")]

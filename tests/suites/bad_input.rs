@@ -138,6 +138,24 @@ fn things_that_are_not_there_and_things_that_are_there_already() {
 }
 
 #[test]
+fn groups_that_cannot_be() {
+    let ecs = Installation::new();
+    ecs.ecsctl("server create web1").ok();
+    ecs.ecsctl("as-config create c --from-server web1").ok();
+    let group = ["as-group", "create", "g", "--config", "c"];
+    for (options, code, words) in [
+        (&["--desired", "4294967295", "--max", "4294967295"][..], 2, ["4294967295", "200"]),
+        (&["--max", "201"][..], 2, ["201", "200"]),
+        (&["--min", "5", "--max", "3", "--desired", "4"][..], 2, ["at least 5", "--max"]),
+        (&["--desired", "201"][..], 3, ["201", "between 0 and 200"]),
+        (&["--min", "2", "--max", "3"][..], 3, ["not 1", "between 2 and 3"]),
+    ] {
+        refuse_all(&ecs, &[(&[&group[..], options].concat()[..], code, &words[..])]);
+        assert_eq!(ecs.ecsctl("as-group list").json(), json!([]));
+    }
+}
+
+#[test]
 fn command_lines_that_say_nothing() {
     let ecs = Installation::new();
     for arguments in [

@@ -145,6 +145,28 @@ fn d5_each_copy_has_a_dek_of_its_own_and_needs_only_its_own_key() {
     ecs.ecsctl("disk detach other").ok();
 }
 
+/// D5, F3: a copy of a disk whose file is an old one is refused as its attachment is, and nothing of it stays: no file, no mount, no name that is
+/// taken.
+#[test]
+fn d5_a_copy_that_is_refused_at_its_source_leaves_nothing() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let (file, old) = (file_of(&disk), ecs.dir().join("old"));
+    for text in ["first", "second"] {
+        fs::copy(&file, &old).expect("it can be copied");
+        let view = File::options().write(true).open(ecs.attach("d", "web1").path);
+        view.and_then(|mut view| view.write_all(text.as_bytes())).expect("it can be written");
+        ecs.ecsctl("disk detach d").ok();
+    }
+    fs::copy(&old, &file).expect("it can be copied");
+    let before = whole(&ecs, &["d"], "before");
+    for line in ["backup create b --disk d", "backup create b --disk d", "image create b --from-disk d"] {
+        let refused = ecs.ecsctl(line).error(3);
+        assert_eq!(refused.code, "rolled-back", "{line}: {refused:?}");
+        assert_eq!(whole(&ecs, &["d"], line), before);
+    }
+}
+
 /// I1: an image of a server whose system disk is in use is a state of that disk, under the same key, and a new server can be made from it.
 #[test]
 fn i1_an_image_is_made_of_a_system_disk_in_use() {

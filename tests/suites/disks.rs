@@ -575,3 +575,26 @@ fn d4_a_mount_point_whose_name_is_no_text_hides_no_disk() {
     let outcome = run(&mut command);
     assert_eq!(outcome.code, 0, "{outcome}");
 }
+
+/// D7: a deletion that evsfs refuses, or that there is no evsfs for, changes nothing: the disk can be used as before.
+#[test]
+fn d7_a_deletion_that_could_not_begin_does_not_condemn_the_disk() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let file = Path::new(disk["file"].as_str().expect("a file"));
+    let elsewhere = ecs.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory can be made");
+    ecs.evsfs(&["mount".as_ref(), file, elsewhere.as_path()]).ok();
+    ecs.ecsctl("disk delete d --yes").error(3).naming(&["in use"]);
+    assert_eq!(ecs.ecsctl("disk show d").json()["status"], "available");
+    ecs.evsfs(&["umount".as_ref(), elsewhere.as_path()]).ok();
+
+    let config = ecs.home().join("ecs.toml");
+    fs::write(&config, "evsfs = '/nowhere/evsfs'\n").expect("it can be written");
+    assert_eq!(ecs.ecsctl("disk delete d --yes").error(1).code, "evsfs-missing");
+    fs::remove_file(&config).expect("it is there");
+    ecs.attach("d", "web1");
+    ecs.ecsctl("disk detach d").ok();
+    ecs.ecsctl("disk delete d --yes").ok();
+    assert!(!file.exists());
+}

@@ -78,6 +78,7 @@ fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
         id: volume.uuid,
         kind: if volume.image { Noun::Image } else { Noun::Disk },
         role: Role::Data,
+        made_with: None,
         base: volume.base,
         source: None,
         name: recovered(volume.uuid),

@@ -100,6 +100,7 @@ impl App {
     ) -> Result<PathBuf, Error> {
         let kind = disks::by_id(self.catalog.read(), id)?.map_or(new.disk.kind, |disk| disk.kind);
         let source = self.claim_volume_id(kind, id, &id.to_string())?;
+        let source = &*facts.source.insert(source);
         if let Some(kept) = snapshot {
             // Somebody may have deleted it since it was found; from here on nobody does.
             snapshots::by_id(self.catalog.read(), kept)?;
@@ -111,27 +112,23 @@ impl App {
             doing: "copied",
             source: Box::new(error),
         };
-        let view = if self.volumes.serving(&own).map_err(failed)?.is_some() {
-            let kept = match snapshot {
-                Some(kept) => kept,
-                None => {
-                    let name = format!("copy to {}", new.disk.id);
-                    self.volumes.snapshot(&source.claim, &own.file, &name, new.disk.id).map_err(failed)?;
-                    facts.snapshot = true;
-                    new.disk.id
-                }
-            };
-            snapshot_view(&own, kept)
-        } else {
+        if self.volumes.serving(&own).map_err(failed)?.is_none() {
             let place = self.source_place(new.disk.id, &own);
             io_at("make", &place.mountpoint, private_dir)?;
             self.volumes
                 .mount(new.claim(), &place, Mounting { read_only: true, encrypted: source.disk.encrypted })
                 .map_err(failed)?;
-            snapshot.map_or(place.view.clone(), |kept| snapshot_view(&place, kept))
-        };
-        facts.source = Some(source);
-        Ok(view)
+            return Ok(snapshot.map_or(place.view.clone(), |kept| snapshot_view(&place, kept)));
+        }
+        if let Some(kept) = snapshot {
+            return Ok(snapshot_view(&own, kept));
+        }
+        let name = format!("copy to {}", new.disk.id);
+        let taken = self.volumes.snapshot(&source.claim, &own.file, &name, new.disk.id);
+        // One that was refused was not taken; one that failed may have been.
+        facts.snapshot = Some(!taken.as_ref().is_err_and(ToolError::is_untouched));
+        taken.map_err(failed)?;
+        Ok(snapshot_view(&own, new.disk.id))
     }
 
     /// Unmounts what was mounted to be copied from, and deletes the snapshot that was taken for it.
@@ -159,11 +156,12 @@ impl App {
                 _ => {}
             }
         }
-        let source = match (facts.source.take(), operation) {
-            (Some(source), _) if facts.snapshot => Some(source),
-            (Some(_), _) => None,
+        let source = facts.source.take();
+        let source = match (facts.snapshot, operation) {
+            (Some(false), _) => None,
+            (Some(true), _) if source.is_some() => source,
             // What was cut short may have taken one.
-            (None, Operation::Create { fill: Some(Fill::Volume { id, .. }), .. }) => {
+            (_, Operation::Create { fill: Some(Fill::Volume { id, snapshot: None, .. }), .. }) => {
                 match disks::by_id(self.catalog.read(), *id)? {
                     Some(disk) if disk.kind == Noun::Disk => {
                         Some(self.claim_volume_id(disk.kind, disk.id, &disk.name)?)
@@ -171,13 +169,14 @@ impl App {
                     _ => None,
                 }
             }
-            (None, _) => None,
+            _ => None,
         };
         if let Some(source) = source {
             let file = self.installation.place(source.disk.id).file;
             self.volumes
                 .delete_snapshot(&source.claim, &file, id)
                 .map_err(|error| failed(&source.disk, error))?;
+            facts.snapshot = Some(false);
         }
         Ok(())
     }

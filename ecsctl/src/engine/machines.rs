@@ -1,5 +1,7 @@
 //! Starting and stopping the virtual machines of servers, and noticing that one has ended (S2, S3).
 
+use uuid::Uuid;
+
 use crate::{
     app::App,
     catalog::{operations, servers},
@@ -50,7 +52,7 @@ impl App {
         }
         let mut disks = Vec::new();
         for (disk, recovery) in self.recover_server(&server)? {
-            if let Recovery::Failed(error) = recovery {
+            if let Recovery::Failed(error) | Recovery::Stale(error) = recovery {
                 return Err(error);
             }
             disks.push(disk);
@@ -58,7 +60,8 @@ impl App {
         if disks.is_empty() && hardware.kernel.is_none() {
             return Err(Error::NothingToBoot { server: server.name });
         }
-        disks.sort_by_key(|disk| (disk.role != Role::System, disk.name.clone()));
+        // Another server's system disk, attached here to be mended, is not what this one boots from while it has its own.
+        disks.sort_by_key(|disk| (!disk.is_system_of(id), disk.role != Role::System, disk.name.clone()));
         let machine = Machine {
             id,
             name: server.name.clone(),
@@ -129,6 +132,33 @@ impl App {
             return None;
         }
         self.machines.running().remove(&server.id)
+    }
+
+    /// The machine of a server, if it was started on this volume.
+    fn machine_on(&self, server: Uuid, volume: Uuid) -> Option<Serving> {
+        let machine = self.machines.running().remove(&server)?;
+        self.machines.volumes(&machine).contains(&volume).then_some(machine)
+    }
+
+    /// Refuses to take a disk from a machine that runs on it (S2). When the process that served the disk has died, nobody else would: the view
+    /// that came after it is not the one that the machine has open.
+    pub(super) fn refuse_machine(&self, disk: &Disk) -> Result<(), Error> {
+        let Some(server) = disk.server_id else { return Ok(()) };
+        if self.machine_on(server, disk.id).is_none() {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::DiskOfMachine { disk: disk.name.clone(), server })
+    }
+
+    /// Of a disk that is up: whether the machine of its server was started on a view of it that has died since (S3).
+    pub(super) fn refuse_stale(&self, disk: &Disk) -> Result<(), Error> {
+        let (Some(server), Some(serving)) = (disk.server_id, &disk.serving) else { return Ok(()) };
+        if !self.machine_on(server, disk.id).is_some_and(|machine| serving.began_after(&machine)) {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::StaleMachine { disk: disk.name.clone(), server })
     }
 
     /// A start that was cut short: a machine that runs is kept, somebody may use it already.

@@ -48,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) name: String,
     /// What it is to its server.
     pub(crate) role: Role,
+    /// The server that it is made with.
+    pub(crate) made_with: Option<Uuid>,
     /// Its size; without it, that of its source.
     pub(crate) size: Option<Size>,
     /// Its encryption.
@@ -70,6 +72,7 @@ impl Request {
             kind,
             name: name.to_owned(),
             role: Role::Data,
+            made_with: None,
             size: None,
             encryption,
             fill: Some(Fill::Volume { id: source.id, verify, snapshot: None }),
@@ -141,6 +144,7 @@ impl App {
             id: request.id,
             kind: request.kind,
             role: request.role,
+            made_with: request.made_with,
             source: from,
             base,
             name: request.name.clone(),

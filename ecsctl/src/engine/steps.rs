@@ -235,7 +235,12 @@ impl App {
                 }
             }
             Outcome::ErrorDeleting => disk.status = DiskStatus::ErrorDeleting,
-            Outcome::Gone | Outcome::Kept => {}
+            Outcome::Kept => {
+                if let Some(before) = facts.before {
+                    disk.status = before;
+                }
+            }
+            Outcome::Gone => {}
             Outcome::Applied => {
                 if let Operation::Extend { size } = operation {
                     disk.size = *size;

@@ -2,6 +2,7 @@
 
 mod changed;
 mod crash;
+mod fates;
 mod filled;
 mod killed;
 mod machines;
@@ -187,6 +188,7 @@ fn create(app: &mut App, name: &str, key: Option<String>) -> Result<Disk, Error>
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
+        made_with: None,
         base: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,

@@ -59,6 +59,11 @@ impl Error {
 }
 
 impl Error {
+    /// Whether the volume engine refused, before it changed anything.
+    pub(crate) fn is_untouched(&self) -> bool {
+        matches!(self, Self::Volume { source, .. } if source.is_untouched())
+    }
+
     /// The table.
     pub(crate) fn report(&self) -> Report {
         let (exit, code, hint) = match self {
@@ -98,6 +103,14 @@ impl Error {
                 (Exit::Refused, "already-attached", format!("ecsctl disk detach {disk}"))
             }
             Self::NotAttached { disk } => (Exit::Refused, "not-attached", format!("ecsctl disk show {disk}")),
+            Self::DiskOfMachine { server, .. } => {
+                (Exit::Refused, "in-use", format!("ecsctl server stop {server}"))
+            }
+            Self::StaleMachine { server, .. } => (
+                Exit::Failed,
+                "stale-machine",
+                format!("ecsctl server stop {server}, then: ecsctl server start {server}"),
+            ),
             Self::OtherServer { disk, .. } => {
                 (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
             }
@@ -161,6 +174,9 @@ impl Error {
             }
             Self::ConfigInUse { group, .. } => {
                 (Exit::Refused, "in-use", format!("ecsctl as-group delete {group}"))
+            }
+            Self::Bounds { largest, .. } => {
+                (Exit::Usage, "invalid-bounds", format!("--min {largest} at most, or a greater --max"))
             }
             Self::OutOfBounds { smallest, largest, .. } => {
                 (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))

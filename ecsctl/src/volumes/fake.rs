@@ -38,8 +38,14 @@ pub(crate) enum Trouble {
     FailCreate,
     /// Mounting is refused.
     FailMount,
-    /// Erasing fails.
+    /// Erasing fails, nobody knows how far it came.
     FailErase,
+    /// Erasing is refused before anything is written.
+    RefuseErase,
+    /// There is no program that could erase.
+    NoErase,
+    /// A snapshot is refused.
+    RefuseSnapshot,
     /// Wrapping the key anew fails.
     FailRekey,
     /// The process dies after the key was wrapped anew, before that is recorded.
@@ -63,6 +69,8 @@ struct World {
     mounted: BTreeMap<PathBuf, Serving>,
     dead: BTreeSet<u32>,
     busy: BTreeMap<PathBuf, Vec<Holder>>,
+    /// Files that are mounted to be read only, by mount point.
+    sources: BTreeMap<PathBuf, PathBuf>,
     next_pid: u32,
     scribbles: bool,
     trouble: Option<Trouble>,
@@ -128,6 +136,22 @@ impl FakeVolumes {
 
     fn gap(&self, file: &Path) -> Option<Gap> {
         self.0.borrow().past.get(file).copied()
+    }
+
+    /// What is mounted to be copied from cannot be changed, nor opened once more.
+    fn refuse_source(&self, file: &Path) -> Result<(), ToolError> {
+        if self.0.borrow().sources.values().any(|source| source == file) {
+            return Err(failed("open for reading only"));
+        }
+        Ok(())
+    }
+
+    /// Whether it is attached.
+    fn is_served(&self, file: &Path) -> bool {
+        let home = file.parent().and_then(Path::parent).unwrap();
+        let mountpoint = home.join("mnt").join(file.file_stem().unwrap());
+        let serving = self.0.borrow().mounted.get(&mountpoint).cloned();
+        serving.is_some_and(|serving| self.alive(&serving))
     }
 
     fn hits(&self, trouble: Trouble) -> bool {
@@ -225,6 +249,7 @@ impl VolumeTool for FakeVolumes {
         assert!(!how.encrypted || encrypted, "evsfs refuses a plain volume");
         assert!(place.mountpoint.is_dir(), "the mount point is a directory");
         assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
+        self.refuse_source(&place.file)?;
         if self.hits(Trouble::FailMount) {
             return Err(failed("refused"));
         }
@@ -235,8 +260,11 @@ impl VolumeTool for FakeVolumes {
         let serving = {
             let mut world = self.0.borrow_mut();
             world.next_pid += 1;
-            let serving = Serving { pid: world.next_pid, started: "1@boot".into() };
+            let serving = Serving { pid: world.next_pid, started: format!("{}@boot", world.next_pid) };
             world.mounted.insert(place.mountpoint.clone(), serving.clone());
+            if how.read_only {
+                world.sources.insert(place.mountpoint.clone(), place.file.clone());
+            }
             serving
         };
         fs::hard_link(data_of(&place.file), &place.view).unwrap();
@@ -271,6 +299,7 @@ impl VolumeTool for FakeVolumes {
         if self.serving(place)?.is_some() && !holders.is_empty() {
             return Err(ToolError::Busy { holders, message: "busy".into() });
         }
+        self.0.borrow_mut().sources.remove(&place.mountpoint);
         if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {
             fs::remove_file(&place.view).unwrap();
             for entry in fs::read_dir(&place.mountpoint).unwrap() {
@@ -285,6 +314,10 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn snapshot(&self, _: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
+        if self.hits(Trouble::RefuseSnapshot) {
+            return Err(failed("no"));
+        }
         fs::copy(data_of(file), snapshot_of(file, id)).unwrap();
         let shown = shown_snapshot(file, id);
         if shown.parent().unwrap().is_dir() && !shown.exists() {
@@ -302,6 +335,11 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn delete_snapshot(&self, _: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
+        if self.gap(file).is_some() && !self.is_served(file) {
+            return Err(failed("older"));
+        }
+        self.note("snapshot-delete");
         // One that is gone is fine.
         let _ = fs::remove_file(snapshot_of(file, id));
         let _ = fs::remove_file(shown_snapshot(file, id));
@@ -315,12 +353,14 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn extend(&self, _: &Claim, file: &Path, size: u64) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         fs::File::options().write(true).open(data_of(file)).unwrap().set_len(size).unwrap();
         self.note("extend");
         Ok(())
     }
 
     fn rekey(&self, _: &Claim, file: &Path, key: &str) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         if self.hits(Trouble::FailRekey) {
             return Err(failed("no"));
         }
@@ -404,8 +444,17 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn erase(&self, _: &Claim, file: &Path) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         if self.hits(Trouble::FailErase) {
-            return Err(failed("read-only"));
+            let (code, message) = ("fake".into(), "I/O error".into());
+            return Err(ToolError::Failed { class: Failure::Other, code, message, hint: None });
+        }
+        if self.hits(Trouble::RefuseErase) {
+            return Err(failed("in use by process 7"));
+        }
+        if self.hits(Trouble::NoErase) {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(ToolError::Spawn { program: "evsfs".into(), source });
         }
         if file.exists() {
             fs::write(file, "erased").unwrap();

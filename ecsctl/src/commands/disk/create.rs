@@ -83,6 +83,7 @@ impl Create {
             kind: Noun::Disk,
             name: name.to_string(),
             role: Role::Data,
+            made_with: None,
             size,
             encryption: Encryption::from_options(self.encrypted, self.key, self.plain),
             fill,

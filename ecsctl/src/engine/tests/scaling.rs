@@ -30,13 +30,8 @@ pub(super) fn scaled(desired: u32) -> (World, Group, Config) {
         data: vec![(block, Encryption::Under(Some("db-key".into()))), (block, Encryption::Plain)],
         group_id: None,
     };
-    let server = app.build_server(&blueprint).unwrap();
-    let config = Config {
-        id: Uuid::new_v4(),
-        name: "c".into(),
-        template: app.template_of(&server).unwrap(),
-        created_at: "2026-01-01T00:00:00Z".into(),
-    };
+    app.build_server(&blueprint).unwrap();
+    let (config, _) = app.create_config("c".into(), "web1").unwrap();
     let group = Group {
         id: Uuid::new_v4(),
         name: "g".into(),
@@ -46,9 +41,7 @@ pub(super) fn scaled(desired: u32) -> (World, Group, Config) {
         largest: 9,
         created_at: "2026-01-01T00:00:00Z".into(),
     };
-    app.catalog
-        .write(|tx| scaling::insert_config(tx, &config).and_then(|()| scaling::insert_group(tx, &group)))
-        .unwrap();
+    app.catalog.write(|tx| scaling::insert_group(tx, &group)).unwrap();
     (world, group, config)
 }
 
