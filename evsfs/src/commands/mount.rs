@@ -125,7 +125,7 @@ fn settings(arguments: &cli::Mount, identity: (u64, u64)) -> Result<Settings, Fa
         cached: arguments.cached,
         read_only: arguments.read_only,
         allow_other: arguments.allow_other,
-        tick: Duration::from_millis(arguments.tick.max(1)),
+        tick: Duration::from_millis(arguments.tick),
     })
 }
 
