@@ -84,7 +84,7 @@ impl LockedFile {
             source,
         })?;
         // Opened once: what is looked at, locked and read is one file, whatever comes to stand at the path.
-        let RegularFile { file, identity } = regular_file::open(&path, !read_only)?;
+        let RegularFile { file, identity, .. } = regular_file::open(&path, !read_only)?;
         let seen = file.try_clone().map_err(|source| FileError::System {
             operation: "open",
             file: path.clone(),

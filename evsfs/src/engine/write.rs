@@ -17,9 +17,9 @@ use crate::sync::{RwLockReadGuard, thread_local};
 /// Discarded ranges before a checkpoint: each look-up passes them.
 pub(crate) const RANGES_MOST: usize = 1024;
 
-/// Blocks that are sealed and then written together: few enough that the ciphertext is still in the core's own cache (L2) when the kernel
-/// copies it.
-const PIECE: usize = 32;
+/// Blocks that are sealed and then written together, or read and then opened: few enough that they are still in the core's own cache (L2)
+/// when they are touched for the second time.
+pub(super) const PIECE: usize = 32;
 
 thread_local! {
     /// Ciphertext on its way to the file.
