@@ -367,7 +367,9 @@ impl Failure {
                 CreateError::NoEntropy(_) => ("no_entropy", Exit::Failed, "try again; see getrandom(2)"),
             },
             Self::Open { source, .. } => match source.as_ref() {
-                OpenError::TooShort => ("truncated", Exit::Damaged, "restore the volume file from a backup"),
+                OpenError::TooShort { .. } => {
+                    ("truncated", Exit::Damaged, "restore the volume file from a backup")
+                }
                 OpenError::ForeignKeys { .. } | OpenError::KeysOfBoth { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
@@ -450,7 +452,7 @@ impl Failure {
                 ControlError::Bind { .. } => (
                     "control_socket",
                     Exit::Failed,
-                    "give a path in a directory of your own that is not taken",
+                    "give a path of at most 99 bytes, in a directory of your own, that is not taken",
                 ),
                 ControlError::Unsupported { .. } => {
                     ("unsupported", Exit::Refused, "this kind of disk cannot do that")

@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use crate::format::{UnverifiedHeader, VolumeKind, WrappedDekField};
 
-pub use pinned::{lock_memory, pin};
+pub use pinned::pin;
 
 /// Keeps all of this process out of swap space from now on, where it has the right to; else the data key alone is.
 pub fn keep_in_memory() {
-    if let Err(error) = lock_memory() {
+    if let Err(error) = kmsd::memory::lock() {
         debug!(%error, "only the data key is kept out of swap space");
     }
 }

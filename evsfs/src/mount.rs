@@ -23,10 +23,6 @@ use self::holders::Holder;
 use self::table::{MountEntry, Present};
 use crate::device::BlockDevice;
 use crate::fuse::{DISK_NAME, DiskFs};
-use crate::process::processors;
-
-/// More threads than processors are slower, and more than this many have nothing to do.
-const MAX_THREADS: usize = 4;
 
 /// Others must not see an empty directory, and take it for an empty disk, while nothing is mounted on it.
 const POINT_MODE: Mode = Mode::RWXU;
@@ -261,7 +257,7 @@ pub fn mount<D: BlockDevice>(
     // given, as a machine that gives its rights up has them: all of it is served, discards too.
     let acl = SessionACL::All;
     config.acl = acl;
-    config.n_threads = Some(processors().min(MAX_THREADS));
+    config.n_threads = Some(fs.threads().count());
     config.clone_fd = true;
     point.close_to_others()?;
     let connection = connect::connect(point, options).map_err(|e| point.failed("mount at", e))?;

@@ -29,9 +29,9 @@ pub use self::signals::Signals;
 use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
-use crate::fuse::{DiskFs, Openings};
+use crate::fuse::{DiskFs, Openings, Threads};
 use crate::mount::{self, MountError, Mounted, Point, table};
-use crate::process::resident_bytes;
+use crate::process::{processors, resident_bytes};
 
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
 const KERNEL: Duration = Duration::from_secs(1);
@@ -103,6 +103,7 @@ pub fn serve<D: Attachment>(
 ) -> Result<(), Failure> {
     let device = Arc::new(device);
     let openings = Arc::new(Openings::default());
+    let threads = Arc::new(Threads::new(processors()));
     let (device_id, inode) = settings.identity;
     let source = table::source(device_id, inode, uuid::Uuid::new_v4().as_u64_pair().0);
     let (events, queue) = unbounded();
@@ -116,6 +117,7 @@ pub fn serve<D: Attachment>(
         settings.cached,
         settings.read_only,
         Arc::clone(&openings),
+        Arc::clone(&threads),
     );
     let options = mount::Options { allow_other: settings.allow_other, read_only: settings.read_only, source };
     let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
@@ -125,6 +127,7 @@ pub fn serve<D: Attachment>(
         device,
         mounted,
         openings,
+        threads,
         queue,
         keys: KeyRequests::default(),
         tick: settings.tick,
@@ -163,6 +166,7 @@ struct Service<D> {
     device: Arc<D>,
     mounted: Mounted,
     openings: Arc<Openings>,
+    threads: Arc<Threads>,
     queue: Receiver<Event>,
     keys: KeyRequests,
     tick: Duration,
@@ -335,6 +339,7 @@ impl<D: Attachment> Service<D> {
 
     /// Waits for the session, closes the device, and answers the one who asked for it.
     fn end(self, mut asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
+        self.threads.end();
         let session = self.await_session(&mut asked);
         let result = self.close(flushed.and(session));
         if let Some(call) = asked {

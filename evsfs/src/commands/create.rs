@@ -113,7 +113,7 @@ fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
 /// Writes under another name in the same directory, and gives it its own when it is durable.
 fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) -> Result<(), Failure> {
     let system = |operation| move |source| FileError::System { operation, file: path.to_owned(), source };
-    let unfinished = Unfinished::beside(path);
+    let unfinished = Unfinished::beside(path, header.uuid);
     let backing = FileBacking::create(&unfinished.path).map_err(|error| match error {
         FileBackingError::Io { source, .. } => Failure::from(system("create")(source)),
         other => other.into(),
@@ -144,8 +144,9 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn beside(path: &Path) -> Self {
-        Self { path: path.with_file_name(format!(".evsfs-{}.unfinished", Uuid::new_v4())) }
+    /// Whoever undoes a creation that was cut short finds it by its volume; that it is asked for again is no obstacle.
+    fn beside(path: &Path, volume: Uuid) -> Self {
+        Self { path: path.with_file_name(format!(".evsfs-{volume}.{}.unfinished", Uuid::new_v4())) }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::control::{Peer, Request};
 use crate::crypto::Suite;
 use crate::engine::BLOCK;
 use crate::failure::{Failure, FileError};
-use crate::format::{Header, HeaderCopies, layout};
+use crate::format::{BaseReference, Header, HeaderCopies, layout};
 use crate::keys::KeyService;
 use crate::mount::table;
 use crate::open::{self, Access, LockedFile};
@@ -76,7 +76,10 @@ fn describe(copies: &HeaderCopies) -> Value {
         "re_encrypting": header.next.is_some(),
         "created": header.created,
         "log_ring_bytes": header.ring_pages * BLOCK,
-        "base": header.base.map(|base| json!({"uuid": base.uuid, "path": base.path.as_str()})),
+        "base": header.base.map(|base| {
+            let note = (encrypted && !base.is_proved()).then_some(BaseReference::UNPROVED);
+            json!({"uuid": base.uuid, "path": base.path.as_str(), "proved": base.is_proved(), "note": note})
+        }),
         "flattened": header.base_copied,
         "header_copies": copies.candidates().len(),
         "note": note,

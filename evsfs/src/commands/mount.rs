@@ -145,6 +145,7 @@ fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, Settings), Failu
     let access = Access {
         expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
         read_only: arguments.read_only,
+        salvage: false,
         accept_rollback: arguments.accept_rollback.then_some("evsfs mount --accept-rollback"),
         memory: arguments.memory.map(|memory| memory.0),
         background: true,

@@ -129,6 +129,7 @@ impl Attachment for VolumeDevice {
             "re_encryption": rekey::describe(&self.volume)["re_encryption"],
             "flatten": flatten::describe(&self.volume)["flatten"],
             "base": header.base.map(|base| base.uuid),
+            "base_proved": header.base.map(|base| base.is_proved()),
             "commit": self.volume.anchor().commit,
             "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
             "stats": {

@@ -14,6 +14,7 @@ mod mapped;
 mod operations;
 mod places;
 mod secrets;
+mod slow_host;
 mod space;
 mod users;
 mod volumes;

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use evsfs::device::RawDevice;
-use evsfs::fuse::{DiskFs, Openings};
+use evsfs::fuse::{DiskFs, Threads};
 use evsfs::mount::{self, MountError, Options, table};
 use serde_json::{Value, json};
 
@@ -118,7 +118,8 @@ fn a_disk_below_a_directory_that_was_renamed_is_found_where_it_is() {
 
 fn raw(file: &Path) -> (DiskFs<RawDevice>, Options) {
     let device = RawDevice::new(File::open(file).unwrap(), file.to_owned(), true).unwrap();
-    let fs = DiskFs::new(Arc::new(device), "test".into(), false, true, Arc::new(Openings::default()));
+    let fs =
+        DiskFs::new(Arc::new(device), "test".into(), false, true, Arc::default(), Arc::new(Threads::new(1)));
     let source = table::source(1, 2, uuid::Uuid::new_v4().as_u64_pair().0);
     (fs, Options { allow_other: false, read_only: true, source })
 }
