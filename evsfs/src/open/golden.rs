@@ -163,7 +163,9 @@ fn releases() -> Vec<PathBuf> {
 fn golden_volumes_read_as_they_were_written_bit_for_bit() {
     for from in releases() {
         let release = Release::unpack(&from);
-        assert!(release.lines.len() >= 8, "{from:?}");
+        // A format is there whole; of what changed within it, what the change was about.
+        let least = if from.ends_with(VERSION.to_string()) { 8 } else { 1 };
+        assert!(release.lines.len() >= least, "{from:?}");
         for line in &release.lines {
             let name = &line.name;
             let volume = release.open(name, true);

@@ -128,7 +128,7 @@ fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
             .chain(EACH_KIND.iter().map(|kinds| fixed(kinds, sense)))
             .collect()
     });
-    run(&EngineSetup { base: Some(Base::new(20)), ..small.clone() }, &|_| vec![flatten.clone()]);
+    run(&EngineSetup { base: Some(Base::new(20)), ..small }, &|_| vec![flatten.clone()]);
     let tight = EngineSetup { ring_pages: 16, dirty_limit: 400, ..small };
     run(&tight, &|_| vec![compacting()]);
     let met = met.into_inner();
