@@ -21,6 +21,7 @@ pub mod key_policy;
 pub mod operation;
 pub mod policy;
 pub mod principal;
+pub mod quota;
 pub mod reconcile;
 pub mod refusal;
 pub mod registry;

@@ -48,6 +48,11 @@ fn s2_f7_a_server_boots_from_its_encrypted_disk_and_what_it_writes_and_discards_
  {
     let ecs = Installation::new();
     let guest = Guest::fetch();
+    // What QEMU discards after it has given root's rights up reaches the disk as well.
+    if rustix::process::geteuid().is_root() {
+        fs::create_dir_all(ecs.home()).expect("a directory can be made");
+        fs::write(ecs.home().join("ecs.toml"), "qemu_user = 'nobody'\n").expect("it can be written");
+    }
     let canary = format!("canary-{}", std::process::id());
     let system = ecs.dir().join("system.raw");
     let script = "

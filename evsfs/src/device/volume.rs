@@ -1,19 +1,21 @@
 //! An encrypted or plain volume as a device.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 use tracing::info;
-
 use uuid::Uuid;
 
 use super::{BlockDevice, DeviceError, Snapshots};
 use crate::anchors::{AnchorKeeper, VolumeAnchors};
+use crate::backing::FileBacking;
 use crate::control::Request;
 use crate::crypto::Suite;
 use crate::engine::{BLOCK, Volume};
 use crate::failure::{Failure, StartError};
 use crate::format::Header;
 use crate::keys::KeyService;
-use crate::open::Opened;
+use crate::open::{LockedFile, Opened};
 use crate::operations;
 use crate::serve::Attachment;
 use crate::{flatten, rekey};
@@ -23,14 +25,16 @@ pub struct VolumeDevice {
     volume: Volume,
     anchors: Option<AnchorKeeper>,
     read_only: bool,
+    /// Locked until the key service has been told of the last state: who attaches the file next is not overtaken by that.
+    _locked: Arc<FileBacking>,
 }
 
 impl VolumeDevice {
-    /// Serves an open volume, and tells the key service of it if it is encrypted.
+    /// Serves an open volume, and tells the key service of it if it is encrypted. `file` is the one it was opened from.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(opened: Opened, read_only: bool) -> Result<Self, StartError> {
+    pub fn start(opened: Opened, file: &LockedFile, read_only: bool) -> Result<Self, StartError> {
         let Opened { volume, anchor } = opened;
         let Header { suite, uuid, .. } = volume.header();
         let anchors = match suite {
@@ -42,7 +46,7 @@ impl VolumeDevice {
                 Some(keeper)
             }
         };
-        Ok(Self { volume, anchors, read_only })
+        Ok(Self { volume, anchors, read_only, _locked: Arc::clone(&file.backing) })
     }
 
     /// The volume.
@@ -125,6 +129,7 @@ impl Attachment for VolumeDevice {
             "re_encryption": rekey::describe(&self.volume)["re_encryption"],
             "flatten": flatten::describe(&self.volume)["flatten"],
             "base": header.base.map(|base| base.uuid),
+            "base_proved": header.base.map(|base| base.is_proved()),
             "commit": self.volume.anchor().commit,
             "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
             "stats": {

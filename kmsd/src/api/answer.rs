@@ -95,7 +95,10 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotAdministrator { .. }
         | Refusal::GrantTooWide { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
-        Refusal::AnchorBehind { .. } | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
+        Refusal::AnchorBehind { .. }
+        | Refusal::RotationUnderWay { .. }
+        | Refusal::Unfinished { .. }
+        | Refusal::HalfMade { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -120,6 +123,8 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::GrantEmpty
         | Refusal::GranteeInvalid
         | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyGrantsInAll { .. }
+        | Refusal::TooManyGrantsOfOne { .. }
         | Refusal::Policy(_)
         | Refusal::AliasIsName { .. }
         | Refusal::TooManyAliases { .. }
@@ -136,6 +141,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotExternal { .. }
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyKeysOfOne { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }
