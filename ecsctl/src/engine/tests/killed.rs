@@ -249,7 +249,9 @@ fn d5_a_killed_copy_is_undone_as_far_as_it_can_be_without_its_source() {
             let left: Vec<_> = left
                 .iter()
                 .filter(|name| {
-                    name.contains("ID") && !name.ends_with(".lock") && !name.ends_with("snapshot-ID")
+                    name.contains("ID")
+                        && !name.ends_with(".lock")
+                        && !name.ends_with("snapshot-ID.unfinished")
                 })
                 .collect();
             assert!(left.is_empty(), "{context}: {left:?}");
