@@ -263,6 +263,9 @@ pub struct Mount {
     /// Refuse a volume that is not encrypted
     #[arg(long)]
     pub expect_encrypted: bool,
+    /// How often what is not urgent is done, in milliseconds; for tests, which cannot wait for it.
+    #[arg(long, hide = true, value_name = "MILLISECONDS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub tick: u64,
     /// This process was started by one that waits for a word on the standard output.
     #[arg(long, hide = true)]
     pub background_child: bool,

@@ -115,6 +115,12 @@ pub enum UsageError {
         /// The base's.
         base: u64,
     },
+    /// Plaintext of an encrypted base would come into the new volume.
+    #[error("{base} is encrypted, and so is what is made over it: give --key", base = base.display())]
+    PlainOverEncrypted {
+        /// The base.
+        base: PathBuf,
+    },
     /// A base's path that a header cannot hold.
     #[error("the path of the base, {path}, is not UTF-8 of at most {most} bytes", path = path.display())]
     BasePath {

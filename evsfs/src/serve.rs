@@ -33,9 +33,6 @@ use crate::fuse::{DiskFs, Openings, Threads};
 use crate::mount::{self, MountError, Mounted, Point, table};
 use crate::process::{processors, resident_bytes};
 
-/// How often a device may do what is not urgent.
-const TICK: Duration = Duration::from_secs(10);
-
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
 const KERNEL: Duration = Duration::from_secs(1);
 
@@ -82,6 +79,8 @@ pub struct Settings {
     pub read_only: bool,
     /// Other users may use the mount.
     pub allow_other: bool,
+    /// How often the device may do what is not urgent.
+    pub tick: Duration,
 }
 
 enum Event {
@@ -124,8 +123,16 @@ pub fn serve<D: Attachment>(
     let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
     // The directory below is nobody's business from here on.
     drop(settings.point);
-    let keys = KeyRequests::default();
-    let service = Service { device, mounted, openings, threads, queue, keys, started: Instant::now() };
+    let service = Service {
+        device,
+        mounted,
+        openings,
+        threads,
+        queue,
+        keys: KeyRequests::default(),
+        tick: settings.tick,
+        started: Instant::now(),
+    };
 
     let started = start(&listeners, &events, session)
         .map_err(|source| StartError::System { operation: "start a thread", source })
@@ -162,6 +169,7 @@ struct Service<D> {
     threads: Arc<Threads>,
     queue: Receiver<Event>,
     keys: KeyRequests,
+    tick: Duration,
     started: Instant,
 }
 
@@ -171,11 +179,11 @@ impl<D: Attachment> Service<D> {
     }
 
     fn run(mut self) -> Result<(), Failure> {
-        let mut due = Instant::now() + TICK;
+        let mut due = Instant::now() + self.tick;
         // A signal found the disk in use. At a shutdown nobody sends another one, so it counts until the disk comes off.
         let mut leaving = false;
         loop {
-            match self.next(&mut due, if leaving { AGAIN } else { TICK }) {
+            match self.next(&mut due, if leaving { AGAIN.min(self.tick) } else { self.tick }) {
                 Err(RecvTimeoutError::Timeout) => {
                     self.device.tick();
                     if !self.openings.is_in_use() && (leaving || self.is_left()) {

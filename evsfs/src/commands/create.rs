@@ -34,6 +34,12 @@ pub(super) fn run(arguments: &cli::Create, output: Output) -> Result<(), Failure
     let uuid = arguments.uuid.unwrap_or_else(Uuid::new_v4);
     let service = KeyService::from_env();
     let base = arguments.base.as_deref().map(|base| read_base(base, &service)).transpose()?;
+    // A flatten would write down what the base holds, and nobody would have recorded that it left encryption.
+    if let (true, Some(path)) = (base.as_ref().is_some_and(|base| base.encrypted), &arguments.base)
+        && arguments.plain
+    {
+        return Err(UsageError::PlainOverEncrypted { base: path.clone() }.into());
+    }
     let size = match (arguments.size, &base) {
         (Some(size), Some(base)) if size.0 < base.size => {
             return Err(UsageError::SmallerThanBase { size: size.0, base: base.size }.into());
@@ -90,6 +96,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
 struct Base {
     reference: BaseReference,
     size: u64,
+    encrypted: bool,
 }
 
 /// Opens the base once: its state is fixed in the new volume's header.
@@ -99,7 +106,8 @@ fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
     let text = std::str::from_utf8(file.path.as_os_str().as_bytes()).ok().and_then(Text::new);
     let path =
         text.ok_or_else(|| UsageError::BasePath { path: file.path.clone(), most: Text::<1024>::MAX })?;
-    Ok(Base { reference: volume.identity().reference(path), size: volume.size() })
+    let encrypted = volume.header().suite == Suite::Aes256Gcm;
+    Ok(Base { reference: volume.identity().reference(path), size: volume.size(), encrypted })
 }
 
 /// Writes under another name in the same directory, and gives it its own when it is durable.

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
@@ -124,6 +125,7 @@ fn settings(arguments: &cli::Mount, identity: (u64, u64)) -> Result<Settings, Fa
         cached: arguments.cached,
         read_only: arguments.read_only,
         allow_other: arguments.allow_other,
+        tick: Duration::from_millis(arguments.tick),
     })
 }
 

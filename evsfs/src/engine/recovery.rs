@@ -421,7 +421,7 @@ mod tests {
         let entry = |lba: u64, counter| Entry::data(100 + lba, 1, counter, Tag::default());
         let expected = BTreeMap::from([(6, entry(6, 5)), (20, Entry::ABSENT), (30, entry(30, 6))]);
         assert_eq!(left.entries, expected);
-        assert_eq!(left.ranges.iter().collect::<Vec<_>>(), [4..10]);
+        assert!(left.ranges.iter().eq(std::iter::once(4..10)));
     }
 
     /// Earlier programs wrote a record for each of them.
@@ -431,7 +431,7 @@ mod tests {
         records.extend((0..20_000).map(|_| unmap(0, 2048)));
         records.push(write(7, 1));
         let left = net(&records).unwrap();
-        assert_eq!(left.ranges.iter().collect::<Vec<_>>(), [0..20_000 * 1024]);
+        assert!(left.ranges.iter().eq(std::iter::once(0..20_000 * 1024)));
         assert_eq!(left.entries.len(), 1);
     }
 

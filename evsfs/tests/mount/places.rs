@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use evsfs::device::RawDevice;
-use evsfs::fuse::{DiskFs, Openings};
+use evsfs::fuse::{DiskFs, Threads};
 use evsfs::mount::{self, MountError, Options, table};
 use serde_json::{Value, json};
 
-use crate::disk::{Disk, Kind, MIB, evsfs, read, refusal, run};
+use crate::disk::{Disk, Kind, MIB, ended, evsfs, read, refusal, run};
 
 #[track_caller]
 fn busy_because_of(disk: &Disk, target: &Path, holder: &Path) {
@@ -83,7 +84,8 @@ fn at_another_point(disk: &Disk, point: &Path) -> Vec<OsString> {
 
 #[test]
 fn a_disk_below_a_directory_that_was_renamed_is_found_where_it_is() {
-    let mut disk = Disk::new(Kind::Plain, MIB);
+    // With many looks whether it was unmounted from outside.
+    let mut disk = Disk::with(Kind::Plain, MIB, &["--tick=1"]);
     disk.detach();
     let (before, now) = (disk.dir().join("before"), disk.dir().join("now"));
     fs::create_dir_all(before.join("p")).unwrap();
@@ -95,9 +97,13 @@ fn a_disk_below_a_directory_that_was_renamed_is_found_where_it_is() {
     fs::create_dir_all(before.join("p")).unwrap();
     let mut stream = UnixStream::connect(disk.control()).unwrap();
     writeln!(stream, "{}", json!({"op": "status"})).unwrap();
-    let mut line = String::new();
-    BufReader::new(&stream).read_line(&mut line).unwrap();
-    let status: Value = serde_json::from_str(&line).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+    let asked = Instant::now();
+    let mut status: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    while asked.elapsed() < Duration::from_millis(500) {
+        writeln!(stream, "{}", json!({"op": "status"})).unwrap();
+        status = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    }
     let path = now.canonicalize().unwrap().join("p/disk");
     assert_eq!(status["ok"]["path"], path.to_str().unwrap(), "{}", disk.log());
     let view = File::options().read(true).write(true).open(&path).unwrap();
@@ -112,7 +118,8 @@ fn a_disk_below_a_directory_that_was_renamed_is_found_where_it_is() {
 
 fn raw(file: &Path) -> (DiskFs<RawDevice>, Options) {
     let device = RawDevice::new(File::open(file).unwrap(), file.to_owned(), true).unwrap();
-    let fs = DiskFs::new(Arc::new(device), "test".into(), false, true, Arc::new(Openings::default()));
+    let threads = Arc::new(Threads::new(1));
+    let fs = DiskFs::new(Arc::new(device), "test".into(), false, true, Arc::default(), threads);
     let source = table::source(1, 2, uuid::Uuid::new_v4().as_u64_pair().0);
     (fs, Options { allow_other: false, read_only: true, source })
 }
@@ -133,7 +140,7 @@ fn of_two_who_mount_at_one_point_the_first_has_it() {
     let (served, options) = raw(&file);
     let (mounted, session) = mount::mount(served, &first, &options).unwrap();
     let (served, other) = raw(&file);
-    let refused = mount::mount(served, &second, &other).unwrap_err();
+    let refused = mount::mount(served, &second, &other).err().unwrap();
     assert!(
         matches!(&refused, MountError::InUse { source_name, .. } if *source_name == options.source),
         "{refused}"
@@ -250,8 +257,8 @@ fn on_btrfs_it_is_known_who_has_a_volume() {
         &["--net".as_ref(), env!("CARGO_BIN_EXE_evsfs").as_ref(), "umount".as_ref(), point.as_os_str()],
     );
     assert!(output.status.success());
-    let pid = ready["pid"].as_u64().unwrap();
-    assert!(!Path::new(&format!("/proc/{pid}")).exists(), "it has ended");
+    let pid = u32::try_from(ready["pid"].as_u64().unwrap()).unwrap();
+    assert!(ended(pid, Duration::ZERO), "it has the key still");
     assert_eq!(info["attached"], ready["pid"]);
     assert_eq!((code, error["code"].as_str()), (3, Some("already_attached")));
     assert!(error["message"].as_str().unwrap().contains(&pid.to_string()), "{error}");

@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -28,8 +28,8 @@ struct Place {
     listener: UnixListener,
 }
 
-/// A process that is ended when it was looked at.
-struct Asking(Child);
+/// A process that is ended when it was looked at, and the connection on which it waits for its key.
+struct Asking(Child, Option<UnixStream>);
 
 impl Drop for Asking {
     fn drop(&mut self) {
@@ -72,11 +72,11 @@ impl Place {
             .gid(user)
             .spawn()
             .unwrap();
-        let asking = Asking(child);
+        let mut asking = Asking(child, None);
         let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
         let came = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&patience)).unwrap();
         assert!(came > 0, "{line}: nobody asked");
-        self.listener.accept().unwrap();
+        asking.1 = Some(self.listener.accept().unwrap().0);
         asking
     }
 }
@@ -110,7 +110,7 @@ const COMMANDS: [&str; 14] = [
 #[test]
 fn every_command_that_asks_for_a_key_cannot_be_dumped_or_traced() {
     let place = Place::new(NOBODY);
-    let ordinary = Asking(Command::new("sleep").arg("1000").uid(NOBODY).gid(NOBODY).spawn().unwrap());
+    let ordinary = Asking(Command::new("sleep").arg("1000").uid(NOBODY).gid(NOBODY).spawn().unwrap(), None);
     while fs::read_to_string(format!("/proc/{}/comm", ordinary.0.id())).unwrap().trim() != "sleep" {
         std::thread::yield_now();
     }

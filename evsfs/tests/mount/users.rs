@@ -132,7 +132,7 @@ fn impostor(name: &str) -> Arc<AtomicUsize> {
 
 /// The source of the mount at a point.
 fn source_at(point: &Path) -> String {
-    let table = String::from_utf8_lossy(&fs::read("/proc/self/mountinfo").unwrap()).into_owned();
+    let table = String::from_utf8_lossy(&fs::read("/proc/thread-self/mountinfo").unwrap()).into_owned();
     let line = table.lines().rfind(|line| line.split(' ').nth(4) == point.to_str()).expect("it is mounted");
     line.split(" - ").last().unwrap().split(' ').nth(1).unwrap().to_owned()
 }
