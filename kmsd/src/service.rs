@@ -15,6 +15,7 @@ mod details;
 mod error;
 mod grants;
 mod import;
+mod leases;
 mod lifecycle;
 mod metrics;
 mod policies;
@@ -39,10 +40,12 @@ pub(crate) use self::start::{audit_purpose, newest_note, store_purpose};
 pub use self::{
     access_keys::{Credential, NewAccessKey},
     aliases::NamedKey,
+    anchors::Offer,
     data::{ReEncrypted, Source},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     import::ImportParameters,
+    leases::Taken,
     lifecycle::{KeyView, NewKey},
     metrics::{OpenConnection, Way},
     start::{Parts, StartError},
@@ -72,11 +75,13 @@ pub struct Limits {
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_anchors_each: usize,
+    /// How long the lease of a volume lasts that is not renewed, in seconds.
+    pub lease_seconds: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_keys: 10_000, max_anchors: 50_000, max_anchors_each: 10_000 }
+        Self { max_keys: 10_000, max_anchors: 50_000, max_anchors_each: 10_000, lease_seconds: 45 }
     }
 }
 
@@ -94,6 +99,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
     limits: Limits,
+    heard: leases::Heard,
     /// Keys that are being made or rotated in this process. What is in creation and not of one of these has failed.
     in_flight: Mutex<HashSet<KeyId>>,
     /// Keys whose rotation by interval failed, and when it is tried again.

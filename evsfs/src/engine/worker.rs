@@ -175,8 +175,10 @@ fn checkpointer(core: &Core) {
 
 /// Failures reach whoever writes or flushes next; here they are only noted.
 fn report(core: &Core, result: Result<(), VolumeError>) {
-    if let Err(error) = result {
-        tracing::warn!(volume = %core.store.uuid, %error, "background work failed");
+    match result {
+        // Said when it happened, and told to everybody who asks.
+        Ok(()) | Err(VolumeError::Poisoned | VolumeError::Superseded { .. }) => {}
+        Err(error) => tracing::warn!(volume = %core.store.uuid, %error, "background work failed"),
     }
 }
 

@@ -95,7 +95,11 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotAdministrator { .. }
         | Refusal::GrantTooWide { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
-        Refusal::AnchorBehind { .. } | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
+        Refusal::AnchorBehind { .. }
+        | Refusal::LeaseHeld { .. }
+        | Refusal::LeaseLost { .. }
+        | Refusal::LeaseOfEarlierBoot { .. }
+        | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }

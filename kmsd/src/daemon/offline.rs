@@ -52,6 +52,7 @@ pub(super) async fn start(
             max_keys: config.limits.max_keys,
             max_anchors: config.limits.max_anchors,
             max_anchors_each: config.limits.max_anchors_each,
+            lease_seconds: config.limits.lease_seconds,
         },
         accept_restored,
     };

@@ -189,6 +189,7 @@ impl Service {
         let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), epoch)?;
 
         let reading = clock.read();
+        let heard = super::leases::Heard::nothing(&reading);
         let trusted = match stored {
             Some(stored) => stored.observe(reading),
             None => TrustedClock::start(reading),
@@ -202,6 +203,7 @@ impl Service {
             clock,
             trusted: Mutex::new(trusted),
             limits,
+            heard,
             in_flight: Mutex::new(HashSet::new()),
             rotate_again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),

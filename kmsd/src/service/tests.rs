@@ -7,6 +7,7 @@ mod crash;
 mod doubtful;
 mod import;
 mod keys;
+mod leases;
 mod restored;
 mod rotation;
 mod schedule;
@@ -58,7 +59,7 @@ impl World {
         let settings =
             PoolSettings { sessions: 2, probe_every: Duration::from_millis(2), ..PoolSettings::default() };
         let pool = Pool::start(Arc::new(self.token.clone()), settings).unwrap();
-        let limits = Limits { max_keys: 100, max_anchors: 8, max_anchors_each: 3 };
+        let limits = Limits { max_keys: 100, max_anchors: 8, max_anchors_each: 3, lease_seconds: 45 };
         Service::start(Parts {
             store: Box::new(self.store.clone()),
             audit: self.audit.path().join("audit"),

@@ -157,7 +157,10 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }
         | Refusal::TooManyRotations { .. } => "LimitExceededException",
-        Refusal::RotationUnderWay { .. } => "ConflictException",
+        Refusal::RotationUnderWay { .. }
+        | Refusal::LeaseHeld { .. }
+        | Refusal::LeaseOfEarlierBoot { .. }
+        | Refusal::LeaseLost { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",
         Refusal::NoSuchVerb => "UnknownOperationException",
