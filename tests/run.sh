@@ -56,9 +56,10 @@ install_tools() {
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1
     tests/guest/fetch.sh >/dev/null || return 1
-    command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest || return 1
-    command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny || return 1
-    command -v fsx >/dev/null || cargo install --locked --debug fsx || return 1
+    # Versions that build with the oldest compiler that Cargo.toml names.
+    command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest@0.9.114 || return 1
+    command -v cargo-deny >/dev/null || cargo install --locked --debug cargo-deny@0.20.2 || return 1
+    command -v fsx >/dev/null || cargo install --locked --debug fsx@0.3.2 || return 1
     cargo fetch --locked     # of every platform: the dependency policy looks at all of them, offline
 }
 
@@ -101,7 +102,8 @@ step "tools" install_tools
 # Mounts and loop devices need root. An ordinary user builds as himself and runs the test programs by sudo.
 if [ "$(id -u)" != 0 ]; then
     host=$(rustc -vV | sed -n 's/^host: //p')
-    export "CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUNNER=sudo --preserve-env"
+    # sudo's own path replaces PATH also then (secure_path in sudoers(5)); what cargo installed for this user is not on it.
+    export "CARGO_TARGET_$(echo "$host" | tr 'a-z-' 'A-Z_')_RUNNER=sudo --preserve-env env PATH=$PATH"
 fi
 printf '\n== programs, beside what follows\n'
 build_programs </dev/null &

@@ -10,6 +10,7 @@ pub(crate) mod snapshots;
 
 use std::{
     fs::File,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -55,6 +56,14 @@ pub(crate) enum CatalogError {
         /// What it should be.
         what: &'static str,
     },
+    /// Its file.
+    #[error("cannot open {}: {source}", path.display())]
+    Open {
+        /// The database.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The lock for its first opening.
     #[error("cannot lock {}: {source}", path.display())]
     Lock {
@@ -84,6 +93,9 @@ impl Catalog {
     /// [`CatalogError`].
     pub(crate) fn open(path: &Path) -> Result<Self, CatalogError> {
         let at = |source| CatalogError::Sqlite { path: path.to_owned(), source };
+        // For its owner only, whatever the mode of the directory; what SQLite puts beside it gets the same mode.
+        let made = File::options().append(true).create(true).mode(0o600).open(path);
+        made.map_err(|source| CatalogError::Open { path: path.to_owned(), source })?;
         let mut connection = Connection::open(path).map_err(at)?;
         connection.busy_timeout(BUSY).map_err(at)?;
         if schema::version(&connection).map_err(at)? != schema::VERSION {

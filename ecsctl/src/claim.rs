@@ -16,8 +16,29 @@ use uuid::Uuid;
 
 use crate::{config::private_dir, volumes::process};
 
-/// How long to wait for what a killed ecsctl left running.
-const ORPHAN: Duration = Duration::from_secs(60);
+/// How long to wait for whoever has a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Patience {
+    /// For another ecsctl.
+    pub(crate) ecsctl: Duration,
+    /// For the evsfs that a killed ecsctl left at work; its end is near.
+    pub(crate) orphan: Duration,
+}
+
+impl Patience {
+    /// Not at all.
+    pub(crate) const NONE: Self = Self { ecsctl: Duration::ZERO, orphan: Duration::ZERO };
+
+    /// The same for both.
+    pub(crate) const fn of(both: Duration) -> Self {
+        Self { ecsctl: both, orphan: both }
+    }
+
+    /// Only for what a killed ecsctl left.
+    pub(crate) const fn for_orphans(self) -> Self {
+        Self { ecsctl: Duration::ZERO, ..self }
+    }
+}
 
 /// The right to change one disk or server, until dropped.
 #[derive(Debug)]
@@ -46,11 +67,11 @@ pub(crate) enum ClaimError {
 }
 
 impl Claim {
-    /// Takes the claim on `id`, waiting up to `patience` for another process to give it up.
+    /// Takes the claim on `id`, waiting for another process to give it up as long as `patience` says.
     ///
     /// # Errors
     /// [`ClaimError::Taken`] after that time, [`ClaimError::Io`] when the directory cannot be written.
-    pub(crate) fn take(dir: &Path, id: Uuid, patience: Duration) -> Result<Self, ClaimError> {
+    pub(crate) fn take(dir: &Path, id: Uuid, patience: Patience) -> Result<Self, ClaimError> {
         let path = dir.join(format!("{id}.lock"));
         let failed = |source| ClaimError::Io { path: path.clone(), source };
         let start = Instant::now();
@@ -72,14 +93,13 @@ impl Claim {
                     file.set_len(0).and_then(|()| write!(file, "{}", std::process::id())).map_err(failed)?;
                     return Ok(Self { file, path });
                 }
-                Err(TryLockError::WouldBlock) if start.elapsed() < patience => {
+                Err(TryLockError::WouldBlock) if start.elapsed() < patience.ecsctl => {
                     thread::sleep(Duration::from_millis(10));
                 }
                 Err(TryLockError::WouldBlock) => {
                     let pid =
                         fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-                    // When its ecsctl was killed, the evsfs that it ran still works; its end is near.
-                    if start.elapsed() < ORPHAN && process::identify(pid).is_none() {
+                    if start.elapsed() < patience.orphan && process::identify(pid).is_none() {
                         thread::sleep(Duration::from_millis(10));
                         continue;
                     }
@@ -162,19 +182,19 @@ mod tests {
     fn one_holder_at_a_time_and_the_other_is_told_who() {
         let dir = tempfile::tempdir().unwrap();
         let id = Uuid::new_v4();
-        let first = Claim::take(dir.path(), id, Duration::ZERO).unwrap();
-        let refused = Claim::take(dir.path(), id, Duration::ZERO).unwrap_err();
+        let first = Claim::take(dir.path(), id, Patience::NONE).unwrap();
+        let refused = Claim::take(dir.path(), id, Patience::NONE).unwrap_err();
         assert!(matches!(refused, ClaimError::Taken { pid } if pid == std::process::id()), "{refused}");
-        Claim::take(dir.path(), Uuid::new_v4(), Duration::ZERO).unwrap();
+        Claim::take(dir.path(), Uuid::new_v4(), Patience::NONE).unwrap();
         drop(first);
-        Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+        Claim::take(dir.path(), id, Patience::NONE).unwrap();
     }
 
     #[test]
     fn the_file_of_a_dead_process_is_forgotten_and_that_of_a_live_one_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let (held, left) = (Uuid::new_v4(), Uuid::new_v4());
-        let claim = Claim::take(dir.path(), held, Duration::ZERO).unwrap();
+        let claim = Claim::take(dir.path(), held, Patience::NONE).unwrap();
         fs::write(dir.path().join(format!("{left}.lock")), "1").unwrap();
         fs::write(dir.path().join("other"), "").unwrap();
         let mut found = named(dir.path()).unwrap();
@@ -200,7 +220,8 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let claim = Claim::take(dir.path(), id, Duration::from_secs(60)).unwrap();
+                        let claim =
+                            Claim::take(dir.path(), id, Patience::of(Duration::from_secs(60))).unwrap();
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         inside.fetch_sub(1, Ordering::SeqCst);
                         drop(claim);
@@ -214,7 +235,7 @@ mod tests {
     fn the_child_of_a_killed_process_keeps_the_claim_until_it_ends() {
         let dir = tempfile::tempdir().unwrap();
         let id = Uuid::new_v4();
-        let claim = Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+        let claim = Claim::take(dir.path(), id, Patience::NONE).unwrap();
         let mut child =
             std::process::Command::new("sleep").arg("60").stdin(claim.stdin().unwrap()).spawn().unwrap();
         // A killed process closes the file and does not remove it.
@@ -222,10 +243,38 @@ mod tests {
         fs::hard_link(&path, &kept).unwrap();
         drop(claim);
         fs::rename(&kept, &path).unwrap();
-        let taken = Claim::take(dir.path(), id, Duration::ZERO);
+        let taken = Claim::take(dir.path(), id, Patience::NONE);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(matches!(taken, Err(ClaimError::Taken { .. })));
-        Claim::take(dir.path(), id, Duration::ZERO).unwrap();
+        Claim::take(dir.path(), id, Patience::NONE).unwrap();
+    }
+
+    #[test]
+    fn a_dead_holders_child_is_waited_for_only_by_who_has_patience_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = Uuid::new_v4();
+        let path = dir.path().join(format!("{id}.lock"));
+        let mut holder = std::process::Command::new("true").spawn().unwrap();
+        let dead = holder.id();
+        holder.wait().unwrap();
+        // A lock belongs to the open file, so this process's is any other's.
+        let leave = || {
+            let mut file = File::create(&path).unwrap();
+            write!(file, "{dead}").unwrap();
+            file.lock().unwrap();
+            file
+        };
+        let orphan = leave();
+        let began = Instant::now();
+        let refused = Claim::take(dir.path(), id, Patience::NONE).unwrap_err();
+        assert!(matches!(refused, ClaimError::Taken { pid } if pid == dead), "{refused}");
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody's patience was asked for");
+        thread::scope(|scope| {
+            let patient = Patience::of(Duration::from_secs(60)).for_orphans();
+            let waiting = scope.spawn(move || Claim::take(dir.path(), id, patient).map(drop));
+            drop(orphan);
+            waiting.join().unwrap().unwrap();
+        });
     }
 }

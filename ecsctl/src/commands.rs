@@ -16,6 +16,8 @@ pub(crate) mod snapshot;
 pub(crate) mod status;
 pub(crate) mod stored;
 
+use std::path::PathBuf;
+
 use crate::{
     app::App,
     cli::Command,
@@ -62,6 +64,12 @@ fn parse_size(text: &str) -> Result<Size, Error> {
 
 fn parse_rate(text: &str) -> Result<u64, Error> {
     size::parse_rate(text).map_err(|source| Error::Rate { given: text.to_owned(), source })
+}
+
+/// A path of the user's that is to be recorded: whole, and text.
+fn recorded_path(given: PathBuf) -> Result<PathBuf, Error> {
+    let path = std::path::absolute(&given).unwrap_or(given);
+    if path.to_str().is_some() { Ok(path) } else { Err(Error::NotText { path }) }
 }
 
 /// Has the user say that what is encrypted shall lie in the open, unless `yes` says so already (I2).

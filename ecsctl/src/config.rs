@@ -13,6 +13,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::{
+    claim::Patience,
     machines::{MachinePlace, accel::Acceleration},
     volumes::Place,
 };
@@ -47,8 +48,8 @@ pub(crate) struct Installation {
     pub(crate) kmsd_socket: PathBuf,
     /// The `evsfs` program.
     pub(crate) evsfs: PathBuf,
-    /// How long to wait for another ecsctl.
-    pub(crate) patience: Duration,
+    /// How long to wait for another ecsctl, and for what a killed one left at work.
+    pub(crate) patience: Patience,
     /// How machines are run.
     pub(crate) machines: MachineSettings,
 }
@@ -101,6 +102,12 @@ pub(crate) enum ConfigError {
         /// What the system said.
         source: io::Error,
     },
+    /// What is to be written into the catalogue, and handed to programs that take text only, must be text.
+    #[error("{} cannot be used: it is not UTF-8", path.display())]
+    NotText {
+        /// The home or the socket.
+        path: PathBuf,
+    },
     /// No variable says where to put things.
     #[error("neither ECS_HOME nor XDG_STATE_HOME nor HOME is set")]
     NoHome,
@@ -144,7 +151,7 @@ impl Installation {
     /// Finds the installation. `home` and `socket` come from options or their variables.
     ///
     /// # Errors
-    /// A configuration file that cannot be read, trusted or understood; no place to put things.
+    /// A configuration file that cannot be read, trusted or understood; no place to put things; paths that are no text.
     pub(crate) fn find(home: Option<PathBuf>, socket: Option<PathBuf>) -> Result<Self, ConfigError> {
         let root = rustix::process::geteuid().is_root();
         let home = match home {
@@ -153,11 +160,16 @@ impl Installation {
             None => state_home().ok_or(ConfigError::NoHome)?.join("ecs"),
         };
         let home = std::path::absolute(&home).unwrap_or(home);
+        let text = |path: PathBuf| match path.to_str() {
+            Some(_) => Ok(path),
+            None => Err(ConfigError::NotText { path }),
+        };
+        let home = text(home)?;
         let file = read(&home)?;
-        let kmsd_socket = socket.or(file.kmsd_socket).unwrap_or_else(|| default_socket(root));
+        let kmsd_socket = text(socket.or(file.kmsd_socket).unwrap_or_else(|| default_socket(root)))?;
         Ok(Self {
             evsfs: file.evsfs.unwrap_or_else(beside_or_on_path),
-            patience: Duration::from_secs(file.wait_seconds.unwrap_or(60)),
+            patience: Patience::of(Duration::from_secs(file.wait_seconds.unwrap_or(60))),
             machines: MachineSettings {
                 qemu: file.qemu.unwrap_or_else(|| PathBuf::from("qemu-system-x86_64")),
                 user: file.qemu_user,

@@ -22,8 +22,10 @@ use crate::{
         disk::DiskStatus,
         finding::{self, Finding},
     },
-    volumes::{ToolError, mounts},
+    volumes::{Failure, ToolError, mounts},
 };
+
+const EVSFS_MISSING: &str = "install evsfs beside ecsctl or on PATH, or name it as `evsfs` in ecs.toml";
 
 /// Looks at everything. What cannot be looked at is a finding, too.
 ///
@@ -87,11 +89,7 @@ fn helper() -> Option<Finding> {
 fn evsfs(app: &App) -> Finding {
     match app.volumes.version() {
         Ok(version) => finding::versions("evsfs", "evsfs", &version, env!("CARGO_PKG_VERSION")),
-        Err(error) => Finding::bad(
-            "evsfs",
-            error.to_string(),
-            "install evsfs beside ecsctl or on PATH, or name it as `evsfs` in ecs.toml",
-        ),
+        Err(error) => Finding::bad("evsfs", error.to_string(), EVSFS_MISSING),
     }
 }
 
@@ -194,7 +192,15 @@ fn volume_files(app: &App) -> Result<Vec<Finding>, Error> {
                     ),
                     "put the right file back: a disk never changes between the two",
                 ),
-                Err(error) => Finding::bad(
+                // The program's own finding says what to do; of the volumes nothing is known.
+                Err(ToolError::Spawn { .. }) => {
+                    return Ok(vec![Finding::warning(
+                        "volumes",
+                        "not looked at: evsfs cannot be run",
+                        EVSFS_MISSING,
+                    )]);
+                }
+                Err(error @ ToolError::Failed { class: Failure::Damaged, .. }) => Finding::bad(
                     "volumes",
                     format!("{what}: {error}"),
                     format!(
@@ -203,6 +209,13 @@ fn volume_files(app: &App) -> Result<Vec<Finding>, Error> {
                         disk.name
                     ),
                 ),
+                // Its file may be whole.
+                Err(source) => {
+                    let doing = "looked at";
+                    let error =
+                        Error::Volume { kind, disk: disk.name.clone(), doing, source: Box::new(source) };
+                    Finding::bad("volumes", error.to_string(), error.report().hint)
+                }
             };
             // Another ecsctl may have changed or deleted it meanwhile.
             if disks::by_id(app.catalog.read(), disk.id)?.as_ref() == Some(&disk) {

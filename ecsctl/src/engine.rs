@@ -20,7 +20,7 @@ use uuid::Uuid;
 use crate::{
     app::App,
     catalog::{disks, operations, servers as rows},
-    claim::{self, Claim},
+    claim::{self, Claim, ClaimError, Patience},
     error::Error,
     model::{
         Noun,
@@ -65,9 +65,18 @@ struct Facts {
     source: Option<Claimed>,
     /// Where the source is seen while it is copied.
     view: Option<std::path::PathBuf>,
-    /// The source was in use, and a snapshot of it was taken to copy from.
-    snapshot: bool,
+    /// Whether a snapshot of the source was taken to copy from. What was cut short may have taken one.
+    snapshot: Option<bool>,
     serving: Option<crate::model::disk::Serving>,
+    /// The state that the disk had before the operation began, if that was in this process.
+    before: Option<DiskStatus>,
+}
+
+impl Facts {
+    /// Those of an operation that begins in this process, on a disk in that state.
+    fn beginning(before: DiskStatus) -> Self {
+        Self { snapshot: Some(false), before: Some(before), ..Self::default() }
+    }
 }
 
 impl App {
@@ -101,6 +110,7 @@ impl App {
     /// # Errors
     /// As [`App::claim_disk`].
     pub(crate) fn claim_volume_id(&mut self, kind: Noun, id: Uuid, given: &str) -> Result<Claimed, Error> {
+        self.settle_copies_of(id)?;
         let claim = self.claim(kind, id, given)?;
         let gone = || Error::NotFound { noun: kind, given: given.to_owned(), near: None };
         let disk = disks::by_id(self.catalog.read(), id)?.ok_or_else(gone)?;
@@ -120,19 +130,48 @@ impl App {
     /// As [`App::claim_disk`].
     pub(crate) fn settle_and_find(&mut self, kind: Noun, given: &str) -> Result<Disk, Error> {
         let disk = self.find_volume(kind, given)?;
+        self.settle_copies_of(disk.id)?;
         if operations::of::<Operation>(self.catalog.read(), kind, disk.id)?.is_none() {
             return Ok(disk);
         }
-        let patience = std::mem::take(&mut self.installation.patience);
-        let claimed = self.claim_volume_id(kind, disk.id, given);
-        self.installation.patience = patience;
+        let claimed =
+            self.with_patience(Patience::for_orphans, |app| app.claim_volume_id(kind, disk.id, given));
         match claimed {
             Ok(claimed) => Ok(claimed.disk),
             // Somebody is at it: its state says so.
-            Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {
-                self.find_volume(kind, given)
-            }
+            Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => self.find_volume(kind, given),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Undoes the copies of a volume that were cut short: what they had mounted keeps it from being changed.
+    fn settle_copies_of(&mut self, source: Uuid) -> Result<(), Error> {
+        for kind in Noun::VOLUMES {
+            for id in operations::pending(self.catalog.read(), kind)? {
+                let operation = operations::of::<Operation>(self.catalog.read(), kind, id)?;
+                if operation.is_some_and(|operation| operation.copies(source)) {
+                    self.settle_copy(kind, id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_copy(&mut self, kind: Noun, id: Uuid) -> Result<(), Error> {
+        let given = id.to_string();
+        // The process that made it may have died, and an evsfs that it ran be at work still.
+        let settled = self.with_patience(Patience::for_orphans, |app| app.claim_volume_id(kind, id, &given));
+        match settled {
+            // It is gone by that, or its process works on it still, or has just finished.
+            Ok(_) | Err(Error::NotFound { .. } | Error::Claim { source: ClaimError::Taken { .. }, .. }) => {
+                Ok(())
+            }
+            Err(error @ (Error::Catalog(_) | Error::Claim { .. })) => Err(error),
+            // What is left of it may not be in the way; if it is, what was asked fails for that.
+            Err(error) => {
+                tracing::warn!(volume = %id, %error, "a copy that was cut short cannot be undone");
+                Ok(())
+            }
         }
     }
 
@@ -159,6 +198,7 @@ impl App {
     pub(crate) fn check(&self, claimed: &Claimed) -> Result<serde_json::Value, Error> {
         let file = self.installation.place(claimed.disk.id).file;
         self.volumes.check(&claimed.claim, &file).map_err(|source| Error::Volume {
+            kind: claimed.disk.kind,
             disk: claimed.disk.name.clone(),
             doing: "checked",
             source: Box::new(source),
@@ -176,8 +216,8 @@ impl App {
         let direction = operation.after_crash(self.is_served(&claimed.disk, operation.doing())?);
         tracing::info!(disk = %claimed.disk.name, ?operation, ?direction, "settling what was cut short");
         let done = match direction {
-            Direction::Finish => self.follow(claimed, operation),
-            Direction::Undo => self.take(claimed, operation, operation.undo_steps()),
+            Direction::Finish => self.follow(claimed, operation, Facts::default()),
+            Direction::Undo => self.take(claimed, operation, operation.undo_steps(), &mut Facts::default()),
         };
         if done.is_ok() {
             self.settled.push(Settled {
@@ -190,12 +230,37 @@ impl App {
         done
     }
 
-    /// Settles every operation that was cut short, of disks and servers.
-    /// What another process is doing at this moment is left alone.
+    /// Does something with another patience.
+    fn with_patience<T>(
+        &mut self,
+        change: impl FnOnce(Patience) -> Patience,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        let patience = self.installation.patience;
+        self.installation.patience = change(patience);
+        let done = work(self);
+        self.installation.patience = patience;
+        done
+    }
+
+    /// Settles every operation that was cut short, of disks and servers, for who asks about others: what another process is doing at this
+    /// moment is left alone, also when it is an evsfs whose ecsctl was killed.
     ///
     /// # Errors
     /// Those of the catalogue. What could not be settled is returned beside its error.
     pub(crate) fn settle_all(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(|_| Patience::NONE, Self::settle_each)
+    }
+
+    /// The same for who asks for it: an evsfs whose ecsctl was killed is waited for.
+    ///
+    /// # Errors
+    /// As [`App::settle_all`].
+    pub(crate) fn settle_all_and_orphans(&mut self) -> Result<BTreeMap<String, Error>, Error> {
+        self.with_patience(Patience::for_orphans, Self::settle_each)
+    }
+
+    fn settle_each(&mut self) -> Result<BTreeMap<String, Error>, Error> {
         let mut failed = BTreeMap::new();
         let mut pending = Vec::new();
         for kind in Noun::VOLUMES {
@@ -203,12 +268,9 @@ impl App {
         }
         for id in pending {
             let Some(disk) = disks::by_id(self.catalog.read(), id)? else { continue };
-            let patience = std::mem::take(&mut self.installation.patience);
-            let claimed = self.claim_volume_id(disk.kind, id, &disk.name);
-            self.installation.patience = patience;
-            match claimed {
+            match self.claim_volume_id(disk.kind, id, &disk.name) {
                 Ok(_) | Err(Error::NotFound { .. }) => {}
-                Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
+                Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
                     failed.insert(disk.name, error);
                 }
@@ -216,11 +278,8 @@ impl App {
         }
         for id in operations::pending(self.catalog.read(), Noun::Server)? {
             let Some(server) = rows::by_id(self.catalog.read(), id)? else { continue };
-            let patience = std::mem::take(&mut self.installation.patience);
-            let settled = self.settle_server(id, &server.name);
-            self.installation.patience = patience;
-            match settled {
-                Ok(()) | Err(Error::Claim { source: crate::claim::ClaimError::Taken { .. }, .. }) => {}
+            match self.settle_server(id, &server.name) {
+                Ok(()) | Err(Error::Claim { source: ClaimError::Taken { .. }, .. }) => {}
                 Err(error) => {
                     failed.insert(server.name, error);
                 }
@@ -254,18 +313,20 @@ impl App {
     /// A refusal changes nothing.
     pub(crate) fn run(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
         let (id, now) = (claimed.disk.id, self.now.clone());
-        claimed.disk = self.catalog.write(|tx| {
-            let mut disk = disks::by_id(tx, id)?.ok_or_else(|| Error::NotFound {
-                noun: Noun::Disk,
-                given: id.to_string(),
-                near: None,
-            })?;
+        if *operation == Operation::Detach {
+            self.refuse_machine(&claimed.disk)?;
+        }
+        let gone = Error::NotFound { noun: claimed.disk.kind, given: claimed.disk.name.clone(), near: None };
+        let before;
+        (claimed.disk, before) = self.catalog.write(|tx| {
+            let mut disk = disks::by_id(tx, id)?.ok_or(gone)?;
+            let before = disk.status;
             admission::admit(tx, &mut disk, operation)?;
             disks::update(tx, &disk)?;
             operations::begin(tx, disk.kind, id, operation, &now)?;
-            Ok(disk)
+            Ok((disk, before))
         })?;
-        self.follow(claimed, operation)
+        self.follow(claimed, operation, Facts::beginning(before))
     }
 
     /// Records a new disk together with its creation, then carries it out.
@@ -295,13 +356,20 @@ impl App {
             disks::insert(tx, &disk)?;
             operations::begin(tx, disk.kind, disk.id, &operation, &now)
         })?;
+        let facts = Facts::beginning(disk.status);
         let mut claimed = Claimed { disk, claim };
-        self.follow(&mut claimed, &operation)?;
+        self.follow(&mut claimed, &operation, facts)?;
         Ok(claimed.disk)
     }
 
-    fn follow(&mut self, claimed: &mut Claimed, operation: &Operation) -> Result<(), Error> {
-        let failed = match self.take(claimed, operation, operation.steps()) {
+    /// Takes the steps of an operation. When one fails, what was done is undone with what was learnt on the way.
+    fn follow(
+        &mut self,
+        claimed: &mut Claimed,
+        operation: &Operation,
+        mut facts: Facts,
+    ) -> Result<(), Error> {
+        let failed = match self.take(claimed, operation, operation.steps(), &mut facts) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -311,7 +379,10 @@ impl App {
         };
         match operation.after_failure(serving) {
             Some(Direction::Undo) => {
-                if let Err(error) = self.take(claimed, operation, operation.undo_steps()) {
+                // Of what a dead process may have begun, a refusal now says nothing.
+                let untouched = facts.before.is_some() && failed.is_untouched();
+                let steps = if untouched { operation.undo_untouched_steps() } else { operation.undo_steps() };
+                if let Err(error) = self.take(claimed, operation, steps, &mut facts) {
                     // Still recorded: the next command tries again.
                     tracing::warn!(disk = %claimed.disk.name, %error, "cannot undo; `ecsctl status` will try again");
                 }
@@ -326,17 +397,27 @@ impl App {
     /// # Errors
     /// When what is mounted cannot be seen.
     pub(crate) fn is_served(&self, disk: &Disk, doing: &'static str) -> Result<bool, Error> {
-        let failed = |source| Error::Volume { disk: disk.name.clone(), doing, source: Box::new(source) };
+        let failed = |source| Error::Volume {
+            kind: disk.kind,
+            disk: disk.name.clone(),
+            doing,
+            source: Box::new(source),
+        };
         Ok(self.volumes.serving(&self.installation.place(disk.id)).map_err(failed)?.is_some())
     }
 
-    fn take(&mut self, claimed: &mut Claimed, operation: &Operation, steps: &[Step]) -> Result<(), Error> {
-        let mut facts = Facts::default();
+    fn take(
+        &mut self,
+        claimed: &mut Claimed,
+        operation: &Operation,
+        steps: &[Step],
+        facts: &mut Facts,
+    ) -> Result<(), Error> {
         for step in steps {
             if let Some(observe) = &mut self.observe {
                 observe(*step);
             }
-            self.step(claimed, operation, *step, &mut facts)?;
+            self.step(claimed, operation, *step, facts)?;
         }
         Ok(())
     }

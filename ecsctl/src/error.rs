@@ -115,6 +115,12 @@ pub(crate) enum Error {
         /// The name.
         name: String,
     },
+    /// A path that cannot be written down.
+    #[error("{} cannot be used: it is not UTF-8", path.display())]
+    NotText {
+        /// The path.
+        path: PathBuf,
+    },
     /// A file of the user's that is not overwritten.
     #[error("{} exists already, and is not overwritten", path.display())]
     FileExists {
@@ -129,9 +135,19 @@ pub(crate) enum Error {
         /// Why.
         source: SizeError,
     },
-    /// The state of a disk forbids it.
-    #[error("disk {disk} is {} and cannot be {}{}", status.as_str(), action.done(), reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
+    /// Memory that no system runs in.
+    #[error("{given:?} is too little memory for a server, which has at least {least} MiB")]
+    LittleMemory {
+        /// The text.
+        given: String,
+        /// The least, MiB.
+        least: u64,
+    },
+    /// The state of a disk, image or backup forbids it.
+    #[error("{kind} {disk} is {} and cannot be {}{}", status.as_str(), action.done(), reason.as_ref().map(|r| format!(": {r}")).unwrap_or_default())]
     DiskStatus {
+        /// Disk, image or backup: names are unique among their kind only.
+        kind: Noun,
         /// Its name.
         disk: String,
         /// Its state.
@@ -154,6 +170,24 @@ pub(crate) enum Error {
     NotAttached {
         /// Its name.
         disk: String,
+    },
+    /// The machine of its server runs on it (S2).
+    #[error("disk {disk} cannot be detached: the virtual machine of server {server} runs on it")]
+    DiskOfMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
+    },
+    /// The machine of its server was started on a view of it that has died since (S3).
+    #[error(
+        "disk {disk} is up, but the virtual machine of server {server} was started before it came back and cannot use it"
+    )]
+    StaleMachine {
+        /// Its name.
+        disk: String,
+        /// The server's name.
+        server: String,
     },
     /// It is attached to another server than the one named.
     #[error("disk {disk} is attached to server {server}, not to {named}")]
@@ -178,7 +212,7 @@ pub(crate) enum Error {
         server: String,
         /// Its state.
         status: ServerStatus,
-        /// `started`, `stopped` or `deleted`.
+        /// `started`, `stopped`, `copied` or `deleted`.
         doing: &'static str,
     },
     /// A server without a disk and without a kernel.
@@ -365,6 +399,18 @@ pub(crate) enum Error {
         /// The engine's report.
         report: serde_json::Value,
     },
+    /// A volume that cannot be copied, since reading it fails.
+    #[error("{kind} {name} cannot be read: {source}{}", if is_damage(source) { "; a part of it does not verify, or its storage fails" } else { "" })]
+    Unreadable {
+        /// Disk, image or backup.
+        kind: Noun,
+        /// Its name.
+        name: String,
+        /// Its file.
+        file: PathBuf,
+        /// What its view said.
+        source: io::Error,
+    },
     /// A group uses the configuration.
     #[error("configuration {config} is used by group {group}")]
     ConfigInUse {
@@ -372,6 +418,14 @@ pub(crate) enum Error {
         config: String,
         /// The group.
         group: String,
+    },
+    /// Bounds of a group that nothing is between.
+    #[error("no group has at least {smallest} and at most {largest} servers")]
+    Bounds {
+        /// At least.
+        smallest: u32,
+        /// At most.
+        largest: u32,
     },
     /// A number of servers that a group may not have.
     #[error("group {group} has {smallest} to {largest} servers, not {desired}")]
@@ -426,9 +480,11 @@ pub(crate) enum Error {
         source: kmsd::domain::audit::InvalidHead,
     },
     /// The volume engine.
-    #[error("disk {disk} cannot be {doing}: {source}")]
+    #[error("{kind} {disk} cannot be {doing}: {source}")]
     Volume {
-        /// The disk's name.
+        /// Disk, image or backup.
+        kind: Noun,
+        /// Its name.
         disk: String,
         /// `created`, `attached`, `detached` or `deleted`.
         doing: &'static str,
@@ -492,4 +548,9 @@ pub(crate) enum Error {
         /// How each of them fared, as the command shows it.
         disks: serde_json::Value,
     },
+}
+
+/// Whether this is what a view says of a block that does not verify (D10).
+fn is_damage(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::IO)
 }

@@ -2,8 +2,8 @@
 //!
 //! An image is hostile input. A reader gets one open file and no way to open another, so a backing file, data file or
 //! extent path in it can lead nowhere; those that need one are refused. Tables are bounded before they are read, and
-//! all clusters together may be twice as long as the file and one cluster more, and each compressed one is unpacked once, so that the work
-//! is bounded by the length of the file.
+//! all clusters together may be twice as long as the file and one cluster more, and each compressed one is unpacked once, to a bounded
+//! multiple of its length, so that the work is bounded by the length of the file.
 
 pub(crate) mod clusters;
 pub(crate) mod probe;

@@ -11,7 +11,7 @@ pub(crate) mod qemu;
 mod qmp;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -92,6 +92,8 @@ pub(crate) trait MachineTool {
     fn start(&self, machine: &Machine) -> Result<Acceleration, MachineError>;
     /// Every machine that runs at this moment, by its server's ID.
     fn running(&self) -> BTreeMap<Uuid, Serving>;
+    /// The volumes whose views a machine was started on. One that has ended has none.
+    fn volumes(&self, machine: &Serving) -> BTreeSet<Uuid>;
     /// Stops one and waits until its process has ended.
     ///
     /// # Errors

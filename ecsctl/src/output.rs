@@ -2,6 +2,7 @@
 
 pub(crate) mod progress;
 mod table;
+mod visible;
 
 use std::io::{self, IsTerminal, Write};
 
@@ -76,7 +77,7 @@ impl Output {
         match self.format {
             Format::Json => self.value(&item.json()),
             Format::Table if self.quiet => self.text(&format!("{}\n", item.handle())),
-            Format::Table => self.text(&format!("{sentence}\n")),
+            Format::Table => self.text(&format!("{}\n", visible::line(sentence))),
         }
     }
 
@@ -93,7 +94,15 @@ impl Output {
     /// # Errors
     /// When stdout cannot be written.
     pub(crate) fn value(self, value: &Value) -> io::Result<()> {
-        self.text(&format!("{value:#}\n"))
+        self.text(&visible::json(&format!("{value:#}\n")))
+    }
+
+    /// Values, one a line.
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub(crate) fn lines(self, values: &[String]) -> io::Result<()> {
+        self.text(&values.iter().map(|value| visible::line(value) + "\n").collect::<String>())
     }
 
     /// Text as it is.
@@ -121,10 +130,10 @@ impl Output {
                 if let Some((name, value)) = details {
                     body["error"][name] = value;
                 }
-                format!("{body}\n")
+                visible::json(&format!("{body}\n")).into_owned()
             }
             Format::Table => {
-                format!("error: {message}\nhint: {hint}\n")
+                format!("error: {}\nhint: {}\n", visible::line(message), visible::line(hint))
             }
         };
         // Nobody is left to be told of a failure here.
@@ -134,7 +143,7 @@ impl Output {
     /// A remark on stderr, for people only.
     pub(crate) fn note(self, text: &str) {
         if self.format == Format::Table && !self.quiet {
-            let _ = writeln!(io::stderr().lock(), "{text}");
+            let _ = writeln!(io::stderr().lock(), "{}", visible::lines(text));
         }
     }
 }
@@ -151,7 +160,8 @@ pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Error> {
         return Err(Error::Unconfirmed { question: question.to_owned() });
     }
     let mut answer = String::new();
-    let asked = write!(io::stderr(), "{question} [y/N] ").and_then(|()| io::stdin().read_line(&mut answer));
+    let asked = write!(io::stderr(), "{} [y/N] ", visible::line(question))
+        .and_then(|()| io::stdin().read_line(&mut answer));
     match (asked, answer.trim().to_ascii_lowercase().as_str()) {
         (Ok(_), "y" | "yes") => Ok(()),
         _ => Err(Error::Declined),

@@ -267,6 +267,17 @@ pub(crate) enum ToolError {
     },
 }
 
+impl ToolError {
+    /// Whether what was asked was refused, or never begun: the volume is as it was.
+    pub(crate) fn is_untouched(&self) -> bool {
+        match self {
+            Self::Spawn { .. } | Self::Busy { .. } => true,
+            Self::Failed { class, .. } => *class == Failure::Refused,
+            Self::Contract { .. } | Self::MountTable { .. } | Self::Clear { .. } => false,
+        }
+    }
+}
+
 /// evsfs's exit codes by meaning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Failure {

@@ -104,7 +104,7 @@ pub struct Info {
 pub struct Check {
     /// The volume file
     pub file: PathBuf,
-    /// Also if it is older than the newest state that the key service knows
+    /// Also if it is older than the newest state that the key service knows (audited; that state stays the newest)
     #[arg(long)]
     pub accept_rollback: bool,
 }
@@ -194,7 +194,7 @@ pub struct Salvage {
     pub file: PathBuf,
     /// The raw file to make
     pub output: PathBuf,
-    /// Also if it is older than the newest state that the key service knows
+    /// Also if it is older than the newest state that the key service knows (audited; that state stays the newest)
     #[arg(long)]
     pub accept_rollback: bool,
 }
@@ -223,7 +223,7 @@ pub struct Erase {
 }
 
 /// `evsfs mount`
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Mount {
     /// The volume file
     pub file: PathBuf,
@@ -241,7 +241,7 @@ pub struct Mount {
     /// Refuse all writes
     #[arg(long)]
     pub read_only: bool,
-    /// Let the kernel cache the disk's contents, so that it can be mapped into memory
+    /// Let the kernel cache the disk's contents, so that it can be mapped into memory; all of it then counts as data (SEEK_DATA finds no holes)
     #[arg(long)]
     pub cached: bool,
     /// Let other users in, as far as the disk's mode allows
@@ -250,10 +250,11 @@ pub struct Mount {
     /// Serve FILE as it is, without format or encryption
     #[arg(long, conflicts_with_all = ["memory", "accept_rollback", "expect_uuid", "expect_encrypted"])]
     pub raw: bool,
-    /// Memory for the volume's map and what is not yet written to it
+    /// Memory for the volume's map and what is not yet written to it: 16M to 64G, 192M by default
     #[arg(long, value_name = "SIZE", allow_hyphen_values = true)]
     pub memory: Option<MemorySize>,
-    /// Open a file that is older than the newest state that the key service knows, such as a restored backup (audited)
+    /// Open a file that is older than the newest state that the key service knows, such as a restored backup (audited; unless with --read-only,
+    /// what was newer is refused from then on)
     #[arg(long)]
     pub accept_rollback: bool,
     /// Refuse any other volume than this one
@@ -262,6 +263,9 @@ pub struct Mount {
     /// Refuse a volume that is not encrypted
     #[arg(long)]
     pub expect_encrypted: bool,
+    /// How often what is not urgent is done, in milliseconds; for tests, which cannot wait for it.
+    #[arg(long, hide = true, value_name = "MILLISECONDS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    pub tick: u64,
     /// This process was started by one that waits for a word on the standard output.
     #[arg(long, hide = true)]
     pub background_child: bool,

@@ -41,6 +41,18 @@ pub enum ControlError {
         /// Who listens.
         uid: u32,
     },
+    /// Somebody who has no say here asks.
+    #[error("user {uid} does not detach or change the disk of another user")]
+    Stranger {
+        /// Who.
+        uid: u32,
+    },
+    /// Others ask already.
+    #[error("{most} others are connected to the serving process already")]
+    Crowded {
+        /// So many at most.
+        most: usize,
+    },
     /// Not what is spoken here.
     #[error("a message that is not understood: {source}")]
     NotJson {

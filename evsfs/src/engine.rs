@@ -13,6 +13,7 @@
 
 mod alloc;
 mod cache;
+mod carry;
 mod check;
 mod checkpoint;
 mod commit;
@@ -62,5 +63,8 @@ pub const BLOCK: u64 = 4096;
 #[cfg(test)]
 pub(crate) mod documented {
     pub(crate) use super::alloc::{REGION_HEAD, reserve_slots};
+    pub(crate) use super::carry::CARRIED_MOST;
     pub(crate) use super::map::{DEAD, DEAD_BELOW, LOST_EPOCH};
+    pub(crate) use super::recovery::RANGES_REPLAYED;
+    pub(crate) use super::write::RANGES_MOST;
 }

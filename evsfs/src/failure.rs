@@ -115,6 +115,12 @@ pub enum UsageError {
         /// The base's.
         base: u64,
     },
+    /// Plaintext of an encrypted base would come into the new volume.
+    #[error("{base} is encrypted, and so is what is made over it: give --key", base = base.display())]
+    PlainOverEncrypted {
+        /// The base.
+        base: PathBuf,
+    },
     /// A base's path that a header cannot hold.
     #[error("the path of the base, {path}, is not UTF-8 of at most {most} bytes", path = path.display())]
     BasePath {
@@ -227,7 +233,6 @@ impl Failure {
         Report { code: code.to_owned(), message: self.to_string(), hint: hint.to_owned(), exit }
     }
 
-    /// What the key service advised: it knows the key.
     /// The commit that the key service knows, when the file was refused for being older than that, or of another history (F3).
     #[must_use]
     pub fn anchor_ahead(&self) -> Option<u64> {
@@ -250,6 +255,7 @@ impl Failure {
         Report { code: format!("base_{code}"), message, hint: hint.to_owned(), exit }.into()
     }
 
+    /// What the key service advised: it knows the key.
     fn told_hint(&self) -> Option<&str> {
         match self {
             Self::Key(error) | Self::Unlock { source: UnlockError::Key(error), .. } => error.hint(),
@@ -304,6 +310,11 @@ impl Failure {
                     Exit::Refused,
                     "unmount what is there (`evsfs umount`), or give another directory",
                 ),
+                MountError::Unseen { .. } => (
+                    "not_seen",
+                    Exit::Failed,
+                    "wait until the process has ended; on its own host and in its own namespaces `evsfs umount` waits for that",
+                ),
                 MountError::NotMounted { .. } => ("not_attached", Exit::Failed, "nothing needs to be done"),
                 MountError::Busy { .. } => {
                     ("busy", Exit::Refused, "end what uses the disk, then detach again")
@@ -356,7 +367,9 @@ impl Failure {
                 CreateError::NoEntropy(_) => ("no_entropy", Exit::Failed, "try again; see getrandom(2)"),
             },
             Self::Open { source, .. } => match source.as_ref() {
-                OpenError::TooShort => ("truncated", Exit::Damaged, "restore the volume file from a backup"),
+                OpenError::TooShort { .. } => {
+                    ("truncated", Exit::Damaged, "restore the volume file from a backup")
+                }
                 OpenError::ForeignKeys { .. } | OpenError::KeysOfBoth { .. } => {
                     ("another_volume", Exit::Damaged, "put the right volume file back")
                 }
@@ -414,9 +427,11 @@ impl Failure {
                 RekeyError::WrappedAnother { .. } => ("key_error", Exit::Failed, "look at the log of kmsd"),
             },
             Self::Control(error) => match error {
-                ControlError::Unreachable { .. } => {
-                    ("not_serving", Exit::Failed, "look at the log of the serving process")
-                }
+                ControlError::Unreachable { .. } => (
+                    "not_serving",
+                    Exit::Failed,
+                    "look at the log of the serving process; if it has ended, `evsfs umount` clears what it left mounted",
+                ),
                 ControlError::Lost { .. } => (
                     "process_lost",
                     Exit::Failed,
@@ -425,13 +440,19 @@ impl Failure {
                 ControlError::Foreign { .. } => {
                     ("not_serving", Exit::Refused, "another user's process answers there")
                 }
+                ControlError::Stranger { .. } => {
+                    ("not_yours", Exit::Refused, "ask as root, or as the user who attached the disk")
+                }
+                ControlError::Crowded { .. } => {
+                    ("crowded", Exit::Failed, "try again when the others have their answers")
+                }
                 ControlError::NotJson { .. } => {
                     ("protocol_error", Exit::Failed, "use the same version of evsfs on both sides")
                 }
                 ControlError::Bind { .. } => (
                     "control_socket",
                     Exit::Failed,
-                    "give a path in a directory of your own that is not taken",
+                    "give a path of at most 99 bytes, in a directory of your own, that is not taken",
                 ),
                 ControlError::Unsupported { .. } => {
                     ("unsupported", Exit::Refused, "this kind of disk cannot do that")

@@ -7,6 +7,7 @@
 mod attributes;
 mod openings;
 mod snapshots;
+mod threads;
 
 use std::cell::RefCell;
 use std::ffi::OsStr;
@@ -28,6 +29,8 @@ use self::openings::View;
 pub use self::openings::{Closed, Openings};
 pub use self::snapshots::SNAPSHOT_PREFIX;
 use self::snapshots::SnapshotFiles;
+use self::threads::Kind;
+pub use self::threads::Threads;
 use crate::device::{BlockDevice, DeviceError};
 use crate::engine::Ration;
 use crate::errno::{errno, is_fault};
@@ -53,8 +56,8 @@ const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
 const PAGE: usize = 4096;
 
 thread_local! {
-    /// Made with a thread's first read and touched only as far as requests reach.
-    static READ_BUFFER: RefCell<ReadBuffer> = RefCell::new(ReadBuffer::new());
+    /// Made with a thread's first read, touched only as far as requests reach, and given back while the thread rests.
+    static READ_BUFFER: RefCell<Option<ReadBuffer>> = const { RefCell::new(None) };
 }
 
 /// The file system that shows one device.
@@ -63,6 +66,7 @@ pub struct DiskFs<D> {
     attributes: Attributes,
     cached: bool,
     openings: Arc<Openings>,
+    threads: Arc<Threads>,
     snapshots: SnapshotFiles,
     name: String,
     /// Failures that the log has heard of.
@@ -72,17 +76,31 @@ pub struct DiskFs<D> {
 impl<D: BlockDevice> DiskFs<D> {
     /// Shows `device`; `name` is for the log. In `cached` mode the kernel keeps pages, so that files can be mapped.
     #[must_use]
-    pub fn new(device: Arc<D>, name: String, cached: bool, read_only: bool, openings: Arc<Openings>) -> Self {
+    pub fn new(
+        device: Arc<D>,
+        name: String,
+        cached: bool,
+        read_only: bool,
+        openings: Arc<Openings>,
+        threads: Arc<Threads>,
+    ) -> Self {
         let attributes = Attributes::new(read_only, SystemTime::now());
         Self {
             device,
             attributes,
             cached,
             openings,
+            threads,
             snapshots: SnapshotFiles::default(),
             name,
             reported: Ration::default(),
         }
+    }
+
+    /// Who serves it.
+    #[must_use]
+    pub fn threads(&self) -> &Threads {
+        &self.threads
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
@@ -247,6 +265,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _turn = Turn(&self.threads);
         let snapshot = self.snapshots.of(ino);
         let length = match snapshot {
             None => self.clip(offset, size.into()),
@@ -259,8 +278,9 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
             return reply.data(&[]);
         }
         READ_BUFFER.with_borrow_mut(|buffer| {
-            let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
-            match self.read_from(snapshot, offset, buf) {
+            let length_of = usize::try_from(length).expect("a request's length fits");
+            let buf = buffer.get_or_insert_with(ReadBuffer::new).slice(length_of);
+            match self.threads.call(Kind::Read, length, || self.read_from(snapshot, offset, buf)) {
                 Ok(()) => reply.data(buf),
                 Err(error) => reply.error(self.failed("read", offset, length, &error)),
             }
@@ -279,12 +299,14 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _turn = Turn(&self.threads);
         let length = self.clip(offset, data.len() as u64);
         if length == 0 && !data.is_empty() {
             return reply.error(Errno::ENOSPC);
         }
         let written = u32::try_from(length).expect("a request's length fits");
-        match self.device.write(offset, &data[..written as usize]) {
+        let data = &data[..written as usize];
+        match self.threads.call(Kind::Write, length, || self.device.write(offset, data)) {
             Ok(()) => reply.written(written),
             Err(error) => reply.error(self.failed("write", offset, length, &error)),
         }
@@ -296,7 +318,8 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        match self.device.flush() {
+        let _turn = Turn(&self.threads);
+        match self.threads.call(Kind::Flush, 0, || self.device.flush()) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.failed("flush", 0, 0, &error)),
         }
@@ -341,9 +364,11 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _turn = Turn(&self.threads);
+        let zero = |work: &dyn Fn() -> Result<(), DeviceError>| self.threads.call(Kind::Write, 0, work);
         let (what, zeros) = match mode {
-            PUNCH => ("discard", self.device.discard(offset, length)),
-            ZERO | ZERO_KEEP => ("zeroing", self.device.write_zeroes(offset, length)),
+            PUNCH => ("discard", zero(&|| self.device.discard(offset, length))),
+            ZERO | ZERO_KEEP => ("zeroing", zero(&|| self.device.write_zeroes(offset, length))),
             // A promise of space for writes to come: nothing that writes out of place could keep it.
             _ => return reply.error(Errno::EOPNOTSUPP),
         };
@@ -368,13 +393,23 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
             return reply.error(Errno::ENXIO);
         }
         let snapshot = self.snapshots.of(ino).zip(self.device.snapshots());
-        let found = match (whence, snapshot) {
+        if ![libc::SEEK_DATA, libc::SEEK_HOLE].contains(&whence) {
+            return reply.error(Errno::EINVAL);
+        }
+        // What was stored through a mapping is known to the kernel alone until it writes it back: any part of the disk may be data.
+        if self.cached && snapshot.is_none() {
+            return match whence {
+                libc::SEEK_DATA => reply.offset(offset),
+                _ => reply.offset(i64::try_from(attr.size).expect("sizes are far below 2^63")),
+            };
+        }
+        let _turn = Turn(&self.threads);
+        let found = self.threads.call(Kind::Read, 0, || match (whence, snapshot) {
             (libc::SEEK_DATA, None) => self.device.next_data(from),
-            (libc::SEEK_HOLE, None) => self.device.next_hole(from).map(Some),
+            (_, None) => self.device.next_hole(from).map(Some),
             (libc::SEEK_DATA, Some((id, snapshots))) => snapshots.next_data_in(id, from),
-            (libc::SEEK_HOLE, Some((id, snapshots))) => snapshots.next_hole_in(id, from).map(Some),
-            _ => return reply.error(Errno::EINVAL),
-        };
+            (_, Some((id, snapshots))) => snapshots.next_hole_in(id, from).map(Some),
+        });
         match found {
             Ok(Some(at)) => reply.offset(i64::try_from(at).expect("sizes are far below 2^63")),
             Ok(None) => reply.error(Errno::ENXIO),
@@ -444,6 +479,18 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
 const PUNCH: i32 = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
 const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
+
+/// A request that a serving thread has taken. When it was answered, the thread asks for another one, or rests.
+struct Turn<'a>(&'a Threads);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if self.0.are_too_many() {
+            drop(READ_BUFFER.take());
+            self.0.rest();
+        }
+    }
+}
 
 /// One request's worth of bytes that begins at a page.
 struct ReadBuffer {

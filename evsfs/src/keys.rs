@@ -19,11 +19,11 @@ use uuid::Uuid;
 
 use crate::format::{UnverifiedHeader, VolumeKind, WrappedDekField};
 
-pub use pinned::{lock_memory, pin};
+pub use pinned::pin;
 
 /// Keeps all of this process out of swap space from now on, where it has the right to; else the data key alone is.
 pub fn keep_in_memory() {
-    if let Err(error) = lock_memory() {
+    if let Err(error) = kmsd::memory::lock() {
         debug!(%error, "only the data key is kept out of swap space");
     }
 }
@@ -119,8 +119,9 @@ impl KeyError {
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Service { source: ClientError::Refused { hint, .. }, .. } => hint.as_deref(),
-            _ => None,
+            // What there is to say of that here, the client does not know: attached disks work on.
+            Self::Service { source: ClientError::Unreachable { .. }, .. } | Self::NotWrapped { .. } => None,
+            Self::Service { source, .. } => source.hint(),
         }
     }
 }
@@ -162,6 +163,13 @@ impl KeyService {
     pub fn impatient(&self) -> Self {
         let timeouts = Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(3) };
         Self { client: Client::with_timeouts(self.client.socket(), timeouts) }
+    }
+
+    /// The same for a change of an open volume, which its user may want to detach meanwhile.
+    #[must_use]
+    pub fn for_changes() -> Self {
+        let timeouts = Timeouts { connect: Duration::from_secs(2), total: Duration::from_secs(10) };
+        Self { client: Client::with_timeouts(kmsd::paths::socket(), timeouts) }
     }
 
     /// A data key for a new volume under a master key, named by id or alias.

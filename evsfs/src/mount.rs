@@ -7,26 +7,28 @@ pub mod table;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use fuser::{Config, Notifier, Session, SessionACL};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::holders::Holder;
-use self::table::MountEntry;
+use self::table::{MountEntry, Present};
 use crate::device::BlockDevice;
 use crate::fuse::{DISK_NAME, DiskFs};
-use crate::process::processors;
-
-/// More threads than processors are slower, and more than this many have nothing to do.
-const MAX_THREADS: usize = 4;
 
 /// Others must not see an empty directory, and take it for an empty disk, while nothing is mounted on it.
-const POINT_MODE: u32 = 0o700;
+const POINT_MODE: Mode = Mode::RWXU;
+
+/// How long attaches that meet at one mount point may take to get out of each other's way.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// Why something could not be mounted or unmounted.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +74,12 @@ pub enum MountError {
         point: PathBuf,
         /// By whom.
         holders: Vec<Holder>,
+    },
+    /// It is not mounted any more, and who served it cannot be seen from here.
+    #[error("{point} is unmounted; whether the process that served it has ended, and its key with it, cannot be seen from here", point = point.display())]
+    Unseen {
+        /// The path.
+        point: PathBuf,
     },
     /// It is not mounted here any more, but in other mount namespaces, and the connection could not be cut.
     #[error(
@@ -129,10 +137,11 @@ impl Mounted {
         &self.entry
     }
 
-    /// The raw view.
+    /// The raw view, where it is now: a directory above it may have been renamed, or the mount moved.
     #[must_use]
     pub fn disk(&self) -> PathBuf {
-        self.entry.point.join(DISK_NAME)
+        let present = table::present(&self.entry).ok().flatten();
+        present.map_or_else(|| self.entry.point.clone(), |present| present.mount.point).join(DISK_NAME)
     }
 
     /// Who uses it, as an error.
@@ -160,87 +169,173 @@ impl Mounted {
     }
 }
 
-/// Checks a mount point, clears the remains of a crashed process there, closes the directory to others, and gives back its
-/// resolved path.
+/// An empty directory that is to carry a mount. It is held open: what happens to its path meanwhile does not matter.
+#[derive(Debug)]
+pub struct Point {
+    path: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Point {
+    fn failed(&self, operation: &'static str, source: impl Into<io::Error>) -> MountError {
+        MountError::system(operation, &self.path, source)
+    }
+
+    /// A path that leads to this very directory.
+    fn handle(&self) -> String {
+        handle(&self.dir)
+    }
+
+    fn close_to_others(&self) -> Result<(), MountError> {
+        let found = rustix::fs::fstat(&self.dir).map_err(|e| self.failed("inspect", e))?;
+        if Mode::from_raw_mode(found.st_mode).intersects(Mode::RWXG | Mode::RWXO) {
+            rustix::fs::fchmod(&self.dir, POINT_MODE).map_err(|e| self.failed("close to others", e))?;
+        }
+        Ok(())
+    }
+}
+
+fn handle(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Checks a mount point, and clears the remains of a crashed process there.
 ///
 /// # Errors
 /// If it cannot carry a mount.
-pub fn prepare(point: &Path) -> Result<PathBuf, MountError> {
-    let resolved = resolve(point)?;
-    if let Some(entry) =
-        table::at(&resolved).map_err(|e| MountError::system("read the mounts of", point, e))?
-    {
+pub fn prepare(point: &Path) -> Result<Point, MountError> {
+    let path = resolve(point)?;
+    if let Some(entry) = mounted_at(&path)? {
         if !(entry.is_ours() && is_dead(&entry.point)) {
-            return Err(MountError::InUse {
-                point: resolved,
-                kind: entry.kind,
-                source_name: entry.source.to_string_lossy().into_owned(),
-            });
+            return Err(in_use(path, &entry));
         }
-        info!(point = %resolved.display(), "clearing what a process that is gone left mounted");
-        clear(&entry)?;
-        return prepare(&resolved);
+        info!(point = %path.display(), "clearing what a process that is gone left mounted");
+        return match clear(&entry) {
+            // Another attach was quicker.
+            Ok(()) | Err(MountError::NotMounted { .. }) => prepare(&path),
+            Err(error) => Err(error),
+        };
     }
-    let metadata = fs::metadata(&resolved).map_err(|e| MountError::system("inspect", &resolved, e))?;
-    if !metadata.is_dir() {
-        return Err(MountError::NotADirectory { point: resolved });
+    // The path was resolved: a link in it now was put there meanwhile.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let dir = match openat2(CWD, &path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(dir) => dir,
+        Err(Errno::NOTDIR) => return Err(MountError::NotADirectory { point: path }),
+        Err(errno) => return Err(MountError::system("open", &path, errno)),
+    };
+    if let Some(entry) = mounted_at(&path)? {
+        return Err(in_use(path, &entry));
     }
-    let mut files = fs::read_dir(&resolved).map_err(|e| MountError::system("read", &resolved, e))?;
+    let point = Point { path, dir };
+    let mut files = fs::read_dir(point.handle()).map_err(|e| point.failed("read", e))?;
     if files.next().is_some() {
-        return Err(MountError::NotEmpty { point: resolved });
+        return Err(MountError::NotEmpty { point: point.path });
     }
-    if metadata.permissions().mode() & 0o777 & !POINT_MODE != 0 {
-        fs::set_permissions(&resolved, fs::Permissions::from_mode(POINT_MODE))
-            .map_err(|e| MountError::system("close to others", &resolved, e))?;
-    }
-    Ok(resolved)
+    Ok(point)
 }
 
-/// Mounts at a prepared point. Nothing is served before the session is run; it ends when it is unmounted, by whomever.
+fn mounted_at(path: &Path) -> Result<Option<MountEntry>, MountError> {
+    table::at(path).map_err(|e| MountError::system("read the mounts of", path, e))
+}
+
+fn in_use(point: PathBuf, entry: &MountEntry) -> MountError {
+    let source_name = entry.source.to_string_lossy().into_owned();
+    MountError::InUse { point, kind: entry.kind.clone(), source_name }
+}
+
+/// Closes the directory to others and mounts on it. Nothing is served before the session is run; it ends when it is unmounted, by whomever.
 ///
 /// # Errors
-/// If the system refuses.
+/// If the system refuses, or something else was mounted there first; then nothing of it stays mounted.
 pub fn mount<D: BlockDevice>(
     fs: DiskFs<D>,
-    point: &Path,
+    point: &Point,
     options: &Options,
 ) -> Result<(Mounted, Session<DiskFs<D>>), MountError> {
-    let refused = |source| MountError::system("mount at", point, source);
-    let acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     let mut config = Config::default();
+    // Who may open anything, the kernel decides by `allow_other`. What comes from others after that goes through descriptors that they were
+    // given, as a machine that gives its rights up has them: all of it is served, discards too.
+    let acl = SessionACL::All;
     config.acl = acl;
-    config.n_threads = Some(processors().min(MAX_THREADS));
+    config.n_threads = Some(fs.threads().count());
     config.clone_fd = true;
-    let connection = connect::connect(point, options).map_err(refused)?;
-    let entry = table::at(point)
-        .map_err(refused)?
-        .filter(|entry| entry.source == *options.source)
-        .ok_or_else(|| refused(io::ErrorKind::NotFound.into()))?;
+    point.close_to_others()?;
+    let connection = connect::connect(point, options).map_err(|e| point.failed("mount at", e))?;
+    let entry = match first_on(point, options) {
+        Ok(entry) => entry,
+        Err(error) => {
+            drop(connection);
+            withdraw(options);
+            return Err(error);
+        }
+    };
     match Session::from_fd(fs, connection, acl, config) {
         Ok(session) => Ok((Mounted { entry, notifier: session.notifier() }, session)),
         Err(source) => {
             // The connection is closed, so what was mounted is dead.
-            clear(&entry)?;
-            Err(refused(source))
+            withdraw(options);
+            Err(point.failed("mount at", source))
         }
     }
 }
 
-/// Unmounts, unless it is in use.
+/// Finds what was just mounted. The kernel puts a mount on top of one that came first; who has the lowest place has the point.
+fn first_on(point: &Point, options: &Options) -> Result<MountEntry, MountError> {
+    let failed = |source| point.failed("find what was mounted at", source);
+    let below = table::mount_of(&point.dir).map_err(failed)?;
+    let all = table::read().map_err(failed)?;
+    let is_own = |entry: &&MountEntry| entry.is_ours() && entry.source == *options.source;
+    if let Some(entry) = all.iter().filter(is_own).find(|entry| entry.parent == below) {
+        return Ok(entry.clone());
+    }
+    let own = all.iter().find(is_own).ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+    let first = all.iter().find(|other| other.parent == below && other.point == own.point);
+    Err(in_use(point.path.clone(), first.unwrap_or(own)))
+}
+
+/// Takes a mount out that was never served. Others that came after it take theirs out first.
+fn withdraw(options: &Options) {
+    let end = Instant::now() + WITHDRAWAL;
+    loop {
+        let own = table::read()
+            .map(|all| all.into_iter().rfind(|entry| entry.is_ours() && entry.source == *options.source));
+        let cleared = match own {
+            Ok(None) => return,
+            Ok(Some(entry)) => clear(&entry),
+            Err(source) => Err(MountError::system("read the mounts for", Path::new(&options.source), source)),
+        };
+        match cleared {
+            Ok(()) | Err(MountError::NotMounted { .. }) => {}
+            Err(_) if Instant::now() < end => thread::sleep(Duration::from_millis(10)),
+            Err(error) => return warn!(%error, "a dead mount stays"),
+        }
+    }
+}
+
+/// Unmounts, wherever in the tree it is now, unless it is in use: open, mounted once more, or with something mounted on it.
 ///
 /// # Errors
 /// [`MountError::Busy`] names those who use it.
 pub fn unmount(entry: &MountEntry) -> Result<(), MountError> {
+    let Present { mount, others } = find(entry)?;
+    if !others.is_empty() {
+        return Err(busy(&mount));
+    }
+    // An unmount goes by path, and takes what is on top there.
+    let leads_there = root_of(&mount).and_then(|root| Ok(table::mount_of(root)? == mount.id));
+    if !leads_there.unwrap_or(false) {
+        return Err(MountError::Busy { holders: holders::covering(&mount), point: mount.point });
+    }
     if rustix::process::geteuid().is_root() {
-        return match rustix::mount::unmount(&entry.point, UnmountFlags::NOFOLLOW) {
+        return match rustix::mount::unmount(&mount.point, UnmountFlags::NOFOLLOW) {
             Ok(()) => Ok(()),
-            Err(Errno::BUSY) => Err(busy(entry)),
-            Err(Errno::INVAL) => Err(MountError::NotMounted { point: entry.point.clone() }),
-            Err(errno) => Err(MountError::system("unmount", &entry.point, errno)),
+            Err(Errno::BUSY) => Err(busy(&mount)),
+            Err(Errno::INVAL) => Err(MountError::NotMounted { point: mount.point }),
+            Err(errno) => Err(MountError::system("unmount", &mount.point, errno)),
         };
     }
-    fusermount(entry, &["-u", "-q"])?;
-    if is_still_there(entry)? { Err(busy(entry)) } else { Ok(()) }
+    fusermount(&mount, &["-u", "-q"])?;
+    if is_still_there(&mount)? { Err(busy(&mount)) } else { Ok(()) }
 }
 
 /// Takes the remains of a process that is gone out of the tree, also if somebody still has files of it open.
@@ -248,28 +343,53 @@ pub fn unmount(entry: &MountEntry) -> Result<(), MountError> {
 /// # Errors
 /// If it is alive, or the system refuses.
 pub fn clear(entry: &MountEntry) -> Result<(), MountError> {
-    if !is_dead(&entry.point) {
-        return Err(busy(entry));
+    let Present { mount, .. } = find(entry)?;
+    let failed = |source| MountError::system("clear", &mount.point, source);
+    // Held from the question whether it is dead to the end: by path another mount might be hit, which came meanwhile.
+    let root = root_of(&mount).map_err(failed)?;
+    if table::mount_of(&root).map_err(failed)? != mount.id || !is_dead_within(&root) {
+        return Err(busy(&mount));
     }
     if rustix::process::geteuid().is_root() {
-        return rustix::mount::unmount(&entry.point, UnmountFlags::NOFOLLOW | UnmountFlags::DETACH)
-            .map_err(|errno| MountError::system("clear", &entry.point, errno));
+        return match rustix::mount::unmount(handle(&root), UnmountFlags::DETACH) {
+            Ok(()) => Ok(()),
+            Err(Errno::INVAL) => Err(MountError::NotMounted { point: mount.point }),
+            Err(errno) => Err(failed(errno.into())),
+        };
     }
-    fusermount(entry, &["-u", "-q", "-z"])?;
-    if is_still_there(entry)? { Err(busy(entry)) } else { Ok(()) }
+    drop(root);
+    fusermount(&mount, &["-u", "-q", "-z"])?;
+    if is_still_there(&mount)? { Err(busy(&mount)) } else { Ok(()) }
+}
+
+fn find(entry: &MountEntry) -> Result<Present, MountError> {
+    table::present(entry)
+        .map_err(|e| MountError::system("read the mounts of", &entry.point, e))?
+        .ok_or_else(|| MountError::NotMounted { point: entry.point.clone() })
+}
+
+/// What the path of a mount leads to, without asking the one who serves it.
+fn root_of(mount: &MountEntry) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, &mount.point, flags, Mode::empty())?)
 }
 
 /// Whether nobody serves the mount any more: the kernel then answers for it that it is not connected.
 #[must_use]
 pub fn is_dead(point: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(CWD, point, flags, Mode::empty()).is_ok_and(|root| is_dead_within(&root))
+}
+
+fn is_dead_within(root: &OwnedFd) -> bool {
     // The mount point itself may be answered from a cache; a name in it that never was cannot.
-    let unknown = point.join(".evsfs-alive?");
+    let found = match statat(root, ".evsfs-alive?", AtFlags::SYMLINK_NOFOLLOW) {
+        // A copy of the mount that shows the disk alone.
+        Err(Errno::NOTDIR) => statat(root, "", AtFlags::EMPTY_PATH),
+        found => found,
+    };
     // "Aborted" is what a request hears that was under way when the process ended.
-    fs::symlink_metadata(unknown).is_err_and(|e| {
-        [Errno::NOTCONN, Errno::CONNABORTED]
-            .iter()
-            .any(|errno| e.raw_os_error() == Some(errno.raw_os_error()))
-    })
+    found.is_err_and(|errno| [Errno::NOTCONN, Errno::CONNABORTED].contains(&errno))
 }
 
 /// The mount point's real path, also if what is mounted there is dead.
@@ -299,12 +419,14 @@ pub fn resolve(point: &Path) -> Result<PathBuf, MountError> {
 }
 
 fn busy(entry: &MountEntry) -> MountError {
-    MountError::Busy { point: entry.point.clone(), holders: holders::of(entry) }
+    let present = table::present(entry).ok().flatten();
+    let mount = present.map_or_else(|| entry.clone(), |present| present.mount);
+    MountError::Busy { holders: holders::of(&mount), point: mount.point }
 }
 
 fn is_still_there(entry: &MountEntry) -> Result<bool, MountError> {
     let all = table::read().map_err(|e| MountError::system("read the mounts of", &entry.point, e))?;
-    Ok(all.contains(entry))
+    Ok(all.iter().any(|other| other.id == entry.id && other.is_same(entry)))
 }
 
 /// An ordinary user unmounts through the set-user-id helper of the fuse3 package.

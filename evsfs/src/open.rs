@@ -35,6 +35,8 @@ pub struct Access {
     pub expected: Expected,
     /// No writes, and other readers may have it open, too.
     pub read_only: bool,
+    /// Take a place of the log that the host fails to read for its end, rather than open nothing. Only to read.
+    pub salvage: bool,
     /// Open a file that is older than the key service's anchor, or does not descend from it: the operator's command, for the audit log.
     pub accept_rollback: Option<&'static str>,
     /// Memory of the engine in bytes; its own choice if none is given.
@@ -48,7 +50,8 @@ impl Access {
     #[must_use]
     pub const fn reading() -> Self {
         let expected = Expected { uuid: None, encrypted: false };
-        Self { expected, read_only: true, accept_rollback: None, memory: None, background: false }
+        let (accept_rollback, memory) = (None, None);
+        Self { expected, read_only: true, salvage: false, accept_rollback, memory, background: false }
     }
 
     /// The same, to change it.
@@ -83,7 +86,7 @@ impl LockedFile {
             source,
         })?;
         // Opened once: what is looked at, locked and read is one file, whatever comes to stand at the path.
-        let RegularFile { file, identity } = regular_file::open(&path, !read_only)?;
+        let RegularFile { file, identity, .. } = regular_file::open(&path, !read_only)?;
         let seen = file.try_clone().map_err(|source| FileError::System {
             operation: "open",
             file: path.clone(),
@@ -175,6 +178,7 @@ fn open_at_depth(
         memory: access.memory.unwrap_or(defaults.memory),
         background: access.background,
         read_only: access.read_only,
+        salvage: access.salvage,
         anchor,
         accept_rollback,
         base,
@@ -233,9 +237,13 @@ fn open_base(
     let access = Access { expected, memory: Some(BASE_MEMORY), ..Access::reading() };
     let base = LockedFile::open(&path, true)?;
     let volume = open_at_depth(&base, service, &access, false, depth).map_err(Failure::of_base)?.volume;
+    if above && !reference.is_proved() {
+        let note = BaseReference::UNPROVED;
+        tracing::warn!(volume = %file.header.candidates()[0].uuid(), base = %reference.uuid, note, "the base is not proved");
+    }
     // The first headers do not say whether the base is encrypted, and everybody can make a plain one of any number and state. Whether the true
     // one is encrypted, the service knows: it has anchors of encrypted volumes only.
-    if above && matches!(reference.state, BaseState::Claimed(_)) && volume.header().suite == Suite::Plain {
+    if above && !reference.is_proved() && volume.header().suite == Suite::Plain {
         let refused = |source| Failure::Unlock { file: base.path.clone(), source };
         if anchor(service, reference.uuid).map_err(refused)?.is_some() {
             return Err(refused(UnlockError::NotEncrypted { volume: reference.uuid }));

@@ -39,8 +39,8 @@ pub fn operate(volume: &Volume, request: &Request) -> Result<Value, Failure> {
             volume.extend(*size)?;
             Ok(json!({"size": volume.size()}))
         }
-        Request::Rekey { key } => rekey::rewrap(volume, &KeyService::from_env(), key.as_deref()),
-        Request::Reencrypt { rate } => rekey::reencrypt(volume, &KeyService::from_env(), *rate),
+        Request::Rekey { key } => rekey::rewrap(volume, &KeyService::for_changes(), key.as_deref()),
+        Request::Reencrypt { rate } => rekey::reencrypt(volume, &KeyService::for_changes(), *rate),
         Request::Flatten { rate } => Ok(flatten::flatten(volume, *rate)?),
         Request::Status {} | Request::Flush {} | Request::Detach {} => {
             Err(ControlError::Unsupported { operation: request.operation() }.into())

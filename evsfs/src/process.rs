@@ -48,6 +48,14 @@ pub fn leave_session() -> io::Result<()> {
     rustix::process::setsid().map(drop).map_err(Into::into)
 }
 
+/// Gives the main thread, and so the process, the name of the program.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn take_name() -> io::Result<()> {
+    rustix::thread::set_name(c"evsfs").map_err(Into::into)
+}
+
 /// The signals that ask for an end, held back for [`Termination::wait`]. Make it before any thread starts: threads inherit it.
 #[derive(Debug)]
 pub struct Termination {

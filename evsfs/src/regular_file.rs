@@ -14,6 +14,8 @@ pub struct RegularFile {
     pub file: File,
     /// Its device and inode number.
     pub identity: (u64, u64),
+    /// Whose it is.
+    pub owner: u32,
 }
 
 /// Opens a regular file that is not empty.
@@ -40,5 +42,5 @@ pub fn open(path: &Path, write: bool) -> Result<RegularFile, FileError> {
     if metadata.len() == 0 {
         return Err(FileError::Empty { file: path.to_owned() });
     }
-    Ok(RegularFile { file, identity: (metadata.dev(), metadata.ino()) })
+    Ok(RegularFile { file, identity: (metadata.dev(), metadata.ino()), owner: metadata.uid() })
 }

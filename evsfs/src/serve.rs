@@ -6,9 +6,12 @@
 //!   session --/                         \--> unmount, close, end
 //! ```
 //!
-//! Everything but the disk's own reads and writes goes through one queue, so that no two changes meet.
+//! Everything but the disk's own reads and writes goes through one queue, so that no two changes meet. Those that ask the key service are
+//! carried out beside it, since nothing else may wait for that; other changes wait their turn.
 
+mod key_requests;
 mod readiness;
+mod signals;
 
 use std::io;
 use std::path::PathBuf;
@@ -16,23 +19,25 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, select, unbounded};
 use serde_json::{Value, json};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
+use self::key_requests::KeyRequests;
 pub use self::readiness::{Readiness, Ready, await_ready};
+pub use self::signals::Signals;
 use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
-use crate::fuse::{DiskFs, Openings};
-use crate::mount::{self, MountError, Mounted, table};
-use crate::process::{Termination, resident_bytes};
-
-/// How often a device may do what is not urgent.
-const TICK: Duration = Duration::from_secs(10);
+use crate::fuse::{DiskFs, Openings, Threads};
+use crate::mount::{self, MountError, Mounted, Point, table};
+use crate::process::{processors, resident_bytes};
 
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
 const KERNEL: Duration = Duration::from_secs(1);
+
+/// How often a signal that found the disk in use is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// A device as its serving process sees it: beside the disk's own requests there are operations on it, and an end.
 pub trait Attachment: BlockDevice + Sized {
@@ -58,14 +63,14 @@ pub trait Attachment: BlockDevice + Sized {
 }
 
 /// What a disk is served with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// The file, for messages.
     pub file: PathBuf,
     /// Its device and inode number.
     pub identity: (u64, u64),
     /// Where to mount.
-    pub point: PathBuf,
+    pub point: Point,
     /// Path of the control socket.
     pub control: Option<PathBuf>,
     /// The kernel keeps pages.
@@ -74,11 +79,15 @@ pub struct Settings {
     pub read_only: bool,
     /// Other users may use the mount.
     pub allow_other: bool,
+    /// How often the device may do what is not urgent.
+    pub tick: Duration,
 }
 
 enum Event {
     Signal(&'static str),
     Call(Call),
+    /// A change that asked the key service is made, or has failed.
+    Answered,
     Ended(io::Result<()>),
 }
 
@@ -88,16 +97,19 @@ enum Event {
 /// If it cannot be mounted, or the end was not clean.
 pub fn serve<D: Attachment>(
     device: D,
-    settings: &Settings,
-    termination: Termination,
+    settings: Settings,
+    signals: &Signals,
     ready: Readiness,
 ) -> Result<(), Failure> {
     let device = Arc::new(device);
     let openings = Arc::new(Openings::default());
+    let threads = Arc::new(Threads::new(processors()));
     let (device_id, inode) = settings.identity;
     let source = table::source(device_id, inode, uuid::Uuid::new_v4().as_u64_pair().0);
-    let listeners = Listeners::bind(&source, settings.control.as_deref())?;
     let (events, queue) = unbounded();
+    // From here on there is something to take down in order.
+    signals.hand_over(events.clone());
+    let listeners = Listeners::bind(&source, settings.control.as_deref())?;
 
     let fs = DiskFs::new(
         Arc::clone(&device),
@@ -105,12 +117,24 @@ pub fn serve<D: Attachment>(
         settings.cached,
         settings.read_only,
         Arc::clone(&openings),
+        Arc::clone(&threads),
     );
     let options = mount::Options { allow_other: settings.allow_other, read_only: settings.read_only, source };
     let (mounted, session) = mount::mount(fs, &settings.point, &options)?;
-    let service = Service { device, mounted, openings, queue, started: Instant::now() };
+    // The directory below is nobody's business from here on.
+    drop(settings.point);
+    let service = Service {
+        device,
+        mounted,
+        openings,
+        threads,
+        queue,
+        keys: KeyRequests::default(),
+        tick: settings.tick,
+        started: Instant::now(),
+    };
 
-    let started = start(&listeners, &events, termination, session)
+    let started = start(&listeners, &events, session)
         .map_err(|source| StartError::System { operation: "start a thread", source })
         .and_then(|()| ready.tell(&service.ready()));
     // From here on the queue ends when its last thread does.
@@ -128,21 +152,12 @@ pub fn serve<D: Attachment>(
 fn start<D: BlockDevice>(
     listeners: &Listeners,
     events: &Sender<Event>,
-    termination: Termination,
     session: fuser::Session<DiskFs<D>>,
 ) -> io::Result<()> {
     let ended = events.clone();
     thread::Builder::new().name("session".into()).spawn(move || {
         // Nobody listens only when the process ends anyway.
         let _ = ended.send(Event::Ended(session.run()));
-    })?;
-    let signals = events.clone();
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        while let Ok(name) = termination.wait() {
-            if signals.send(Event::Signal(name)).is_err() {
-                return;
-            }
-        }
     })?;
     listeners.serve(events, Event::Call)
 }
@@ -151,7 +166,10 @@ struct Service<D> {
     device: Arc<D>,
     mounted: Mounted,
     openings: Arc<Openings>,
+    threads: Arc<Threads>,
     queue: Receiver<Event>,
+    keys: KeyRequests,
+    tick: Duration,
     started: Instant,
 }
 
@@ -160,45 +178,75 @@ impl<D: Attachment> Service<D> {
         Ready { pid: std::process::id(), path: self.mounted.disk(), size: self.device.size() }
     }
 
-    fn run(self) -> Result<(), Failure> {
-        let mut due = Instant::now() + TICK;
+    fn run(mut self) -> Result<(), Failure> {
+        let mut due = Instant::now() + self.tick;
+        // A signal found the disk in use. At a shutdown nobody sends another one, so it counts until the disk comes off.
+        let mut leaving = false;
         loop {
-            match self.next(&mut due) {
-                Err(RecvTimeoutError::Timeout) if !self.is_left() => self.device.tick(),
+            match self.next(&mut due, if leaving { AGAIN.min(self.tick) } else { self.tick }) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.device.tick();
+                    if !self.openings.is_in_use() && (leaving || self.is_left()) {
+                        match self.unmount() {
+                            Ok(flushed) => {
+                                info!(asked = leaving, "detaching what is no longer in use");
+                                return self.end(None, flushed);
+                            }
+                            Err(error) => debug!(%error, "not detached yet"),
+                        }
+                    }
+                }
                 // The session's thread holds a sender until it has said that it ended.
                 Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
                 Ok(Event::Ended(result)) => return self.ended(result),
                 // Nobody waits for an answer.
-                unasked @ (Ok(Event::Signal(_)) | Err(RecvTimeoutError::Timeout)) => {
-                    match unasked {
-                        Ok(Event::Signal(name)) => info!(signal = name, "detaching"),
-                        _ => info!("unmounted from outside"),
-                    }
+                Ok(Event::Signal(name)) => {
+                    info!(signal = name, "detaching");
                     match self.unmount() {
                         Ok(flushed) => return self.end(None, flushed),
-                        Err(error) => error!(%error, "not detached"),
+                        Err(error) => {
+                            error!(%error, "not detached before that has ended");
+                            leaving = true;
+                        }
                     }
                 }
                 Ok(Event::Call(call)) if call.request == (Request::Detach {}) => match self.unmount() {
                     Ok(flushed) => return self.end(Some(&call), flushed),
                     Err(error) => call.reply(Err(Failure::from(error).report())),
                 },
-                Ok(Event::Call(call)) => {
-                    call.reply(self.operate(&call.request).map_err(|error| error.report()));
+                Ok(Event::Call(call)) => self.take(call),
+                Ok(Event::Answered) => {
+                    for call in self.keys.answered() {
+                        self.take(call);
+                    }
                 }
             }
         }
     }
 
+    /// Carries a request out, or has it wait for its turn.
+    fn take(&mut self, call: Call) {
+        if let Some(call) = self.keys.admit(call, &self.device) {
+            call.reply(self.operate(&call.request).map_err(|error| error.report()));
+        }
+    }
+
     /// The next event, or the timeout when a tick is due: whatever comes, and however often, does not put it off.
-    fn next(&self, due: &mut Instant) -> Result<Event, RecvTimeoutError> {
-        let event = if Instant::now() < *due {
-            self.queue.recv_deadline(*due)
+    fn next(&self, due: &mut Instant, period: Duration) -> Result<Event, RecvTimeoutError> {
+        let now = Instant::now();
+        *due = (*due).min(now + period);
+        let event = if now < *due {
+            let answered = self.keys.running();
+            select! {
+                recv(self.queue) -> event => event.map_err(|_| RecvTimeoutError::Disconnected),
+                recv(answered) -> _ => Ok(Event::Answered),
+                default(*due - now) => Err(RecvTimeoutError::Timeout),
+            }
         } else {
             Err(RecvTimeoutError::Timeout)
         };
         if matches!(event, Err(RecvTimeoutError::Timeout)) {
-            *due = Instant::now() + TICK;
+            *due = Instant::now() + period;
         }
         event
     }
@@ -220,10 +268,9 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let closed = self.openings.close_disk();
-                if closed.is_in_use() {
+                let Some(_closed) = self.openings.close_disk(KERNEL) else {
                     return Err(self.mounted.busy().into());
-                }
+                };
                 // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
@@ -249,12 +296,11 @@ impl<D: Attachment> Service<D> {
 
     /// Flushes and unmounts. The inner result is that of the flush: a disk that cannot be written must come off all the same.
     fn unmount(&self) -> Result<Result<(), Failure>, MountError> {
-        let closed = self.openings.close();
-        let flushed = self.device.flush().map_err(Failure::from);
+        // Most of it while the disk can still be opened.
+        let first = self.device.flush();
         // The kernel refuses to unmount what is in use here. That it is in use in another mount namespace keeps it from nothing.
-        if !closed.wait_until_unused(KERNEL) {
-            return Err(self.mounted.busy());
-        }
+        let Some(closed) = self.openings.close(KERNEL) else { return Err(self.mounted.busy()) };
+        let flushed = first.and_then(|()| self.device.flush()).map_err(Failure::from);
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.
             Ok(()) | Err(MountError::NotMounted { .. }) => {
@@ -267,7 +313,7 @@ impl<D: Attachment> Service<D> {
 
     /// Whether somebody has unmounted it here, while a copy of the mount in another namespace keeps the session.
     fn is_left(&self) -> bool {
-        !self.openings.is_in_use() && table::read().is_ok_and(|all| !all.contains(self.mounted.entry()))
+        matches!(table::present(self.mounted.entry()), Ok(None))
     }
 
     /// The session ended without us: an unmount by other means, or the connection was cut.
@@ -276,21 +322,24 @@ impl<D: Attachment> Service<D> {
             Ok(()) => info!("unmounted from outside"),
             Err(error) => error!(%error, "the FUSE session broke"),
         }
-        self.clear_dead_mount();
+        self.clear_dead_mounts();
         self.close(result.map_err(broken))
     }
 
-    fn clear_dead_mount(&self) {
-        let left = table::at(&self.mounted.entry().point).ok().flatten();
-        if left.is_some_and(|entry| entry.id == self.mounted.entry().id)
-            && let Err(error) = mount::clear(self.mounted.entry())
-        {
-            warn!(%error, "a dead mount stays");
+    fn clear_dead_mounts(&self) {
+        loop {
+            match mount::clear(self.mounted.entry()) {
+                // Perhaps there is a copy.
+                Ok(()) => {}
+                Err(MountError::NotMounted { .. }) => return,
+                Err(error) => return warn!(%error, "a dead mount stays"),
+            }
         }
     }
 
     /// Waits for the session, closes the device, and answers the one who asked for it.
     fn end(self, mut asked: Option<&Call>, flushed: Result<(), Failure>) -> Result<(), Failure> {
+        self.threads.end();
         let session = self.await_session(&mut asked);
         let result = self.close(flushed.and(session));
         if let Some(call) = asked {
@@ -314,7 +363,7 @@ impl<D: Attachment> Service<D> {
                 // How it ends that was cut says nothing.
                 Ok(Event::Ended(_)) | Err(RecvTimeoutError::Disconnected) => return Ok(()),
                 Ok(Event::Call(call)) => call.reply(Err(Failure::from(ControlError::Detaching).report())),
-                Ok(Event::Signal(_)) => {}
+                Ok(Event::Signal(_) | Event::Answered) => {}
                 Err(RecvTimeoutError::Timeout) => {
                     patience = None;
                     self.cut(asked);
@@ -340,6 +389,7 @@ impl<D: Attachment> Service<D> {
 
     /// Closes the device once nobody serves from it any more. What went wrong before counts first.
     fn close(self, before: Result<(), Failure>) -> Result<(), Failure> {
+        self.keys.end();
         let closed = match Arc::into_inner(self.device) {
             Some(device) => device.close(),
             // A serving thread panicked and left its share behind.

@@ -28,9 +28,9 @@ pub enum SizeError {
     /// Not a size that a disk can have.
     #[error("the size of a disk is a multiple of 4096 bytes, from 4096 to 64T")]
     NotADisk,
-    /// Too little to work in.
-    #[error("a disk needs at least 16M of memory")]
-    TooLittleMemory,
+    /// Too little to work in, or more than any disk can use.
+    #[error("a disk works in 16M to 64G of memory")]
+    NoMemory,
 }
 
 impl FromStr for DiskSize {
@@ -49,8 +49,8 @@ impl FromStr for MemorySize {
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
         match bytes(text)? {
-            bytes if bytes >= 16 << 20 => Ok(Self(bytes)),
-            _ => Err(SizeError::TooLittleMemory),
+            bytes if (16 << 20..=64 << 30).contains(&bytes) => Ok(Self(bytes)),
+            _ => Err(SizeError::NoMemory),
         }
     }
 }
@@ -99,9 +99,12 @@ mod tests {
     }
 
     #[test]
-    fn memory_has_a_least_amount() {
-        assert_eq!("64M".parse(), Ok(MemorySize(64 << 20)));
-        assert_eq!("1M".parse::<MemorySize>(), Err(SizeError::TooLittleMemory));
+    fn memory_has_a_least_and_a_greatest_amount() {
+        assert_eq!("16M".parse(), Ok(MemorySize(16 << 20)));
+        assert_eq!("64G".parse(), Ok(MemorySize(64 << 30)));
+        for text in ["1M", "65G", "99999999T"] {
+            assert_eq!(text.parse::<MemorySize>(), Err(SizeError::NoMemory), "{text}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use self::{
     config::{Config, ConfigError, ListenConfig},
     doctor::{Finding, Health, doctor},
     init::{InitOptions, init},
-    offline::{rekey_store, verify_audit},
+    offline::{archive_audit, rekey_store, verify_audit},
     run::run,
     tls::{issue_client, renew_certificate},
 };
@@ -71,6 +71,14 @@ pub enum DaemonError {
         /// Why.
         source: std::io::Error,
     },
+    /// The home directory is another user's.
+    #[error("the home directory {path} belongs to the user with the id {owner}: what is configured there is run by nobody else. Run this as that user (`setpriv --reuid {owner} --regid GROUP --clear-groups kmsd ...`)", path = path.display())]
+    HomeForeign {
+        /// Which.
+        path: std::path::PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
     /// The home directory is open to others.
     #[error("the home directory {path} has mode {mode:04o}, which lets other users in: chmod 700 it", path = path.display())]
     HomeExposed {
@@ -123,6 +131,7 @@ impl DaemonError {
                 | StartError::OlderStore { .. }
                 | StartError::ReplacedKey { .. }
                 | StartError::AuditCutOff { .. }
+                | StartError::AuditReplaced { .. }
                 | StartError::Store(
                     StoreError::Tampered { .. } | StoreError::Damaged { .. } | StoreError::Newer { .. },
                 )
@@ -140,6 +149,7 @@ impl DaemonError {
             )
             | Self::Config(_)
             | Self::ReadyFd(_)
+            | Self::HomeForeign { .. }
             | Self::HomeExposed { .. }
             | Self::NoAuthority
             | Self::Tls(_) => 78,

@@ -22,6 +22,7 @@ pub mod lease;
 pub mod operation;
 pub mod policy;
 pub mod principal;
+pub mod quota;
 pub mod reconcile;
 pub mod refusal;
 pub mod registry;

@@ -115,6 +115,12 @@ pub trait Session: Send {
         ciphertext: &[u8],
     ) -> Result<Zeroizing<Vec<u8>>, HsmError>;
 
+    /// Whether session and token are there: something small is asked of the device itself.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    fn answers(&mut self) -> Result<(), HsmError>;
+
     /// Fills `out` from the token's generator.
     ///
     /// # Errors

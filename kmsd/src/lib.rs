@@ -16,6 +16,7 @@
 mod api;
 pub mod client;
 pub mod domain;
+pub mod memory;
 pub mod paths;
 #[cfg(feature = "daemon")]
 pub mod pki;

@@ -125,6 +125,8 @@ struct RestoreArgs {
 enum AuditCommand {
     /// Check every record with the token's key, up to the end that the token knows of
     Verify(AuditVerifyArgs),
+    /// Move every record into an archive and begin the log anew; kmsd must not be serving
+    Archive(HomeArgs),
 }
 
 #[derive(Args)]
@@ -132,6 +134,9 @@ struct AuditVerifyArgs {
     /// A copy of the log [default: the home's own]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
+    /// An archive of it (may be given again): then every record from the first on has to be there
+    #[arg(long, value_name = "DIR")]
+    archive: Vec<PathBuf>,
     #[command(flatten)]
     home: HomeArgs,
 }
@@ -164,6 +169,7 @@ fn main() -> ExitCode {
         Command::Restore(args) => restore(args),
         Command::RekeyStore(args) => rekey_store(args),
         Command::Audit(AuditCommand::Verify(args)) => verify_audit(args),
+        Command::Audit(AuditCommand::Archive(args)) => archive_audit(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -264,6 +270,9 @@ fn restore(args: RestoreArgs) -> Result<(), DaemonError> {
     for kept in &restored.kept {
         eprintln!("kmsd: kept {}", home.join(kept).display());
     }
+    for left_out in &restored.left_out {
+        eprintln!("kmsd: left out {}: the home's log was archived since", left_out.display());
+    }
     if let Some(aside) = &restored.put_aside {
         eprintln!("kmsd: the store that was there is {} now", aside.display());
     }
@@ -291,14 +300,31 @@ fn verify_audit(args: AuditVerifyArgs) -> Result<(), DaemonError> {
     process::set_module_environment(&config.token.env);
     log_to_stderr();
     process::shield();
-    let verdict = daemon::verify_audit(&home, &config, args.dir.as_deref())?;
+    let verdict = daemon::verify_audit(&home, &config, args.dir.as_deref(), &args.archive)?;
     match verdict.fault {
         Some(fault) => Err(DaemonError::Tampered { fault, records: verdict.records }),
         None => {
-            println!("{} records are intact\nend {}", verdict.records, verdict.head);
+            println!("{} records are intact", verdict.records);
+            if verdict.archived.seq > 0 {
+                println!("archived up to {}", verdict.archived);
+            }
+            println!("end {}", verdict.head);
             Ok(())
         }
     }
+}
+
+#[allow(clippy::print_stdout)] // what was archived is this command's result
+fn archive_audit(HomeArgs { home }: HomeArgs) -> Result<(), DaemonError> {
+    let home = home.unwrap_or_else(paths::home);
+    let config = Config::load(&home)?;
+    process::set_module_environment(&config.token.env);
+    log_to_stderr();
+    process::shield();
+    let archived = daemon::archive_audit(&home, &config)?;
+    println!("records {} to {} are in {}", archived.first, archived.last.seq, archived.directory.display());
+    println!("archived up to {}\nend {}", archived.last, archived.end);
+    Ok(())
 }
 
 fn serve(args: ServeArgs) -> Result<(), DaemonError> {

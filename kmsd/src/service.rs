@@ -13,6 +13,7 @@ mod data;
 mod datakeys;
 mod details;
 mod error;
+mod flight;
 mod grants;
 mod import;
 mod leases;
@@ -30,11 +31,15 @@ mod strangers;
 pub(crate) mod tests;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Arc, atomic::AtomicU64},
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 pub(crate) use self::start::{audit_purpose, newest_note, store_purpose};
 pub use self::{
@@ -55,9 +60,10 @@ use crate::{
     audit::AuditLog,
     clock::Clock,
     domain::{
-        KeyId,
+        Caller, KeyId,
         integrity::TokenNote,
         key::Phase,
+        quota::Quota,
         state::KeyState,
         time::{TrustedClock, TrustedTime},
     },
@@ -71,6 +77,12 @@ use crate::{
 pub struct Limits {
     /// Most keys that are not destroyed.
     pub max_keys: usize,
+    /// Most of them that belong to one principal, administrators aside.
+    pub max_keys_each: usize,
+    /// Most grants on keys that are not destroyed.
+    pub max_grants: usize,
+    /// Most of them on keys of one principal, unless an administrator makes them.
+    pub max_grants_each: usize,
     /// Most volume anchors.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -81,7 +93,25 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_keys: 10_000, max_anchors: 50_000, max_anchors_each: 10_000, lease_seconds: 45 }
+        Self {
+            max_keys: 10_000,
+            max_keys_each: 1000,
+            max_grants: 50_000,
+            max_grants_each: 5000,
+            max_anchors: 50_000,
+            max_anchors_each: 10_000,
+            lease_seconds: 45,
+        }
+    }
+}
+
+impl Limits {
+    const fn grants(self) -> Quota {
+        Quota { all: self.max_grants, each: self.max_grants_each }
+    }
+
+    const fn keys(self) -> Quota {
+        Quota { all: self.max_keys, each: self.max_keys_each }
     }
 }
 
@@ -100,16 +130,22 @@ struct Inner {
     trusted: Mutex<TrustedClock>,
     limits: Limits,
     heard: leases::Heard,
-    /// Keys that are being made or rotated in this process. What is in creation and not of one of these has failed.
-    in_flight: Mutex<HashSet<KeyId>>,
-    /// Keys whose rotation by interval failed, and when it is tried again.
-    rotate_again: Mutex<HashMap<KeyId, TrustedTime>>,
+    /// Keys that somebody is at work on in this process. What is in creation and not of one of these has failed.
+    in_flight: Mutex<HashMap<KeyId, flight::Work>>,
+    /// Told whenever one is let go.
+    landed: Notify,
+    /// What failed of what is due, and when it is tried again.
+    again: Mutex<HashMap<KeyId, schedule::Again>>,
     open_secrets: access_keys::OpenSecrets,
     strangers: strangers::Strangers,
+    /// Lets one caller at a time count keys and record another one.
+    new_keys: tokio::sync::Mutex<()>,
     /// Lets one caller at a time make a default key (K3).
     default_keys: tokio::sync::Mutex<()>,
     /// What the token was told last.
     noted: tokio::sync::Mutex<TokenNote>,
+    /// A restored store is being dealt with: the token is not told of it before that is done.
+    is_restoring: AtomicBool,
     /// Number of the store's integrity key.
     store_key: AtomicU64,
 }
@@ -151,16 +187,17 @@ impl Service {
         }
     }
 
-    /// Most keys that are not destroyed, default keys aside.
+    /// How many keys a caller has, default keys aside, and how many it may have. Of administrators: of all together.
     #[must_use]
-    pub fn max_keys(&self) -> usize {
-        self.inner.limits.max_keys
+    pub fn key_quota(&self, caller: &Caller) -> (usize, usize) {
+        let count = self.inner.writer.registry().read().count(&caller.principal);
+        self.inner.limits.keys().share(caller, count)
     }
 
     fn observe_clock(&self) -> TrustedClock {
-        let reading = self.inner.clock.read();
         let mut trusted = self.inner.trusted.lock();
-        *trusted = trusted.observe(reading);
+        // Read under the lock: a reading that another thread overtakes would pass for one of another boot.
+        *trusted = trusted.observe(self.inner.clock.read());
         trusted.clone()
     }
 

@@ -58,6 +58,13 @@ pub trait Store: Send {
     /// If it is not durable.
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError>;
 
+    /// Goes on with commit numbers from that one on, if it is above the newest: the store takes the place of another that was further. Durable when this
+    /// returns. Gives the commit's number.
+    ///
+    /// # Errors
+    /// If it is not durable.
+    fn raise(&mut self, epoch: u64) -> Result<u64, StoreError>;
+
     /// Makes every MAC anew with another key, all or none. Durable when this returns. Gives the commit's number.
     ///
     /// # Errors

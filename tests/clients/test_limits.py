@@ -8,6 +8,8 @@ from botocore.exceptions import ClientError
 from huaweicloudsdkcore.exceptions.exceptions import ClientRequestException, ServerResponseException
 
 MAX_KEYS = 3
+# Of one principal that is no administrator.
+MAX_KEYS_EACH = 1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -15,6 +17,7 @@ def few_keys(kmsd):
     """The same installation with room for few keys."""
     kmsd.stop()
     kmsd.set_limit("max_keys", MAX_KEYS)
+    kmsd.set_limit("max_keys_each", MAX_KEYS_EACH)
     kmsd.start()
 
 
@@ -23,8 +26,22 @@ def create(huawei, alias):
     return huawei.create_key(sdk.CreateKeyRequest(body=body)).key_info.key_id
 
 
+def test_as_many_keys_as_one_may_have(kmsd):
+    own = kmsd.access_key("own")
+    mine = kmsd.huawei(own)
+    create(mine, "own")
+    with pytest.raises(ClientRequestException) as refused:
+        create(mine, "another")
+    assert (refused.value.status_code, refused.value.error_code) == (400, "KMS.1105")
+    with pytest.raises(ClientError) as refused:
+        kmsd.boto(own).create_key()
+    assert refused.value.response["Error"]["Code"] == "LimitExceededException"
+    quotas = mine.show_user_quotas(sdk.ShowUserQuotasRequest()).quotas.resources
+    assert [(each.used, each.quota) for each in quotas if each.type == "CMK"] == [(MAX_KEYS_EACH, MAX_KEYS_EACH)]
+
+
 def test_as_many_keys_as_there_may_be(kmsd, kms, huawei):
-    for number in range(MAX_KEYS):
+    for number in range(MAX_KEYS - MAX_KEYS_EACH):
         create(huawei, f"k{number}")
     with pytest.raises(ClientRequestException) as refused:
         create(huawei, "more")

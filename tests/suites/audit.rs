@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness::{Installation, Options, Outcome, run};
+use harness::{Installation, KillSwitch, Options, Outcome, run};
 use serde_json::{Value, json};
 
 /// Makes records by asking for random bytes, on one connection after the other.
@@ -121,6 +121,126 @@ fn k8_tampering_with_a_log_of_a_thousand_records_is_found() {
     ecs.ecsctl("audit verify").error(5).naming(&["record 1", "changed"]);
     fs::write(&own, &text).unwrap();
     ecs.ecsctl("audit verify").ok();
+}
+
+/// `kmsd audit` in the installation's home.
+fn kmsd_audit(ecs: &Installation, arguments: &[&str]) -> Outcome {
+    run(ecs.kmsd().command().arg("audit").args(arguments).arg("--home").arg(ecs.kmsd().home()))
+}
+
+/// K8: the log is archived while nobody serves; what goes on after it verifies alone and together with the archive, and an archive that was changed or is
+/// not there is noticed. A backup from before does not put the archived files back.
+#[test]
+fn k8_a_log_is_archived_and_goes_on() {
+    let mut ecs = Installation::new();
+    ask(&ecs, 20);
+    let keys = ecs.dir().join("audit-keys.json");
+    ecs.ecsctl_with(&["audit", "export-keys", keys.to_str().unwrap()]).ok();
+    let backup = ecs.dir().join("backup");
+    run(ecs.kmsd().command().arg("backup").arg(&backup)).ok();
+    let served = kmsd_audit(&ecs, &["archive"]);
+    assert!(served.code != 0 && served.stderr.contains("in use by another kmsd"), "{served}");
+    ecs.kmsd_mut().stop();
+    let told = kmsd_audit(&ecs, &["archive"]).ok().stdout;
+    let archive = ecs.kmsd().home().join("audit-archive");
+    let archive = files(&archive)[0].clone();
+    assert!(told.contains(archive.to_str().unwrap()), "{told}");
+    let last = told.lines().find_map(|line| line.strip_prefix("archived up to ")).unwrap().to_owned();
+    assert_eq!(
+        archive.file_name().unwrap().to_str().unwrap(),
+        format!("1-{}", last.split_once(':').unwrap().0)
+    );
+    let alone = verify(&ecs, &archive, Some(&keys), Some(&last)).json();
+    assert_eq!((alone["end"].as_str(), &alone["archived"]), (Some(last.as_str()), &json!(null)), "{alone}");
+    let rest = kmsd_audit(&ecs, &["verify"]).ok().stdout;
+    assert!(rest.contains(&format!("archived up to {last}")), "{rest}");
+
+    ecs.kmsd_mut().start();
+    ask(&ecs, 5);
+    let online = ecs.ecsctl("audit verify").json();
+    assert_eq!(
+        (&online["intact"], online["archived"].as_str()),
+        (&json!(true), Some(last.as_str())),
+        "{online}"
+    );
+    let end = online["end"].as_str().unwrap();
+    let copy = copy_log(&ecs, "copy");
+    assert_eq!(verify(&ecs, &copy, None, Some(end)).json()["archived"].as_str(), Some(last.as_str()));
+    ecs.kmsd_mut().stop();
+
+    let with = |archive: &Path| kmsd_audit(&ecs, &["verify", "--archive", archive.to_str().unwrap()]);
+    let whole = with(&archive).ok().stdout;
+    assert!(!whole.contains("archived up to"), "{whole}");
+    let file = files(&archive)[0].clone();
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replacen("\"outcome\":\"ok\"", "\"outcome\":\"no\"", 1)).unwrap();
+    let changed = with(&archive);
+    assert!(changed.code == 5 && changed.stderr.contains("record 1 was changed"), "{changed}");
+    fs::write(&file, &text).unwrap();
+    let empty = ecs.dir().join("empty");
+    fs::create_dir(&empty).unwrap();
+    let dropped = with(&empty);
+    assert!(dropped.code == 5 && dropped.stderr.contains("are missing: they were archived"), "{dropped}");
+
+    let restored = run(ecs.kmsd().command().args(["restore", "--replace"]).arg(&backup));
+    assert!(restored.stderr.contains("left out audit/0000000001.log"), "{restored}");
+    assert_eq!(restored.code, 0, "{restored}");
+    assert_eq!(files(&ecs.kmsd().home().join("audit")).len(), 2);
+    with(&archive).ok();
+}
+
+/// K8: an archiving is killed before each of its syncs, renamings and deletions in turn. Each time the log is the old one or the new one, and verifies; the next
+/// start clears up; at the end every record from the first on is there.
+#[test]
+fn k8_an_archiving_is_killed_before_each_call() {
+    let mut ecs = Installation::new();
+    ask(&ecs, 3);
+    ecs.kmsd_mut().stop();
+    let home = ecs.kmsd().home().to_owned();
+    let (aside, archives) = (home.join("audit.archiving"), home.join("audit-archive"));
+    let archived = || if archives.exists() { files(&archives) } else { Vec::new() };
+    let switch = KillSwitch::new(ecs.dir().join("switch"));
+    let runner = switch.runner();
+    let (mut prepared, mut exchanged, mut done) = (0, 0, 0);
+    for at in 1.. {
+        assert!(at < 100, "an archiving has an end");
+        let before = archived().len();
+        switch.arm(at, &["fsync", "fdatasync", "rename", "unlink"]);
+        let kmsd = ecs.kmsd().command();
+        let mut command = Command::new(&runner[0]);
+        command.args(&runner[1..]).arg(kmsd.get_program()).args(kmsd.get_args());
+        command.envs(kmsd.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let outcome = run(command.args(["audit", "archive", "--home"]).arg(&home));
+        switch.disarm();
+        kmsd_audit(&ecs, &["verify"]).ok();
+        if outcome.code == 0 {
+            break;
+        }
+        let first = |dir: &Path| files(dir).first().and_then(|file| file.file_name().map(ToOwned::to_owned));
+        let is_new = if !aside.exists() {
+            let is_new = archived().len() > before;
+            done += usize::from(is_new);
+            is_new
+        } else if first(&aside).is_some_and(|old| Some(old) < first(&home.join("audit"))) {
+            exchanged += 1;
+            true
+        } else {
+            prepared += 1;
+            false
+        };
+        ecs.kmsd_mut().start();
+        ecs.ecsctl("audit verify").ok();
+        ecs.kmsd_mut().stop();
+        assert_eq!((aside.exists(), archived().len()), (false, before + usize::from(is_new)), "{at}");
+    }
+    assert!(prepared > 1 && exchanged > 1 && done > 1, "{prepared} {exchanged} {done}");
+    let mut arguments = vec!["verify".to_owned()];
+    for archive in archived() {
+        arguments.extend(["--archive".to_owned(), archive.to_str().unwrap().to_owned()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let whole = kmsd_audit(&ecs, &arguments).ok().stdout;
+    assert!(!whole.contains("archived up to"), "{whole}");
 }
 
 /// A file system of its own in memory, unmounted when dropped.

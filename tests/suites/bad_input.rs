@@ -6,8 +6,9 @@ use std::fs::{self, OpenOptions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use harness::{Installation, Options, Outcome, Provider, Token, process, tree};
+use harness::{Installation, Options, Outcome, Provider, Token, process, run, tree};
 use serde_json::{Value, json};
 
 /// Runs each row in one installation and demands its exit code, the words, and that nothing changed.
@@ -137,6 +138,24 @@ fn things_that_are_not_there_and_things_that_are_there_already() {
 }
 
 #[test]
+fn groups_that_cannot_be() {
+    let ecs = Installation::new();
+    ecs.ecsctl("server create web1").ok();
+    ecs.ecsctl("as-config create c --from-server web1").ok();
+    let group = ["as-group", "create", "g", "--config", "c"];
+    for (options, code, words) in [
+        (&["--desired", "4294967295", "--max", "4294967295"][..], 2, ["4294967295", "200"]),
+        (&["--max", "201"][..], 2, ["201", "200"]),
+        (&["--min", "5", "--max", "3", "--desired", "4"][..], 2, ["at least 5", "--max"]),
+        (&["--desired", "201"][..], 3, ["201", "between 0 and 200"]),
+        (&["--min", "2", "--max", "3"][..], 3, ["not 1", "between 2 and 3"]),
+    ] {
+        refuse_all(&ecs, &[(&[&group[..], options].concat()[..], code, &words[..])]);
+        assert_eq!(ecs.ecsctl("as-group list").json(), json!([]));
+    }
+}
+
+#[test]
 fn command_lines_that_say_nothing() {
     let ecs = Installation::new();
     for arguments in [
@@ -154,6 +173,80 @@ fn command_lines_that_say_nothing() {
     // A key for a disk that is not to be encrypted would be silently unused.
     ecs.ecsctl("disk create d --size 16M --key k").error(2).naming(&["--encrypted"]);
     assert_eq!(ecs.ecsctl("disk list").json(), json!([]));
+}
+
+/// A slip in one option leaves undone what the others ask for.
+#[test]
+fn a_rate_that_cannot_be_is_refused_before_the_key_is_changed() {
+    let ecs = Installation::new();
+    ecs.ecsctl("key create --alias k2").ok();
+    ecs.create_disk("d", "--size 16M --encrypted");
+    let before = ecs.ecsctl("disk show d").json();
+    refuse_all(
+        &ecs,
+        &[(&["disk", "rekey", "d", "--key", "k2", "--new-data-key", "--rate", "5X"], 2, &["5X", "rate"])],
+    );
+    assert_eq!(ecs.ecsctl("disk show d").json(), before);
+}
+
+/// Paths that cannot be written down, and a pipe, are refused before anything is done.
+#[test]
+fn paths_that_no_text_can_name_and_a_pipe_that_nobody_writes_to() {
+    let ecs = Installation::new();
+    fs::write(ecs.dir().join("small"), vec![7; 1 << 20]).expect("a file can be written");
+    ecs.ecsctl("image create i --from-file small --encrypted").ok();
+    let odd = OsStr::from_bytes(b"odd\xff");
+    fs::copy(ecs.dir().join("small"), ecs.dir().join(odd)).expect("any bytes are a name");
+    let before = (ecs.fingerprint(), ecs.ecsctl("image list").json());
+    let import: [&OsStr; 5] =
+        ["image".as_ref(), "create".as_ref(), "j".as_ref(), "--from-file".as_ref(), odd];
+    let other = OsStr::from_bytes(b"other\xff");
+    let export: [&OsStr; 5] = ["image".as_ref(), "export".as_ref(), "i".as_ref(), other, "--yes".as_ref()];
+    for arguments in [import, export] {
+        let refused = ecs.ecsctl_with(&arguments).error(2).naming(&["UTF-8"]);
+        assert_eq!(refused.code, "invalid-path", "{refused:?}");
+    }
+    assert!(!ecs.dir().join(other).exists());
+    for variable in ["ECS_HOME", "KMSD_SOCKET"] {
+        let place = ecs.dir().join(OsStr::from_bytes(b"home\xff"));
+        for line in ["status", "disk create d --size 16M", "key list"] {
+            let mut command = ecs.command("ecsctl");
+            command.env(variable, &place).arg("--json").args(line.split(' '));
+            run(&mut command).error(2).naming(&["UTF-8"]);
+        }
+        assert!(!place.exists(), "{variable}");
+    }
+    run(Command::new("mkfifo").arg(ecs.dir().join("pipe"))).ok();
+    ecs.ecsctl("image create j --from-file pipe").error(1).naming(&["pipe", "neither a file"]);
+    assert_eq!((ecs.fingerprint(), ecs.ecsctl("image list").json()), before, "something changed");
+}
+
+/// What others wrote is shown to an administrator; it neither forges a line nor reaches the terminal as a command.
+#[test]
+fn k8_what_others_wrote_forges_nothing_on_a_terminal() {
+    const WRITTEN: &str = "x\n999  forged \x1b[31mRED\u{9b}1m \u{202e}";
+    let ecs = Installation::new();
+    fs::write(ecs.dir().join("small"), vec![7; 1 << 20]).expect("a file can be written");
+    ecs.ecsctl("image create i --from-file small --encrypted").ok();
+    ecs.ecsctl_with(&["image", "export", "i", WRITTEN, "--yes"]).ok();
+    ecs.ecsctl_with(&["key", "create", "--alias", "k", "--description", WRITTEN]).ok();
+    let refused = run(ecs.command("ecsctl").args(["image", "export", "i", WRITTEN, "--yes"]));
+    assert_eq!(refused.code, 3, "{refused}");
+    assert!(refused.stderr.contains("forged"), "{refused}");
+    let mut shown = vec![refused.stderr];
+    for line in ["audit list --limit 50", "key show k"] {
+        let table = run(ecs.command("ecsctl").args(line.split(' '))).ok();
+        assert!(table.stdout.contains(r"x\n999  forged \u{1b}[31mRED\u{9b}1m \u{202e}"), "{table}");
+        let json = run(ecs.command("ecsctl").arg("--json").args(line.split(' '))).ok();
+        assert!(json.stdout.contains("forged"), "{json}");
+        shown.extend([table.stdout, json.stdout]);
+    }
+    for text in shown {
+        assert!(!text.contains(['\x1b', '\u{9b}', '\u{202e}']), "raw control characters: {text:?}");
+        assert!(!text.lines().any(|line| line.trim_start().starts_with("999")), "a forged line: {text}");
+    }
+    // For programs it is what it was.
+    assert_eq!(ecs.ecsctl("key show k").json()["description"], WRITTEN);
 }
 
 /// Every way in which a volume file can be wrong, each tried by attach, `evsfs info` and `evsfs mount`.

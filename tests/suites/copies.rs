@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
-use harness::{Installation, LoopDevice, run, tree};
+use harness::{Installation, LoopDevice, run, tree, whole};
 use serde_json::Value;
 
 fn file_of(volume: &Value) -> PathBuf {
@@ -145,6 +145,28 @@ fn d5_each_copy_has_a_dek_of_its_own_and_needs_only_its_own_key() {
     ecs.ecsctl("disk detach other").ok();
 }
 
+/// D5, F3: a copy of a disk whose file is an old one is refused as its attachment is, and nothing of it stays: no file, no mount, no name that is
+/// taken.
+#[test]
+fn d5_a_copy_that_is_refused_at_its_source_leaves_nothing() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let (file, old) = (file_of(&disk), ecs.dir().join("old"));
+    for text in ["first", "second"] {
+        fs::copy(&file, &old).expect("it can be copied");
+        let view = File::options().write(true).open(ecs.attach("d", "web1").path);
+        view.and_then(|mut view| view.write_all(text.as_bytes())).expect("it can be written");
+        ecs.ecsctl("disk detach d").ok();
+    }
+    fs::copy(&old, &file).expect("it can be copied");
+    let before = whole(&ecs, &["d"], "before");
+    for line in ["backup create b --disk d", "backup create b --disk d", "image create b --from-disk d"] {
+        let refused = ecs.ecsctl(line).error(3);
+        assert_eq!(refused.code, "rolled-back", "{line}: {refused:?}");
+        assert_eq!(whole(&ecs, &["d"], line), before);
+    }
+}
+
 /// I1: an image of a server whose system disk is in use is a state of that disk, under the same key, and a new server can be made from it.
 #[test]
 fn i1_an_image_is_made_of_a_system_disk_in_use() {
@@ -176,4 +198,48 @@ fn i1_an_image_is_made_of_a_system_disk_in_use() {
     // It does not depend on the server that it was made from.
     ecs.ecsctl("server delete web1 --yes").ok();
     ecs.ecsctl("image delete base --yes").ok();
+}
+
+/// D10: a copy of a disk, image or backup with a block that does not verify says which one and what saves the rest; nothing half-made stays.
+#[test]
+fn d10_a_copy_of_a_damaged_volume_names_it_and_what_saves_the_rest() {
+    let ecs = Installation::new();
+    fs::write(ecs.dir().join("raw"), vec![0xd7; 1 << 20]).expect("it can be written");
+    let image = ecs.ecsctl("image create same --from-file raw").json();
+    ecs.ecsctl("image copy same good").ok();
+    let disk = ecs.create_disk("same", "--size 1M");
+    let view = ecs.attach("same", "web1").path;
+    fs::File::options()
+        .write(true)
+        .open(&view)
+        .expect("the view opens")
+        .write_all(&[0xd8; 1 << 20])
+        .expect("it takes writes");
+    ecs.ecsctl("disk detach same").ok();
+    for (volume, byte) in [(&image, 0xd7), (&disk, 0xd8)] {
+        let file = file_of(volume);
+        let mut bytes = fs::read(&file).expect("the volume file can be read");
+        let slot =
+            bytes.chunks(4096).position(|slot| slot.iter().all(|b| *b == byte)).expect("a block of data");
+        bytes[slot * 4096 + 9] ^= 1;
+        fs::write(&file, bytes).expect("it is ours");
+    }
+    let before = whole(&ecs, &[], "before");
+    for (line, named, volume) in [
+        ("backup create b --disk same", "disk same", &disk),
+        ("image create i --from-disk same", "disk same", &disk),
+        ("image copy same i", "image same", &image),
+        ("image export same out.raw --format raw", "image same", &image),
+    ] {
+        let refused = ecs.ecsctl(line).error(5).naming(&[named, "verify"]);
+        assert_eq!(refused.code, "volume-damaged", "{line}: {refused:?}");
+        let file = file_of(volume);
+        assert!(refused.hint.contains(&format!("evsfs salvage {}", file.display())), "{line}: {refused:?}");
+        assert_eq!(whole(&ecs, &[], line), before, "{line}");
+        assert!(!ecs.dir().join("out.raw").exists());
+    }
+    let saved = ecs.dir().join("saved");
+    ecs.evsfs(&["salvage".as_ref(), file_of(&disk).as_os_str(), saved.as_os_str()]);
+    let saved = fs::read(saved).expect("what verifies was saved");
+    assert_eq!(saved.iter().filter(|byte| **byte == 0xd8).count(), (1 << 20) - 4096);
 }

@@ -245,6 +245,32 @@ fn d3_attached_disks_need_neither_kmsd_nor_the_token() {
     assert!(read(&attached.path, 20 * MIB as u64, 3 * MIB) == pattern(5, 3 * MIB));
 }
 
+/// D7: a disk goes with what evsfs left unfinished of it, and with nothing else: a copy of its file is whoever's made it.
+#[test]
+fn d7_a_deleted_disk_takes_no_copies_with_it_that_somebody_keeps_beside_it() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let other = ecs.create_disk("other", "--size 16M --encrypted");
+    let file = |disk: &Value| disk["file"].as_str().expect("a file").to_owned();
+    let id = |disk: &Value| disk["id"].as_str().expect("an ID").to_owned();
+    let beside = |name: String| ecs.home().join("volumes").join(name);
+    let kept = [
+        format!("{}.evs.newest-kept", id(&disk)),
+        format!(".{}.evs.swp", id(&disk)),
+        format!(".evsfs-{}.x.unfinished", id(&other)),
+    ]
+    .map(beside);
+    let unfinished = beside(format!(".evsfs-{}.x.unfinished", id(&disk)));
+    for path in kept.iter().chain([&unfinished]) {
+        fs::copy(file(&disk), path).expect("it can be copied");
+    }
+    ecs.ecsctl("disk delete d --yes").ok();
+    assert!(!PathBuf::from(file(&disk)).exists() && !unfinished.exists());
+    for path in kept {
+        assert!(path.exists(), "{} went with the disk", path.display());
+    }
+}
+
 /// D4: detach flushes, unmounts and ends the one process that held the DEK.
 #[test]
 fn d4_detach_ends_the_process_that_held_the_dek() {
@@ -548,4 +574,27 @@ fn d4_a_mount_point_whose_name_is_no_text_hides_no_disk() {
     command.envs(ecsctl.get_envs().filter_map(|(name, value)| Some((name, value?))));
     let outcome = run(&mut command);
     assert_eq!(outcome.code, 0, "{outcome}");
+}
+
+/// D7: a deletion that evsfs refuses, or that there is no evsfs for, changes nothing: the disk can be used as before.
+#[test]
+fn d7_a_deletion_that_could_not_begin_does_not_condemn_the_disk() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let file = Path::new(disk["file"].as_str().expect("a file"));
+    let elsewhere = ecs.dir().join("elsewhere");
+    fs::create_dir(&elsewhere).expect("a directory can be made");
+    ecs.evsfs(&["mount".as_ref(), file, elsewhere.as_path()]).ok();
+    ecs.ecsctl("disk delete d --yes").error(3).naming(&["in use"]);
+    assert_eq!(ecs.ecsctl("disk show d").json()["status"], "available");
+    ecs.evsfs(&["umount".as_ref(), elsewhere.as_path()]).ok();
+
+    let config = ecs.home().join("ecs.toml");
+    fs::write(&config, "evsfs = '/nowhere/evsfs'\n").expect("it can be written");
+    assert_eq!(ecs.ecsctl("disk delete d --yes").error(1).code, "evsfs-missing");
+    fs::remove_file(&config).expect("it is there");
+    ecs.attach("d", "web1");
+    ecs.ecsctl("disk detach d").ok();
+    ecs.ecsctl("disk delete d --yes").ok();
+    assert!(!file.exists());
 }

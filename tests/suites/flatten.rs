@@ -138,6 +138,11 @@ fn f8_a_detached_disk_is_flattened_at_once() {
     assert_eq!((&info["flattened"], &info["base"]), (&true.into(), &Value::Null), "{info}");
     let other = ecs.ecsctl("disk show other").json()["file"].as_str().expect("a file").to_owned();
     ecs.evsfs(&["flatten", other.as_str()]).error(3).naming(&["not thin"]);
+    // Nor would it take over plainly what an encrypted image holds: no such disk is made.
+    let image = ecs.ecsctl("image show i").json()["file"].as_str().expect("a file").to_owned();
+    let plain = ecs.dir().join("plain").display().to_string();
+    ecs.evsfs(&["create", &plain, "--plain", "--base", &image]).error(2).naming(&["encrypted", "--key"]);
+    assert!(!Path::new(&plain).exists());
     ecs.ecsctl("image delete i --yes").ok();
     ecs.ecsctl("key disable image-key").ok();
     assert_holds(&ecs.attach("d", "web1").path, &original, "without the image");

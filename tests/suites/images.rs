@@ -390,7 +390,7 @@ fn i3_hostile_images_are_refused_and_no_other_file_is_opened() {
         ("loop.qcow2", "", 5, "image-damaged"),
         ("cut.qcow2", "", 5, "image-damaged"),
         ("same.qcow2", "", 5, "image-damaged"),
-        ("bomb.qcow2", "", 5, "image-damaged"),
+        ("bomb.qcow2", "", 3, "image-unsupported"),
     ] {
         let line = format!("image create h --from-file {} --encrypted {options}", at(name).display());
         let Trace { outcome, opened, memory, processor } = traced(&ecs, &line);

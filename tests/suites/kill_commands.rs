@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 
-use harness::{Installation, Outcome, run, whole};
+use harness::{Installation, Outcome, process, run, whole};
 
 /// The system calls by which ecsctl changes the world outside, or begins and ends what it has others do. What it asks the key service changes
 /// nothing of an installation, so to die before that is to die after the effect before it.
@@ -110,6 +110,13 @@ impl<'a> Killer<'a> {
             seen.retain(Effect::divides);
         }
         seen
+    }
+
+    /// The effect by which the command, which is run to its end, starts its n-th program.
+    fn nth_program(&self, line: &str, n: usize) -> Effect {
+        let starts = |effect: &Effect| effect.call.starts_with("clone") || effect.call == "vfork";
+        let mut programs = self.effects(line).into_iter().filter(starts);
+        programs.nth(n - 1).unwrap_or_else(|| panic!("{line} does not start {n} programs"))
     }
 
     /// Runs it and kills it before that. False when it came to its end.
@@ -253,6 +260,41 @@ fn sigkill_of_ecsctl_amid_a_copy_leaves_nothing_half_made() {
     assert_eq!(ecs.ecsctl("disk check d").json()["sound"], true);
 }
 
+/// A copy that was killed had its source mounted, to be read only: whatever is asked of that disk next finds it free all the same.
+#[test]
+fn after_a_copy_was_killed_any_command_about_its_source_succeeds() {
+    const COPY: &str = "backup create b --disk d";
+    let ecs = Installation::new();
+    ecs.create_disk("d", "--size 4M --encrypted");
+    ecs.ecsctl("server create web1").ok();
+    let killer = Killer::new(&ecs, true);
+    let end_of_copy = killer.nth_program(COPY, 4);
+    ecs.ecsctl("backup delete b --yes").ok();
+    for (line, there) in [
+        ("disk extend d --size 8M", true),
+        ("snapshot create s --disk d", true),
+        ("snapshot delete s --yes", true),
+        ("disk rekey d", true),
+        ("disk rekey d --new-data-key", true),
+        ("disk check d", true),
+        ("backup create c --disk d", true),
+        ("disk attach d web1", true),
+        ("disk detach d", true),
+        ("disk delete d --yes", false),
+    ] {
+        // What is attached is copied from a snapshot.
+        if line != "disk detach d" {
+            assert!(killer.killed_before(&end_of_copy, COPY), "{COPY}, before {line}");
+            let mounts = process::mounts_under(ecs.dir());
+            assert!(mounts.iter().any(|(point, _)| point.ends_with(".source")), "{line}: {mounts:?}");
+        }
+        ecs.ecsctl(line).ok();
+        let found = whole(&ecs, OPENED, line);
+        assert_eq!(found.iter().any(|row| row.starts_with("disk d ")), there, "{line}: {found:?}");
+        assert!(!found.iter().any(|row| row.starts_with("backup b ")), "{line}: {found:?}");
+    }
+}
+
 /// Servers with their disks, one by one and in a group.
 #[test]
 fn sigkill_of_ecsctl_amid_a_change_of_servers_leaves_nothing_half_made() {
@@ -272,4 +314,17 @@ fn sigkill_of_ecsctl_amid_a_change_of_servers_leaves_nothing_half_made() {
     killer.each("as-group scale g --desired 2", &["as-group scale g --desired 1 --yes"]);
     killer.each("as-group scale g --desired 0 --yes", &["as-group scale g --desired 1"]);
     eprintln!("{} kills", killer.kills);
+
+    // A1: a server whose second disk was never made is no model for others.
+    ok("server delete web2 --yes");
+    ok("disk delete web2-data1 --yes");
+    let before = whole(&ecs, OPENED, "before");
+    let second_disk = killer.nth_program(CREATE, 3);
+    ok("server delete web2 --yes");
+    ok("disk delete web2-data1 --yes");
+    for line in ["as-config create half --from-server web2", "image create half --from-server web2"] {
+        assert!(killer.killed_before(&second_disk, CREATE), "{CREATE}, before {line}");
+        ecs.ecsctl(line).error(6).naming(&["web2"]);
+        assert_eq!(whole(&ecs, OPENED, line), before, "{line}");
+    }
 }

@@ -2,11 +2,15 @@
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use harness::{Installation, process, run};
+use rustix::process::Signal;
 use serde_json::Value;
 
 fn file_of(disk: &Value) -> PathBuf {
@@ -274,4 +278,54 @@ fn d8_a_re_encryption_that_is_not_possible_changes_nothing() {
     ecs.ecsctl("image create i --from-disk d").ok();
     let image = file_of(&ecs.ecsctl("image show i").json());
     ecs.evsfs(&["rekey".as_ref(), image.as_os_str(), "--new-data-key".as_ref()]).error(3).naming(&["image"]);
+}
+
+/// D3: a key service that hangs holds up neither who wants to know how the disk is, nor who detaches it, nor the flush of it. Until the service
+/// has been told how far the volume came, nobody else attaches it.
+#[test]
+fn d3_a_key_service_that_hangs_holds_nobody_up() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let (file, point, control) = (file_of(&disk), ecs.dir().join("point"), ecs.dir().join("control"));
+    fs::create_dir(&point).expect("a directory can be made");
+    let mount =
+        ["mount".as_ref(), file.as_os_str(), point.as_os_str(), "--control".as_ref(), control.as_os_str()];
+    let served = u32::try_from(ecs.evsfs(&mount).json()["pid"].as_u64().expect("a number")).expect("it fits");
+    assert_eq!(ecs.evsfs(&["info".as_ref(), file.as_os_str()]).json()["key_version"], 1);
+    let kmsd = ecs.kmsd().pid().expect("it runs");
+    process::send(kmsd, Signal::STOP);
+    let mut rekey =
+        ecs.command("evsfs").arg("rekey").arg(&file).stderr(Stdio::piped()).spawn().expect("evsfs runs");
+    let under_way = || {
+        let threads = fs::read_dir(format!("/proc/{served}/task")).expect("it runs").flatten();
+        threads.into_iter().any(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "key-request")
+        })
+    };
+    let begun = Instant::now();
+    while !under_way() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the request never came");
+        std::thread::yield_now();
+    }
+    let mut stream = UnixStream::connect(&control).expect("it listens");
+    let mut lines = BufReader::new(stream.try_clone().expect("it can be")).lines();
+    for op in ["status", "flush", "snapshots", "status"] {
+        let asked = Instant::now();
+        writeln!(stream, "{{\"op\": \"{op}\"}}").expect("it listens");
+        let answer = lines.next().expect("an answer").expect("an answer");
+        assert!(asked.elapsed() < Duration::from_secs(1), "{op} took {:?}", asked.elapsed());
+        assert!(answer.contains("\"ok\""), "{op}: {answer}");
+    }
+    assert!(under_way(), "the service has not answered");
+    write_and_sync(&point.join("disk"), 0, b"written meanwhile");
+    // Unmounted by other means: the process has the file as long as it has something to tell the service.
+    run(Command::new("umount").arg(&point)).ok();
+    let refused = ecs.evsfs(&mount).error(3).naming(&[&served.to_string()]);
+    assert_eq!(refused.code, "already_attached");
+    process::send(kmsd, Signal::CONT);
+    assert!(process::wait_for_exit(served, Duration::from_secs(25)));
+    rekey.wait().expect("it is ours");
+    ecs.evsfs(&mount).ok();
+    assert_eq!(read(&point.join("disk"), 0, 17), b"written meanwhile");
+    ecs.evsfs(&["umount".as_ref(), point.as_os_str()]).ok();
 }

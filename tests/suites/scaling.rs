@@ -1,5 +1,8 @@
 //! A1, A2, S1: servers that a group makes are encrypted as the one that they are made like, or not made at all.
 
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
 use harness::{Installation, tree};
 use serde_json::Value;
 
@@ -89,4 +92,65 @@ fn a1_a2_servers_are_scaled_out_encrypted_like_their_source_or_not_at_all() {
     assert_eq!(left.len(), 6, "the disks went with their servers: {left:?}");
     ecs.ecsctl("as-group delete g --yes").ok();
     ecs.ecsctl("server delete web1 --yes").ok();
+}
+
+/// S1, A1, D7: what was not made with a server is not destroyed with it, a deletion that something depends on changes nothing, and names that are
+/// taken do not stop a group.
+#[test]
+fn s1_a_server_takes_only_what_was_made_with_it() {
+    let ecs = Installation::new();
+    let ok = |line: &str| drop(ecs.ecsctl(line).ok());
+    let lists = || (ecs.ecsctl("disk list").json(), ecs.ecsctl("server list").json());
+    let original = ecs.dir().join("original.raw");
+    fs::write(&original, vec![7; 1 << 20]).expect("it can be written");
+    ok(&format!("image create i --from-file {} --encrypted", original.display()));
+    ok("server create web1 --image i --data-disk size=1M,encrypted");
+    ok("as-config create c --from-server web1");
+    ok("as-group create g --config c --desired 2");
+    ecs.create_disk("precious", "--size 1M --encrypted");
+    let view = OpenOptions::new().write(true).open(ecs.attach("precious", "g-2").path);
+    view.and_then(|mut view| view.write_all(b"precious words")).expect("it can be written");
+
+    ok("snapshot create sn --disk g-2-system");
+    let before = lists();
+    for line in [
+        "as-group scale g --desired 1 --yes",
+        "as-group scale g --desired 1 --yes",
+        "server delete g-2 --yes",
+    ] {
+        ecs.ecsctl(line).error(3).naming(&["g-2-system", "snapshot sn"]);
+        assert_eq!(lists(), before, "{line} was refused");
+    }
+    ok("snapshot delete sn --yes");
+    for line in ["as-group scale g --desired 1", "as-group delete g", "server delete g-2"] {
+        let asked = ecs.ecsctl(line).error(2);
+        asked.naming(&["everything on g-2-data1, g-2-system, after detaching precious"]);
+    }
+    ok("as-group scale g --desired 1 --yes");
+    assert_eq!(disk(&ecs, "precious")["status"], "available");
+    let kept = fs::read(ecs.attach("precious", "web1").path).expect("it can be read");
+    assert!(kept.starts_with(b"precious words"));
+
+    // Its system disk is mended on another server, which is deleted then.
+    ok("server create web2 --image i --size 2M");
+    ok("disk detach web1-system");
+    ok("disk attach web1-system web2");
+    let image = ecs.ecsctl("image create golden --from-server web2").json();
+    assert_eq!(
+        (&image["size"], &image["source"]),
+        (&(2 << 20).into(), &"disk web2-system".into()),
+        "{image}"
+    );
+    ok("server delete web2 --yes");
+    ecs.ecsctl("disk show web2-system").error(6);
+    let mended = fs::read(ecs.attach("web1-system", "web1").path).expect("it can be read");
+    assert!(mended.starts_with(&[7; 4096]));
+
+    ok("disk create g-2-data1 --size 1M");
+    ok("server create g-3");
+    assert_eq!(names(&ecs.ecsctl("as-group scale g --desired 3").json()), ["g-1", "g-4", "g-5"]);
+    ok("as-group delete g --yes");
+    assert_eq!(disk(&ecs, "g-2-data1")["status"], "available");
+    ok("server delete web1 --yes");
+    ecs.ecsctl("disk show web1-system").error(6);
 }

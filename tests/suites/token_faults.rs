@@ -35,6 +35,8 @@ struct Stage {
     plain: Value,
     rounds: AtomicUsize,
     hides_gcm: bool,
+    /// Orders to the proxy besides the faults.
+    standing: &'static str,
 }
 
 impl Stage {
@@ -51,8 +53,13 @@ impl Stage {
             plain: made["plain_text"].clone(),
             rounds: AtomicUsize::new(0),
             hides_gcm: provider == Provider::SoftHsmWithoutGcm,
+            standing: "",
             ecs,
         }
+    }
+
+    fn order(&self, orders: &str) {
+        self.ecs.proxy().order(&format!("{}\n{orders}", self.standing));
     }
 
     fn decrypt(&self) -> Reply {
@@ -154,7 +161,7 @@ impl Stage {
             assert!(struck < 200, "an operation has an end");
             let what = format!("{order} {struck} {name}");
             let prepared = prepare(self, self.rounds.fetch_add(1, Ordering::Relaxed));
-            self.ecs.proxy().order(&format!("{order} {struck} {code:#x}"));
+            self.order(&format!("{order} {struck} {code:#x}"));
             let reply = operation(self, prepared);
             assert!(matches!(reply.status, 200 | 503), "{what}: {reply:?}");
             if let Some(function) = afterwards
@@ -169,7 +176,7 @@ impl Stage {
             } else {
                 // What the service does on its own was struck by the last order after all: it was still coming back, and this one has struck nothing.
                 assert!(last_strike.elapsed() < BACK, "{what}: not back: {reply:?}");
-                self.ecs.proxy().order("");
+                self.order("");
                 self.until_back(&what);
                 continue;
             }
@@ -177,7 +184,7 @@ impl Stage {
             last_strike = Instant::now();
         }
         assert!(struck > 2, "{order} {name} struck {struck} times");
-        self.ecs.proxy().order("");
+        self.order("");
         self.until_back(&format!("after {order} {name}"));
         self.until_consistent(&format!("{order} {name}"));
     }
@@ -266,7 +273,7 @@ fn k5_every_call_of_a_rotation_fails_in_turn() {
         // The fault ordered before may have struck what the service did on its own since: it is back within `BACK`.
         let started = Instant::now();
         for attempt in 0.. {
-            stage.ecs.proxy().order("");
+            stage.order("");
             let made = stage.ecs.kms("create-key", &json!({"key_alias": format!("r{round}-{attempt}")}));
             if made.status != 503 {
                 // The token is told of the new key after the reply: not while the rotation's calls are counted.
@@ -286,12 +293,13 @@ fn k5_every_call_of_a_rotation_fails_in_turn() {
     }
 }
 
-/// Each import has an RSA pair of its own, which takes its time: so not with every code. On a token without GCM, which makes a second key for each that is imported; that it opens
+/// Each import has an RSA pair of its own, which takes its time, even with as few bits as here: so not with every code. On a token without GCM, which makes a second key for each that is imported; that it opens
 /// what was wrapped before the material went: `k6_each_call_of_an_import_is_lost_in_turn` in `kmsd/src/hsm/contract/imports.rs`.
 #[test]
 fn k6_every_call_of_an_import_fails_in_turn() {
     let device = CODES[2];
-    let mut stage = Stage::on(Provider::SoftHsmWithoutGcm);
+    let mut stage = Stage { standing: "modulus-bits 1024", ..Stage::on(Provider::SoftHsmWithoutGcm) };
+    stage.order("");
     let offer = |stage: &Stage, key: String| {
         let request = json!({"key_id": key, "wrapping_algorithm": "RSAES_OAEP_SHA_1"});
         stage.ecs.kms("get-parameters-for-import", &request)
@@ -319,7 +327,7 @@ fn every_call_of_the_start_fails_in_turn() {
         for index in 0.. {
             assert!(index < 200, "a start has an end");
             stage.ecs.kmsd_mut().stop();
-            stage.ecs.proxy().order(&format!("fail {index} {code:#x}"));
+            stage.order(&format!("fail {index} {code:#x}"));
             stage.ecs.kmsd_mut().start();
             stage.until_back(&format!("start, {index} {name}"));
             if !stage.ecs.proxy().has_struck() {
@@ -332,12 +340,61 @@ fn every_call_of_the_start_fails_in_turn() {
     }
 }
 
+/// After a recovery all handles are found at once: the first use of each key searches for nothing.
+#[test]
+fn after_a_recovery_keys_are_not_searched_for_one_by_one() {
+    const KEYS: usize = 20;
+    let stage = Stage::new();
+    let wrapped: Vec<Value> = (0..KEYS)
+        .map(|n| {
+            let key = format!("many-{n}");
+            stage.ecs.kms("create-key", &json!({"key_alias": key})).ok();
+            let made = stage.ecs.kms("create-datakey", &json!({"key_id": key})).ok();
+            json!({"key_id": key, "cipher_text": made["cipher_text"]})
+        })
+        .collect();
+    stage.ecs.proxy().order("fail 0 0x30");
+    stage.until_back("a lost device");
+    stage.ecs.proxy().order("");
+    for request in &wrapped {
+        stage.ecs.kms("decrypt-datakey", request).ok();
+    }
+    // The token is told of the records meanwhile, which takes a search each time.
+    let searches = stage.ecs.proxy().calls().iter().filter(|call| *call == "C_FindObjectsInit").count();
+    assert!(searches < KEYS / 2, "{searches}");
+}
+
+/// A token that makes no objects, as a full one does, is not gone: who makes keys is told so, and no data key is refused meanwhile.
+#[test]
+fn a_token_that_makes_no_objects_goes_on_serving() {
+    let stage = Stage::new();
+    for (round, code) in [0x05, 0x06, 0x31].into_iter().enumerate() {
+        let full = |function| format!("refuse {function} {code:#x}\n");
+        stage.ecs.proxy().order(&["C_GenerateKey", NOTE].map(full).concat());
+        for n in 0..30 {
+            let refused = stage.ecs.kms("create-key", &json!({"key_alias": format!("full-{round}-{n}")}));
+            assert_eq!(refused.status, 500, "{code:#x}: {refused:?}");
+            for _ in 0..10 {
+                let reply = stage.decrypt();
+                assert_eq!(
+                    (reply.status, &reply.body["data_key"]),
+                    (200, &stage.plain),
+                    "{code:#x}: {reply:?}"
+                );
+            }
+        }
+        stage.ecs.proxy().order("");
+        stage.ecs.kms("create-key", &json!({"key_alias": format!("room-{round}")})).ok();
+        stage.until_consistent(&format!("{code:#x}"));
+    }
+}
+
 /// The token is taken out and put back.
 #[test]
 fn a_token_that_goes_is_told_at_once_and_taken_back() {
     let stage = Stage::new();
     for round in 0..3 {
-        stage.ecs.proxy().order("absent");
+        stage.order("absent");
         let started = Instant::now();
         for reply in [
             stage.decrypt(),
@@ -353,7 +410,7 @@ fn a_token_that_goes_is_told_at_once_and_taken_back() {
         // State changes need no token.
         stage.ecs.kms("disable-key", &json!({"key_id": "k"})).ok();
         stage.ecs.kms("enable-key", &json!({"key_id": "k"})).ok();
-        stage.ecs.proxy().order("");
+        stage.order("");
         stage.until_back("the token is there again");
         stage.until_consistent("the token is there again");
     }

@@ -13,7 +13,7 @@ use crate::{
 };
 
 const COLUMNS: &str = "id, name, status, size, encrypted, key_id, key_alias, server_id, serving_pid, \
-                       serving_started, reason, created_at, kind, role, source, base_id";
+                       serving_started, reason, created_at, kind, role, source, base_id, made_with";
 
 /// Records a new disk.
 ///
@@ -26,8 +26,8 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
     }
     connection.execute(
         "INSERT INTO volumes (id, name, status, size, encrypted, key_id, key_alias, created_at, kind, role, source,
-                              base_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                              base_id, made_with)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         params![
             disk.id.to_string(),
             disk.name,
@@ -42,6 +42,7 @@ pub(crate) fn insert(connection: &Connection, disk: &Disk) -> Result<(), Error> 
             disk.role.as_str(),
             disk.source,
             disk.base.map(|id| id.to_string()),
+            disk.made_with.map(|id| id.to_string()),
         ],
     )?;
     Ok(())
@@ -175,7 +176,7 @@ pub(crate) fn of_server(connection: &Connection, server: Uuid) -> Result<Vec<Dis
 fn disk(row: &Row<'_>) -> Result<Disk, Error> {
     let status: String = row.get(2)?;
     let (kind, role): (String, String) = (row.get(12)?, row.get(13)?);
-    let base: Option<String> = row.get(15)?;
+    let (base, made_with): (Option<String>, Option<String>) = (row.get(15)?, row.get(16)?);
     let size: i64 = row.get(3)?;
     let server: Option<String> = row.get(7)?;
     let (pid, started): (Option<u32>, Option<String>) = (row.get(8)?, row.get(9)?);
@@ -195,5 +196,6 @@ fn disk(row: &Row<'_>) -> Result<Disk, Error> {
         role: if role == Role::System.as_str() { Role::System } else { Role::Data },
         source: row.get(14)?,
         base: base.map(|id| parse_id(&id)).transpose()?,
+        made_with: made_with.map(|id| parse_id(&id)).transpose()?,
     })
 }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use crate::catalog::CatalogError;
 
 /// Migration n brings version n to n + 1 (`user_version`).
-const MIGRATIONS: [&str; 4] = [
+pub(super) const MIGRATIONS: [&str; 5] = [
     "CREATE TABLE servers (
         id          TEXT PRIMARY KEY,
         name        TEXT NOT NULL UNIQUE,
@@ -97,14 +97,22 @@ const MIGRATIONS: [&str; 4] = [
     // Thin disks that are, or were to be, flattened: whether they need their image still is looked up in their headers.
     "ALTER TABLE volumes ADD COLUMN flattening INTEGER NOT NULL DEFAULT 0 CHECK (flattening IN (0, 1));
     CREATE INDEX volumes_flattening ON volumes (id) WHERE flattening = 1;",
+    // The server that a disk was made with. Until here that was not recorded: the two have one time, that of the command, and the disk has
+    // the server's name.
+    "ALTER TABLE volumes ADD COLUMN made_with TEXT REFERENCES servers (id) ON DELETE SET NULL;
+    CREATE INDEX volumes_by_maker ON volumes (made_with);
+    UPDATE volumes SET made_with = (
+        SELECT servers.id FROM servers
+        WHERE volumes.kind = 'disk' AND volumes.created_at = servers.created_at
+            AND (volumes.role = 'system' AND volumes.name = servers.name || '-system'
+                OR volumes.role = 'data' AND (volumes.name GLOB servers.name || '-data[1-9]'
+                    OR volumes.name GLOB servers.name || '-data[1-9][0-9]'))
+        ORDER BY length(servers.name) DESC LIMIT 1);",
 ];
 
-#[cfg(test)]
-pub(super) const FIRST: &str = MIGRATIONS[0];
-
 /// The version that this program writes.
-pub(super) const VERSION: i64 = 4;
-const _: () = assert!(MIGRATIONS.len() == 4, "VERSION counts the migrations");
+pub(super) const VERSION: i64 = 5;
+const _: () = assert!(MIGRATIONS.len() == 5, "VERSION counts the migrations");
 
 /// The version of a database; 0 is an empty one.
 pub(super) fn version(connection: &Connection) -> Result<i64, rusqlite::Error> {

@@ -15,6 +15,7 @@ fn disk(name: &str) -> Disk {
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
+        made_with: None,
         base: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,
@@ -26,6 +27,19 @@ fn disk(name: &str) -> Disk {
         serving: None,
         reason: None,
         created_at: "2026-01-01T00:00:00Z".to_owned(),
+    }
+}
+
+#[test]
+fn nobody_else_reads_the_catalogue_whatever_the_mode_of_its_directory() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();
+    catalog.write(|tx| disks::insert(tx, &disk("data1"))).unwrap();
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let mode = std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
     }
 }
 
@@ -103,7 +117,7 @@ fn a_catalogue_of_the_first_version_keeps_its_disks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalog.db");
     let old = Connection::open(&path).unwrap();
-    old.execute_batch(schema::FIRST).unwrap();
+    old.execute_batch(schema::MIGRATIONS[0]).unwrap();
     old.execute_batch(
         "INSERT INTO servers VALUES ('7d444840-9dc0-11d1-b245-5ffdce74fad2', 'web1', 'stopped', 't');
          INSERT INTO disks VALUES ('67e55044-10b1-426f-9247-bb680e5fe0c8', 'd', 'in-use', 4096, 1, 'k', 'a',
@@ -119,6 +133,47 @@ fn a_catalogue_of_the_first_version_keeps_its_disks() {
         ("d", DiskStatus::InUse, 7)
     );
     assert_eq!(servers::by_id(catalog.read(), disk.server_id.unwrap()).unwrap().unwrap().name, "web1");
+}
+
+/// Before version 5 nothing said which server a disk was made with.
+#[test]
+fn a_catalogue_of_the_fourth_version_is_told_which_disks_were_made_with_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let old = Connection::open(&path).unwrap();
+    schema::MIGRATIONS[..4].iter().for_each(|migration| old.execute_batch(migration).unwrap());
+    let (web1, web2) = (Uuid::new_v4(), Uuid::new_v4());
+    for (id, name, at) in [(web1, "web1", "t1"), (web2, "web2", "t2")] {
+        let sql = "INSERT INTO servers (id, name, status, created_at) VALUES (?1, ?2, 'stopped', ?3)";
+        old.execute(sql, (id.to_string(), name, at)).unwrap();
+    }
+    let disks = [
+        // It is attached to another one, to be mended.
+        ("web1-system", "system", "t1", web2, Some(web1)),
+        ("web1-data1", "data", "t1", web1, Some(web1)),
+        ("web1-data12", "data", "t1", web1, Some(web1)),
+        ("web1-data1-old", "data", "t1", web1, None),
+        ("web1-data2", "data", "t2", web1, None),
+        ("precious", "data", "t1", web1, None),
+        ("web2-system", "system", "t2", web2, Some(web2)),
+    ];
+    for (name, role, at, server, _) in &disks {
+        let sql = "INSERT INTO volumes (id, kind, name, status, size, encrypted, server_id, role, created_at)
+                   VALUES (?1, 'disk', ?2, 'in-use', 4096, 0, ?3, ?4, ?5)";
+        old.execute(sql, (Uuid::new_v4().to_string(), name, server.to_string(), role, at)).unwrap();
+    }
+    old.pragma_update(None, "user_version", 4).unwrap();
+    drop(old);
+    let catalog = Catalog::open(&path).unwrap();
+    let all = disks::all(catalog.read(), Noun::Disk).unwrap();
+    for (name, .., made_with) in &disks {
+        let found = all.iter().find(|disk| disk.name == *name).unwrap();
+        assert_eq!(found.made_with, *made_with, "{name}");
+    }
+    catalog.read().execute("UPDATE volumes SET server_id = NULL", ()).unwrap();
+    servers::remove(catalog.read(), web1).unwrap();
+    let of_web1 = |disk: &Disk| disk.made_with == Some(web1);
+    assert!(!disks::all(catalog.read(), Noun::Disk).unwrap().iter().any(of_web1), "it is gone");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::{
         Noun,
         count::counted,
         name::short,
-        scaling::{Config, Event, Group},
+        scaling::{Config, Event, Group, LARGEST},
     },
     output::Show,
 };
@@ -34,7 +34,7 @@ pub(crate) enum AsGroup {
     Show(show::ShowGroup),
     /// Change how many servers a group has
     Scale(scale::Scale),
-    /// Remove a group with all its servers and their disks
+    /// Remove a group with its servers and the disks that were made with them
     Delete(delete::Delete),
 }
 
@@ -82,6 +82,20 @@ impl App {
         })
     }
 
+    /// What is asked about servers of a group that are to go.
+    fn fates(&self, names: &[String]) -> Result<String, Error> {
+        let mut fates = Vec::new();
+        for name in names {
+            match self.find_server(name) {
+                Ok(server) => fates.push(format!("server {name}{}", self.fate(&server)?.sentence())),
+                // Somebody has deleted it meanwhile.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fates.join("; "))
+    }
+
     fn config_of(&self, group: &Group) -> Result<Config, Error> {
         scaling::config(self.catalog.read(), &group.config_id.to_string())
     }
@@ -94,14 +108,16 @@ fn count(servers: &[String]) -> String {
 
 /// Refuses a number of servers that a group may not have.
 fn within(group: &Group) -> Result<(), Error> {
-    if (group.smallest..=group.largest).contains(&group.desired) {
+    // A group may have been made when there was no bound yet.
+    let largest = group.largest.min(LARGEST);
+    if (group.smallest..=largest).contains(&group.desired) {
         return Ok(());
     }
     Err(Error::OutOfBounds {
         group: group.name.clone(),
         desired: group.desired,
         smallest: group.smallest,
-        largest: group.largest,
+        largest,
     })
 }
 

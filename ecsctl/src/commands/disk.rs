@@ -216,8 +216,6 @@ impl Show for Shown {
     }
 }
 
-impl Shown {}
-
 fn progress(progress: Option<&Value>) -> String {
     let Some(progress) = progress else { return String::new() };
     let phase = progress["phase"].as_str().unwrap_or_default();

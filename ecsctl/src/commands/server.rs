@@ -58,6 +58,8 @@ pub(super) fn run(command: Server, app: &mut App, yes: bool) -> Result<(), Error
 pub(crate) struct Shown {
     server: server::Server,
     disks: Vec<String>,
+    /// The image's name, or its ID when it is gone.
+    image: Option<String>,
     machine: Option<(Serving, MachinePlace)>,
 }
 
@@ -70,7 +72,14 @@ impl App {
         let disks = disks::of_server(self.catalog.read(), server.id)?;
         let place = || self.installation.machine_place(server.id);
         let machine = self.machine_of(&server).map(|serving| (serving, place()));
-        Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect(), machine })
+        let image = match &server.image {
+            Some(id) => {
+                let found = id.parse().ok().map(|id| disks::by_id(self.catalog.read(), id)).transpose()?;
+                Some(found.flatten().map_or_else(|| id.clone(), |image| image.name))
+            }
+            None => None,
+        };
+        Ok(Shown { server, disks: disks.into_iter().map(|disk| disk.name).collect(), image, machine })
     }
 }
 
@@ -111,6 +120,7 @@ impl Show for Shown {
             ("Name", self.server.name.clone()),
             ("Status", self.server.status.as_str().to_owned()),
             ("Disks", self.disks.join(", ")),
+            ("Image", self.image.clone().unwrap_or_default()),
             ("Created", self.server.created_at.clone()),
         ];
         if let Some((serving, place)) = &self.machine {

@@ -76,6 +76,7 @@ impl Show for Shown {
             "size": self.snapshot.size,
             "encrypted": self.disk.encrypted,
             "key_id": self.disk.key_id,
+            "key_alias": self.disk.key_alias,
             "created_at": self.snapshot.created_at,
         })
     }
@@ -101,7 +102,7 @@ impl Show for Shown {
             ("Disk", self.disk.name.clone()),
             ("Size", format!("{} ({} bytes)", size::human(self.snapshot.size), self.snapshot.size)),
             ("Encrypted", if self.disk.encrypted { "yes" } else { "no" }.to_owned()),
-            ("Key", self.disk.key_alias.clone().unwrap_or_default()),
+            ("Key", self.disk.key_name()),
             ("Created", self.snapshot.created_at.clone()),
         ]
     }

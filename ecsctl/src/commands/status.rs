@@ -25,7 +25,7 @@ pub(crate) struct Status {}
 
 impl Status {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let troubled = app.settle_all()?;
+        let troubled = app.settle_all_and_orphans()?;
         let mut by_status: BTreeMap<DiskStatus, usize> = BTreeMap::new();
         let mut ill = Vec::new();
         for disk in disks::all(app.catalog.read(), Noun::Disk)? {

@@ -69,7 +69,7 @@ pub(crate) fn rebuild(app: &mut App) -> Result<Vec<Rebuilt>, Error> {
 }
 
 fn unreadable(id: Uuid, source: ToolError) -> Error {
-    Error::Volume { disk: id.to_string(), doing: "read", source: Box::new(source) }
+    Error::Volume { kind: Noun::Disk, disk: id.to_string(), doing: "read", source: Box::new(source) }
 }
 
 fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
@@ -78,6 +78,7 @@ fn insert(app: &mut App, volume: &Inspected) -> Result<Disk, Error> {
         id: volume.uuid,
         kind: if volume.image { Noun::Image } else { Noun::Disk },
         role: Role::Data,
+        made_with: None,
         base: volume.base,
         source: None,
         name: recovered(volume.uuid),

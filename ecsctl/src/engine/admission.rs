@@ -79,7 +79,7 @@ pub(super) fn refuse_attached(connection: &Connection, disk: &Disk) -> Result<()
 }
 
 /// Refuses to delete what others need: an image with thin disks (I4), a disk with snapshots (D7).
-fn refuse_dependants(connection: &Connection, disk: &Disk) -> Result<(), Error> {
+pub(super) fn refuse_dependants(connection: &Connection, disk: &Disk) -> Result<(), Error> {
     let thin = disks::over(connection, disk.id)?;
     let snapshots = snapshots::all(connection, Some(disk.id))?;
     let mut dependants: Vec<String> = thin.iter().map(|name| format!("disk {name}")).collect();
@@ -95,6 +95,7 @@ fn demand(disk: &Disk, action: DiskAction) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::DiskStatus {
+        kind: disk.kind,
         disk: disk.name.clone(),
         status: disk.status,
         action,

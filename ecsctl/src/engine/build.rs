@@ -62,11 +62,12 @@ impl App {
     /// # Errors
     /// Then neither the server nor any of its disks exists.
     pub(crate) fn build_server(&mut self, blueprint: &Blueprint) -> Result<Server, Error> {
+        let id = Uuid::new_v4();
         let mut requests = Vec::new();
         if let Some(image) = &blueprint.image {
             let name = disk_name((Noun::Server, &blueprint.name), &blueprint.name, SYSTEM)?;
             let mut request = Request::from_volume(Noun::Disk, &name, image, Encryption::Inherit, false);
-            request.role = Role::System;
+            (request.role, request.made_with) = (Role::System, Some(id));
             request.size = blueprint.system_size;
             requests.push(request);
         }
@@ -76,6 +77,7 @@ impl App {
                 kind: Noun::Disk,
                 name: disk_name((Noun::Server, &blueprint.name), &blueprint.name, &data(n))?,
                 role: Role::Data,
+                made_with: Some(id),
                 size: Some(*size),
                 encryption: encryption.clone(),
                 fill: None::<Fill>,
@@ -83,7 +85,7 @@ impl App {
         }
         let prepared = requests.iter().map(|request| self.prepare(request)).collect::<Result<Vec<_>, _>>()?;
         let server = Server {
-            id: Uuid::new_v4(),
+            id,
             name: blueprint.name.clone(),
             status: if requests.is_empty() { ServerStatus::Stopped } else { ServerStatus::Building },
             image: blueprint.image.as_ref().map(|image| image.id.to_string()),

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use uuid::Uuid;
@@ -48,11 +48,11 @@ impl App {
         match fill {
             Fill::File { path, format } => {
                 let failed = |source| Error::Image { path: path.clone(), source };
-                let file = File::open(path).and_then(OpenFile::new).map_err(|e| failed(e.into()))?;
+                let file = OpenFile::open(path).map_err(|e| failed(e.into()))?;
                 let (_, mut source) = probe::open(file, *format).map_err(failed)?;
                 let mut progress = Progress::new(self.out, "importing", &title, source.size());
                 copy(&mut *source, &place.view, &mut progress)
-                    .map_err(|trouble| trouble.told(path, &place.view))
+                    .map_err(|trouble| trouble.told(&Origin::File(path), &place.view))
             }
             Fill::Volume { id, snapshot, .. } => {
                 let view = self.open_source(new, *id, *snapshot, facts)?;
@@ -60,7 +60,7 @@ impl App {
                 facts.view = Some(view.clone());
                 let mut progress = Progress::new(self.out, "copying", &title, source.size());
                 copy(&mut source, &place.view, &mut progress)
-                    .map_err(|trouble| trouble.told(&view, &place.view))
+                    .map_err(|trouble| trouble.told(&self.origin(facts, &view), &place.view))
             }
         }
     }
@@ -77,7 +77,16 @@ impl App {
         let (mut source, mut written) = (open_view(view)?, open_view(&place.view)?);
         let mut progress = Progress::new(self.out, "verifying", &new.disk.name, source.size());
         verify_same(&mut source, &mut written, &mut progress)
-            .map_err(|trouble| trouble.told(view, &place.view))
+            .map_err(|trouble| trouble.told(&self.origin(facts, view), &place.view))
+    }
+
+    /// What is copied, as its owner knows it.
+    fn origin<'a>(&self, facts: &'a Facts, view: &'a Path) -> Origin<'a> {
+        let volume = |source: &'a Claimed| Origin::Volume {
+            volume: &source.disk,
+            file: self.installation.place(source.disk.id).file,
+        };
+        facts.source.as_ref().map_or(Origin::File(view), volume)
     }
 
     /// The view of the volume that is copied from: one that is mounted for this only, or, of a volume in use, a snapshot
@@ -88,40 +97,38 @@ impl App {
         id: Uuid,
         snapshot: Option<Uuid>,
         facts: &mut Facts,
-    ) -> Result<std::path::PathBuf, Error> {
+    ) -> Result<PathBuf, Error> {
         let kind = disks::by_id(self.catalog.read(), id)?.map_or(new.disk.kind, |disk| disk.kind);
         let source = self.claim_volume_id(kind, id, &id.to_string())?;
+        let source = &*facts.source.insert(source);
         if let Some(kept) = snapshot {
             // Somebody may have deleted it since it was found; from here on nobody does.
             snapshots::by_id(self.catalog.read(), kept)?;
         }
         let own = self.installation.place(id);
         let failed = |error| Error::Volume {
+            kind: source.disk.kind,
             disk: source.disk.name.clone(),
             doing: "copied",
             source: Box::new(error),
         };
-        let view = if self.volumes.serving(&own).map_err(failed)?.is_some() {
-            let kept = match snapshot {
-                Some(kept) => kept,
-                None => {
-                    let name = format!("copy to {}", new.disk.id);
-                    self.volumes.snapshot(&source.claim, &own.file, &name, new.disk.id).map_err(failed)?;
-                    facts.snapshot = true;
-                    new.disk.id
-                }
-            };
-            snapshot_view(&own, kept)
-        } else {
+        if self.volumes.serving(&own).map_err(failed)?.is_none() {
             let place = self.source_place(new.disk.id, &own);
             io_at("make", &place.mountpoint, private_dir)?;
             self.volumes
                 .mount(new.claim(), &place, Mounting { read_only: true, encrypted: source.disk.encrypted })
                 .map_err(failed)?;
-            snapshot.map_or(place.view.clone(), |kept| snapshot_view(&place, kept))
-        };
-        facts.source = Some(source);
-        Ok(view)
+            return Ok(snapshot.map_or(place.view.clone(), |kept| snapshot_view(&place, kept)));
+        }
+        if let Some(kept) = snapshot {
+            return Ok(snapshot_view(&own, kept));
+        }
+        let name = format!("copy to {}", new.disk.id);
+        let taken = self.volumes.snapshot(&source.claim, &own.file, &name, new.disk.id);
+        // One that was refused was not taken; one that failed may have been.
+        facts.snapshot = Some(!taken.as_ref().is_err_and(ToolError::is_untouched));
+        taken.map_err(failed)?;
+        Ok(snapshot_view(&own, new.disk.id))
     }
 
     /// Unmounts what was mounted to be copied from, and deletes the snapshot that was taken for it.
@@ -133,9 +140,13 @@ impl App {
     ) -> Result<(), Error> {
         let id = new.disk.id;
         let place = self.source_place(id, &self.installation.place(id));
-        let failed =
-            |disk, error| Error::Volume { disk, doing: "copied", source: Box::<ToolError>::new(error) };
-        self.volumes.unmount(&new.claim, &place).map_err(|error| failed(id.to_string(), error))?;
+        let failed = |disk: &Disk, error| Error::Volume {
+            kind: disk.kind,
+            disk: disk.name.clone(),
+            doing: "copied",
+            source: Box::<ToolError>::new(error),
+        };
+        self.volumes.unmount(&new.claim, &place).map_err(|error| failed(&new.disk, error))?;
         for (path, dir) in [(&place.control, false), (&place.log, false), (&place.mountpoint, true)] {
             let removed = if dir { fs::remove_dir(path) } else { fs::remove_file(path) };
             match removed {
@@ -145,11 +156,12 @@ impl App {
                 _ => {}
             }
         }
-        let source = match (facts.source.take(), operation) {
-            (Some(source), _) if facts.snapshot => Some(source),
-            (Some(_), _) => None,
+        let source = facts.source.take();
+        let source = match (facts.snapshot, operation) {
+            (Some(false), _) => None,
+            (Some(true), _) if source.is_some() => source,
             // What was cut short may have taken one.
-            (None, Operation::Create { fill: Some(Fill::Volume { id, .. }), .. }) => {
+            (_, Operation::Create { fill: Some(Fill::Volume { id, snapshot: None, .. }), .. }) => {
                 match disks::by_id(self.catalog.read(), *id)? {
                     Some(disk) if disk.kind == Noun::Disk => {
                         Some(self.claim_volume_id(disk.kind, disk.id, &disk.name)?)
@@ -157,13 +169,14 @@ impl App {
                     _ => None,
                 }
             }
-            (None, _) => None,
+            _ => None,
         };
         if let Some(source) = source {
             let file = self.installation.place(source.disk.id).file;
             self.volumes
                 .delete_snapshot(&source.claim, &file, id)
-                .map_err(|error| failed(source.disk.name.clone(), error))?;
+                .map_err(|error| failed(&source.disk, error))?;
+            facts.snapshot = Some(false);
         }
         Ok(())
     }
@@ -205,8 +218,22 @@ impl App {
 }
 
 /// Where evsfs shows a snapshot: beside the disk.
-fn snapshot_view(place: &Place, snapshot: Uuid) -> std::path::PathBuf {
+fn snapshot_view(place: &Place, snapshot: Uuid) -> PathBuf {
     place.mountpoint.join(format!("snapshot-{snapshot}"))
+}
+
+/// What is read from, as messages call it.
+#[derive(Debug)]
+pub(super) enum Origin<'a> {
+    /// A file of the user's.
+    File(&'a Path),
+    /// A volume, seen through its view.
+    Volume {
+        /// Which.
+        volume: &'a Disk,
+        /// Its file.
+        file: PathBuf,
+    },
 }
 
 /// Which side failed.
@@ -214,15 +241,27 @@ fn snapshot_view(place: &Place, snapshot: Uuid) -> std::path::PathBuf {
 pub(super) enum Trouble {
     Source(ImageError),
     Target(io::Error),
+    /// What was written cannot be read again.
+    Written(ImageError),
     Differs(u64),
 }
 
 impl Trouble {
-    pub(super) fn told(self, source: &Path, target: &Path) -> Error {
-        match self {
-            Self::Source(error) => Error::Image { path: source.to_owned(), source: error },
-            Self::Target(error) => Error::Io { doing: "write to", path: target.to_owned(), source: error },
-            Self::Differs(offset) => Error::Unverified { path: target.to_owned(), offset },
+    pub(super) fn told(self, from: &Origin<'_>, target: &Path) -> Error {
+        match (self, from) {
+            (Self::Source(source), Origin::File(path)) => Error::Image { path: (*path).to_owned(), source },
+            (Self::Source(ImageError::Io(source)), Origin::Volume { volume, file }) => {
+                Error::Unreadable { kind: volume.kind, name: volume.name.clone(), file: file.clone(), source }
+            }
+            (Self::Source(source), Origin::Volume { file, .. }) => {
+                Error::Image { path: file.clone(), source }
+            }
+            (Self::Target(source), _) => Error::Io { doing: "write to", path: target.to_owned(), source },
+            (Self::Written(ImageError::Io(source)), _) => {
+                Error::Io { doing: "read again", path: target.to_owned(), source }
+            }
+            (Self::Written(source), _) => Error::Image { path: target.to_owned(), source },
+            (Self::Differs(offset), _) => Error::Unverified { path: target.to_owned(), offset },
         }
     }
 }
@@ -308,7 +347,7 @@ fn verify_same(
     walk(source, progress, |_, offset, data| {
         expect_zeros(written, compared, offset, &mut other)?;
         let other = &mut other[..data.len()];
-        written.read(offset, other).map_err(Trouble::Source)?;
+        written.read(offset, other).map_err(Trouble::Written)?;
         compared = offset + u64::try_from(data.len()).unwrap_or(u64::MAX);
         match data.iter().zip(other.iter()).position(|(a, b)| a != b) {
             None => Ok(()),
@@ -323,7 +362,7 @@ fn verify_same(
 fn expect_zeros(written: &mut dyn Source, from: u64, to: u64, buffer: &mut [u8]) -> Result<(), Trouble> {
     let mut at = from;
     while at < to {
-        let extent = written.extent(at).map_err(Trouble::Source)?;
+        let extent = written.extent(at).map_err(Trouble::Written)?;
         let mut left = extent.length.min(to - at);
         if extent.zero {
             at += left;
@@ -332,7 +371,7 @@ fn expect_zeros(written: &mut dyn Source, from: u64, to: u64, buffer: &mut [u8])
         while left > 0 {
             let length = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
             let part = &mut buffer[..length];
-            written.read(at, part).map_err(Trouble::Source)?;
+            written.read(at, part).map_err(Trouble::Written)?;
             if let Some(stray) = part.iter().position(|byte| *byte != 0) {
                 return Err(Trouble::Differs(at + u64::try_from(stray).unwrap_or(0)));
             }

@@ -15,18 +15,20 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    engine::copy::{Trouble, open_view, walk},
+    engine::copy::{Origin, Trouble, open_view, walk},
     error::Error,
     images::{ExportFormat, Source, qcow2_writer::Writer},
+    model::disk::Disk,
     output::progress::Progress,
+    volumes::Place,
 };
 
 impl App {
-    /// Writes a view to `path`, which appears when it is whole and durable. Until then it has a name of this operation's, by its ID.
+    /// Writes what a mounted volume shows to `path`, which appears when it is whole and durable. Until then it has a name of this operation's, by its ID.
     pub(super) fn export_view(
         &self,
-        name: &str,
-        view: &Path,
+        volume: &Disk,
+        place: &Place,
         (path, id): (&Path, Uuid),
         format: ExportFormat,
     ) -> Result<(), Error> {
@@ -35,9 +37,10 @@ impl App {
         // Nobody else reads it before its owner says so.
         let create = || File::options().write(true).create_new(true).mode(0o600).open(&partial);
         let file = create().map_err(failed)?;
-        let mut source = open_view(view)?;
-        let mut progress = Progress::new(self.out, "exporting", name, source.size());
-        let told = |trouble: Trouble| trouble.told(view, path);
+        let mut source = open_view(&place.view)?;
+        let mut progress = Progress::new(self.out, "exporting", &volume.name, source.size());
+        let from = Origin::Volume { volume, file: place.file.clone() };
+        let told = |trouble: Trouble| trouble.told(&from, path);
         match format {
             ExportFormat::Raw => {
                 file.set_len(source.size()).map_err(failed)?;

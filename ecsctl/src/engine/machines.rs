@@ -1,10 +1,11 @@
 //! Starting and stopping the virtual machines of servers, and noticing that one has ended (S2, S3).
 
-use std::time::Duration;
+use uuid::Uuid;
 
 use crate::{
     app::App,
     catalog::{operations, servers},
+    claim::Patience,
     engine::servers::{Recovery, ServerOperation},
     error::Error,
     machines::{Kernel, Machine, MachineDisk, Stop, accel::Acceleration},
@@ -51,7 +52,7 @@ impl App {
         }
         let mut disks = Vec::new();
         for (disk, recovery) in self.recover_server(&server)? {
-            if let Recovery::Failed(error) = recovery {
+            if let Recovery::Failed(error) | Recovery::Stale(error) = recovery {
                 return Err(error);
             }
             disks.push(disk);
@@ -59,7 +60,8 @@ impl App {
         if disks.is_empty() && hardware.kernel.is_none() {
             return Err(Error::NothingToBoot { server: server.name });
         }
-        disks.sort_by_key(|disk| (disk.role != Role::System, disk.name.clone()));
+        // Another server's system disk, attached here to be mended, is not what this one boots from while it has its own.
+        disks.sort_by_key(|disk| (!disk.is_system_of(id), disk.role != Role::System, disk.name.clone()));
         let machine = Machine {
             id,
             name: server.name.clone(),
@@ -132,6 +134,33 @@ impl App {
         self.machines.running().remove(&server.id)
     }
 
+    /// The machine of a server, if it was started on this volume.
+    fn machine_on(&self, server: Uuid, volume: Uuid) -> Option<Serving> {
+        let machine = self.machines.running().remove(&server)?;
+        self.machines.volumes(&machine).contains(&volume).then_some(machine)
+    }
+
+    /// Refuses to take a disk from a machine that runs on it (S2). When the process that served the disk has died, nobody else would: the view
+    /// that came after it is not the one that the machine has open.
+    pub(super) fn refuse_machine(&self, disk: &Disk) -> Result<(), Error> {
+        let Some(server) = disk.server_id else { return Ok(()) };
+        if self.machine_on(server, disk.id).is_none() {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::DiskOfMachine { disk: disk.name.clone(), server })
+    }
+
+    /// Of a disk that is up: whether the machine of its server was started on a view of it that has died since (S3).
+    pub(super) fn refuse_stale(&self, disk: &Disk) -> Result<(), Error> {
+        let (Some(server), Some(serving)) = (disk.server_id, &disk.serving) else { return Ok(()) };
+        if !self.machine_on(server, disk.id).is_some_and(|machine| serving.began_after(&machine)) {
+            return Ok(());
+        }
+        let server = self.server(server, &server.to_string())?.name;
+        Err(Error::StaleMachine { disk: disk.name.clone(), server })
+    }
+
     /// A start that was cut short: a machine that runs is kept, somebody may use it already.
     pub(super) fn settle_start(&mut self, server: &Server) -> Result<Direction, Error> {
         let runs = self.machines.running().contains_key(&server.id);
@@ -152,9 +181,9 @@ impl App {
         if thought.is_empty() {
             return Ok(());
         }
-        let patience = std::mem::replace(&mut self.installation.patience, Duration::ZERO);
         for server in thought {
-            let claim = self.claim(Noun::Server, server.id, &server.name);
+            let claim = self
+                .with_patience(|_| Patience::NONE, |app| app.claim(Noun::Server, server.id, &server.name));
             // Under the claim nobody starts or stops it.
             let current = servers::by_id(self.catalog.read(), server.id)?;
             if claim.is_ok()
@@ -165,7 +194,6 @@ impl App {
                 self.ended.push(server.name);
             }
         }
-        self.installation.patience = patience;
         Ok(())
     }
 }

@@ -1,7 +1,5 @@
 //! Making volumes: disks, images and backups, empty or filled, with the encryption that the rules allow.
 
-use std::fs::File;
-
 use uuid::Uuid;
 
 use crate::{
@@ -50,6 +48,8 @@ pub(crate) struct Request {
     pub(crate) name: String,
     /// What it is to its server.
     pub(crate) role: Role,
+    /// The server that it is made with.
+    pub(crate) made_with: Option<Uuid>,
     /// Its size; without it, that of its source.
     pub(crate) size: Option<Size>,
     /// Its encryption.
@@ -72,6 +72,7 @@ impl Request {
             kind,
             name: name.to_owned(),
             role: Role::Data,
+            made_with: None,
             size: None,
             encryption,
             fill: Some(Fill::Volume { id: source.id, verify, snapshot: None }),
@@ -116,7 +117,7 @@ impl App {
         let (wanted, from) = match (&request.fill, &source) {
             (Some(Fill::File { path, format }), _) => {
                 let failed = |source| Error::Image { path: path.clone(), source };
-                let file = File::open(path).and_then(OpenFile::new).map_err(|e| failed(e.into()))?;
+                let file = OpenFile::open(path).map_err(|e| failed(e.into()))?;
                 let (_, image) = probe::open(file, *format).map_err(failed)?;
                 (image.size().next_multiple_of(crate::model::size::BLOCK), Some(path.display().to_string()))
             }
@@ -143,6 +144,7 @@ impl App {
             id: request.id,
             kind: request.kind,
             role: request.role,
+            made_with: request.made_with,
             source: from,
             base,
             name: request.name.clone(),

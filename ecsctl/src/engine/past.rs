@@ -96,8 +96,12 @@ impl App {
     /// When the file cannot be opened with the keys that it needs, those of its own past.
     pub(crate) fn loss(&self, disk: &Disk) -> Result<Option<Loss>, Error> {
         let place = self.installation.place(disk.id);
-        let failed =
-            |source| Error::Volume { disk: disk.name.clone(), doing: "opened", source: Box::new(source) };
+        let failed = |source| Error::Volume {
+            kind: disk.kind,
+            disk: disk.name.clone(),
+            doing: "opened",
+            source: Box::new(source),
+        };
         let header = self.volumes.inspect(&place.file, false).map_err(failed)?;
         let image = match header.base {
             Some(base) => {
@@ -157,9 +161,9 @@ impl App {
     pub(super) fn note_past(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         let disk = &mut claimed.disk;
         let place = self.installation.place(disk.id);
-        let name = disk.name.clone();
+        let (kind, name) = (disk.kind, disk.name.clone());
         let failed =
-            |source| Error::Volume { disk: name.clone(), doing: "looked at", source: Box::new(source) };
+            |source| Error::Volume { kind, disk: name.clone(), doing: "looked at", source: Box::new(source) };
         let past = match self.volumes.past(&place, disk.encrypted) {
             Ok(past) if past.gap.is_none() => past,
             Ok(_) => return Ok(()),

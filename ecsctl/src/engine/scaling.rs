@@ -1,45 +1,61 @@
 //! Scaling groups out and in (A1, A2).
 
+use std::collections::BTreeSet;
+
+use rusqlite::Connection;
 use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::{disks, scaling},
+    catalog::{disks, scaling, servers},
     engine::{
         build::{Blueprint, SYSTEM, data, derived, disk_name},
         make::Encryption,
+        servers::finished,
     },
     error::Error,
     model::{
         Noun,
-        disk::Role,
         scaling::{Config, DiskTemplate, Event, Group, Template, plan},
         server::Server,
         size::Size,
     },
 };
 
+/// What a server is made of, so that others can be made like it (A1). A system disk of another server, attached to this one to be mended, is
+/// one of its data disks.
+pub(super) fn template_of(connection: &Connection, server: &Server) -> Result<Template, Error> {
+    let (mut system, mut data) = (None, Vec::new());
+    for disk in disks::of_server(connection, server.id)? {
+        let is_system = disk.is_system_of(server.id);
+        let template = DiskTemplate {
+            size: disk.size,
+            encrypted: disk.encrypted,
+            key_id: disk.key_id,
+            key_alias: disk.key_alias,
+        };
+        if is_system { system = Some(template) } else { data.push(template) }
+    }
+    let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
+    Ok(Template { image, system, data })
+}
+
 impl App {
-    /// What a server is made of, so that others can be made like it (A1).
+    /// Makes a configuration like a server (A1).
     ///
     /// # Errors
-    /// Those of the catalogue.
-    pub(crate) fn template_of(&self, server: &Server) -> Result<Template, Error> {
-        let (mut system, mut data) = (None, Vec::new());
-        for disk in disks::of_server(self.catalog.read(), server.id)? {
-            let template = DiskTemplate {
-                size: disk.size,
-                encrypted: disk.encrypted,
-                key_id: disk.key_id,
-                key_alias: disk.key_alias,
-            };
-            match disk.role {
-                Role::System => system = Some(template),
-                Role::Data => data.push(template),
-            }
-        }
-        let image = server.image.as_deref().and_then(|id| Uuid::parse_str(id).ok());
-        Ok(Template { image, system, data })
+    /// [`Error::ServerStatus`] for one that is half made or half deleted; [`Error::Exists`], [`Error::NotFound`].
+    pub(crate) fn create_config(&mut self, name: String, given: &str) -> Result<(Config, Server), Error> {
+        self.settle_all_and_orphans()?;
+        let id = self.find_server(given)?.id;
+        let created_at = self.now.clone();
+        // In one transaction, so that the disks are those of a server that has them all.
+        self.catalog.write(|tx| {
+            let server = finished(tx, id, given)?;
+            let config = Config { id: Uuid::new_v4(), name, template: template_of(tx, &server)?, created_at };
+            scaling::insert_config(tx, &config)?;
+            Ok((config, server))
+        })
     }
 
     /// Makes a group, without servers as yet.
@@ -68,7 +84,17 @@ impl App {
     /// The first server that could not be made or removed; those before it stay, nothing of it does.
     pub(crate) fn scale(&mut self, group: &Group, config: &Config) -> Result<Vec<String>, Error> {
         let present = scaling::members(self.catalog.read(), group.id)?;
-        let plan = plan(&group.name, &present, group.desired);
+        let read = self.catalog.read();
+        let servers: BTreeSet<String> = servers::all(read)?.into_iter().map(|server| server.name).collect();
+        let disks: BTreeSet<String> =
+            disks::all(read, Noun::Disk)?.into_iter().map(|disk| disk.name).collect();
+        let system = config.template.image.map(|_| SYSTEM.to_owned());
+        let suffixes: Vec<String> =
+            system.into_iter().chain((0..config.template.data.len()).map(data)).collect();
+        let plan = plan(&group.name, &present, group.desired, |name| {
+            !servers.contains(name)
+                && suffixes.iter().all(|suffix| !disks.contains(&format!("{name}-{suffix}")))
+        });
         for name in plan.inward {
             let removed = self.delete_server(&name).map(|_| ());
             self.tell(
@@ -79,7 +105,7 @@ impl App {
             )?;
         }
         for name in plan.out {
-            let blueprint = self.blueprint(name.clone(), group, &config.template);
+            let blueprint = self.blueprint(name.clone(), group, config);
             let built = blueprint.and_then(|blueprint| self.build_server(&blueprint)).map(|_| ());
             self.tell(
                 group,
@@ -107,7 +133,10 @@ impl App {
         result
     }
 
-    fn blueprint(&self, name: String, group: &Group, template: &Template) -> Result<Blueprint, Error> {
+    fn blueprint(&self, name: String, group: &Group, config: &Config) -> Result<Blueprint, Error> {
+        // The numbers can be greater than the group is large, where others have taken names.
+        let name = derived((Noun::AsGroup, &group.name), Noun::Server, name)?;
+        let template = &config.template;
         let size = |bytes: u64| {
             Size::from_bytes(bytes).map_err(|source| Error::Size { given: bytes.to_string(), source })
         };
@@ -127,8 +156,19 @@ impl App {
             .data
             .iter()
             .map(|disk| {
-                let encryption =
-                    if disk.encrypted { Encryption::Under(disk.key_id.clone()) } else { Encryption::Plain };
+                let encryption = match (disk.encrypted, &disk.key_id) {
+                    (false, _) => Encryption::Plain,
+                    (true, Some(key)) => Encryption::Under(Some(key.clone())),
+                    // Another key than its source's is not "the same" (A1).
+                    (true, None) => {
+                        return Err(Error::KeyUnrecorded {
+                            kind: Noun::Server,
+                            name: name.clone(),
+                            source_kind: Noun::AsConfig,
+                            source_name: config.name.clone(),
+                        });
+                    }
+                };
                 Ok((size(disk.size)?, encryption))
             })
             .collect::<Result<_, Error>>()?;

@@ -2,17 +2,18 @@
 
 use std::{fs, io};
 
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
     app::App,
     catalog::{disks, operations, servers},
-    engine::{Claimed, Settled, steps::io_at},
+    engine::{Claimed, Facts, Settled, admission, steps::io_at},
     error::Error,
     model::{
         Noun,
-        disk::{Disk, DiskStatus, Role},
+        disk::{Disk, DiskStatus},
         plan::{Direction, Operation, Step},
         server::{Server, ServerStatus},
     },
@@ -56,17 +57,83 @@ pub(crate) enum Recovery {
     Present,
     /// It is back.
     Returned,
+    /// It is up, and the machine of its server cannot use it: that was started on a view that has died.
+    Stale(Error),
     /// It cannot come back, for this reason.
     Failed(Error),
 }
 
+/// What becomes of the disks of a server that is deleted.
+#[derive(Debug)]
+pub(crate) struct Fate {
+    /// Destroyed with it, by name.
+    goes: Vec<Disk>,
+    /// Detached only.
+    stays: Vec<Disk>,
+}
+
+impl Fate {
+    /// What is asked about it, after the name of the server.
+    pub(crate) fn sentence(&self) -> String {
+        let names = |disks: &[Disk]| disks.iter().map(|d| d.name.as_str()).collect::<Vec<_>>().join(", ");
+        let mut text = String::new();
+        if !self.goes.is_empty() {
+            text += &format!(", with everything on {}", names(&self.goes));
+        }
+        if !self.stays.is_empty() {
+            text += &format!(", after detaching {}", names(&self.stays));
+        }
+        text
+    }
+}
+
+/// The disks of a server, by whether they go with it (see [`Disk::goes_with`]). One of its own that is detached, or is attached elsewhere, was
+/// taken from it on purpose, and stays as it is.
+fn fate(connection: &Connection, server: &Server) -> Result<Fate, Error> {
+    let disks = disks::of_server(connection, server.id)?;
+    let (goes, stays) = disks.into_iter().partition(|disk| disk.goes_with(server));
+    Ok(Fate { goes, stays })
+}
+
+/// A server that something can be made like. One that is being made, or deleted, has not all of its disks.
+pub(super) fn finished(connection: &Connection, id: Uuid, given: &str) -> Result<Server, Error> {
+    let server = servers::by_id(connection, id)?;
+    let server =
+        server.ok_or_else(|| Error::NotFound { noun: Noun::Server, given: given.to_owned(), near: None })?;
+    match server.status {
+        ServerStatus::Stopped | ServerStatus::Running => Ok(server),
+        status @ (ServerStatus::Building | ServerStatus::Deleting) => {
+            Err(Error::ServerStatus { server: server.name, status, doing: "copied" })
+        }
+    }
+}
+
 impl App {
-    /// Detaches every disk of a server, deletes its system disk (and, in an auto scaling group, every disk that was
-    /// made with it), and forgets it.
+    /// The system disk of a server, to be copied.
     ///
     /// # Errors
-    /// A disk that is busy: then nothing was done, or, if it became busy on the way, the server stays with the
-    /// disks that it still has.
+    /// [`Error::ServerStatus`] for one that is half made or half deleted; [`Error::NoSystemDisk`].
+    pub(crate) fn system_disk(&mut self, given: &str) -> Result<Disk, Error> {
+        self.settle_all_and_orphans()?;
+        let id = self.find_server(given)?.id;
+        let server = finished(self.catalog.read(), id, given)?;
+        let mut disks = disks::of_server(self.catalog.read(), id)?.into_iter();
+        disks.find(|disk| disk.is_system_of(id)).ok_or(Error::NoSystemDisk { server: server.name })
+    }
+
+    /// What would become of the disks of a server.
+    ///
+    /// # Errors
+    /// Those of the catalogue.
+    pub(crate) fn fate(&self, server: &Server) -> Result<Fate, Error> {
+        fate(self.catalog.read(), server)
+    }
+
+    /// Detaches every disk of a server, destroys those that go with it (see [`Fate`]), and forgets it.
+    ///
+    /// # Errors
+    /// A disk that is busy, or that something depends on: then nothing was done. If a disk becomes so on the way, the server stays, and the
+    /// disks that were detached until then are attached again.
     pub(crate) fn delete_server(&mut self, given: &str) -> Result<Server, Error> {
         let id = servers::find(self.catalog.read(), given)?;
         self.delete_server_id(id, given)
@@ -92,7 +159,6 @@ impl App {
                 doing: "deleted",
             });
         }
-        let mut own = Vec::new();
         for disk in disks::of_server(self.catalog.read(), id)? {
             let busy = match self.volumes.holders(&self.installation.place(disk.id)) {
                 Ok(holders) if holders.is_empty() => None,
@@ -100,16 +166,18 @@ impl App {
                 Err(error) => Some(error),
             };
             if let Some(source) = busy.map(Box::new) {
-                return Err(Error::Volume { disk: disk.name, doing: Operation::Detach.doing(), source });
-            }
-            if disk.role == Role::System || server.group_id.is_some() {
-                own.push(disk.id);
+                let (kind, doing) = (disk.kind, Operation::Detach.doing());
+                return Err(Error::Volume { kind, disk: disk.name, doing, source });
             }
         }
-        let (now, operation) = (self.now.clone(), ServerOperation::Delete { own });
-        self.catalog.write(|tx| {
+        let now = self.now.clone();
+        let operation = self.catalog.write(|tx| {
+            let goes = fate(tx, &server)?.goes;
+            goes.iter().try_for_each(|disk| admission::refuse_dependants(tx, disk))?;
+            let operation = ServerOperation::Delete { own: goes.iter().map(|disk| disk.id).collect() };
             servers::set_status(tx, id, ServerStatus::Deleting)?;
-            operations::begin(tx, Noun::Server, id, &operation, &now)
+            operations::begin(tx, Noun::Server, id, &operation, &now)?;
+            Ok(operation)
         })?;
         self.carry_out(&server, &operation)?;
         Ok(server)
@@ -123,18 +191,45 @@ impl App {
             // A machine that runs is not taken away (see `settle_start`).
             ServerOperation::Start => return Ok(()),
         };
-        let failed = match self.remove_server(server, own) {
+        let mut detached = Vec::new();
+        let failed = match self.remove_server(server, own, &mut detached) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        self.catalog.write(|tx| {
-            servers::set_status(tx, server.id, ServerStatus::Stopped)?;
-            operations::end(tx, server.id)
-        })?;
+        self.catalog.write(|tx| servers::set_status(tx, server.id, ServerStatus::Stopped))?;
+        if matches!(operation, ServerOperation::Delete { .. }) {
+            // Those of its own also when it was a dead process that had detached them.
+            detached.retain(|id| !own.contains(id));
+            self.give_back(server, &[own, &detached].concat());
+        }
+        // Who dies before this leaves a deletion that is finished, as any that was cut short.
+        self.catalog.write(|tx| operations::end(tx, server.id))?;
         Err(failed)
     }
 
-    fn remove_server(&mut self, server: &Server, own: &[Uuid]) -> Result<(), Error> {
+    /// Attaches what a deletion that failed had detached, and not destroyed. A disk that cannot come back is detached, and whole.
+    fn give_back(&mut self, server: &Server, detached: &[Uuid]) {
+        for id in detached {
+            let back = self.claim_disk_id(*id, &id.to_string());
+            let back =
+                back.and_then(|mut disk| self.run(&mut disk, &Operation::Attach { server: server.id }));
+            match back {
+                // It is destroyed already, as was asked, or was never detached.
+                Ok(()) | Err(Error::NotFound { .. } | Error::AlreadyAttached { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(server = %server.name, disk = %id, %error, "cannot attach it again");
+                }
+            }
+        }
+    }
+
+    fn remove_server(
+        &mut self,
+        server: &Server,
+        own: &[Uuid],
+        detached: &mut Vec<Uuid>,
+    ) -> Result<(), Error> {
+        self.catalog.write(|tx| servers::set_status(tx, server.id, ServerStatus::Deleting))?;
         for disk in disks::of_server(self.catalog.read(), server.id)? {
             let mut claimed = match self.claim_disk_id(disk.id, &disk.name) {
                 // Somebody has taken it off and deleted it meanwhile.
@@ -144,6 +239,7 @@ impl App {
             // Settling, or somebody else, may have taken it off already.
             if claimed.disk.server_id == Some(server.id) {
                 self.run(&mut claimed, &Operation::Detach)?;
+                detached.push(disk.id);
             }
         }
         for id in own {
@@ -229,15 +325,18 @@ impl App {
         let serving = match self.volumes.serving(&place) {
             Ok(serving) => serving,
             Err(source) => {
-                let disk = claimed.disk.name.clone();
-                return Recovery::Failed(Error::Volume { disk, doing: "attached", source: Box::new(source) });
+                let (kind, disk) = (claimed.disk.kind, claimed.disk.name.clone());
+                let source = Box::new(source);
+                return Recovery::Failed(Error::Volume { kind, disk, doing: "attached", source });
             }
         };
         let result = match serving {
             Some(serving) if Some(&serving) == claimed.disk.serving.as_ref() => {
                 // The view is up; the symlink may have been lost with a directory.
                 return match self.republish(claimed) {
-                    Ok(()) => Recovery::Present,
+                    Ok(()) => {
+                        self.refuse_stale(&claimed.disk).map_or_else(Recovery::Stale, |()| Recovery::Present)
+                    }
                     Err(error) => Recovery::Failed(error),
                 };
             }
@@ -248,7 +347,7 @@ impl App {
             None => return Recovery::Present,
         };
         match result {
-            Ok(()) => Recovery::Returned,
+            Ok(()) => self.refuse_stale(&claimed.disk).map_or_else(Recovery::Stale, |()| Recovery::Returned),
             Err(error) => {
                 let error = self.explain_recovery(claimed, error);
                 match self.note_reason(claimed, &error) {
@@ -270,11 +369,11 @@ impl App {
     /// Brings one disk back whose process has died.
     ///
     /// # Errors
-    /// Why it cannot come back.
+    /// Why it cannot come back, or cannot be used by the machine that runs on it.
     pub(crate) fn recover_claimed(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         match self.recover_disk(claimed) {
             Recovery::Present | Recovery::Returned => Ok(()),
-            Recovery::Failed(error) => Err(error),
+            Recovery::Failed(error) | Recovery::Stale(error) => Err(error),
         }
     }
 
@@ -283,12 +382,12 @@ impl App {
     fn reattach(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         let Some(server) = claimed.disk.server_id else { return Ok(()) };
         let operation = Operation::Attach { server };
-        self.take(claimed, &operation, operation.steps())
+        self.take(claimed, &operation, operation.steps(), &mut Facts::default())
     }
 
     fn republish(&mut self, claimed: &mut Claimed) -> Result<(), Error> {
         let Some(server) = claimed.disk.server_id else { return Ok(()) };
-        self.take(claimed, &Operation::Attach { server }, &[Step::Publish])
+        self.take(claimed, &Operation::Attach { server }, &[Step::Publish], &mut Facts::default())
     }
 
     fn note_reason(&mut self, claimed: &mut Claimed, error: &Error) -> Result<(), Error> {

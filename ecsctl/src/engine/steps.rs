@@ -6,6 +6,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use uuid::Uuid;
+
 use crate::{
     app::App,
     catalog::{disks, operations, servers, snapshots},
@@ -33,6 +35,7 @@ impl App {
         let Claimed { disk, claim } = claimed;
         let place = self.installation.place(disk.id);
         let volume = |source: ToolError| Error::Volume {
+            kind: disk.kind,
             disk: disk.name.clone(),
             doing: operation.doing(),
             source: Box::new(source),
@@ -80,7 +83,7 @@ impl App {
             Step::Release => self.release_plaintext(disk, operation),
             Step::Export => match operation {
                 Operation::Export { id, path, format } => {
-                    self.export_view(&disk.name, &place.view, (path, *id), *format)
+                    self.export_view(disk, &place, (path, *id), *format)
                 }
                 _ => Ok(()),
             },
@@ -178,10 +181,9 @@ impl App {
             }
             Step::Erase => Ok(()),
             Step::Unlink => {
-                for path in [&place.file, &place.log] {
-                    for path in with_remains(path)? {
-                        io_at("remove", &path, |path| gone_is_fine(fs::remove_file(path)))?;
-                    }
+                let remains = remains(&self.installation.volumes(), disk.id)?;
+                for path in [place.file, place.log].iter().chain(&remains) {
+                    io_at("remove", path, |path| gone_is_fine(fs::remove_file(path)))?;
                 }
                 sync(&self.installation.volumes())
             }
@@ -233,7 +235,12 @@ impl App {
                 }
             }
             Outcome::ErrorDeleting => disk.status = DiskStatus::ErrorDeleting,
-            Outcome::Gone | Outcome::Kept => {}
+            Outcome::Kept => {
+                if let Some(before) = facts.before {
+                    disk.status = before;
+                }
+            }
+            Outcome::Gone => {}
             Outcome::Applied => {
                 if let Operation::Extend { size } = operation {
                     disk.size = *size;
@@ -298,22 +305,20 @@ fn unpublish(path: &Path, claimed: &Claimed) -> Result<(), Error> {
     }
 }
 
-/// The path, and what a process that died while it wrote the file left beside it.
-fn with_remains(path: &Path) -> Result<Vec<PathBuf>, Error> {
-    if path.parent().is_some_and(|dir| !dir.exists()) {
-        return Ok(Vec::new());
-    }
-    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(|n| n.to_str())) else {
-        return Ok(Vec::new());
+/// What an evsfs that died while it wrote the volume's file left beside it, by the names that evsfs gives (docs/architecture.md). Nothing else
+/// goes, whatever it is called: a copy that somebody keeps there is theirs.
+fn remains(dir: &Path, volume: Uuid) -> Result<Vec<PathBuf>, Error> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => io_at("list", dir, |_| other)?,
     };
+    let begin = format!(".evsfs-{volume}.");
     let mut found = Vec::new();
-    for entry in io_at("list", dir, |dir| fs::read_dir(dir))? {
+    for entry in entries {
         let entry = io_at("list", dir, |_| entry)?;
-        if entry
-            .file_name()
-            .to_str()
-            .is_some_and(|other| other.starts_with(name) || other.starts_with(&format!(".{name}")))
-        {
+        let is_ours =
+            |name: &str| name.strip_prefix(&begin).is_some_and(|rest| rest.ends_with(".unfinished"));
+        if entry.file_name().to_str().is_some_and(is_ours) {
             found.push(entry.path());
         }
     }

@@ -2,6 +2,7 @@
 
 mod changed;
 mod crash;
+mod fates;
 mod filled;
 mod killed;
 mod machines;
@@ -25,6 +26,7 @@ use super::servers::Recovery;
 use crate::{
     app::App,
     catalog::{Catalog, disks, operations, servers},
+    claim::Patience,
     config::{Installation, MachineSettings},
     error::Error,
     keys::fake::FakeKeys,
@@ -67,7 +69,7 @@ impl World {
             home: self.dir.path().to_owned(),
             kmsd_socket: "/nowhere".into(),
             evsfs: "/nowhere".into(),
-            patience: Duration::ZERO,
+            patience: Patience::NONE,
             machines: MachineSettings::default(),
         };
         App {
@@ -186,6 +188,7 @@ fn create(app: &mut App, name: &str, key: Option<String>) -> Result<Disk, Error>
         kind: Noun::Disk,
         role: Role::Data,
         source: None,
+        made_with: None,
         base: None,
         name: name.to_owned(),
         status: DiskStatus::Creating,

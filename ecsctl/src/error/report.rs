@@ -1,6 +1,8 @@
 //! How errors are told: one table from error to code, exit status and hint.
 
-use super::Error;
+use std::path::Path;
+
+use super::{Error, is_damage};
 use crate::{
     catalog::CatalogError,
     claim::ClaimError,
@@ -57,6 +59,11 @@ impl Error {
 }
 
 impl Error {
+    /// Whether the volume engine refused, before it changed anything.
+    pub(crate) fn is_untouched(&self) -> bool {
+        matches!(self, Self::Volume { source, .. } if source.is_untouched())
+    }
+
     /// The table.
     pub(crate) fn report(&self) -> Report {
         let (exit, code, hint) = match self {
@@ -65,10 +72,18 @@ impl Error {
             }
             Self::Alias { .. } => (Exit::Usage, "invalid-name", "--alias db-key, say".to_owned()),
             Self::Size { source, .. } => (Exit::Usage, "invalid-size", size_hint(source)),
+            Self::NotText { .. } => (Exit::Usage, "invalid-path", "give it a name in UTF-8".to_owned()),
             Self::FileExists { .. } => {
                 (Exit::Refused, "exists", "name another file, or remove this one".to_owned())
             }
             Self::Memory { .. } => (Exit::Usage, "invalid-size", "--memory 2G, say".to_owned()),
+            // QEMU's own option counts MiB.
+            Self::LittleMemory { given, .. } if given.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (Exit::Usage, "invalid-size", format!("--memory {given}M, if these are MiB"))
+            }
+            Self::LittleMemory { least, .. } => {
+                (Exit::Usage, "invalid-size", format!("--memory {least}M, or more"))
+            }
             Self::Rate { .. } => (Exit::Usage, "invalid-rate", "--rate 50M, or 0 for no limit".to_owned()),
             Self::NotFound { noun, near, .. } => {
                 let hint = match near {
@@ -81,13 +96,21 @@ impl Error {
                 (Exit::Refused, "ambiguous", "give more of the ID, or the name".to_owned())
             }
             Self::Exists { noun, name } => (Exit::Refused, "exists", format!("ecsctl {noun} show {name}")),
-            Self::DiskStatus { disk, status, .. } => {
-                (Exit::Refused, "wrong-state", status_hint(disk, *status))
+            Self::DiskStatus { kind, disk, status, .. } => {
+                (Exit::Refused, "wrong-state", status_hint(*kind, disk, *status))
             }
             Self::AlreadyAttached { disk, .. } => {
                 (Exit::Refused, "already-attached", format!("ecsctl disk detach {disk}"))
             }
             Self::NotAttached { disk } => (Exit::Refused, "not-attached", format!("ecsctl disk show {disk}")),
+            Self::DiskOfMachine { server, .. } => {
+                (Exit::Refused, "in-use", format!("ecsctl server stop {server}"))
+            }
+            Self::StaleMachine { server, .. } => (
+                Exit::Failed,
+                "stale-machine",
+                format!("ecsctl server stop {server}, then: ecsctl server start {server}"),
+            ),
             Self::OtherServer { disk, .. } => {
                 (Exit::Refused, "other-server", format!("ecsctl disk detach {disk}"))
             }
@@ -121,6 +144,11 @@ impl Error {
                     "ecsctl image copy {image} NEW --plain makes a plain image, if that is what you want"
                 ),
             ),
+            Self::KeyUnrecorded { source_kind: Noun::AsConfig, .. } => (
+                Exit::Refused,
+                "key-unrecorded",
+                "make another configuration, of a server whose keys are known: ecsctl as-config create NEW --from-server SERVER".to_owned(),
+            ),
             Self::KeyUnrecorded { source_kind, source_name, .. } => (
                 Exit::Refused,
                 "key-unrecorded",
@@ -146,6 +174,9 @@ impl Error {
             }
             Self::ConfigInUse { group, .. } => {
                 (Exit::Refused, "in-use", format!("ecsctl as-group delete {group}"))
+            }
+            Self::Bounds { largest, .. } => {
+                (Exit::Usage, "invalid-bounds", format!("--min {largest} at most, or a greater --max"))
             }
             Self::OutOfBounds { smallest, largest, .. } => {
                 (Exit::Refused, "out-of-bounds", format!("--desired between {smallest} and {largest}"))
@@ -175,6 +206,17 @@ impl Error {
                 "volume-damaged",
                 "restore a backup, or save what verifies: evsfs salvage".to_owned(),
             ),
+            Self::Unreadable { file, source, .. } if is_damage(source) => {
+                let file = file.display();
+                (
+                    Exit::Damaged,
+                    "volume-damaged",
+                    format!(
+                        "evsfs check {file} says what is bad; restore a backup, or save what verifies: evsfs salvage {file} NEW"
+                    ),
+                )
+            }
+            Self::Unreadable { file, .. } => (Exit::Failed, "io", io_hint(file)),
             Self::NoSystemDisk { server } => {
                 (Exit::Refused, "no-system-disk", format!("ecsctl server show {server}"))
             }
@@ -182,7 +224,7 @@ impl Error {
                 ClaimError::Taken { .. } => {
                     (Exit::Refused, "busy", "try again when it has finished".to_owned())
                 }
-                ClaimError::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+                ClaimError::Io { path, .. } => (Exit::Failed, "io", io_hint(path)),
             },
             Self::AuditTampered { .. } => (
                 Exit::Damaged,
@@ -200,14 +242,18 @@ impl Error {
             ),
             Self::Keys(source) => return key_report(source),
             Self::Release { source, .. } => return key_report(source),
-            Self::Volume { source, disk, .. } => return volume_report(source, disk),
+            Self::Volume { kind, source, disk, .. } => return volume_report(source, *kind, disk),
             Self::Catalog(source) => match source {
                 CatalogError::TooNew { .. } => {
                     (Exit::Failed, "catalogue-too-new", "use the newer ecsctl that wrote it".to_owned())
                 }
-                CatalogError::Sqlite { .. } | CatalogError::Word { .. } | CatalogError::Lock { .. } => {
-                    (Exit::Failed, "catalogue", IO_HINT.to_owned())
+                CatalogError::Sqlite { source, .. } if is_corrupt(source) => {
+                    (Exit::Failed, "catalogue", CORRUPT.to_owned())
                 }
+                CatalogError::Word { .. } => (Exit::Failed, "catalogue", CORRUPT.to_owned()),
+                CatalogError::Sqlite { path, .. }
+                | CatalogError::Open { path, .. }
+                | CatalogError::Lock { path, .. } => (Exit::Failed, "catalogue", io_hint(path)),
             },
             Self::Config(source) => match source {
                 ConfigError::Parse { .. } => (Exit::Usage, "config", CONFIG_KEYS.to_owned()),
@@ -227,6 +273,9 @@ impl Error {
                         path.display()
                     ),
                 ),
+                ConfigError::NotText { .. } => {
+                    (Exit::Usage, "invalid-path", "set ECS_HOME and KMSD_SOCKET to paths in UTF-8".to_owned())
+                }
                 ConfigError::NoHome => (Exit::Failed, "config", "set ECS_HOME".to_owned()),
             },
             Self::Misplaced { file, found } => (
@@ -247,7 +296,14 @@ impl Error {
             Self::Io { doing: "read", .. } => {
                 (Exit::Failed, "io", "is it a file that you may read?".to_owned())
             }
-            Self::Io { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+            Self::Io { path, source, .. } => (
+                Exit::Failed,
+                "io",
+                match source.kind() {
+                    std::io::ErrorKind::NotFound => missing_hint(path),
+                    _ => io_hint(path),
+                },
+            ),
             Self::Unconfirmed { .. } => {
                 (Exit::Usage, "unconfirmed", "say --yes to go on without a question".to_owned())
             }
@@ -266,8 +322,29 @@ impl Error {
 const CONFIG_KEYS: &str =
     "known keys: kmsd_socket, evsfs, wait_seconds, qemu, qemu_user, qemu_arguments, accel (auto, kvm or tcg)";
 
+/// What is left to do about a catalogue that is none: volumes say themselves what they are.
+const CORRUPT: &str = "move catalog.db, and catalog.db-wal and -shm beside it, away from ECS_HOME; then bring its volumes back: ecsctl doctor --rebuild";
+
+/// A socket's path is bounded (unix(7)).
+const SHORTER_HOME: &str = "set ECS_HOME to a directory of your own with a path of at most 46 bytes: that of a socket in it has at most 107";
+
+fn is_corrupt(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+    matches!(error.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+}
+
 /// Where the system itself refused.
-const IO_HINT: &str = "check the permissions of, and the space on, the file system that holds ECS_HOME";
+fn io_hint(path: &Path) -> String {
+    format!("check the permissions of, and the space on, the file system that holds {}", path.display())
+}
+
+/// Where there is nothing to put it into.
+fn missing_hint(path: &Path) -> String {
+    match path.parent().filter(|dir| !dir.as_os_str().is_empty() && !dir.exists()) {
+        Some(dir) => format!("make the directory first: mkdir -p {}", dir.display()),
+        None => io_hint(path),
+    }
+}
 
 fn size_hint(error: &SizeError) -> String {
     match error {
@@ -278,14 +355,17 @@ fn size_hint(error: &SizeError) -> String {
     }
 }
 
-fn status_hint(disk: &str, status: DiskStatus) -> String {
+fn status_hint(kind: Noun, name: &str, status: DiskStatus) -> String {
     match status {
-        DiskStatus::InUse => format!("ecsctl disk detach {disk}"),
-        DiskStatus::ErrorDeleting => format!("ecsctl disk delete {disk}"),
+        // Nothing else is ever in use.
+        DiskStatus::InUse if kind == Noun::Disk => format!("ecsctl disk detach {name}"),
+        DiskStatus::ErrorDeleting => format!("ecsctl {kind} delete {name}"),
         DiskStatus::Creating | DiskStatus::Attaching | DiskStatus::Detaching | DiskStatus::Deleting => {
             "ecsctl status finishes or undoes what was cut short".to_owned()
         }
-        DiskStatus::Available | DiskStatus::Deleted | DiskStatus::Error => format!("ecsctl disk show {disk}"),
+        DiskStatus::InUse | DiskStatus::Available | DiskStatus::Deleted | DiskStatus::Error => {
+            format!("ecsctl {kind} show {name}")
+        }
     }
 }
 
@@ -306,7 +386,10 @@ fn machine_report(error: &MachineError, server: &str) -> Report {
             "qemu-missing",
             "install qemu-system-x86, or name the program as `qemu` in ecs.toml".to_owned(),
         ),
-        MachineError::File { .. } => (Exit::Failed, "io", IO_HINT.to_owned()),
+        MachineError::File { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
+            (Exit::Failed, "path-too-long", SHORTER_HOME.to_owned())
+        }
+        MachineError::File { path, .. } => (Exit::Failed, "io", io_hint(path)),
         MachineError::Failed { .. } | MachineError::Slow { .. } => (
             Exit::Failed,
             "machine-failed",
@@ -339,10 +422,15 @@ fn image_report(error: &ImageError) -> Report {
         ImageError::Unsupported { .. } => {
             (Exit::Refused, "image-unsupported", "convert it first: qemu-img convert -O qcow2 OLD NEW")
         }
+        // Whole, perhaps, as a disk of one byte again and again under zstd is; nobody can tell before all of it is unpacked.
+        ImageError::Bomb { .. } => (
+            Exit::Refused,
+            "image-unsupported",
+            "unpack it first, where you trust it: qemu-img convert -O qcow2 OLD NEW",
+        ),
         ImageError::Damaged { .. }
         | ImageError::Outside { .. }
         | ImageError::TooLarge { .. }
-        | ImageError::Bomb { .. }
         | ImageError::Overlap => (Exit::Damaged, "image-damaged", "fetch it again, and compare its checksum"),
     };
     Report { exit, code, hint: hint.to_owned() }
@@ -382,8 +470,8 @@ fn refusal_hint(key: &str, code: &str) -> String {
     }
 }
 
-fn volume_report(error: &ToolError, disk: &str) -> Report {
-    let show = || format!("ecsctl disk show {disk}");
+fn volume_report(error: &ToolError, kind: Noun, name: &str) -> Report {
+    let show = || format!("ecsctl {kind} show {name}");
     let (exit, code, hint) = match error {
         ToolError::Spawn { .. } => (
             Exit::Failed,
@@ -395,10 +483,21 @@ fn volume_report(error: &ToolError, disk: &str) -> Report {
         ToolError::Failed { code, .. } if code == "rolled_back" || code == "forked" => (
             Exit::Refused,
             "rolled-back",
-            format!(
-                "put the newest file back; to go on with a restored backup: ecsctl disk attach {disk} SERVER --accept-rollback"
-            ),
+            if kind == Noun::Disk {
+                format!(
+                    "put the newest file back; to go on with a restored backup: ecsctl disk attach {name} SERVER --accept-rollback"
+                )
+            } else {
+                // It is never attached, so the command for its file is the one that there is.
+                format!(
+                    "put the newest file back; if that is lost for good: evsfs accept-rollback \"$(ecsctl {kind} show {name} --json | jq -r .file)\""
+                )
+            },
         ),
+        // evsfs knows of its socket only, not of the directory that its path comes from.
+        ToolError::Failed { code, .. } if code == "control_socket" => {
+            (Exit::Failed, "volume-failed", SHORTER_HOME.to_owned())
+        }
         ToolError::Failed { class, hint, .. } => {
             let (exit, code) = match class {
                 Failure::Other => (Exit::Failed, "volume-failed"),
@@ -419,4 +518,45 @@ fn volume_report(error: &ToolError, disk: &str) -> Report {
         ToolError::Clear { .. } => (Exit::Failed, "dead-mount", show()),
     };
     Report { exit, code, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::disk::DiskAction;
+
+    /// A name is unique among its kind only: a hint for another kind names another volume, and may destroy it.
+    #[test]
+    fn every_hint_about_a_volume_is_about_its_own_kind() {
+        let failed = |code: &str| ToolError::Failed {
+            class: Failure::Refused,
+            code: code.to_owned(),
+            message: "no".to_owned(),
+            hint: None,
+        };
+        for kind in Noun::VOLUMES {
+            let mut errors = Vec::new();
+            for status in DiskStatus::ALL {
+                let (disk, action) = ("same".to_owned(), DiskAction::Copy);
+                errors.push(Error::DiskStatus { kind, disk, status, action, reason: None });
+            }
+            for code in ["rolled_back", "forked", "other"] {
+                let source = Box::new(failed(code));
+                errors.push(Error::Volume { kind, disk: "same".to_owned(), doing: "copied", source });
+            }
+            for error in errors {
+                assert!(error.to_string().starts_with(&format!("{kind} same ")), "{error}");
+                let hint = error.report().hint;
+                let others = Noun::VOLUMES.into_iter().filter(|other| *other != kind);
+                for other in others {
+                    assert!(!hint.contains(&format!("ecsctl {other} ")), "{error}: {hint}");
+                }
+                assert!(
+                    hint.contains(&format!("ecsctl {kind} ")) || hint.contains("ecsctl status"),
+                    "{hint}"
+                );
+                assert!(kind == Noun::Disk || !hint.contains("tach "), "{error}: {hint}");
+            }
+        }
+    }
 }

@@ -72,16 +72,17 @@ impl<R: ReadAt, M: Map> Clustered<R, M> {
             return Ok(cluster);
         }
         let cluster = self.map.locate(&self.file, index)?;
+        // What a stream really takes is known, and counted, when it is unpacked: QEMU packs them byte by byte and says in whole sectors how long
+        // they are, so that those of short streams together are many times the file.
         let (start, length) = match cluster {
-            Cluster::Zero => (0, 0),
-            Cluster::At(offset) => (offset, self.map.cluster_size()),
-            Cluster::Compressed { offset, length, .. } => (offset, length),
+            Cluster::Zero => (None, 0),
+            Cluster::At(offset) => (Some(offset), self.map.cluster_size()),
+            Cluster::Compressed { offset, .. } => (Some(offset), 0),
         };
-        if length > 0 && start >= self.file.len() {
+        if start.is_some_and(|start| start >= self.file.len()) {
             return Err(ImageError::Damaged { what: "a cluster lies beyond the end of the file" });
         }
-        // A file cannot hold more than its own length, unless parts of it are used again and again. Compressed
-        // clusters share sectors at their edges, hence the factor.
+        // A file cannot hold more than its own length, unless parts of it are used again and again.
         self.used = self.used.saturating_add(length);
         if self.used > self.file.len().saturating_mul(2).saturating_add(self.map.cluster_size()) {
             return Err(ImageError::Overlap);

@@ -3,10 +3,11 @@
 use std::{
     fs::File,
     io,
-    os::unix::fs::{FileExt, FileTypeExt},
+    os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt},
+    path::Path,
 };
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{OFlags, SeekFrom, seek};
 
 use crate::images::{Extent, ImageError, ReadAt, Source};
 
@@ -18,6 +19,15 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
+    /// Opens a file for reading. A pipe that nobody writes to is refused like any other, not waited for.
+    ///
+    /// # Errors
+    /// As [`OpenFile::new`].
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).map_err(io::Error::other)?;
+        Self::new(File::options().read(true).custom_flags(nonblocking).open(path)?)
+    }
+
     /// Takes a regular file or a block device.
     ///
     /// # Errors
@@ -93,5 +103,22 @@ impl<R: ReadAt> Source for Raw<R> {
 
     fn read(&mut self, offset: u64, into: &mut [u8]) -> Result<(), ImageError> {
         Ok(self.file.read_at(offset, into)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn i3_a_pipe_that_nobody_writes_to_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let refused = OpenFile::open(&pipe).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{refused}");
+        std::fs::write(dir.path().join("file"), "ab").unwrap();
+        assert_eq!(OpenFile::open(&dir.path().join("file")).unwrap().len(), 2);
     }
 }

@@ -51,25 +51,51 @@ const EXIT: i32 = 0x10 * 2 + 1;
 /// `mov al, 0x10; out 0xf4, al; hlt; jmp` back to the `hlt`.
 const BOOT: [u8; 7] = [0xb0, 0x10, 0xe6, 0xf4, 0xf4, 0xeb, 0xfd];
 
-/// Decides between KVM and emulation. What the check finds is remembered in `dir` until the next boot.
+/// Decides between KVM and emulation. What a guest was seen to do is remembered in `dir` until the next boot; what kept the check from being
+/// made is not, for it may pass: a program that is installed, a permission that is given, a module that is loaded.
 ///
 /// # Errors
-/// [`MachineError::NoKvm`] when it was demanded and does not work.
+/// [`MachineError::NoKvm`] when it was demanded and does not work; [`MachineError::Spawn`].
 pub(crate) fn decide(wanted: Acceleration, program: &Path, dir: &Path) -> Result<Acceleration, MachineError> {
+    decide_by(Path::new("/dev/kvm"), wanted, program, dir)
+}
+
+fn decide_by(
+    device: &Path,
+    wanted: Acceleration,
+    program: &Path,
+    dir: &Path,
+) -> Result<Acceleration, MachineError> {
     if wanted == Acceleration::Tcg {
         return Ok(Acceleration::Tcg);
     }
-    match (remembered(program, dir), wanted) {
-        (Ok(()), _) => Ok(Acceleration::Kvm),
-        (Err(reason), Acceleration::Kvm) => Err(MachineError::NoKvm { reason }),
-        (Err(reason), _) => {
-            tracing::info!(%reason, "KVM does not work here; the machine is emulated");
-            Ok(Acceleration::Tcg)
+    let reason = match remembered(device, program, dir) {
+        Ok(()) => return Ok(Acceleration::Kvm),
+        // Without its program no machine is started at all.
+        Err(Doubt::Program(source)) => {
+            return Err(MachineError::Spawn { program: program.to_owned(), source });
         }
+        Err(Doubt::Guest(reason) | Doubt::Host(reason)) => reason,
+    };
+    if wanted == Acceleration::Kvm {
+        return Err(MachineError::NoKvm { reason });
     }
+    tracing::info!(%reason, "KVM does not work here; the machine is emulated");
+    Ok(Acceleration::Tcg)
 }
 
-fn remembered(program: &Path, dir: &Path) -> Result<(), String> {
+/// Why KVM is not used.
+#[derive(Debug)]
+enum Doubt {
+    /// A guest was tried, and did not run.
+    Guest(String),
+    /// No guest could be tried.
+    Host(String),
+    /// QEMU itself cannot be run.
+    Program(io::Error),
+}
+
+fn remembered(device: &Path, program: &Path, dir: &Path) -> Result<(), Doubt> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let mark = format!("{} {}", boot.trim(), program.display());
     let known = dir.join("kvm");
@@ -77,21 +103,28 @@ fn remembered(program: &Path, dir: &Path) -> Result<(), String> {
         && let Some((first, rest)) = text.split_once('\n')
         && first == mark
     {
-        return if rest.is_empty() { Ok(()) } else { Err(rest.to_owned()) };
+        return if rest.is_empty() { Ok(()) } else { Err(Doubt::Guest(rest.to_owned())) };
     }
-    let found = check(program, dir);
-    // Not being able to remember it costs a check the next time, no more.
-    let rest = found.as_ref().err().cloned().unwrap_or_default();
-    let _ = fs::write(known, format!("{mark}\n{rest}"));
+    let found = check(device, program, dir);
+    let seen = match &found {
+        Ok(()) => Some(""),
+        Err(Doubt::Guest(reason)) => Some(reason.as_str()),
+        Err(Doubt::Host(_) | Doubt::Program(_)) => None,
+    };
+    if let Some(seen) = seen {
+        // Not being able to remember it costs a check the next time, no more.
+        let _ = fs::write(known, format!("{mark}\n{seen}"));
+    }
     found
 }
 
 /// Boots a guest of one sector under KVM with the processor model that servers get, and sees whether it comes so far as
 /// to end itself.
-fn check(program: &Path, dir: &Path) -> Result<(), String> {
-    let device = File::options().read(true).write(true).open("/dev/kvm");
-    device.map_err(|error| format!("/dev/kvm: {error}"))?;
-    let disk = BootDisk::write(dir).map_err(|error| format!("the check could not be made: {error}"))?;
+fn check(device: &Path, program: &Path, dir: &Path) -> Result<(), Doubt> {
+    let opened = File::options().read(true).write(true).open(device);
+    opened.map_err(|error| Doubt::Host(format!("{}: {error}", device.display())))?;
+    let unmade = |error: io::Error| Doubt::Host(format!("the check could not be made: {error}"));
+    let disk = BootDisk::write(dir).map_err(unmade)?;
     let mut child = Command::new(program)
         .args([
             "-nodefaults",
@@ -111,17 +144,17 @@ fn check(program: &Path, dir: &Path) -> Result<(), String> {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .map_err(|error| format!("{}: {error}", program.display()))?;
+        .map_err(Doubt::Program)?;
     let ended = process::wait_for_end(child.id(), WITHIN);
     if !ended {
         // It is this process's own child, and cannot be another one yet.
         let _ = child.kill();
     }
-    let status = child.wait().map_err(|error| error.to_string())?;
+    let status = child.wait().map_err(unmade)?;
     match (ended, status.code()) {
         (true, Some(EXIT)) => Ok(()),
-        (true, _) => Err(format!("QEMU ended with {status} before a guest could run")),
-        (false, _) => Err(format!("a guest hangs: it did nothing for {} s", WITHIN.as_secs())),
+        (true, _) => Err(Doubt::Guest(format!("QEMU ended with {status} before a guest could run"))),
+        (false, _) => Err(Doubt::Guest(format!("a guest hangs: it did nothing for {} s", WITHIN.as_secs()))),
     }
 }
 
@@ -166,22 +199,47 @@ mod tests {
     fn s2_kvm_is_used_only_where_a_guest_was_seen_to_run() {
         let dir = tempfile::tempdir().unwrap();
         let runs = || fs::read_to_string(dir.path().join("runs")).unwrap_or_default().lines().count();
+        // Any file that can be opened stands for the device: what counts is what the program does.
+        let device = dir.path().join("device");
+        fs::write(&device, "").unwrap();
+        let decide = |wanted, program: &Path| decide_by(&device, wanted, program, dir.path());
         let dies = program(dir.path(), "dies", "exit 134");
-        assert_eq!(decide(Acceleration::Auto, &dies, dir.path()).unwrap(), Acceleration::Tcg);
-        let refused = decide(Acceleration::Kvm, &dies, dir.path()).unwrap_err();
+        assert_eq!(decide(Acceleration::Auto, &dies).unwrap(), Acceleration::Tcg);
+        let refused = decide(Acceleration::Kvm, &dies).unwrap_err();
         assert!(matches!(refused, MachineError::NoKvm { .. }), "{refused}");
-        assert_eq!(decide(Acceleration::Tcg, &dies, dir.path()).unwrap(), Acceleration::Tcg);
-        assert!(runs() <= 1, "what was found is remembered");
+        assert_eq!(decide(Acceleration::Tcg, &dies).unwrap(), Acceleration::Tcg);
+        assert_eq!(runs(), 1, "what was found is remembered");
 
-        // Where there is a device at all, a program that does what a guest would do is believed.
         let works = program(dir.path(), "works", "exit 33");
-        let decided = decide(Acceleration::Auto, &works, dir.path()).unwrap();
-        let device = File::options().read(true).write(true).open("/dev/kvm").is_ok();
-        assert_eq!(decided, if device { Acceleration::Kvm } else { Acceleration::Tcg });
+        assert_eq!(decide(Acceleration::Auto, &works).unwrap(), Acceleration::Kvm);
+        assert_eq!(decide(Acceleration::Kvm, &works).unwrap(), Acceleration::Kvm);
+        assert_eq!(runs(), 2, "this is remembered, too");
         assert!(
             fs::read_dir(dir.path())
                 .unwrap()
                 .all(|entry| { !entry.unwrap().file_name().to_string_lossy().starts_with("kvm-check") })
         );
+    }
+
+    #[test]
+    fn s2_what_kept_kvm_from_being_tried_is_not_held_against_it_when_it_has_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (device, run) = (dir.path().join("device"), dir.path().join("run"));
+        let qemu = dir.path().join("qemu");
+        let decide = |wanted| decide_by(&device, wanted, &qemu, &run);
+        // No device, then no run directory, then no program: each is told, and none is remembered.
+        let refused = decide(Acceleration::Kvm).unwrap_err();
+        assert!(matches!(&refused, MachineError::NoKvm { reason } if reason.contains("device")), "{refused}");
+        fs::write(&device, "").unwrap();
+        assert_eq!(decide(Acceleration::Auto).unwrap(), Acceleration::Tcg);
+        fs::create_dir(&run).unwrap();
+        for wanted in [Acceleration::Auto, Acceleration::Kvm] {
+            let refused = decide(wanted).unwrap_err();
+            assert!(matches!(refused, MachineError::Spawn { .. }), "{refused}");
+        }
+        program(dir.path(), "qemu", "exit 33");
+        assert_eq!(decide(Acceleration::Auto).unwrap(), Acceleration::Kvm);
+        fs::remove_file(&device).unwrap();
+        assert_eq!(decide(Acceleration::Kvm).unwrap(), Acceleration::Kvm, "a guest was seen to run");
     }
 }

@@ -1,8 +1,9 @@
 //! The command line of a machine, pure.
 
-use std::{ffi::OsString, path::Path};
+use std::{collections::BTreeSet, ffi::OsString, path::Path};
 
-use serde_json::json;
+use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::machines::{Machine, accel::Acceleration};
 
@@ -36,6 +37,18 @@ pub(super) fn block(node: &str, path: &Path, read_only: bool) -> String {
         },
     })
     .to_string()
+}
+
+/// The volumes whose views are in a command line that [`arguments`] made. A view is `<volume>/disk` in the directory of mount points.
+pub(super) fn volumes(command_line: &[u8]) -> BTreeSet<Uuid> {
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let values = words.windows(2).filter(|pair| pair[0] == b"-blockdev").map(|pair| pair[1]);
+    let volume = |value: &[u8]| {
+        let block: Value = serde_json::from_slice(value).ok()?;
+        let view = Path::new(block["file"]["filename"].as_str()?);
+        Uuid::parse_str(view.parent()?.file_name()?.to_str()?).ok()
+    };
+    values.filter_map(volume).collect()
 }
 
 /// The arguments of QEMU.
@@ -92,21 +105,21 @@ fn joined(before: &str, path: &Path) -> OsString {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::machines::{Kernel, MachineDisk, MachinePlace};
 
     #[test]
     fn s2_disks_are_virtio_past_the_cache_with_discards_and_boot_in_order() {
-        let disk = |name: &str| MachineDisk { view: format!("/e,c s/{name}").into(), serial: name.into() };
+        let views = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        let path = |id: &Uuid| format!("/e,c s/{id}/disk");
+        let disk = |id, name: &str| MachineDisk { view: path(id).into(), serial: name.into() };
         let machine = Machine {
             id: Uuid::nil(),
             name: "web1".into(),
             memory: 512,
             cpus: 2,
             acceleration: Acceleration::Auto,
-            disks: vec![disk("system"), disk("data")],
+            disks: vec![disk(&views[0], "system"), disk(&views[1], "data")],
             kernel: Some(Kernel { kernel: "/k".into(), initrd: Some("/i".into()), append: "a b".into() }),
             place: MachinePlace { monitor: "/m".into(), console: "/e,c/con".into(), log: "/l".into() },
         };
@@ -122,13 +135,18 @@ mod tests {
         assert!(of("-sandbox")[0].contains("spawn=deny") && of("-sandbox")[0].ends_with("=deny"));
         let disks: Vec<serde_json::Value> =
             of("-blockdev").iter().map(|text| serde_json::from_str(text).unwrap()).collect();
-        for (disk, name) in disks.iter().zip(["system", "data"]) {
-            assert_eq!(disk["file"]["filename"], format!("/e,c s/{name}"));
+        for (disk, id) in disks.iter().zip(&views) {
+            assert_eq!(disk["file"]["filename"], path(id));
             assert_eq!((&disk["file"]["cache"]["direct"], &disk["discard"]), (&true.into(), &"unmap".into()));
         }
         let devices: Vec<serde_json::Value> =
             of("-device").iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         assert_eq!((&devices[0]["bootindex"], &devices[1]["serial"]), (&1.into(), &"data".into()));
+
+        // In /proc/PID/cmdline each argument ends in a zero.
+        let line: Vec<u8> = all.iter().flat_map(|word| [word.as_encoded_bytes(), b"\0"].concat()).collect();
+        assert_eq!(volumes(&line), views.into_iter().collect());
+        assert_eq!(volumes(b"-blockdev\0{\0-blockdev"), BTreeSet::new());
 
         let user = Host { drop_to: Some(["-runas".into(), "nobody".into()]), ..host };
         let all = arguments(&machine, &user);

@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -20,6 +20,7 @@ pub(crate) struct FakeMachines {
     running: Rc<RefCell<BTreeMap<Uuid, Serving>>>,
     views: Rc<RefCell<Vec<PathBuf>>>,
     deaf: Rc<RefCell<bool>>,
+    tick: Rc<RefCell<Option<u64>>>,
 }
 
 impl FakeMachines {
@@ -33,6 +34,11 @@ impl FakeMachines {
         *self.deaf.borrow_mut() = deaf;
     }
 
+    /// Machines start at that tick from now on, else after everything. What `FakeVolumes` mounts n-th starts at tick n.
+    pub(crate) fn start_at(&self, tick: u64) {
+        *self.tick.borrow_mut() = Some(tick);
+    }
+
     /// The views of the machine that was started last.
     pub(crate) fn views(&self) -> Vec<PathBuf> {
         self.views.borrow().clone()
@@ -41,7 +47,9 @@ impl FakeMachines {
 
 impl MachineTool for FakeMachines {
     fn start(&self, machine: &Machine) -> Result<Acceleration, MachineError> {
-        let serving = Serving { pid: 1, started: machine.id.to_string() };
+        let pid = u32::try_from(self.running.borrow().len()).unwrap();
+        let started = format!("{}@boot", self.tick.borrow().unwrap_or(u64::MAX));
+        let serving = Serving { pid, started };
         let before = self.running.borrow_mut().insert(machine.id, serving);
         assert_eq!(before, None, "a second machine on the same disks would destroy them");
         *self.views.borrow_mut() = machine.disks.iter().map(|disk| disk.view.clone()).collect();
@@ -50,6 +58,12 @@ impl MachineTool for FakeMachines {
 
     fn running(&self) -> BTreeMap<Uuid, Serving> {
         self.running.borrow().clone()
+    }
+
+    fn volumes(&self, machine: &Serving) -> BTreeSet<Uuid> {
+        let runs = self.running.borrow().values().any(|running| running == machine);
+        let volume = |view: &PathBuf| view.parent()?.file_name()?.to_str()?.parse().ok();
+        self.views.borrow().iter().filter(|_| runs).filter_map(volume).collect()
     }
 
     fn stop(&self, _: &Path, serving: &Serving, how: Stop) -> Result<(), MachineError> {

@@ -1,7 +1,7 @@
 //! The real machines: QEMU.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io::{self, Read},
     os::{
@@ -21,7 +21,7 @@ use crate::{
     machines::{
         Machine, MachineError, MachineTool, Stop,
         accel::{self, Acceleration},
-        arguments::{Host, arguments},
+        arguments::{self, Host, arguments},
         qmp::Monitor,
     },
     model::disk::Serving,
@@ -183,6 +183,16 @@ impl MachineTool for Qemu {
                 (self.runs_in(&entry.path()) && belongs_to(&entry.path(), users)).then_some((id, serving))
             })
             .collect()
+    }
+
+    fn volumes(&self, machine: &Serving) -> BTreeSet<Uuid> {
+        let command_line = fs::read(format!("/proc/{}/cmdline", machine.pid)).unwrap_or_default();
+        // Looked at after it: what was read is that of this process.
+        if process::identify(machine.pid).as_ref() == Some(machine) {
+            arguments::volumes(&command_line)
+        } else {
+            BTreeSet::new()
+        }
     }
 
     fn stop(&self, monitor: &Path, serving: &Serving, how: Stop) -> Result<(), MachineError> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::model::{Noun, name::short};
+use crate::model::{Noun, name::short, server::Server};
 
 /// The state of a disk, with the words that the cloud publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +119,20 @@ pub(crate) struct Serving {
     pub(crate) started: String,
 }
 
+impl Serving {
+    /// Whether this process was started after that one. Of other boots nothing is known.
+    pub(crate) fn began_after(&self, other: &Self) -> bool {
+        let parts = |serving: &Self| {
+            let (ticks, boot) = serving.started.split_once('@')?;
+            Some((ticks.parse::<u64>().ok()?, boot.to_owned()))
+        };
+        match (parts(self), parts(other)) {
+            (Some((own, boot)), Some((ticks, other))) => boot == other && own > ticks,
+            _ => false,
+        }
+    }
+}
+
 /// What a disk is to its server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -148,6 +162,8 @@ pub(crate) struct Disk {
     pub(crate) kind: Noun,
     /// What it is to its server.
     pub(crate) role: Role,
+    /// The server that it was made with, as long as there is that.
+    pub(crate) made_with: Option<Uuid>,
     /// The image that it is thin over: what it does not hold itself is read from there.
     pub(crate) base: Option<Uuid>,
     /// What it was made from, for people.
@@ -175,6 +191,16 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
+    /// Whether it is the system disk of this server. One that was made with another server, and is only attached to this one, is not.
+    pub(crate) fn is_system_of(&self, server: Uuid) -> bool {
+        self.role == Role::System && self.made_with == Some(server)
+    }
+
+    /// Whether it is destroyed with this server: its system disk is, and in an auto scaling group every disk that was made with it.
+    pub(crate) fn goes_with(&self, server: &Server) -> bool {
+        self.made_with == Some(server.id) && (self.role == Role::System || server.group_id.is_some())
+    }
+
     /// What tables call its key: its alias, else the beginning of its ID. Empty for a plain one.
     pub(crate) fn key_name(&self) -> String {
         let beginning = || self.key_id.as_deref().map(short);
@@ -201,6 +227,15 @@ mod tests {
             assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
         }
         assert_eq!(DiskStatus::parse("lost"), None);
+    }
+
+    #[test]
+    fn s3_the_younger_of_two_processes_is_told_within_one_boot() {
+        let serving = |started: &str| Serving { pid: 1, started: started.to_owned() };
+        assert!(serving("100@a").began_after(&serving("99@a")));
+        for other in ["100@a", "101@a", "99@b", "", "x@a"] {
+            assert!(!serving("100@a").began_after(&serving(other)), "{other}");
+        }
     }
 
     #[test]

@@ -276,8 +276,9 @@ impl Operation {
     pub(crate) fn undo_steps(&self) -> &'static [Step] {
         match self {
             Self::Create { fill: None, .. } => &[Unlink, Settle(Outcome::Gone)],
+            // Its own things first, the DEK in memory before all: the source may be one that cannot be opened any more.
             Self::Create { fill: Some(_), .. } => {
-                &[ReleaseSource, Unmount, RemoveMountpoint, Unlink, Settle(Outcome::Gone)]
+                &[Unmount, RemoveMountpoint, Unlink, ReleaseSource, Settle(Outcome::Gone)]
             }
             Self::Attach { .. } => &[Unpublish, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
             Self::Export { .. } => &[DropExport, Unmount, RemoveMountpoint, Settle(Outcome::Available)],
@@ -294,6 +295,20 @@ impl Operation {
             | Self::Reencrypt { .. } => &[Settle(Outcome::Kept)],
             Self::Delete { .. } => &[Settle(Outcome::ErrorDeleting)],
         }
+    }
+
+    /// The steps that undo it when the step that failed was refused before it changed anything. A deletion has begun with its key then, or not
+    /// at all: a healthy disk must not be condemned for it.
+    pub(crate) fn undo_untouched_steps(&self) -> &'static [Step] {
+        match self {
+            Self::Delete { .. } => &[Settle(Outcome::Kept)],
+            _ => self.undo_steps(),
+        }
+    }
+
+    /// Whether it fills a new volume from this one.
+    pub(crate) fn copies(&self, source: Uuid) -> bool {
+        matches!(self, Self::Create { fill: Some(Fill::Volume { id, .. }), .. } if *id == source)
     }
 
     /// What to do with it when its process died; `serving` says whether the view is up.
@@ -374,7 +389,7 @@ mod tests {
     #[test]
     fn every_list_of_steps_ends_in_exactly_one_settlement() {
         for operation in every() {
-            for steps in [operation.steps(), operation.undo_steps()] {
+            for steps in [operation.steps(), operation.undo_steps(), operation.undo_untouched_steps()] {
                 let settled = steps.iter().filter(|s| matches!(s, Settle(_))).count();
                 assert_eq!(settled, 1, "{operation:?}");
                 assert!(matches!(steps.last(), Some(Settle(_))), "{operation:?}");
@@ -387,6 +402,12 @@ mod tests {
         let steps = Operation::Delete { skip_erase: false }.steps();
         let at = |step| steps.iter().position(|s| *s == step).unwrap();
         assert!(at(Erase) < at(Unlink));
+    }
+
+    #[test]
+    fn d7_only_the_first_step_of_a_deletion_can_be_refused_by_the_engine() {
+        let steps = Operation::Delete { skip_erase: false }.steps();
+        assert_eq!(steps[0], Erase, "what is refused after it would not have left the disk as it was");
     }
 
     #[test]

@@ -61,6 +61,9 @@ pub(crate) struct Group {
     pub(crate) created_at: String,
 }
 
+/// How many servers a group may have at most, as in the cloud.
+pub(crate) const LARGEST: u32 = 200;
+
 /// Something that happened to a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Event {
@@ -81,15 +84,24 @@ pub(crate) struct Scaling {
     pub(crate) inward: Vec<String>,
 }
 
-/// Plans the way from `present` servers to `desired`. New ones take the lowest free numbers.
-pub(crate) fn plan(group: &str, present: &[String], desired: u32) -> Scaling {
+/// Plans the way from `present` servers to `desired`. New ones take the lowest numbers whose names are free: who has taken one that the group
+/// would use does not stop it.
+pub(crate) fn plan(group: &str, present: &[String], desired: u32, is_free: impl Fn(&str) -> bool) -> Scaling {
     let wanted = usize::try_from(desired).unwrap_or(usize::MAX);
     let taken: BTreeSet<&str> = present.iter().map(String::as_str).collect();
-    let free = (1_u64..).map(|n| format!("{group}-{n}")).filter(|name| !taken.contains(name.as_str()));
+    let free = (1_u64..)
+        .map(|n| format!("{group}-{n}"))
+        .filter(|name| !taken.contains(name.as_str()) && is_free(name));
     Scaling {
         out: free.take(wanted.saturating_sub(present.len())).collect(),
-        inward: present.iter().rev().take(present.len().saturating_sub(wanted)).cloned().collect(),
+        inward: leaving(present, desired),
     }
+}
+
+/// The servers that go, of those `present`: the youngest first.
+pub(crate) fn leaving(present: &[String], desired: u32) -> Vec<String> {
+    let wanted = usize::try_from(desired).unwrap_or(usize::MAX);
+    present.iter().rev().take(present.len().saturating_sub(wanted)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -99,10 +111,12 @@ mod tests {
     #[test]
     fn numbers_are_filled_from_below_and_emptied_from_above() {
         let names = |list: &[&str]| list.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
-        assert_eq!(plan("g", &[], 2).out, ["g-1", "g-2"]);
-        assert_eq!(plan("g", &names(&["g-1", "g-3"]), 3).out, ["g-2"]);
-        let inward = plan("g", &names(&["g-1", "g-2", "g-10"]), 1);
+        assert_eq!(plan("g", &[], 2, |_| true).out, ["g-1", "g-2"]);
+        assert_eq!(plan("g", &names(&["g-1", "g-3"]), 3, |_| true).out, ["g-2"]);
+        let inward = plan("g", &names(&["g-1", "g-2", "g-10"]), 1, |_| true);
         assert_eq!((inward.out.len(), inward.inward), (0, names(&["g-10", "g-2"])));
-        assert_eq!(plan("g", &names(&["g-1"]), 1), Scaling { out: vec![], inward: vec![] });
+        assert_eq!(plan("g", &names(&["g-1"]), 1, |_| true), Scaling { out: vec![], inward: vec![] });
+        let others = |name: &str| name != "g-2" && name != "g-3";
+        assert_eq!(plan("g", &names(&["g-1"]), 3, others).out, ["g-4", "g-5"]);
     }
 }

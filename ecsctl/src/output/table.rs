@@ -2,6 +2,8 @@
 
 use comfy_table::{Table, TableComponent, presets};
 
+use crate::output::visible;
+
 /// What stands where there is nothing.
 const NONE: &str = "-";
 
@@ -10,7 +12,7 @@ pub(super) fn list(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -
     let mut table = bare();
     table.set_header(headings.iter().map(|heading| heading.to_uppercase()));
     for row in rows {
-        table.add_row(row.into_iter().map(or_none));
+        table.add_row(row.iter().map(|text| or_none(text)));
     }
     finish(&table)
 }
@@ -19,13 +21,13 @@ pub(super) fn list(headings: &[&str], rows: impl Iterator<Item = Vec<String>>) -
 pub(super) fn fields(fields: &[(&'static str, String)]) -> String {
     let mut table = bare();
     for (name, value) in fields {
-        table.add_row([(*name).to_owned(), or_none(value.clone())]);
+        table.add_row([(*name).to_owned(), or_none(value)]);
     }
     finish(&table)
 }
 
-fn or_none(text: String) -> String {
-    if text.is_empty() { NONE.to_owned() } else { text }
+fn or_none(text: &str) -> String {
+    if text.is_empty() { NONE.to_owned() } else { visible::line(text).into_owned() }
 }
 
 fn bare() -> Table {
@@ -55,5 +57,13 @@ mod tests {
             fields(&[("Name", "data1".to_owned()), ("Path", String::new())]),
             "Name  data1\nPath  -\n"
         );
+    }
+
+    #[test]
+    fn a_cell_stays_in_its_line_whatever_is_in_it() {
+        let note = "x\n999  2026  root  delete-key\x1b[31m";
+        let shown = list(&["note"], std::iter::once(vec![note.to_owned()]));
+        assert_eq!(shown, "NOTE\nx\\n999  2026  root  delete-key\\u{1b}[31m\n");
+        assert_eq!(fields(&[("Note", note.to_owned())]).lines().count(), 1);
     }
 }

@@ -139,8 +139,16 @@ impl Evsfs {
             .stderr(Stdio::piped())
             .spawn()?;
         let mut said = String::new();
-        for line in child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).lines()) {
-            let line = line?;
+        let mut unread = None;
+        for line in child.stderr.take().into_iter().flat_map(|stderr| BufReader::new(stderr).split(b'\n')) {
+            // Whatever it says and however that is read: it works on, and is waited for.
+            let line = match line {
+                Ok(line) => String::from_utf8_lossy(&line).into_owned(),
+                Err(error) => {
+                    unread = Some(error);
+                    break;
+                }
+            };
             match serde_json::from_str::<ProgressReply>(&line) {
                 Ok(ProgressReply { progress: Reached { position, size } }) => {
                     progress.reach_of(position, size);
@@ -148,7 +156,11 @@ impl Evsfs {
                 Err(_) => said += &(line + "\n"),
             }
         }
-        Ok((child.wait()?, read_all(&mut stdout)?, said))
+        let status = child.wait()?;
+        match unread {
+            Some(error) => Err(error),
+            None => Ok((status, read_all(&mut stdout)?, said)),
+        }
     }
 
     /// The same for what only reads and needs no claim.
@@ -473,5 +485,32 @@ fn clear(mountpoint: &Path) -> Result<(), ToolError> {
             if status.success() { Ok(()) } else { Err(failed(io::ErrorKind::PermissionDenied.into())) }
         }
         Err(errno) => Err(failed(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::{
+        claim::Patience,
+        output::{Format, Output},
+    };
+
+    #[test]
+    fn an_engine_that_says_what_is_no_text_is_heard_and_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("evsfs");
+        let script =
+            "#!/bin/sh\nprintf 'a\\377b\\n{\"progress\":{\"position\":1,\"size\":2}}\\n' >&2\nexit 3\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let evsfs = Evsfs { program, kmsd_socket: "/nowhere".into() };
+        let claim = Claim::take(dir.path(), Uuid::new_v4(), Patience::NONE).unwrap();
+        let out = Output { format: Format::Json, quiet: true };
+        let mut progress = Progress::new(out, "re-encrypting", "d", 2);
+        let (status, _, said) = evsfs.watched(&claim, &[], &mut progress).unwrap();
+        assert_eq!((status.code(), said.as_str()), (Some(3), "a\u{fffd}b\n"));
     }
 }

@@ -38,8 +38,14 @@ pub(crate) enum Trouble {
     FailCreate,
     /// Mounting is refused.
     FailMount,
-    /// Erasing fails.
+    /// Erasing fails, nobody knows how far it came.
     FailErase,
+    /// Erasing is refused before anything is written.
+    RefuseErase,
+    /// There is no program that could erase.
+    NoErase,
+    /// A snapshot is refused.
+    RefuseSnapshot,
     /// Wrapping the key anew fails.
     FailRekey,
     /// The process dies after the key was wrapped anew, before that is recorded.
@@ -63,6 +69,8 @@ struct World {
     mounted: BTreeMap<PathBuf, Serving>,
     dead: BTreeSet<u32>,
     busy: BTreeMap<PathBuf, Vec<Holder>>,
+    /// Files that are mounted to be read only, by mount point.
+    sources: BTreeMap<PathBuf, PathBuf>,
     next_pid: u32,
     scribbles: bool,
     trouble: Option<Trouble>,
@@ -130,6 +138,22 @@ impl FakeVolumes {
         self.0.borrow().past.get(file).copied()
     }
 
+    /// What is mounted to be copied from cannot be changed, nor opened once more.
+    fn refuse_source(&self, file: &Path) -> Result<(), ToolError> {
+        if self.0.borrow().sources.values().any(|source| source == file) {
+            return Err(failed("open for reading only"));
+        }
+        Ok(())
+    }
+
+    /// Whether it is attached.
+    fn is_served(&self, file: &Path) -> bool {
+        let home = file.parent().and_then(Path::parent).unwrap();
+        let mountpoint = home.join("mnt").join(file.file_stem().unwrap());
+        let serving = self.0.borrow().mounted.get(&mountpoint).cloned();
+        serving.is_some_and(|serving| self.alive(&serving))
+    }
+
     fn hits(&self, trouble: Trouble) -> bool {
         let mut world = self.0.borrow_mut();
         let hit = world.trouble == Some(trouble);
@@ -144,24 +168,30 @@ impl FakeVolumes {
     }
 }
 
+/// What a volume's file holds lies beside it here, under names that evsfs gives to what it has not finished, so that it goes with the file.
+fn part(file: &Path, what: &str) -> PathBuf {
+    let volume = file.file_stem().unwrap().to_str().unwrap();
+    file.with_file_name(format!(".evsfs-{volume}.{what}.unfinished"))
+}
+
 /// The contents of a volume, in the open.
 pub(crate) fn data_of(file: &Path) -> PathBuf {
-    file.with_extension("evs.data")
+    part(file, "data")
 }
 
 /// Which key wraps the DEK.
 fn key_file(file: &Path) -> PathBuf {
-    file.with_extension("evs.key")
+    part(file, "key")
 }
 
 /// There when the volume was flattened.
 fn flat_mark(file: &Path) -> PathBuf {
-    file.with_extension("evs.flat")
+    part(file, "flat")
 }
 
 /// Where a snapshot's contents are kept.
 pub(crate) fn snapshot_of(file: &Path, id: Uuid) -> PathBuf {
-    file.with_extension(format!("evs.snapshot-{id}"))
+    part(file, &format!("snapshot-{id}"))
 }
 
 /// The snapshots that a volume has: ID and contents.
@@ -170,7 +200,8 @@ fn snapshots_of(file: &Path) -> Vec<(String, PathBuf)> {
     let paths = fs::read_dir(file.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
     let id = |path: &Path| {
         let name = path.file_name()?.to_str()?;
-        Some(name.strip_prefix(stem)?.strip_prefix(".evs.snapshot-")?.to_owned())
+        let rest = name.strip_prefix(".evsfs-")?.strip_prefix(stem)?.strip_prefix(".snapshot-")?;
+        Some(rest.strip_suffix(".unfinished")?.to_owned())
     };
     paths.filter_map(|path| Some((id(&path)?, path))).collect()
 }
@@ -189,7 +220,7 @@ impl VolumeTool for FakeVolumes {
     fn create(&self, _: &Claim, new: &NewVolume<'_>) -> Result<Written, ToolError> {
         assert!(!new.file.exists(), "evsfs refuses to overwrite");
         if self.hits(Trouble::DieInCreate) {
-            fs::write(new.file.with_extension("evs.partial"), "").unwrap();
+            fs::write(part(new.file, "new"), "").unwrap();
             std::panic::resume_unwind(Box::new(Killed));
         }
         let data = fs::File::create(data_of(new.file)).unwrap();
@@ -218,6 +249,7 @@ impl VolumeTool for FakeVolumes {
         assert!(!how.encrypted || encrypted, "evsfs refuses a plain volume");
         assert!(place.mountpoint.is_dir(), "the mount point is a directory");
         assert!(!fs::read_to_string(&place.file).unwrap().is_empty());
+        self.refuse_source(&place.file)?;
         if self.hits(Trouble::FailMount) {
             return Err(failed("refused"));
         }
@@ -228,8 +260,11 @@ impl VolumeTool for FakeVolumes {
         let serving = {
             let mut world = self.0.borrow_mut();
             world.next_pid += 1;
-            let serving = Serving { pid: world.next_pid, started: "1@boot".into() };
+            let serving = Serving { pid: world.next_pid, started: format!("{}@boot", world.next_pid) };
             world.mounted.insert(place.mountpoint.clone(), serving.clone());
+            if how.read_only {
+                world.sources.insert(place.mountpoint.clone(), place.file.clone());
+            }
             serving
         };
         fs::hard_link(data_of(&place.file), &place.view).unwrap();
@@ -264,6 +299,7 @@ impl VolumeTool for FakeVolumes {
         if self.serving(place)?.is_some() && !holders.is_empty() {
             return Err(ToolError::Busy { holders, message: "busy".into() });
         }
+        self.0.borrow_mut().sources.remove(&place.mountpoint);
         if self.0.borrow_mut().mounted.remove(&place.mountpoint).is_some() {
             fs::remove_file(&place.view).unwrap();
             for entry in fs::read_dir(&place.mountpoint).unwrap() {
@@ -278,6 +314,10 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn snapshot(&self, _: &Claim, file: &Path, name: &str, id: Uuid) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
+        if self.hits(Trouble::RefuseSnapshot) {
+            return Err(failed("no"));
+        }
         fs::copy(data_of(file), snapshot_of(file, id)).unwrap();
         let shown = shown_snapshot(file, id);
         if shown.parent().unwrap().is_dir() && !shown.exists() {
@@ -295,6 +335,11 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn delete_snapshot(&self, _: &Claim, file: &Path, id: Uuid) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
+        if self.gap(file).is_some() && !self.is_served(file) {
+            return Err(failed("older"));
+        }
+        self.note("snapshot-delete");
         // One that is gone is fine.
         let _ = fs::remove_file(snapshot_of(file, id));
         let _ = fs::remove_file(shown_snapshot(file, id));
@@ -308,12 +353,14 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn extend(&self, _: &Claim, file: &Path, size: u64) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         fs::File::options().write(true).open(data_of(file)).unwrap().set_len(size).unwrap();
         self.note("extend");
         Ok(())
     }
 
     fn rekey(&self, _: &Claim, file: &Path, key: &str) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         if self.hits(Trouble::FailRekey) {
             return Err(failed("no"));
         }
@@ -397,8 +444,17 @@ impl VolumeTool for FakeVolumes {
     }
 
     fn erase(&self, _: &Claim, file: &Path) -> Result<(), ToolError> {
+        self.refuse_source(file)?;
         if self.hits(Trouble::FailErase) {
-            return Err(failed("read-only"));
+            let (code, message) = ("fake".into(), "I/O error".into());
+            return Err(ToolError::Failed { class: Failure::Other, code, message, hint: None });
+        }
+        if self.hits(Trouble::RefuseErase) {
+            return Err(failed("in use by process 7"));
+        }
+        if self.hits(Trouble::NoErase) {
+            let source = std::io::ErrorKind::NotFound.into();
+            return Err(ToolError::Spawn { program: "evsfs".into(), source });
         }
         if file.exists() {
             fs::write(file, "erased").unwrap();

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::volumes::{
     ToolError,
@@ -30,9 +30,14 @@ pub(crate) enum Holder {
     Loop {
         /// Such as `/dev/loop3`.
         device: PathBuf,
-        /// Where a file system on it is mounted.
+        /// Where a file system on it is mounted. Any user may mount at any bytes, and JSON has text only.
+        #[serde(serialize_with = "as_text")]
         mounted_at: Vec<PathBuf>,
     },
+}
+
+fn as_text<S: Serializer>(paths: &[PathBuf], into: S) -> Result<S::Ok, S::Error> {
+    into.collect_seq(paths.iter().map(|path| path.to_string_lossy()))
 }
 
 impl std::fmt::Display for Holder {

@@ -119,10 +119,10 @@ impl Rig {
         Self::over(Memory::new(IMAGE.get_or_init(|| image(0)).clone(), false))
     }
 
-    /// The host is full, and but a few slots are free besides those that are kept for checkpoints.
+    /// The host is full, and but a few slots are free besides those that are kept for checkpoints and for tables.
     pub(crate) fn crowded() -> Self {
         static IMAGE: OnceLock<Vec<u8>> = OnceLock::new();
-        Self::over(Memory::new(IMAGE.get_or_init(|| image(16)).clone(), true))
+        Self::over(Memory::new(IMAGE.get_or_init(|| image(21)).clone(), true))
     }
 
     /// A thin volume in which nothing was written, open.

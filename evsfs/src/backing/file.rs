@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use rustix::fs::{Advice, FallocateFlags, fallocate};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::Backing;
 
@@ -171,7 +171,7 @@ impl Backing for FileBacking {
 
     fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        match fallocate(&self.file, flags, offset, len) {
+        match retry_on_intr(|| fallocate(&self.file, flags, offset, len)) {
             Ok(()) => Ok(true),
             // Some file systems have no holes; the space then stays allocated, which is allowed.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::operation::{Reached, reach};
-use crate::control::{self, Request};
+use super::operation::{Reached, ask, reach};
+use crate::control::Request;
 use crate::engine::{Step, Volume, VolumeError};
 use crate::failure::{Exit, Failure, Report};
+use crate::mount::table::MountEntry;
 use crate::serve::Attachment;
 
 /// How often the serving process is asked how far it is.
@@ -40,9 +41,9 @@ impl Task {
         show: impl FnMut(Option<&Value>),
     ) -> Result<Value, Failure> {
         match reach(file)? {
-            Reached::Served(source) => {
-                let begun = control::call(&source, request)?;
-                if wait { self.follow(&source, show) } else { Ok(begun) }
+            Reached::Served(mount) => {
+                let begun = ask(&mount, request)?;
+                if wait { self.follow(&mount, show) } else { Ok(begun) }
             }
             Reached::Here(device) => {
                 let done = device.operate(request).and_then(|_| self.drive(device.volume(), show));
@@ -70,9 +71,9 @@ impl Task {
     }
 
     /// Waits until the serving process has done it.
-    fn follow(&self, source: &str, mut show: impl FnMut(Option<&Value>)) -> Result<Value, Failure> {
+    fn follow(&self, mount: &MountEntry, mut show: impl FnMut(Option<&Value>)) -> Result<Value, Failure> {
         loop {
-            let status = control::call(source, &Request::Status {})?;
+            let status = ask(mount, &Request::Status {})?;
             let volume = &status["volume"];
             let running = &volume[self.field];
             if running.is_null() {

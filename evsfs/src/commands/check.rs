@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::output::Output;
 use crate::cli;
+use crate::crypto::Suite;
 use crate::engine::{BLOCK, BadBlock, CheckReport};
 use crate::failure::{Exit, Failure, Report};
+use crate::format::{BaseReference, Header};
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
 
@@ -19,11 +21,12 @@ pub(super) fn run(arguments: &cli::Check, output: Output) -> Result<(), Failure>
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
     let report = volume.check(&mut progress())?;
+    let unproved = unproved(&volume.header());
     if stderr().is_terminal() {
         // Nothing depends on the line that shows progress.
         let _ = writeln!(stderr());
     }
-    output.result(&value(&report), &text(&report))?;
+    output.result(&value(&report, unproved), &text(&report, unproved))?;
     if report.is_sound() {
         return Ok(());
     }
@@ -49,7 +52,13 @@ fn progress() -> impl FnMut(u64, u64) {
     }
 }
 
-fn value(report: &CheckReport) -> Value {
+/// What is to be said of the base of an encrypted volume, if it is not damage but nobody can tell whether it is the right one.
+fn unproved(header: &Header) -> Option<&'static str> {
+    let base = header.base.filter(|base| header.suite == Suite::Aes256Gcm && !base.is_proved());
+    base.map(|_| BaseReference::UNPROVED)
+}
+
+fn value(report: &CheckReport, unproved: Option<&str>) -> Value {
     json!({
         "sound": report.is_sound(),
         "blocks": report.blocks,
@@ -60,6 +69,7 @@ fn value(report: &CheckReport) -> Value {
         "unaccounted_slots": report.unaccounted_slots,
         "shared_slots": report.shared_slots,
         "bad_allocation_pages": report.bad_allocation_pages,
+        "base_note": unproved,
     })
 }
 
@@ -75,7 +85,7 @@ fn bad_value(bad: &BadBlock) -> Value {
     })
 }
 
-fn text(report: &CheckReport) -> String {
+fn text(report: &CheckReport, unproved: Option<&str>) -> String {
     let mut text = format!("{} blocks and {} pages verify", report.blocks, report.pages);
     for bad in &report.bad {
         let what = bad.page_level.map_or_else(String::new, |level| format!(" (map page of level {level})"));
@@ -93,5 +103,50 @@ fn text(report: &CheckReport) -> String {
             text.push_str(&format!("\n{count} {what}"));
         }
     }
+    if let Some(note) = unproved {
+        text.push_str(&format!("\nits base is not proved: {note}"));
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::crypto::Chain;
+    use crate::format::{BaseState, Text, VolumeKind, WrappedDekField};
+
+    #[test]
+    fn f8_a_base_that_only_claims_to_be_the_right_one_is_told_of() {
+        let state = BaseState::Claimed(Chain([1; 32]));
+        let base = BaseReference { uuid: Uuid::nil(), commit: 1, state, path: Text::new("image").unwrap() };
+        let claimed = Header {
+            suite: Suite::Aes256Gcm,
+            kind: VolumeKind::Disk,
+            sequence: 1,
+            uuid: Uuid::from_u128(1),
+            created: 0,
+            ring_pages: 1024,
+            cmk_id: Text::new("key").unwrap(),
+            cmk_version: 1,
+            wrapped_dek: WrappedDekField::new(vec![1; 40]).unwrap(),
+            next: None,
+            base: Some(base),
+            base_copied: false,
+        };
+        let report = CheckReport::default();
+        let note = unproved(&claimed);
+        assert!(value(&report, note)["base_note"].as_str().unwrap().contains("evsfs flatten"));
+        assert!(text(&report, note).contains("base is not proved: "));
+        assert_eq!(value(&report, note)["sound"], true, "it is no damage");
+        let state = BaseState::Proven { mac: [1; 32], encrypted: true };
+        let proved = Header { base: Some(BaseReference { state, ..base }), ..claimed.clone() };
+        // Of a plain one nothing is proved anyway.
+        let plain = Header { suite: Suite::Plain, ..claimed.clone() };
+        for header in [proved, plain, Header { base: None, ..claimed }] {
+            assert_eq!(unproved(&header), None);
+            assert!(!text(&report, None).contains("proved"));
+        }
+    }
 }

@@ -6,6 +6,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use serde_json::json;
 use tracing::warn;
 use uuid::Uuid;
@@ -32,6 +34,12 @@ pub(super) fn run(arguments: &cli::Create, output: Output) -> Result<(), Failure
     let uuid = arguments.uuid.unwrap_or_else(Uuid::new_v4);
     let service = KeyService::from_env();
     let base = arguments.base.as_deref().map(|base| read_base(base, &service)).transpose()?;
+    // A flatten would write down what the base holds, and nobody would have recorded that it left encryption.
+    if let (true, Some(path)) = (base.as_ref().is_some_and(|base| base.encrypted), &arguments.base)
+        && arguments.plain
+    {
+        return Err(UsageError::PlainOverEncrypted { base: path.clone() }.into());
+    }
     let size = match (arguments.size, &base) {
         (Some(size), Some(base)) if size.0 < base.size => {
             return Err(UsageError::SmallerThanBase { size: size.0, base: base.size }.into());
@@ -79,6 +87,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
     let new = service.create(key, uuid, kind)?;
     header.suite = Suite::Aes256Gcm;
     header.cmk_id = Text::new(&new.key_id).expect("a key id has 36 characters");
+    header.cmk_version = new.wrapped.key_version().unwrap_or(0);
     header.wrapped_dek =
         WrappedDekField::new(new.wrapped.as_bytes().to_vec()).expect("kmsd's are at most 512 bytes");
     Ok((header, VolumeKeys::new(new.dek, uuid, Backend::AwsLc)))
@@ -87,6 +96,7 @@ fn seal(arguments: &cli::Create, uuid: Uuid, service: &KeyService) -> Result<(He
 struct Base {
     reference: BaseReference,
     size: u64,
+    encrypted: bool,
 }
 
 /// Opens the base once: its state is fixed in the new volume's header.
@@ -96,21 +106,21 @@ fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
     let text = std::str::from_utf8(file.path.as_os_str().as_bytes()).ok().and_then(Text::new);
     let path =
         text.ok_or_else(|| UsageError::BasePath { path: file.path.clone(), most: Text::<1024>::MAX })?;
-    Ok(Base { reference: volume.identity().reference(path), size: volume.size() })
+    let encrypted = volume.header().suite == Suite::Aes256Gcm;
+    Ok(Base { reference: volume.identity().reference(path), size: volume.size(), encrypted })
 }
 
 /// Writes under another name in the same directory, and gives it its own when it is durable.
 fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) -> Result<(), Failure> {
     let system = |operation| move |source| FileError::System { operation, file: path.to_owned(), source };
-    let unfinished = Unfinished::beside(path);
+    let unfinished = Unfinished::beside(path, header.uuid);
     let backing = FileBacking::create(&unfinished.path).map_err(|error| match error {
         FileBackingError::Io { source, .. } => Failure::from(system("create")(source)),
         other => other.into(),
     })?;
     Volume::create(&backing, header, &params, keys, &SystemEntropy)
         .map_err(|source| Failure::Create { file: path.to_owned(), source })?;
-    // Unlike a rename, this never replaces a file that came to be in the meantime.
-    fs::hard_link(&unfinished.path, path).map_err(|source| match source.kind() {
+    place(&unfinished.path, path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => FileError::Exists { file: path.to_owned() },
         _ => system("create")(source),
     })?;
@@ -120,14 +130,23 @@ fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) 
     Ok(())
 }
 
+/// Never replaces a file that came to be in the meantime. Some file systems have no such rename (NFS), others no second names (FAT).
+fn place(unfinished: &Path, path: &Path) -> io::Result<()> {
+    match renameat_with(CWD, unfinished, CWD, path, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(unfinished, path),
+        renamed => Ok(renamed?),
+    }
+}
+
 /// A file that goes when it is done with, one way or the other.
 struct Unfinished {
     path: PathBuf,
 }
 
 impl Unfinished {
-    fn beside(path: &Path) -> Self {
-        Self { path: path.with_file_name(format!(".evsfs-{}.unfinished", Uuid::new_v4())) }
+    /// Whoever undoes a creation that was cut short finds it by its volume; that it is asked for again is no obstacle.
+    fn beside(path: &Path, volume: Uuid) -> Self {
+        Self { path: path.with_file_name(format!(".evsfs-{volume}.{}.unfinished", Uuid::new_v4())) }
     }
 }
 

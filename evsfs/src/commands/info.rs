@@ -1,20 +1,26 @@
 //! `evsfs info`: what a header says, without secrets; with `--unlock` also what only the key shows.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::output::Output;
 use crate::backing::FileBacking;
 use crate::cli;
-use crate::control::{self, Request};
+use crate::control::{Peer, Request};
 use crate::crypto::Suite;
 use crate::engine::BLOCK;
 use crate::failure::{Failure, FileError};
-use crate::format::{Header, HeaderCopies, layout};
+use crate::format::{BaseReference, Header, HeaderCopies, layout};
 use crate::keys::KeyService;
 use crate::mount::table;
 use crate::open::{self, Access, LockedFile};
+use crate::regular_file::{self, RegularFile};
 use crate::unlock;
-use crate::{flatten, lock, regular_file, rekey};
+use crate::{flatten, lock, rekey};
+
+/// How long the serving process may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
@@ -23,9 +29,10 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
         source,
     })?;
     let regular = regular_file::open(&path, false)?;
-    let attached = lock::holder(&regular.file);
     // Asked before the header is read: the two then never say that a re-encryption, which ends in between, waits to go on.
-    let running = attached.is_some().then(|| running(regular.identity));
+    let served = served(&regular);
+    let attached = lock::holder(&regular.file).or_else(|| served.as_ref().map(|(pid, _)| *pid));
+    let running = attached.map(|_| served.map_or(Value::Null, |(_, volume)| volume));
     // Without the lock: a volume in use has a header, too. A change of it leaves one copy whole at any moment.
     let header = unlock::read_header(&FileBacking::unlocked(regular.file))
         .map_err(|source| Failure::Unlock { file: path.clone(), source })?;
@@ -73,18 +80,26 @@ fn describe(copies: &HeaderCopies) -> Value {
         "re_encrypting": header.next.is_some(),
         "created": header.created,
         "log_ring_bytes": header.ring_pages * BLOCK,
-        "base": header.base.map(|base| json!({"uuid": base.uuid, "path": base.path.as_str()})),
+        "base": header.base.map(|base| {
+            let note = (encrypted && !base.is_proved()).then_some(BaseReference::UNPROVED);
+            json!({"uuid": base.uuid, "path": base.path.as_str(), "proved": base.is_proved(), "note": note})
+        }),
         "flattened": header.base_copied,
         "header_copies": copies.candidates().len(),
         "note": note,
     })
 }
 
-/// What the serving process says of its volume, with how far it is with a re-encryption or a flatten; null if it is another user's.
-fn running((device, inode): (u64, u64)) -> Value {
-    let Ok(Some(entry)) = table::of_file(device, inode) else { return Value::Null };
-    let status = control::call(&entry.source.to_string_lossy(), &Request::Status {});
-    status.map_or(Value::Null, |status| status["volume"].clone())
+/// The serving process, and what it says of its volume, with how far it is with a re-encryption or a flatten; `None` if it does not answer, or is
+/// another user's.
+fn served(file: &RegularFile) -> Option<(u32, Value)> {
+    let (device, inode) = file.identity;
+    let entry = table::of_file(device, inode, file.owner).ok()??;
+    let mut peer = Peer::connect(&entry.source.to_string_lossy(), entry.user).ok()?;
+    peer.wait_at_most(PATIENCE).ok()?;
+    let status = peer.call(&Request::Status {}).ok()?;
+    let pid = u32::try_from(peer.pid().as_raw_nonzero().get()).ok()?;
+    Some((pid, status["volume"].clone()))
 }
 
 fn unlocked(path: &std::path::Path) -> Result<Value, Failure> {

@@ -1,5 +1,6 @@
 //! `evsfs mount`: here, or in a process of its own in the background.
 
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -7,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tracing::{debug, info};
 use tracing_subscriber::EnvFilter;
@@ -19,7 +21,7 @@ use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
 use crate::process::{self, Termination};
 use crate::regular_file::{self, RegularFile};
-use crate::serve::{self, Readiness, Ready, Settings};
+use crate::serve::{self, Readiness, Ready, Settings, Signals};
 use crate::unlock::Expected;
 use crate::{lock, mount};
 
@@ -45,8 +47,9 @@ fn start() -> Result<Ready, Failure> {
     process::keep_from_children().map_err(system("close files to the serving process"))?;
     let mut child = Command::new("/proc/self/exe")
         .arg0(env!("CARGO_PKG_NAME"))
-        .args(std::env::args_os().skip(1))
-        .arg("--background-child")
+        .args(for_the_child(std::env::args_os().skip(1)))
+        // It will stand in another directory.
+        .env("KMSD_SOCKET", absolute(&kmsd::paths::socket())?)
         // Each thread would get an allocation arena of its own, which an idle disk pays for.
         .env("MALLOC_ARENA_MAX", "2")
         .stdin(Stdio::null())
@@ -57,11 +60,17 @@ fn start() -> Result<Ready, Failure> {
     serve::await_ready(&mut child)
 }
 
+/// The same arguments with the one that tells the child apart, which must come before `--`: what follows that is no option.
+fn for_the_child(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+    let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+    arguments.insert(end, "--background-child".into());
+    arguments
+}
+
 /// The child's side: leaves the terminal, and says on the pipe how it went.
 fn in_background(arguments: &cli::Mount) -> Result<(), Failure> {
-    let result = process::leave_session()
-        .map_err(|source| StartError::System { operation: "leave the session", source }.into())
-        .and_then(|()| attach(arguments, Readiness::Parent));
+    let result = leave_everything(arguments).and_then(|here| attach(&here, Readiness::Parent));
     if let Err(failure) = &result {
         // After readiness the pipe is gone and this goes nowhere; the log has it.
         if let Err(error) = Readiness::fail(&failure.report()) {
@@ -69,6 +78,21 @@ fn in_background(arguments: &cli::Mount) -> Result<(), Failure> {
         }
     }
     result
+}
+
+/// Leaves the terminal and the directory in which the command was given, which would be in use as long as the disk is attached; and takes its
+/// name from the program, not from the path by which that was found. Gives back the arguments as they read from anywhere.
+fn leave_everything(arguments: &cli::Mount) -> Result<cli::Mount, Failure> {
+    let system = |operation| move |source| StartError::System { operation, source };
+    process::leave_session().map_err(system("leave the session"))?;
+    process::take_name().map_err(system("take a name"))?;
+    let mut here = arguments.clone();
+    let paths = [Some(&mut here.file), Some(&mut here.mountpoint), here.control.as_mut(), here.log.as_mut()];
+    for path in paths.into_iter().flatten() {
+        *path = absolute(path)?;
+    }
+    std::env::set_current_dir("/").map_err(system("change to the root directory"))?;
+    Ok(here)
 }
 
 fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
@@ -80,15 +104,18 @@ fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
     if let Err(error) = flusher {
         info!(%error, "loop mounts on this disk may stall when memory is short");
     }
+    // Before anything that may take long.
+    let signals = Signals::watch(termination).map_err(system("start a thread"))?;
     if arguments.raw {
-        let (device, identity) = open_raw(arguments)?;
-        serve::serve(device, &settings(arguments, identity)?, termination, ready)
+        let (device, settings) = open_raw(arguments)?;
+        serve::serve(device, settings, &signals, ready)
     } else {
-        let (device, identity) = open_volume(arguments)?;
-        serve::serve(device, &settings(arguments, identity)?, termination, ready)
+        let (device, settings) = open_volume(arguments)?;
+        serve::serve(device, settings, &signals, ready)
     }
 }
 
+/// Once the file is there, and before anybody is asked for its key: where nothing can be mounted, nothing is opened.
 fn settings(arguments: &cli::Mount, identity: (u64, u64)) -> Result<Settings, Failure> {
     Ok(Settings {
         file: absolute(&arguments.file)?,
@@ -98,29 +125,33 @@ fn settings(arguments: &cli::Mount, identity: (u64, u64)) -> Result<Settings, Fa
         cached: arguments.cached,
         read_only: arguments.read_only,
         allow_other: arguments.allow_other,
+        tick: Duration::from_millis(arguments.tick),
     })
 }
 
-fn open_raw(arguments: &cli::Mount) -> Result<(RawDevice, (u64, u64)), Failure> {
+fn open_raw(arguments: &cli::Mount) -> Result<(RawDevice, Settings), Failure> {
     let path = absolute(&arguments.file)?;
-    let RegularFile { file, identity } = regular_file::open(&path, !arguments.read_only)?;
+    let RegularFile { file, identity, .. } = regular_file::open(&path, !arguments.read_only)?;
     lock::exclusive(&file, &path)?;
+    let settings = settings(arguments, identity)?;
     let device = RawDevice::new(file, path.clone(), arguments.read_only)
         .map_err(|source| FileError::System { operation: "inspect", file: path, source })?;
-    Ok((device, identity))
+    Ok((device, settings))
 }
 
-fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, (u64, u64)), Failure> {
+fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, Settings), Failure> {
     let file = LockedFile::open(&arguments.file, arguments.read_only)?;
+    let settings = settings(arguments, file.identity)?;
     let access = Access {
         expected: Expected { uuid: arguments.expect_uuid, encrypted: arguments.expect_encrypted },
         read_only: arguments.read_only,
+        salvage: false,
         accept_rollback: arguments.accept_rollback.then_some("evsfs mount --accept-rollback"),
         memory: arguments.memory.map(|memory| memory.0),
         background: true,
     };
     let opened = open::open(&file, &KeyService::from_env(), &access)?;
-    Ok((VolumeDevice::start(opened, arguments.read_only)?, file.identity))
+    Ok((VolumeDevice::start(opened, &file, arguments.read_only)?, settings))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, FileError> {

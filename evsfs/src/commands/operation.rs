@@ -11,9 +11,10 @@ use crate::control::{self, Request};
 use crate::device::VolumeDevice;
 use crate::failure::{Failure, FileError};
 use crate::keys::KeyService;
-use crate::mount::table;
+use crate::lock;
+use crate::mount::table::{self, MountEntry};
 use crate::open::{self, Access, LockedFile};
-use crate::regular_file;
+use crate::regular_file::{self, RegularFile};
 use crate::serve::Attachment;
 
 pub(super) fn extend(arguments: &cli::Extend, output: Output) -> Result<(), Failure> {
@@ -51,31 +52,38 @@ fn line(snapshot: &Value) -> String {
 
 /// Who can carry out a request for a volume.
 pub(super) enum Reached {
-    /// The process that serves it: its name.
-    Served(String),
+    /// The process that serves it, by its mount.
+    Served(MountEntry),
     /// This one; nobody serves it.
     Here(VolumeDevice),
 }
 
 /// Finds the process that serves a volume, or opens it.
 pub(super) fn reach(path: &Path) -> Result<Reached, Failure> {
-    let (device, inode) = regular_file::open(path, false)?.identity;
-    let mounted = table::of_file(device, inode).map_err(|source| FileError::System {
+    let RegularFile { file, identity: (device, inode), owner } = regular_file::open(path, false)?;
+    let mounted = table::of_file(device, inode, owner).map_err(|source| FileError::System {
         operation: "find the mount of",
         file: path.to_owned(),
         source,
     })?;
-    if let Some(entry) = mounted {
-        return Ok(Reached::Served(entry.source.to_string_lossy().into_owned()));
+    // Who serves it has it locked. A mount without that is what a process left that is gone.
+    if let Some(entry) = mounted.filter(|_| lock::is_held(&file)) {
+        return Ok(Reached::Served(entry));
     }
+    drop(file);
     let file = LockedFile::open(path, false)?;
     let opened = open::open(&file, &KeyService::from_env(), &Access::writing())?;
-    Ok(Reached::Here(VolumeDevice::start(opened, false)?))
+    Ok(Reached::Here(VolumeDevice::start(opened, &file, false)?))
+}
+
+/// Asks the process that serves a mount.
+pub(super) fn ask(mount: &MountEntry, request: &Request) -> Result<Value, Failure> {
+    control::call(&mount.source.to_string_lossy(), mount.user, request)
 }
 
 pub(super) fn perform(path: &Path, request: &Request) -> Result<Value, Failure> {
     match reach(path)? {
-        Reached::Served(source) => control::call(&source, request),
+        Reached::Served(mount) => ask(&mount, request),
         Reached::Here(device) => {
             let result = device.operate(request);
             device.close()?;

@@ -25,6 +25,7 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
     let file = LockedFile::open(&arguments.file, true)?;
     let access = Access {
         accept_rollback: arguments.accept_rollback.then_some("evsfs salvage --accept-rollback"),
+        salvage: true,
         ..Access::reading()
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
@@ -40,7 +41,7 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
         .collect();
     let value = json!({
         "file": file.path, "output": arguments.output, "size": volume.size(), "salvaged_bytes": lost.salvaged,
-        "lost_bytes": lost.bytes, "unlisted_bytes": lost.unlisted, "lost": ranges,
+        "lost_bytes": lost.bytes, "unlisted_bytes": lost.unlisted, "lost": ranges, "ends_unread": volume.ends_unread(),
     });
     let mut text = format!("{} bytes salvaged, {} lost", lost.salvaged, lost.bytes);
     for range in &lost.ranges {
@@ -49,7 +50,22 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
     if lost.unlisted > 0 {
         text.push_str(&format!("\n{} bytes more, in ranges that are not listed", lost.unlisted));
     }
+    if volume.ends_unread() {
+        text.push_str("\nthe host failed to read a place of the log: what was written after it is missing");
+    }
     output.result(&value, &text)?;
+    if lost.bytes == 0 && volume.ends_unread() {
+        return Err(Report {
+            code: "damaged".to_owned(),
+            message: format!(
+                "{}: a place of its log cannot be read: the output is the state before it, and may lack what was flushed last",
+                file.path.display()
+            ),
+            hint: "compare it with a backup".to_owned(),
+            exit: Exit::Damaged,
+        }
+        .into());
+    }
     if lost.bytes == 0 {
         return Ok(());
     }

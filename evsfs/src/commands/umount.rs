@@ -14,6 +14,7 @@ use super::output::Output;
 use crate::cli;
 use crate::control::{ControlError, Peer, Request};
 use crate::failure::{Failure, FileError, StartError};
+use crate::lock;
 use crate::mount::table::{self, MountEntry};
 use crate::mount::{self, MountError};
 
@@ -29,17 +30,29 @@ pub(super) fn run(arguments: &cli::Umount, output: Output) -> Result<(), Failure
         return output.result(&json!({"mountpoint": entry.point, "cleared": true}), &text);
     }
     let source = entry.source.to_string_lossy();
-    match Peer::connect(&source) {
+    match Peer::connect(&source, entry.user) {
         Ok(mut peer) => {
             let ended = watch(peer.pid())?;
             peer.call(&Request::Detach {})?;
             ended.wait()?;
         }
         // From another network namespace its name cannot be seen. The kernel still unmounts, and the process then ends.
-        Err(ControlError::Unreachable { .. }) => mount::unmount(&entry)?,
+        Err(ControlError::Unreachable { .. }) => unmount(&entry)?,
         Err(error) => return Err(error.into()),
     }
     output.result(&json!({"mountpoint": entry.point, "cleared": false}), &format!("detached from {point}"))
+}
+
+/// Unmounts a disk whose process cannot be asked, and waits until it has ended. It has the file locked as long as it has the key.
+fn unmount(entry: &MountEntry) -> Result<(), Failure> {
+    let process =
+        entry.served_file().and_then(lock::holder_of).and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    let ended = process.map(watch).transpose()?;
+    mount::unmount(entry)?;
+    match ended {
+        Some(ended) => Ok(ended.wait()?),
+        None => Err(MountError::Unseen { point: entry.point.clone() }.into()),
+    }
 }
 
 /// The mount that a path means: the mount point itself, or the file that is served.
@@ -58,7 +71,7 @@ fn find(target: &Path) -> Result<MountEntry, Failure> {
         };
     }
     let metadata = fs::metadata(&resolved).map_err(system)?;
-    table::of_file(metadata.dev(), metadata.ino())
+    table::of_file(metadata.dev(), metadata.ino(), metadata.uid())
         .map_err(system)?
         .ok_or_else(|| MountError::NotMounted { point: resolved }.into())
 }

@@ -1,15 +1,19 @@
 //! Asking a serving process.
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixStream};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
+use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_peercred};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use rustix::process::{Pid, geteuid};
 use serde_json::Value;
 
 use super::{Answer, ControlError, Request};
 use crate::failure::Failure;
+
+/// How long a process may take to accept a connection: one that serves does nothing else on that thread.
+const ACCEPTANCE: Duration = Duration::from_secs(10);
 
 /// A serving process that answers.
 #[derive(Debug)]
@@ -20,22 +24,30 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Connects to the process behind a mount with this source.
+    /// Connects to the process behind a mount with this source, which this user mounted.
     ///
     /// # Errors
-    /// If nobody listens there, or somebody else.
-    pub fn connect(source: &str) -> Result<Self, ControlError> {
+    /// If nobody listens there, or a process of another user.
+    pub fn connect(source: &str, user: Option<u32>) -> Result<Self, ControlError> {
         let unreachable =
             |source_error| ControlError::Unreachable { socket: source.to_owned(), source: source_error };
-        let address = SocketAddr::from_abstract_name(source).map_err(unreachable)?;
-        let stream = UnixStream::connect_addr(&address).map_err(unreachable)?;
+        let stream = dial(source).map_err(unreachable)?;
         let credentials = socket_peercred(&stream).map_err(|errno| unreachable(errno.into()))?;
-        let own = geteuid();
-        // Root asks anybody's process, and believes it as far as that user goes.
-        if !own.is_root() && credentials.uid != own && !credentials.uid.is_root() {
-            return Err(ControlError::Foreign { socket: source.to_owned(), uid: credentials.uid.as_raw() });
+        let (own, peer) = (geteuid(), credentials.uid);
+        // A name that is free, since its process has crashed, anybody can take. And what another user's process says is worth nothing to any
+        // but root, who knows whose it is.
+        if Some(peer.as_raw()) != user || !(own.is_root() || peer == own || peer.is_root()) {
+            return Err(ControlError::Foreign { socket: source.to_owned(), uid: peer.as_raw() });
         }
         Ok(Self { name: source.to_owned(), stream, pid: credentials.pid })
+    }
+
+    /// Lets an answer take so long and not longer.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn wait_at_most(&self, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))
     }
 
     /// The process.
@@ -53,12 +65,15 @@ impl Peer {
         let not_json = |source| ControlError::NotJson { source };
         let mut line = serde_json::to_string(request).map_err(not_json)?;
         line.push('\n');
-        self.stream.write_all(line.as_bytes()).map_err(lost)?;
+        // Who is turned away finds the connection closed, and the reason in it.
+        let sent = self.stream.write_all(line.as_bytes());
         let mut answer = String::new();
-        BufReader::new(&self.stream).read_line(&mut answer).map_err(lost)?;
+        let received = BufReader::new(&self.stream).read_line(&mut answer);
         if answer.is_empty() {
-            return Err(lost(std::io::ErrorKind::UnexpectedEof.into()).into());
+            sent.and(received.map(drop)).map_err(lost)?;
+            return Err(lost(io::ErrorKind::UnexpectedEof.into()).into());
         }
+        received.map_err(lost)?;
         match serde_json::from_str(&answer).map_err(not_json)? {
             Answer::Ok(value) => Ok(value),
             Answer::Error(report) => Err(report.into()),
@@ -66,10 +81,18 @@ impl Peer {
     }
 }
 
-/// One request to the process behind a mount.
+/// One request to the process behind a mount with this source, which this user mounted.
 ///
 /// # Errors
 /// As [`Peer::connect`] and [`Peer::call`].
-pub fn call(source: &str, request: &Request) -> Result<Value, Failure> {
-    Peer::connect(source)?.call(request)
+pub fn call(source: &str, user: Option<u32>, request: &Request) -> Result<Value, Failure> {
+    Peer::connect(source, user)?.call(request)
+}
+
+/// Connects to an abstract name.
+fn dial(name: &str) -> io::Result<UnixStream> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(ACCEPTANCE))?;
+    connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    Ok(socket.into())
 }

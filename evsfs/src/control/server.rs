@@ -1,7 +1,8 @@
 //! Listening: a thread for each socket, one for each connection, and all requests in one queue.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
@@ -18,13 +19,20 @@ use serde_json::Value;
 use tracing::{debug, warn};
 
 use super::{Answer, ControlError, Request};
+use crate::engine::Ration;
 use crate::failure::{Failure, Report};
 
 /// Longest request in bytes.
 const MAX_LINE: u64 = 16 * 1024;
 
-/// Connections at a time; more are closed at once.
+/// Connections at a time; more are turned away.
 const MAX_CONNECTIONS: usize = 16;
+
+/// How long a connection may say nothing.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// For the log: who is turned away for there being too many has this place, and users have their numbers.
+const CROWD: u64 = u64::MAX;
 
 /// These threads do little.
 const STACK: usize = 128 * 1024;
@@ -84,14 +92,13 @@ impl Listeners {
     /// # Errors
     /// If no thread can be started.
     pub fn serve<E: Send + 'static>(&self, events: &Sender<E>, wrap: fn(Call) -> E) -> io::Result<()> {
-        let connections = Arc::new(AtomicUsize::new(0));
+        let crowd = Arc::new(Crowd::default());
         for socket in &self.sockets {
-            let (socket, events, connections) =
-                (socket.try_clone()?, events.clone(), Arc::clone(&connections));
+            let (socket, events, crowd) = (socket.try_clone()?, events.clone(), Arc::clone(&crowd));
             thread::Builder::new().name("control".into()).stack_size(STACK).spawn(move || {
                 for stream in socket.incoming() {
                     match stream {
-                        Ok(stream) => accept(stream, &events, wrap, &connections),
+                        Ok(stream) => accept(stream, &events, wrap, &crowd),
                         Err(error) => warn!(%error, "control connection failed"),
                     }
                 }
@@ -121,9 +128,11 @@ fn bind_path(path: &Path) -> io::Result<UnixListener> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }
-    let mut own = path.as_os_str().to_owned();
-    own.push(format!(".{}", std::process::id()));
-    let own = PathBuf::from(own);
+    // By way of its directory, under a short name: an address has room for 107 bytes, which the path itself may take up.
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    let dir = File::open(parent)?;
+    let own = PathBuf::from(format!("/proc/self/fd/{}/.evsfs-{}", dir.as_raw_fd(), std::process::id()));
     let socket = UnixListener::bind(&own)?;
     let placed =
         fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).and_then(|()| fs::rename(&own, path));
@@ -135,38 +144,62 @@ fn bind_path(path: &Path) -> io::Result<UnixListener> {
     Ok(socket)
 }
 
+/// Those who are connected, and those who were turned away.
+#[derive(Default)]
+struct Crowd {
+    connected: AtomicUsize,
+    /// Anybody can connect, and however often: the log hears of each user now and then.
+    told: Ration,
+}
+
 fn accept<E: Send + 'static>(
     stream: UnixStream,
     events: &Sender<E>,
     wrap: fn(Call) -> E,
-    connections: &Arc<AtomicUsize>,
+    crowd: &Arc<Crowd>,
 ) {
     let own = geteuid();
     match socket_peercred(&stream) {
         Ok(peer) if peer.uid == own || peer.uid.is_root() => {}
         Ok(peer) => {
-            return warn!(uid = peer.uid.as_raw(), "a stranger was turned away from the control socket");
+            let uid = peer.uid.as_raw();
+            if let Some(untold) = crowd.told.take(uid.into()) {
+                warn!(uid, untold, "a stranger was turned away from the control socket");
+            }
+            return turn_away(&stream, ControlError::Stranger { uid });
         }
-        Err(error) => return warn!(%error, "a control connection without credentials was closed"),
+        Err(error) => return debug!(%error, "a control connection without credentials was closed"),
     }
-    if connections.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-        connections.fetch_sub(1, Ordering::Relaxed);
-        return warn!("too many control connections");
+    if crowd.connected.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
+        crowd.connected.fetch_sub(1, Ordering::Relaxed);
+        if let Some(untold) = crowd.told.take(CROWD) {
+            warn!(untold, "too many control connections");
+        }
+        return turn_away(&stream, ControlError::Crowded { most: MAX_CONNECTIONS });
     }
-    let (events, own_count) = (events.clone(), Arc::clone(connections));
+    let (events, shared) = (events.clone(), Arc::clone(crowd));
     let started = thread::Builder::new().name("control-call".into()).stack_size(STACK).spawn(move || {
         if let Err(error) = converse(&stream, &events, wrap) {
             debug!(%error, "control connection ended");
         }
-        own_count.fetch_sub(1, Ordering::Relaxed);
+        shared.connected.fetch_sub(1, Ordering::Relaxed);
     });
     if let Err(error) = started {
-        connections.fetch_sub(1, Ordering::Relaxed);
+        crowd.connected.fetch_sub(1, Ordering::Relaxed);
         warn!(%error, "a control connection could not be served");
     }
 }
 
+/// One line, for which a new connection has room: it keeps nobody waiting.
+fn turn_away(mut stream: &UnixStream, error: ControlError) {
+    let said = serde_json::to_string(&refusal(error)).map(|text| stream.write_all((text + "\n").as_bytes()));
+    if let Ok(Err(error)) = said {
+        debug!(%error, "who was turned away did not wait for the reason");
+    }
+}
+
 fn converse<E>(stream: &UnixStream, events: &Sender<E>, wrap: fn(Call) -> E) -> io::Result<()> {
+    stream.set_read_timeout(Some(IDLE))?;
     let mut input = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
@@ -227,7 +260,9 @@ mod tests {
     #[test]
     fn a_request_is_answered_and_a_bad_one_refused() {
         let (source, _listeners) = listening(None);
-        let mut peer = Peer::connect(&source).unwrap();
+        let own = geteuid().as_raw();
+        assert!(matches!(Peer::connect(&source, Some(own + 1)), Err(ControlError::Foreign { .. })));
+        let mut peer = Peer::connect(&source, Some(own)).unwrap();
         assert_eq!(peer.pid().as_raw_nonzero().get().cast_unsigned(), std::process::id());
         assert_eq!(peer.call(&Request::Flush {}).unwrap(), json!({"op": "flush"}));
         let address = SocketAddr::from_abstract_name(&source).unwrap();
@@ -249,6 +284,17 @@ mod tests {
         assert!(Listeners::bind(&format!("{}", uuid::Uuid::new_v4()), Some(&path)).is_err(), "it is in use");
         drop(listeners);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_may_be_as_long_as_an_address() {
+        let dir = tempfile::tempdir().unwrap();
+        let length = 107 - dir.path().as_os_str().len() - 1;
+        let path = dir.path().join("s".repeat(length));
+        let (_, _listeners) = listening(Some(&path));
+        assert!(UnixStream::connect(&path).is_ok());
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names, [path]);
     }
 
     #[test]

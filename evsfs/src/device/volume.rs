@@ -8,12 +8,13 @@ use uuid::Uuid;
 
 use super::{BlockDevice, DeviceError, Snapshots};
 use crate::anchors::AnchorKeeper;
+use crate::backing::FileBacking;
 use crate::control::Request;
 use crate::crypto::Suite;
 use crate::engine::{Anchor, BLOCK, Volume};
 use crate::failure::{Failure, StartError};
 use crate::keys::KeyError;
-use crate::open::Opened;
+use crate::open::{LockedFile, Opened};
 use crate::operations;
 use crate::serve::Attachment;
 use crate::{flatten, rekey};
@@ -28,14 +29,16 @@ pub struct VolumeDevice {
     /// The key service says that it is somebody else's to write to: why.
     superseded: Arc<OnceLock<String>>,
     read_only: bool,
+    /// Locked until the key service has been told of the last state: who attaches the file next is not overtaken by that.
+    _locked: Arc<FileBacking>,
 }
 
 impl VolumeDevice {
-    /// Serves an open volume, and tells the key service of it if it is encrypted and written to.
+    /// Serves an open volume, and tells the key service of it if it is encrypted and written to. `file` is the one it was opened from.
     ///
     /// # Errors
     /// If the system gives no thread.
-    pub fn start(opened: Opened, read_only: bool) -> Result<Self, StartError> {
+    pub fn start(opened: Opened, file: &LockedFile, read_only: bool) -> Result<Self, StartError> {
         let Opened { volume, anchor, lease } = opened;
         let superseded = Arc::default();
         let anchors = match lease {
@@ -47,7 +50,8 @@ impl VolumeDevice {
                 Some(keeper)
             }
         };
-        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only })
+        let _locked = Arc::clone(&file.backing);
+        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, _locked })
     }
 
     /// The volume.
@@ -148,6 +152,7 @@ impl Attachment for VolumeDevice {
             "re_encryption": rekey::describe(&self.volume)["re_encryption"],
             "flatten": flatten::describe(&self.volume)["flatten"],
             "base": header.base.map(|base| base.uuid),
+            "base_proved": header.base.map(|base| base.is_proved()),
             "commit": self.volume.anchor().commit,
             "anchored_commit": self.anchors.as_ref().map_or(self.anchored, AnchorKeeper::confirmed).map(|a| a.commit),
             "superseded": self.superseded.get(),

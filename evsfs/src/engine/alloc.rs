@@ -11,7 +11,7 @@ use super::dirty::BlockMap;
 use super::error::{Damage, VolumeError};
 use super::store::{Store, count, host_error};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START, allocation_slots};
-use crate::format::{Entry, Tree};
+use crate::format::{Entry, Tree, UPPER_ALLOCATION_ENTRIES};
 use crate::sync::Mutex;
 
 mod persist;
@@ -21,6 +21,14 @@ mod wipe;
 pub(super) use persist::Prepared;
 pub(super) use region::Bitmap;
 use region::Region;
+
+/// How long the file is, in slots.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    pub(super) now: u64,
+    /// The longest that a durable state knows of: more than now if the file was cut off.
+    pub(super) once: u64,
+}
 
 /// Consecutive slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +47,21 @@ pub(crate) const REGION_HEAD: u64 = 16;
 const REGION_HEAD_BYTES: usize = 16 * BLOCK;
 /// Entries of a page.
 const FAN: u64 = 128;
+/// Regions that the entries in a superblock have room for.
+const REGIONS_MOST: u64 = UPPER_ALLOCATION_ENTRIES as u64 * FAN * FAN;
+/// Slots of a file that are used at most; who can write to it may make it longer.
+pub(super) const FILE_SLOTS_MOST: u64 = REGIONS_MOST * REGION_SLOTS;
 
 /// Slots behind the log ring that are written when the volume is created and kept for checkpoints on a full host.
 pub(crate) const fn reserve_slots(ring_pages: u64) -> u64 {
     let quarter = ring_pages / 4;
     if quarter < 256 { quarter } else { 256 }
+}
+
+/// Slots behind those that are for tables and the upper pages of the map as long as there are any. Data never goes there. Without one of
+/// these pages much, or all, of the rest cannot be read; here they go only with everything else when the end of the file is cut off.
+pub(crate) const fn low_slots(ring_pages: u64) -> u64 {
+    ring_pages / 4
 }
 
 type Entries = Box<[Entry; FANOUT]>;
@@ -53,6 +71,9 @@ struct Inner {
     file_slots: u64,
     /// Regions that the file reaches into.
     regions: u64,
+    /// Regions that it reached into before it was cut off, or reaches into now. Of those between, which it lacks, the bitmaps are gone, and
+    /// what is left of the map refers to their slots: who got one would lose it with the old reference. The file goes on behind them.
+    reached: u64,
     loaded: BlockMap<Region>,
     /// Durable entries of the bitmaps, by page of the lowest upper level.
     lower: BlockMap<Entries>,
@@ -73,6 +94,8 @@ struct Inner {
     clock: u64,
     /// The host is full: slots from this one on are not worth a try.
     full: Option<u64>,
+    /// Whether any of the slots that are kept for a full host may be in use.
+    reserve_taken: bool,
 }
 
 impl Inner {
@@ -123,11 +146,13 @@ pub(super) struct Allocator {
 
 impl Allocator {
     /// From a superblock.
-    pub(super) fn new(upper: Vec<Entry>, file_slots: u64, used: u64, ring_pages: u64, keep: usize) -> Self {
-        let regions = file_slots.div_ceil(REGION_SLOTS).max(1);
+    pub(super) fn new(upper: Vec<Entry>, extent: Extent, used: u64, ring_pages: u64, keep: usize) -> Self {
+        let within = |slots: u64| slots.div_ceil(REGION_SLOTS).clamp(1, REGIONS_MOST);
+        let regions = within(extent.now);
         let inner = Inner {
-            file_slots,
+            file_slots: extent.now.min(FILE_SLOTS_MOST),
             regions,
+            reached: regions.max(within(extent.once)),
             loaded: BlockMap::default(),
             lower: BlockMap::default(),
             middle: BlockMap::default(),
@@ -139,27 +164,93 @@ impl Allocator {
             durable_used: used,
             clock: 0,
             full: None,
+            reserve_taken: true,
         };
         Self { inner: Mutex::new(inner), ring_pages, keep: keep.max(8) }
     }
 
     /// Takes `count` slots for data in as few runs as possible.
     ///
+    /// Pages of a checkpoint on a full host may stand where slots are kept for such pages. Then data leaves as many others, so that the next
+    /// checkpoint finds as much as the first one.
+    ///
     /// # Errors
     /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
     pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
         let mut inner = self.inner.lock();
+        if !self.is_short(&mut inner, store, count) {
+            return self.take_in(&mut inner, store, count, Self::take_some);
+        }
+        if inner.full.is_some() {
+            return Err(VolumeError::NoSpace);
+        }
+        self.take_in(&mut inner, store, count, Self::take_behind)
+    }
+
+    /// The same for pages of a checkpoint, which may have any. But as long as the host is not known to be full they, too, leave those few that
+    /// would be the last.
+    pub(super) fn take_for_pages(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
+        let mut inner = self.inner.lock();
+        let few = inner.full.is_none() && self.is_short(&mut inner, store, count);
+        self.take_in(&mut inner, store, count, if few { Self::take_behind } else { Self::take_some })
+    }
+
+    /// Whether pages stand where slots are kept, and with `count` taken there would be fewer free ones elsewhere than are kept.
+    fn is_short(&self, inner: &mut Inner, store: &Store, count: u64) -> bool {
+        if inner.reserve_taken {
+            let kept = RING_START + self.ring_pages..self.data_start() - low_slots(self.ring_pages);
+            let all = kept.end - kept.start;
+            let free = self.load(inner, store, 0).map_or(all, |region| region.bits.count_free(kept));
+            inner.reserve_taken = free < all;
+        }
+        inner.reserve_taken && self.written(inner, store) < count + reserve_slots(self.ring_pages)
+    }
+
+    /// Whether the host is known to be full.
+    pub(super) fn is_full(&self) -> bool {
+        self.inner.lock().full.is_some()
+    }
+
+    /// How many free slots there are that most likely were written: those before the last one in use.
+    pub(super) fn spare(&self, store: &Store) -> u64 {
+        self.written(&mut self.inner.lock(), store)
+    }
+
+    /// How many of those a checkpoint leaves that needs more slots than it frees. The least that another one, which frees something, may need before
+    /// it does: a page of each level of the map, and the tables, of which eight are for versions.
+    pub(super) const fn least_spare(&self) -> u64 {
+        reserve_slots(self.ring_pages) / 4
+    }
+
+    fn written(&self, inner: &mut Inner, store: &Store) -> u64 {
+        let low = self.data_start() - low_slots(self.ring_pages)..self.data_start();
+        let low = self.load(inner, store, 0).map_or(0, |region| region.bits.count_free(low));
+        let last = inner.regions - 1;
+        if self.load(inner, store, last).is_err() {
+            return 0;
+        }
+        let end = inner.full.unwrap_or_else(|| last_used(inner));
+        end.saturating_sub(inner.used + low)
+    }
+
+    fn take_in(
+        &self,
+        inner: &mut Inner,
+        store: &Store,
+        count: u64,
+        some: fn(&Self, &mut Inner, &Store, u64) -> Result<Run, VolumeError>,
+    ) -> Result<Vec<Run>, VolumeError> {
         let mut runs = Vec::with_capacity(1);
         let mut left = count;
         while left > 0 {
-            match self.take_some(&mut inner, store, left) {
+            match some(self, inner, store, left) {
                 Ok(run) => {
                     left -= run.count;
                     runs.push(run);
                 }
                 Err(error) => {
                     for run in &runs {
-                        self.free_run(&mut inner, store, *run);
+                        self.free_run(inner, store, *run);
                     }
                     return Err(error);
                 }
@@ -167,6 +258,25 @@ impl Allocator {
         }
         inner.used += count;
         Ok(runs)
+    }
+
+    /// Slots behind the last one in use.
+    fn take_behind(&self, inner: &mut Inner, store: &Store, most: u64) -> Result<Run, VolumeError> {
+        loop {
+            let last = inner.regions - 1;
+            let base = last * REGION_SLOTS;
+            let least = if last == 0 { self.data_start() } else { 0 };
+            let loaded = self.load(inner, store, last);
+            let from = loaded.map_or(REGION_SLOTS, |region| region.bits.end().unwrap_or(0).max(least));
+            let count = most.min(REGION_SLOTS - from);
+            if count == 0 {
+                self.new_region(inner, store)?;
+                continue;
+            }
+            grow_to(inner, store, base + from + count)?;
+            self.write_head(inner, store, last)?;
+            return Ok(mark(inner, last, from, count));
+        }
     }
 
     /// Takes a slot for a page of a checkpoint: if there is none anywhere, one of the reserve, which was written when the volume was
@@ -182,7 +292,34 @@ impl Allocator {
         region.change(cut).set(slot);
         region.used += 1;
         inner.used += 1;
+        inner.reserve_taken = true;
         Ok(slot)
+    }
+
+    /// Takes one of the slots near the start of the file, if there is a free one. `few` says whether it is for one of the fewest: those have a
+    /// part for themselves.
+    pub(super) fn take_low(&self, store: &Store, few: bool) -> Option<u64> {
+        let mut inner = self.inner.lock();
+        let cut = inner.cut;
+        let end = self.data_start();
+        let low = low_slots(self.ring_pages);
+        let from = end - if few { low } else { low / 4 * 3 };
+        let slot = self.load(&mut inner, store, 0).ok()?.bits.free_run(from, 1)?.start;
+        // On a full host it may be one that was never written.
+        if slot >= end || inner.full.is_some() {
+            return None;
+        }
+        grow_to(&mut inner, store, slot + 1).ok()?;
+        let region = inner.loaded.get_mut(&0)?;
+        region.change(cut).set(slot);
+        region.used += 1;
+        inner.used += 1;
+        Some(slot)
+    }
+
+    /// Where data begins in the first region.
+    const fn data_start(&self) -> u64 {
+        RING_START + self.ring_pages + reserve_slots(self.ring_pages) + low_slots(self.ring_pages)
     }
 
     fn take_some(&self, inner: &mut Inner, store: &Store, most: u64) -> Result<Run, VolumeError> {
@@ -190,11 +327,7 @@ impl Allocator {
             let cursor = inner.cursor;
             let base = cursor * REGION_SLOTS;
             let bounds = Bounds {
-                start: if cursor == 0 {
-                    RING_START + self.ring_pages + reserve_slots(self.ring_pages)
-                } else {
-                    0
-                },
+                start: if cursor == 0 { self.data_start() } else { 0 },
                 file_end: inner.limit().saturating_sub(base).min(REGION_SLOTS),
                 grow: inner.full.is_none(),
             };
@@ -219,13 +352,7 @@ impl Allocator {
                     }
                     Err(error) => return Err(error),
                 }
-                let cut = inner.cut;
-                let region = inner.loaded.get_mut(&cursor).expect("just loaded");
-                let bits = region.change(cut);
-                (slot..slot + count).for_each(|slot| bits.set(slot));
-                region.used += count;
-                region.hint = slot + count;
-                return Ok(Run { slot: base + slot, count });
+                return Ok(mark(inner, cursor, slot, count));
             }
             inner.cursor = self.next_region(inner, store)?;
             if let Some(region) = inner.loaded.get_mut(&inner.cursor) {
@@ -272,13 +399,26 @@ impl Allocator {
     /// Lets the file reach into the next region. Its head is written at once, and makes the file reach so far: there the allocation tree of
     /// every checkpoint goes, which must not fail for want of space later.
     ///
-    /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow.
+    /// If the page above it is damaged, its bitmap could not be recorded, so the file does not grow. If that page was cut off, nothing is left
+    /// of the regions under it, and the file goes on behind them.
     fn new_region(&self, inner: &mut Inner, store: &Store) -> Result<u64, VolumeError> {
-        let region = inner.regions;
-        self.durable(inner, store, region)?;
+        let mut region = inner.reached;
+        loop {
+            if region >= REGIONS_MOST {
+                return Err(VolumeError::NoSpace);
+            }
+            match self.durable(inner, store, region) {
+                Ok(_) => break,
+                Err(VolumeError::DamagedTable { reason: Damage::Truncated, .. }) => {
+                    region = (region / FAN + 1) * FAN;
+                }
+                Err(error) => return Err(error),
+            }
+        }
         store.write(&[0; REGION_HEAD_BYTES], region * REGION_SLOTS)?;
         inner.file_slots = region * REGION_SLOTS + REGION_HEAD;
         inner.regions = region + 1;
+        inner.reached = inner.regions;
         Ok(region)
     }
 
@@ -311,7 +451,12 @@ impl Allocator {
 
     /// Free slots of a region, within the file if it cannot grow.
     fn free_in(&self, inner: &mut Inner, store: &Store, region: u64) -> u64 {
+        let kept = if region == 0 { reserve_slots(self.ring_pages) + low_slots(self.ring_pages) } else { 0 };
         let free = match inner.loaded.get(&region) {
+            // Not all that are kept are free.
+            Some(loaded) if region == 0 => {
+                loaded.free() + kept - loaded.bits.count_free(self.data_start() - kept..self.data_start())
+            }
             Some(loaded) => loaded.free(),
             None if inner.damaged.contains_key(&(0, region)) => 0,
             None => match self.durable(inner, store, region) {
@@ -321,8 +466,7 @@ impl Allocator {
             },
         };
         let beyond = ((region + 1) * REGION_SLOTS).saturating_sub(inner.limit());
-        let reserved = if region == 0 { reserve_slots(self.ring_pages) } else { 0 };
-        let free = free.saturating_sub(reserved);
+        let free = free.saturating_sub(kept);
         if inner.full.is_some() { free.saturating_sub(beyond) } else { free }
     }
 
@@ -420,7 +564,7 @@ impl Allocator {
         region.no_run = u64::MAX;
     }
 
-    /// Marks slots that the recovered log refers to as taken.
+    /// Marks slots that the recovered log refers to, all within the file, as taken.
     ///
     /// # Errors
     /// If the host fails to read a bitmap. What can be read another time must not be passed over: the next checkpoint would let go of the
@@ -428,10 +572,7 @@ impl Allocator {
     pub(super) fn recover(&self, store: &Store, slots: &[u64]) -> Result<(), VolumeError> {
         let mut inner = self.inner.lock();
         let mut added = 0;
-        // Behind the end of the file there is nothing that a record could refer to: the file was cut off, or is hostile. As far as the last
-        // region reaches such slots are taken all the same: the file grows again, and whoever got one would lose it with the old entry.
-        let end = inner.regions * REGION_SLOTS;
-        for slot in slots.iter().filter(|slot| **slot < end) {
+        for slot in slots {
             match self.load(&mut inner, store, slot / REGION_SLOTS) {
                 Ok(region) => {
                     let at = slot % REGION_SLOTS;
@@ -466,9 +607,7 @@ impl Allocator {
     /// the file: from now on only what lies before them is tried.
     pub(super) fn note_full(&self) {
         let mut inner = self.inner.lock();
-        let last = inner.regions - 1;
-        let end = inner.loaded.get(&last).and_then(|region| region.bits.end()).unwrap_or(0);
-        inner.full = Some((last * REGION_SLOTS + end).min(inner.file_slots));
+        inner.full = Some(last_used(&inner));
     }
 
     /// Space on the host may be there again: the file may try to grow.
@@ -539,6 +678,24 @@ fn run_of(region: &Region, least: u64, most: u64, bounds: &Bounds) -> Option<(u6
     None
 }
 
+/// The end of the last slot in use, as far as is known.
+fn last_used(inner: &Inner) -> u64 {
+    let last = inner.regions - 1;
+    let end = inner.loaded.get(&last).and_then(|region| region.bits.end()).unwrap_or(0);
+    (last * REGION_SLOTS + end).min(inner.file_slots)
+}
+
+/// Marks slots of a loaded region as taken.
+fn mark(inner: &mut Inner, region: u64, slot: u64, count: u64) -> Run {
+    let cut = inner.cut;
+    let loaded = inner.loaded.get_mut(&region).expect("the caller loaded it");
+    let bits = loaded.change(cut);
+    (slot..slot + count).for_each(|slot| bits.set(slot));
+    loaded.used += count;
+    loaded.hint = slot + count;
+    Run { slot: region * REGION_SLOTS + slot, count }
+}
+
 /// Makes the file reach slot `end` of a region that it reaches into, and no further than the region: see [`Allocator::new_region`].
 fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError> {
     if end <= inner.file_slots {
@@ -551,6 +708,7 @@ fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError
     store.backing.set_len(new * BLOCK_BYTES).map_err(host_error)?;
     inner.file_slots = new;
     inner.regions = new.div_ceil(REGION_SLOTS);
+    inner.reached = inner.reached.max(inner.regions);
     Ok(())
 }
 
@@ -588,5 +746,22 @@ impl Allocator {
     pub(super) fn bitmap(&self, store: &Store, region: u64) -> Result<Arc<Bitmap>, VolumeError> {
         let mut inner = self.inner.lock();
         Ok(Arc::clone(&self.load(&mut inner, store, region)?.bits))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::layout::SLOT_MAX;
+
+    /// A superblock has room for the entries of so many regions, and a file can be made longer by who can write to it.
+    #[test]
+    fn f2_a_file_that_is_longer_than_any_volume_has_no_more_regions_than_can_be_recorded() {
+        for (now, once) in [(u64::MAX >> 12, 0), (1, SLOT_MAX), (FILE_SLOTS_MOST + 1, SLOT_MAX)] {
+            let alloc = Allocator::new(Vec::new(), Extent { now, once }, 0, 1024, 8);
+            let inner = alloc.inner.lock();
+            assert!(inner.regions <= REGIONS_MOST && inner.reached <= REGIONS_MOST);
+            assert!(inner.file_slots <= FILE_SLOTS_MOST);
+        }
     }
 }

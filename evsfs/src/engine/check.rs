@@ -189,7 +189,9 @@ impl Core {
         }
         (check.snapshot, check.trash_from) = (None, None);
         for (block, entry) in dirty.into_iter().filter(|(_, entry)| entry.is_data()) {
-            check.reached.mark(entry.slot());
+            if !is_lost(&entry) {
+                check.reached.mark(entry.slot());
+            }
             let bad = check.report.bad_count;
             check.data(block, &[entry]);
             // It may have been overwritten since.

@@ -5,18 +5,26 @@ use super::alloc::Prepared;
 use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
 use super::error::VolumeError;
+use super::map::is_lost;
 use super::merge::{Merge, Place, references};
 use super::pages::Work;
 use super::protection::Protection;
+use super::ranges::RangeSet;
 use super::store::count;
 use super::tables::Tables;
 use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
-use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
+use crate::format::layout::{BLOCK_BYTES, FANOUT_BITS, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
+use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
+
+/// Leaves of the first piece of a checkpoint on a full host. With the pages above them they are fewer than the slots that are kept.
+const PIECE_FIRST: usize = 64;
+/// Pieces at most; what comes in meanwhile is for later.
+const PIECES_MOST: usize = 1000;
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -27,13 +35,15 @@ struct Cut {
     discarded: Vec<u64>,
 }
 
-/// What is durable, and the cut of a checkpoint that has not succeeded yet.
+/// What is durable, and the cut of the checkpoint that is being made.
 pub(super) struct Checkpointer {
     pub(super) superblock: Superblock,
     pub(super) tables: Tables,
     cut: Option<Cut>,
     /// The volume is being closed.
     closing: bool,
+    /// Whether this attach has seen to it that bitmaps can be written on a full host.
+    places_complete: bool,
 }
 
 /// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
@@ -53,6 +63,8 @@ pub(super) struct Plan {
 /// What is written of a checkpoint before its superblock.
 struct Built {
     plan: Plan,
+    /// The first block whose frozen entry is not in the map; none if all are.
+    end: Option<u64>,
     tables: Tables,
     /// The allocation tree, until what it frees is free.
     prepared: Option<Prepared>,
@@ -62,9 +74,20 @@ struct Built {
 /// A structural change, applied to the merged map. It comes again if the host had no space the first time.
 pub(super) type Edit<'a> = dyn FnMut(&mut Plan, &mut Work) -> Result<(), VolumeError> + 'a;
 
+/// What of a cut a checkpoint brings into the map.
+#[derive(Clone, Copy)]
+enum Portion {
+    /// All of it.
+    All,
+    /// The same, and nobody writes meanwhile.
+    Pressing,
+    /// What lies under so many leaves, from the first on.
+    Leaves(usize),
+}
+
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
-        Self { superblock, tables, cut: None, closing: false }
+        Self { superblock, tables, cut: None, closing: false, places_complete: false }
     }
 }
 
@@ -104,15 +127,35 @@ impl Core {
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
         if checkpointer.cut.is_some() {
-            // A cut whose checkpoint failed (the host was full) must be finished before there can be another.
+            // A cut whose checkpoint failed (the host could not read a page) must be finished before there can be another.
             self.finish(checkpointer, None, false, &mut |_, _| Ok(()))?;
         }
-        {
-            let mut log = self.log.lock();
-            let gate = self.gate.write();
-            self.cut(checkpointer, &mut log, gate)?;
+        let mut at_once = |checkpointer: &mut Checkpointer| {
+            {
+                let mut log = self.log.lock();
+                let gate = self.gate.write();
+                self.cut(checkpointer, &mut log, gate)?;
+            }
+            self.finish(checkpointer, None, false, edit)
+        };
+        match at_once(checkpointer) {
+            // (Where the log, or a barrier, met a full host, nothing is written any more.)
+            Err(VolumeError::NoSpace) if self.check_writable().is_ok() => {}
+            other => return other,
         }
-        self.finish(checkpointer, None, false, edit)
+        let done = self.checkpoint_in_pieces(checkpointer).and_then(|()| at_once(checkpointer));
+        if matches!(done, Err(VolumeError::NoSpace))
+            && self.check_writable().is_ok()
+            && checkpointer.cut.is_none()
+        {
+            // Each try puts what is pending into the log. It is made short while there is room for that.
+            let log = self.log.lock();
+            if log.is_long() {
+                let most = log.ring_pages / 2;
+                self.compact(checkpointer, log, most)?;
+            }
+        }
+        done
     }
 
     /// The last checkpoint of an attach: nothing is left in the log.
@@ -154,7 +197,7 @@ impl Core {
         let mut log = self.log.lock();
         let gate = self.gate.write();
         let gate = self.cut_keeping(checkpointer, &mut log, gate)?;
-        let done = self.finish(checkpointer, Some(&mut log), clean, edit);
+        let done = self.finish(checkpointer, Some((&mut log, &gate)), clean, edit);
         drop(gate);
         done
     }
@@ -167,6 +210,7 @@ impl Core {
         log: &mut Log,
         gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
+        self.check_cut(log)?;
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
         drop(gate);
@@ -180,9 +224,18 @@ impl Core {
         log: &mut Log,
         gate: RwLockWriteGuard<'a, ()>,
     ) -> Result<RwLockWriteGuard<'a, ()>, VolumeError> {
+        self.check_cut(log)?;
         let group = self.freeze();
         self.log_cut(checkpointer, log, group)?;
         Ok(gate)
+    }
+
+    /// Whether there may be a cut: nothing is frozen, as it stays where writing has stopped, and the log takes the pending group. It keeps room for
+    /// one cut; after a few that found no space for their checkpoints there may be none. The caller keeps writers away.
+    fn check_cut(&self, log: &Log) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        let pending = self.pending.lock().len();
+        if pending > 0 && pages_for(pending) > log.free() { Err(VolumeError::NoSpace) } else { Ok(()) }
     }
 
     fn freeze(&self) -> (super::commit::Pending, Vec<u64>) {
@@ -208,16 +261,28 @@ impl Core {
         Ok(())
     }
 
-    /// Writes the checkpoint of the cut that stands, and publishes it. If the host is full the cut stays, and the next checkpoint
-    /// begins with it; the log keeps everything until then.
+    /// Writes the checkpoint of the cut that stands, and publishes it. If the host is full the cut is undone; the log keeps everything until
+    /// there is another. After another failure that may pass it stays, and the next checkpoint begins with it. `held` is what the caller holds.
     fn finish(
         &self,
         checkpointer: &mut Checkpointer,
-        held: Option<&mut Log>,
+        held: Option<(&mut Log, &RwLockWriteGuard<'_, ()>)>,
         clean: bool,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
-        let mut built = self.build(checkpointer, edit)?;
+        if !std::mem::replace(&mut checkpointer.places_complete, true) {
+            self.alloc.complete_places(&self.store);
+        }
+        let portion = if held.is_some() { Portion::Pressing } else { Portion::All };
+        let mut built = match self.build(checkpointer, portion, edit) {
+            Ok(built) => built,
+            Err(VolumeError::NoSpace) => {
+                let gate = if held.is_some() { None } else { Some(self.gate.write()) };
+                self.undo_cut(checkpointer, gate);
+                return Err(VolumeError::NoSpace);
+            }
+            Err(error) => return Err(error),
+        };
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
         let state = match &built.plan.event {
             // The caller holds the log, so no group comes between the cut and this.
@@ -229,9 +294,24 @@ impl Core {
             None => cut.state,
         };
         let log_head = cut.log_head;
+        let mut least_commit = state.commit;
+        if !built.work.carried.is_empty() {
+            match self.carry_over(&built.work.carried) {
+                Ok(commit) => least_commit = commit,
+                Err(error) => {
+                    built.work.abandon(self);
+                    return Err(error);
+                }
+            }
+        }
         // Barrier one: data, log and pages are durable before anything refers to them.
         self.store.sync().map_err(|error| self.poison(error))?;
-        let superblock = self.superblock_after(&checkpointer.superblock, &built, state, log_head, clean);
+        let superblock = Superblock {
+            log_head: self.log_head(log_head),
+            least_commit,
+            clean,
+            ..self.superblock_after(&checkpointer.superblock, &built, state)
+        };
         if !self.store.protections.has(Protection::ReuseAfterCheckpoint)
             && let Some(prepared) = built.prepared.take()
         {
@@ -240,30 +320,26 @@ impl Core {
         // With it comes barrier two.
         self.write_superblock(&superblock)?;
         count(&self.store.counters.checkpoints, 1);
-        self.publish(checkpointer, superblock, built, log_head, held);
+        match held {
+            Some((log, _)) => self.publish(checkpointer, superblock, built, |publish| publish(log)),
+            None => self.publish(checkpointer, superblock, built, |publish| publish(&mut self.log.lock())),
+        }
         Ok(())
     }
 
-    fn superblock_after(
-        &self,
-        before: &Superblock,
-        built: &Built,
-        state: Anchor,
-        log_head: u64,
-        clean: bool,
-    ) -> Superblock {
+    fn superblock_after(&self, before: &Superblock, built: &Built, state: Anchor) -> Superblock {
         let Built { plan, tables, prepared, .. } = built;
         let prepared = prepared.as_ref().expect("nothing is free before there is a superblock");
         let anchors = *self.anchors.lock();
         Superblock {
             generation: before.generation + 1,
             state,
-            log_head: self.log_head(log_head),
+            log_head: before.log_head,
             blocks: plan.root.blocks,
             height: plan.root.height,
             root: plan.root.entry,
             file_slots: prepared.file_slots,
-            // The bitmaps of a file that was cut off count slots that it has no more.
+            // A hostile bitmap may count more.
             used_slots: prepared.used.min(prepared.file_slots),
             next_epoch: self.next_epoch(),
             epochs: tables.directory,
@@ -271,7 +347,7 @@ impl Core {
             confirmed: anchors.confirmed,
             offered: anchors.offered,
             least_commit: state.commit,
-            clean,
+            clean: false,
             upper_allocation: prepared.upper.clone(),
             task: plan.task,
             base_copied: plan.base_copied,
@@ -284,17 +360,19 @@ impl Core {
         checkpointer: &mut Checkpointer,
         superblock: Superblock,
         built: Built,
-        log_head: u64,
-        held: Option<&mut Log>,
+        with_log: impl FnOnce(&dyn Fn(&mut Log)),
     ) {
-        let Built { plan, tables, prepared, mut work } = built;
+        let Built { plan, end, tables, prepared, mut work } = built;
         // The root comes before the frozen entries go: whoever misses a block there finds it in the map.
         if !self.store.protections.has(Protection::RootBeforeEntriesGo) {
             self.dirty.clear_frozen();
         }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
-        self.dirty.clear_frozen();
+        match end {
+            Some(end) => self.dirty.clear_frozen_before(end),
+            None => self.dirty.clear_frozen(),
+        }
         if checkpointer.closing {
             work.punch_old_pages(self);
         }
@@ -311,16 +389,12 @@ impl Core {
         if let Some(prepared) = prepared {
             self.alloc.commit(&self.store, prepared, work.freed());
         }
-        let publish = |log: &mut Log| {
-            log.head = log_head;
+        with_log(&|log| {
+            log.head = superblock.log_head.sequence;
             if plan.event.is_some() {
                 log.state = superblock.state;
             }
-        };
-        match held {
-            Some(log) => publish(log),
-            None => publish(&mut self.log.lock()),
-        }
+        });
         let trash = plan.root.entry.aux() != 0
             || self.versions.read().iter().any(|version| version.state == VersionState::Trash);
         self.signals.set_trash(trash, !work.waits_for_reads());
@@ -329,15 +403,45 @@ impl Core {
         checkpointer.cut = None;
     }
 
+    /// A cut whose checkpoint found no space is as if there had been a flush only: its entries are dirty as before, and what was replaced by then is free.
+    /// What it hid from the map, and what is hidden of its own entries since, waits for the next checkpoint, as what is discarded does.
+    ///
+    /// So the next one needs no page for what is discarded until then. `gate` keeps writers away, unless the caller does.
+    fn undo_cut(&self, checkpointer: &mut Checkpointer, gate: Option<RwLockWriteGuard<'_, ()>>) {
+        let Some(cut) = checkpointer.cut.take() else { return };
+        self.alloc.abandon_cut();
+        self.alloc.free(&self.store, &cut.freed);
+        self.deferred.lock().extend(cut.discarded);
+        self.thaw(gate);
+    }
+
+    fn thaw(&self, gate: Option<RwLockWriteGuard<'_, ()>>) {
+        let hidden = self.dirty.thaw();
+        self.deferred.lock().extend(hidden);
+        drop(gate);
+    }
+
     /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
     /// and if that does not do either, whoever comes next asks the host anew.
-    fn build(&self, checkpointer: &Checkpointer, edit: &mut Edit<'_>) -> Result<Built, VolumeError> {
+    ///
+    /// While the caller holds the log nothing can be put into it, and while nobody writes nothing is freed that can be freed another time.
+    fn build(
+        &self,
+        checkpointer: &Checkpointer,
+        portion: Portion,
+        edit: &mut Edit<'_>,
+    ) -> Result<Built, VolumeError> {
         let cut = checkpointer.cut.as_ref().expect("the caller made one");
-        let work = || Work::new(&cut.freed, &cut.discarded);
-        let mut built = self.build_with(checkpointer, work(), edit);
+        let carried = if matches!(portion, Portion::All) { self.limits.carried } else { 0 };
+        let work = || Work::new(&cut.freed, &cut.discarded).carrying(carried);
+        let mut built = self.build_with(checkpointer, work(), portion, edit);
+        if self.alloc.is_full() {
+            built = built.and_then(|built| self.check_spare(built));
+        }
         if matches!(built, Err(VolumeError::NoSpace)) {
             self.alloc.try_otherwise();
-            built = self.build_with(checkpointer, work().using_reserve(), edit);
+            built = self.build_with(checkpointer, work().using_reserve(), portion, edit);
+            built = built.and_then(|built| self.check_spare(built));
         }
         built.map_err(|error| match error {
             VolumeError::NoSpace => {
@@ -353,10 +457,19 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         mut work: Work,
+        portion: Portion,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
-        match self.build_pages(checkpointer, &mut work, edit) {
-            Ok((plan, tables, prepared)) => Ok(Built { plan, tables, prepared: Some(prepared), work }),
+        let (items, holes) = self.dirty.frozen();
+        let (end, trash) = match portion {
+            Portion::All => (None, self.limits.trash),
+            Portion::Pressing => (None, 0),
+            Portion::Leaves(leaves) => (end_of(&items, &holes, leaves), self.limits.trash),
+        };
+        let part = 0..end.unwrap_or(u64::MAX);
+        let items = &items[..items.partition_point(|block| *block < part.end)];
+        match self.build_pages(checkpointer, &mut work, (items, &holes.clipped(part)), trash, edit) {
+            Ok((plan, tables, prepared)) => Ok(Built { plan, end, tables, prepared: Some(prepared), work }),
             Err(error) => {
                 work.abandon(self);
                 Err(error)
@@ -368,20 +481,19 @@ impl Core {
         &self,
         checkpointer: &Checkpointer,
         work: &mut Work,
+        (items, holes): (&[u64], &RangeSet),
+        mut budget: usize,
         edit: &mut Edit<'_>,
     ) -> Result<(Plan, Tables, Prepared), VolumeError> {
         let old = self.root();
         let mut versions = self.versions.read().clone();
-        let (items, holes) = self.dirty.frozen();
-        let mut budget = self.limits.trash;
         let mut root = old;
         if !items.is_empty() || !holes.is_empty() || old.entry.aux() != 0 {
             let place = Place { level: old.height - 1, index: 0 };
             let references = references(&versions, None);
-            let mut merge = Merge { core: self, holes: &holes, work, budget: &mut budget };
-            root.entry = merge.subtree(place, old.entry, &items, &references, false)?;
+            let mut merge = Merge { core: self, holes, work, budget: &mut budget };
+            root.entry = merge.subtree(place, old.entry, items, &references, false)?;
         }
-        drop(items);
         self.walk_trash(&root, &mut versions, work, &mut budget)?;
         let task = self.task_of(&checkpointer.superblock);
         let base_copied = checkpointer.superblock.base_copied;
@@ -409,6 +521,89 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// New pages must not take the last slots of a full host: with some left, what is discarded can always be carried out, which gives more.
+    fn check_spare(&self, built: Built) -> Result<Built, VolumeError> {
+        let (taken, freed) = (built.work.taken().len(), built.work.freed().len());
+        let left = self.alloc.spare(&self.store).saturating_add(u64::try_from(freed).unwrap_or(u64::MAX));
+        if taken <= freed || left >= self.alloc.least_spare() {
+            return Ok(built);
+        }
+        built.work.abandon(self);
+        Err(VolumeError::NoSpace)
+    }
+
+    /// On a full host, and where more leaves of the map changed than there are slots for: one piece of the map after the other. Each frees the
+    /// pages, and the data, that it replaces, for the next.
+    ///
+    /// # Errors
+    /// [`VolumeError::NoSpace`] if not even one leaf can be written: because it is a new one, and nothing else is freed with it.
+    fn checkpoint_in_pieces(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
+        let mut leaves = PIECE_FIRST;
+        for _ in 0..PIECES_MOST {
+            let mut log = self.log.lock();
+            {
+                let gate = self.gate.write();
+                self.cut(checkpointer, &mut log, gate)?;
+            }
+            if self.piece(checkpointer, &mut log, &mut leaves)? {
+                return Ok(());
+            }
+            leaves = leaves.saturating_mul(2);
+        }
+        Ok(())
+    }
+
+    /// Brings a part of the cut into the map. The rest goes to the log once more, densely, and there the log of the new superblock begins, as in a
+    /// compaction: what is in the map must not be replayed, for whoever overwrites a replayed entry frees its slot, and so does the merge. Nobody commits
+    /// meanwhile. Whether that was all of the cut.
+    fn piece(
+        &self,
+        checkpointer: &mut Checkpointer,
+        log: &mut Log,
+        leaves: &mut usize,
+    ) -> Result<bool, VolumeError> {
+        let built = loop {
+            match self.build(checkpointer, Portion::Leaves(*leaves), &mut |_, _| Ok(())) {
+                Err(VolumeError::NoSpace) if *leaves > 1 => *leaves = (*leaves / 4).max(1),
+                other => break other,
+            }
+        };
+        let rest = built.and_then(|built| {
+            let (entries, holes) = built.end.map_or_else(Default::default, |end| self.dirty.frozen_from(end));
+            if has_lost(&entries) || dense_pages(&entries, holes.len()) > log.free() {
+                built.work.abandon(self);
+                return Err(VolumeError::NoSpace);
+            }
+            Ok((built, dense(entries, &holes)))
+        });
+        let (built, rest) = match rest {
+            Ok(both) => both,
+            Err(VolumeError::NoSpace) => {
+                self.undo_cut(checkpointer, Some(self.gate.write()));
+                return Err(VolumeError::NoSpace);
+            }
+            Err(error) => return Err(error),
+        };
+        let (before, head, all) = (log.state, log.next, built.end.is_none());
+        if !rest.is_empty() {
+            let state = log.append(&self.store, &rest, self.hole, true);
+            log.state = state.map_err(|error| self.poison(error))?;
+        }
+        self.store.sync().map_err(|error| self.poison(error))?;
+        let superblock = Superblock {
+            log_head: self.log_head(head),
+            least_commit: log.state.commit,
+            ..self.superblock_after(&checkpointer.superblock, &built, before)
+        };
+        self.write_superblock(&superblock)?;
+        count(&self.store.counters.checkpoints, 1);
+        self.publish(checkpointer, superblock, built, |publish| publish(log));
+        if !all {
+            self.thaw(Some(self.gate.write()));
+        }
+        Ok(all)
     }
 
     fn build_tables(
@@ -461,6 +656,20 @@ impl Core {
         self.store.sync().map_err(|error| self.poison(error))
     }
 
+    /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
+    /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
+    pub(super) fn begin_with_room(&self) -> Result<(), VolumeError> {
+        let mut checkpointer = self.checkpointer.lock();
+        if self.roomy.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        if self.log.lock().free() < self.limits.log_reserve {
+            self.checkpoint_locked(&mut checkpointer)?;
+        }
+        self.roomy.store(true, Ordering::Release);
+        Ok(())
+    }
+
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.
     pub(super) fn relieve(&self) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
@@ -493,7 +702,15 @@ impl Core {
         } else {
             drop(log);
         }
-        self.checkpoint_locked(&mut checkpointer)
+        match self.checkpoint_locked(&mut checkpointer) {
+            // On a full host it may be all that can be done.
+            Err(VolumeError::NoSpace) if self.check_writable().is_ok() && checkpointer.cut.is_none() => {
+                let log = self.log.lock();
+                let most = (log.ring_pages / 2).min(log.ring_pages.saturating_sub(wanted));
+                if self.compact(&mut checkpointer, log, most)? { Ok(()) } else { Err(VolumeError::NoSpace) }
+            }
+            other => other,
+        }
     }
 
     /// Log compaction: the dirty entries once more, densely, as one group, and a superblock that lets the log begin with it. Whether
@@ -509,7 +726,7 @@ impl Core {
             // The tables must be written anew, which this does not do.
             return Ok(false);
         }
-        let (group, mut entries, holes) = {
+        let (group, entries, holes) = {
             let _gate = self.gate.write();
             // Counted behind the gate, where nobody adds to them.
             let (entries, holes) = self.dirty.active();
@@ -518,19 +735,15 @@ impl Core {
                 let pending = self.pending.lock();
                 if pending.len() == 0 { 0 } else { pages_for(pending.len()) }
             };
-            if dense > most || pending + dense > log.free() {
+            if has_lost(&entries) || dense > most || pending + dense > log.free() {
                 return Ok(false);
             }
             (self.take_pending(), entries, holes)
         };
-        // Records of one page share their epoch: sorted by block alone, the entries of an attach and of the one before would alternate.
-        entries.sort_unstable_by_key(|(block, entry)| (entry.epoch(), *block));
         // First the group that was pending: then the data of every entry is durable, and recovery need not look at it again.
         self.commit_group(&mut log, group)?;
         let (before, head) = (log.state, log.next);
-        let holes = holes.iter().map(|range| Change::Hole(range.start, range.end - range.start));
-        let blocks = entries.into_iter().map(|(block, entry): (u64, Entry)| Change::Block(block, entry));
-        let changes: Vec<Change> = holes.chain(blocks).collect();
+        let changes = dense(entries, &holes);
         if !changes.is_empty() {
             let state =
                 log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
@@ -557,4 +770,29 @@ impl Core {
         count(&self.store.counters.compactions, 1);
         Ok(true)
     }
+}
+
+/// The first block behind the first `leaves` leaves that these entries, sorted, and the ends of these ranges lie under; none if that is all.
+fn end_of(items: &[u64], holes: &RangeSet, leaves: usize) -> Option<u64> {
+    if leaves > items.len() + 2 * holes.len() {
+        return None;
+    }
+    let ends = holes.iter().flat_map(|range| [range.start, range.end - 1]);
+    let mut all: Vec<u64> = items.iter().copied().chain(ends).map(|block| block >> FANOUT_BITS).collect();
+    all.sort_unstable();
+    all.dedup();
+    all.get(leaves).map(|leaf| leaf << FANOUT_BITS)
+}
+
+/// What no record of the log says: only a page of the map does.
+fn has_lost(entries: &[(u64, Entry)]) -> bool {
+    entries.iter().any(|(_, entry)| is_lost(entry))
+}
+
+/// Entries, and the ranges that they are newer than, as one group.
+fn dense(mut entries: Vec<(u64, Entry)>, holes: &RangeSet) -> Vec<Change> {
+    // Records of one page share their epoch: sorted by block alone, the entries of an attach and of the one before would alternate.
+    entries.sort_unstable_by_key(|(block, entry)| (entry.epoch(), *block));
+    let holes = holes.iter().map(|range| Change::Hole(range.start, range.end - range.start));
+    holes.chain(entries.into_iter().map(|(block, entry)| Change::Block(block, entry))).collect()
 }

@@ -26,6 +26,8 @@ pub(super) struct Pending {
     /// Number of this group within the attach.
     number: u64,
     changes: Vec<Change>,
+    /// Discarded ranges among them.
+    holes: usize,
     /// Slots whose entries were replaced in the dirty map: nobody needs them once this group is durable.
     pub(super) replaced: Vec<u64>,
     /// The same for discarded blocks: the next checkpoint gives their space back to the host.
@@ -38,11 +40,17 @@ impl Pending {
         if self.changes.is_empty() {
             self.since = Some(Instant::now());
         }
+        self.holes += usize::from(matches!(change, Change::Hole(..)));
         self.changes.push(change);
     }
 
     pub(super) fn len(&self) -> usize {
         self.changes.len()
+    }
+
+    /// How many discarded ranges wait, those that touch counted each.
+    pub(super) const fn holes(&self) -> usize {
+        self.holes
     }
 
     /// When the oldest change came.
@@ -72,11 +80,17 @@ pub(super) struct Log {
     pub(super) ring_pages: u64,
     /// Groups of this attach that are durable.
     durable: u64,
+    /// Where pages, and the records of one, are put together.
+    pages: Vec<u8>,
+    records: Vec<LogRecord>,
 }
+
+/// Pages for which memory is kept from one group to the next.
+const PAGES_KEPT: usize = 8;
 
 impl Log {
     pub(super) const fn new(state: Anchor, next: u64, head: u64, ring_pages: u64) -> Self {
-        Self { state, next, head, ring_pages, durable: 0 }
+        Self { state, next, head, ring_pages, durable: 0, pages: Vec::new(), records: Vec::new() }
     }
 
     /// Pages in use.
@@ -101,22 +115,30 @@ impl Log {
         hole: Entry,
         compaction: bool,
     ) -> Result<Anchor, VolumeError> {
-        let pages = split(changes, hole);
-        if u64::try_from(pages.len()).unwrap_or(u64::MAX) > self.free() {
+        let count_of = pages_of(changes);
+        if u64::try_from(count_of).unwrap_or(u64::MAX) > self.free() {
             return Err(VolumeError::NoSpace);
         }
         let group = self.state.commit + 1;
         let mut chain = self.state.chain;
-        let mut bytes = vec![0; pages.len() * BLOCK];
-        let count_of = pages.len();
-        let out = bytes.as_chunks_mut::<BLOCK>().0;
-        for (place, ((record_epoch, records), page)) in pages.iter().zip(out.iter_mut()).enumerate() {
+        let (mut bytes, mut records) = (std::mem::take(&mut self.pages), std::mem::take(&mut self.records));
+        bytes.resize(count_of * BLOCK, 0);
+        let mut rest = changes;
+        for (place, page) in bytes.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
             let sequence = self.next + u64::try_from(place).expect("small");
             let last = place + 1 == count_of;
-            chain = seal_one(store, sequence, group, last, compaction, *record_epoch, records, &chain, page)?;
+            let (count, epoch) = first_page(rest);
+            let (here, after) = rest.split_at(count);
+            rest = after;
+            records.clear();
+            records.extend(here.iter().map(|change| record_of(change, hole)));
+            chain = seal_one(store, sequence, group, last, compaction, epoch, &records, &chain, page)?;
         }
         self.write_ring(store, &bytes)?;
         self.next += u64::try_from(count_of).expect("small");
+        bytes.truncate(PAGES_KEPT * BLOCK);
+        bytes.shrink_to(PAGES_KEPT * BLOCK);
+        (self.pages, self.records) = (bytes, records);
         Ok(Anchor { commit: group, chain })
     }
 
@@ -149,32 +171,39 @@ pub(super) fn dense_pages(entries: &[(u64, Entry)], holes: usize) -> u64 {
     u64::try_from(pages).unwrap_or(u64::MAX)
 }
 
-/// Records by page. Those of one page are of one epoch; holes have none and go with any.
-fn split(changes: &[Change], hole: Entry) -> Vec<(u32, Vec<LogRecord>)> {
-    let mut pages: Vec<(u32, Vec<LogRecord>)> = Vec::with_capacity(changes.len() / LOG_PAGE_RECORDS + 2);
-    for change in changes {
-        let (epoch, record) = record_of(change, hole);
-        match pages.last_mut() {
-            Some((of, records))
-                if records.len() < LOG_PAGE_RECORDS && (epoch == 0 || *of == 0 || *of == epoch) =>
-            {
-                *of = (*of).max(epoch);
-                records.push(record);
-            }
-            _ => pages.push((epoch, vec![record])),
+/// How many of the first changes go into one page, and the epoch of their data: there is one for all of them. Holes have none (0) and go
+/// with any.
+fn first_page(changes: &[Change]) -> (usize, u32) {
+    let mut of = 0;
+    for (place, change) in changes.iter().enumerate() {
+        let epoch = match change {
+            Change::Block(_, entry) if entry.is_data() => entry.epoch(),
+            Change::Block(..) | Change::Hole(..) => 0,
+        };
+        if place == LOG_PAGE_RECORDS || (epoch != 0 && of != 0 && of != epoch) {
+            return (place, of);
         }
+        of = of.max(epoch);
+    }
+    (changes.len(), of)
+}
+
+fn pages_of(mut changes: &[Change]) -> usize {
+    let mut pages = 0;
+    while !changes.is_empty() {
+        changes = &changes[first_page(changes).0..];
+        pages += 1;
     }
     pages
 }
 
-fn record_of(change: &Change, hole: Entry) -> (u32, LogRecord) {
+fn record_of(change: &Change, hole: Entry) -> LogRecord {
     match *change {
-        Change::Block(lba, entry) if entry.is_data() => (
-            entry.epoch(),
-            LogRecord::Write { lba, slot: entry.slot(), counter: entry.counter(), tag: *entry.tag() },
-        ),
-        Change::Block(lba, _) => (0, hole_record(lba, 1, hole)),
-        Change::Hole(lba, count) => (0, hole_record(lba, count, hole)),
+        Change::Block(lba, entry) if entry.is_data() => {
+            LogRecord::Write { lba, slot: entry.slot(), counter: entry.counter(), tag: *entry.tag() }
+        }
+        Change::Block(lba, _) => hole_record(lba, 1, hole),
+        Change::Hole(lba, count) => hole_record(lba, count, hole),
     }
 }
 

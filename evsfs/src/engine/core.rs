@@ -66,6 +66,8 @@ pub(super) struct Limits {
     pub(super) chunk: u64,
     /// Pages of trash that one checkpoint frees.
     pub(super) trash: usize,
+    /// Entries that a checkpoint leaves in the dirty map at most, because the host fails to read the page above them.
+    pub(super) carried: usize,
     /// Log pages that only a checkpoint or a compaction may use.
     pub(super) log_reserve: u64,
     /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
@@ -91,6 +93,10 @@ pub(super) struct Core {
     pub(super) anchors: Mutex<Anchors>,
     /// Whether this attach has synced before its first write.
     pub(super) settled: AtomicBool,
+    /// Dirty entries that were recovered when the volume was opened: by an attach with more memory there may have been more than the limit.
+    pub(super) recovered: usize,
+    /// Whether the log of this attach has had, once, the room that a cut needs.
+    pub(super) roomy: AtomicBool,
     /// Whether a copy of the header is not the one that counts.
     pub(super) stale_header: AtomicBool,
     pub(super) checkpointer: Mutex<Checkpointer>,

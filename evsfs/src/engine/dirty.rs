@@ -4,11 +4,12 @@
 //! entries are in the map. Both layers of a block stand under one lock, so a look-up never falls between them. Readers of other
 //! blocks do not meet: there are 64 locks, each for whole runs of 256 blocks (1 MiB).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
+use super::map::{is_lost, lost};
 use super::ranges::RangeSet;
 use crate::format::Entry;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -56,6 +57,9 @@ pub(super) type BlockMap<T> = HashMap<u64, T, BuildHasherDefault<BlockHasher>>;
 #[derive(Default)]
 struct Layer {
     entries: BlockMap<Entry>,
+    /// The runs of 256 blocks that have entries: so few of them must be looked at to find those of a range, or the next one. Some may have
+    /// none any more.
+    runs: BTreeSet<u32>,
     /// Discarded ranges. An entry of the same layer is newer than the range that it lies in: a range that comes drops those.
     holes: Arc<RangeSet>,
 }
@@ -67,6 +71,58 @@ impl Layer {
         }
         self.holes.contains(block).then_some(hole)
     }
+
+    fn insert(&mut self, block: u64, entry: Entry) -> Option<Entry> {
+        let old = self.entries.insert(block, entry);
+        if old.is_none() {
+            self.runs.insert(run_of(block));
+        }
+        old
+    }
+
+    /// Takes out the entries of a range and hands them to `dropped`.
+    fn remove(&mut self, range: &Range<u64>, dropped: &mut impl FnMut(Entry)) {
+        let runs: Vec<u32> = self.runs.range(runs_of(range)).copied().collect();
+        let blocks = runs.len().saturating_mul(1 << CHUNK_BITS);
+        if blocks > self.entries.len() {
+            self.entries.retain(|block, entry| {
+                let hidden = range.contains(block);
+                if hidden {
+                    dropped(*entry);
+                }
+                !hidden
+            });
+        } else {
+            for run in &runs {
+                let blocks = blocks_of(*run);
+                for block in blocks.start.max(range.start)..blocks.end.min(range.end) {
+                    if let Some(entry) = self.entries.remove(&block) {
+                        dropped(entry);
+                    }
+                }
+            }
+        }
+        for run in runs {
+            let blocks = blocks_of(run);
+            if range.start <= blocks.start && blocks.end <= range.end {
+                self.runs.remove(&run);
+            }
+        }
+    }
+}
+
+/// The run that a block belongs to.
+fn run_of(block: u64) -> u32 {
+    u32::try_from(block >> CHUNK_BITS).expect("a volume has at most 2^35 blocks")
+}
+
+/// The runs that a range, which is not empty, lies in.
+fn runs_of(range: &Range<u64>) -> RangeInclusive<u32> {
+    run_of(range.start)..=run_of(range.end - 1)
+}
+
+fn blocks_of(run: u32) -> Range<u64> {
+    u64::from(run) << CHUNK_BITS..(u64::from(run) + 1) << CHUNK_BITS
 }
 
 /// Blocks that share a lock.
@@ -105,13 +161,23 @@ impl ShardGuard<'_> {
         self.shard.find(block, hole)
     }
 
-    /// Puts an entry into the active layer and gives back the one that it replaces there.
+    /// Puts a frozen entry into the active layer, unless that has something newer, which is false then.
+    pub(super) fn carry_over(&mut self, block: u64, entry: Entry) -> bool {
+        let is_newest = self.shard.active.find(block, entry).is_none();
+        if is_newest {
+            self.insert(block, entry);
+        }
+        is_newest
+    }
+
+    /// Puts an entry into the active layer and gives back the one that it replaces there, unless that stands for something lost: it has no
+    /// slot that anybody could free.
     pub(super) fn insert(&mut self, block: u64, entry: Entry) -> Option<Entry> {
-        let old = self.shard.active.entries.insert(block, entry);
+        let old = self.shard.active.insert(block, entry);
         if old.is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
-        old
+        old.filter(|old| !is_lost(old))
     }
 }
 
@@ -122,7 +188,7 @@ pub(super) struct DirtyMap {
     frozen: AtomicUsize,
     ranges: AtomicUsize,
     frozen_ranges: AtomicUsize,
-    /// Goes up when entries move: at a cut, and when frozen entries have come into the map.
+    /// Goes up when entries move: at a cut, when it is undone, and when frozen entries have come into the map.
     moves: AtomicU64,
 }
 
@@ -156,50 +222,62 @@ impl DirtyMap {
         ShardGuard { shard: self.shards[Self::index(block)].write(), count: &self.active }
     }
 
-    /// Records a discarded range in the active layer, drops the entries that it hides, and hands each to `dropped`. The caller
-    /// keeps writers away; readers see each block either before or after.
+    /// Whether a range is discarded already in the active layer, and nothing was written into it since. The caller keeps writers away.
+    pub(super) fn is_hole(&self, range: &Range<u64>) -> bool {
+        self.shards[0].read().active.holes.covers(range)
+            && self.shards.iter().all(|shard| shard.read().active.runs.range(runs_of(range)).next().is_none())
+    }
+
+    /// Records a discarded range, which is not empty, in the active layer, drops the entries that it hides, and hands each to `dropped` that
+    /// has something to be freed. The caller keeps writers away; readers see each block either before or after.
     pub(super) fn insert_hole(&self, range: &Range<u64>, mut dropped: impl FnMut(Entry)) {
+        let mut dropped = |entry| {
+            if !is_lost(&entry) {
+                dropped(entry);
+            }
+        };
         let mut holes = RangeSet::clone(&self.shards[0].read().active.holes);
         holes.insert(range.clone());
         self.ranges.store(holes.len(), Ordering::Relaxed);
         let holes = Arc::new(holes);
-        for shard in &self.shards {
-            shard.write().active.holes = Arc::clone(&holes);
-        }
         let mut gone = 0;
-        let few = usize::try_from(range.end - range.start).is_ok_and(|blocks| blocks < self.active_len());
-        if few {
-            let mut block = range.start;
-            while block < range.end {
-                let end = range.end.min(((block >> CHUNK_BITS) + 1) << CHUNK_BITS);
-                let mut shard = self.shards[Self::index(block)].write();
-                for entry in (block..end).filter_map(|block| shard.active.entries.remove(&block)) {
-                    dropped(entry);
-                    gone += 1;
-                }
-                block = end;
-            }
-        } else if self.active_len() > 0 {
-            for shard in &self.shards {
-                shard.write().active.entries.retain(|block, entry| {
-                    let hidden = range.contains(block);
-                    if hidden {
-                        dropped(*entry);
-                        gone += 1;
-                    }
-                    !hidden
-                });
-            }
+        for shard in &self.shards {
+            let active = &mut shard.write().active;
+            active.holes = Arc::clone(&holes);
+            active.remove(range, &mut |entry| {
+                gone += 1;
+                dropped(entry);
+            });
         }
         self.active.fetch_sub(gone, Ordering::Relaxed);
     }
 
+    /// The file ends before this slot: what the active layer has in it, or behind it, is lost, and refers to no slot from now on. Gives the
+    /// first block and how many there are.
+    pub(super) fn lose_from(&self, end: u64) -> Option<(u64, u64)> {
+        let mut gone: Option<(u64, u64)> = None;
+        for shard in &self.shards {
+            for (block, entry) in &mut shard.write().active.entries {
+                if entry.is_data() && entry.slot() >= end {
+                    *entry = lost(0);
+                    let (first, blocks) = gone.unwrap_or((*block, 0));
+                    gone = Some((first.min(*block), blocks + 1));
+                }
+            }
+        }
+        gone
+    }
+
     /// Whether neither layer holds anything, so that a look-up can be spared. A cut fills the counts of the frozen layer before it
     /// empties those of the active one, so whoever looks in the other order never finds both empty by mistake.
+    ///
+    /// Where a cut is undone they go the other way, which is told by the count of moves.
     pub(super) fn is_empty(&self) -> bool {
         let count = |counter: &AtomicUsize| counter.load(Ordering::Acquire);
+        let moves = self.moves();
         count(&self.active) + count(&self.ranges) == 0
             && count(&self.frozen) + count(&self.frozen_ranges) == 0
+            && self.moves() == moves
     }
 
     /// The cut: the active layer becomes the frozen one. The caller keeps writers away, and nothing is frozen yet.
@@ -224,6 +302,57 @@ impl DirtyMap {
         self.frozen.store(0, Ordering::Release);
         self.frozen_ranges.store(0, Ordering::Release);
         self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// The frozen layer before this block is in the map now, as in [`Self::clear_frozen`].
+    pub(super) fn clear_frozen_before(&self, end: u64) {
+        let mut left = 0;
+        let holes = Arc::new(self.shards[0].read().frozen.holes.clipped(end..u64::MAX));
+        for shard in &self.shards {
+            let frozen = &mut shard.write().frozen;
+            if end > 0 {
+                frozen.remove(&(0..end), &mut |_| {});
+            }
+            frozen.holes = Arc::clone(&holes);
+            left += frozen.entries.len();
+        }
+        self.frozen.store(left, Ordering::Release);
+        self.frozen_ranges.store(holes.len(), Ordering::Release);
+        self.moves.fetch_add(1, Ordering::Release);
+    }
+
+    /// Undoes a cut: what is frozen becomes active again, under what came since, and gives the slots of what that hides. The caller keeps writers
+    /// away.
+    pub(super) fn thaw(&self) -> Vec<u64> {
+        let (frozen, newer) = {
+            let first = self.shards[0].read();
+            (Arc::clone(&first.frozen.holes), Arc::clone(&first.active.holes))
+        };
+        let mut all = RangeSet::clone(&newer);
+        frozen.iter().for_each(|range| all.insert(range));
+        self.ranges.store(all.len(), Ordering::Release);
+        let all = Arc::new(all);
+        let mut hidden = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.write();
+            let Layer { entries, .. } = std::mem::take(&mut shard.frozen);
+            for (block, entry) in entries {
+                if shard.active.entries.contains_key(&block) || newer.contains(block) {
+                    if entry.is_data() && !is_lost(&entry) {
+                        hidden.push(entry.slot());
+                    }
+                } else {
+                    shard.active.insert(block, entry);
+                    self.active.fetch_add(1, Ordering::Release);
+                }
+            }
+            shard.active.holes = Arc::clone(&all);
+        }
+        // In this order: see `is_empty`.
+        self.moves.fetch_add(1, Ordering::AcqRel);
+        self.frozen.store(0, Ordering::Release);
+        self.frozen_ranges.store(0, Ordering::Release);
+        hidden
     }
 
     /// See the field: who looks in several places compares it before and after.
@@ -259,6 +388,17 @@ impl DirtyMap {
         (blocks, holes)
     }
 
+    /// What is frozen from this block on: entries, in no order, and ranges.
+    pub(super) fn frozen_from(&self, start: u64) -> (Vec<(u64, Entry)>, RangeSet) {
+        let mut entries = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let here = shard.frozen.entries.iter().filter(|(block, _)| **block >= start);
+            entries.extend(here.map(|(block, entry)| (*block, *entry)));
+        }
+        (entries, self.shards[0].read().frozen.holes.clipped(start..u64::MAX))
+    }
+
     /// A frozen entry.
     pub(super) fn frozen_entry(&self, block: u64) -> Option<Entry> {
         self.shards[Self::index(block)].read().frozen.entries.get(&block).copied()
@@ -291,12 +431,24 @@ impl DirtyMap {
 
     /// The first block at or after `block` with an entry in either layer.
     pub(super) fn next_entry(&self, block: u64) -> Option<u64> {
-        let of = |shard: &RwLock<Shard>| {
-            let shard = shard.read();
-            let keys = shard.active.entries.keys().chain(shard.frozen.entries.keys());
-            keys.copied().filter(|key| *key >= block).min()
-        };
-        self.shards.iter().filter_map(of).min()
+        let mut from = run_of(block);
+        loop {
+            let next = |shard: &RwLock<Shard>| {
+                let shard = shard.read();
+                let runs = |layer: &Layer| layer.runs.range(from..).next().copied();
+                [runs(&shard.active), runs(&shard.frozen)].into_iter().flatten().min()
+            };
+            let run = self.shards.iter().filter_map(next).min()?;
+            let blocks = blocks_of(run);
+            let shard = self.shards[Self::index(blocks.start)].read();
+            let has = |block: &u64| {
+                shard.active.entries.contains_key(block) || shard.frozen.entries.contains_key(block)
+            };
+            if let Some(found) = (blocks.start.max(block)..blocks.end).find(has) {
+                return Some(found);
+            }
+            from = run + 1;
+        }
     }
 }
 
@@ -340,6 +492,85 @@ mod tests {
         assert_eq!(map.frozen_entry(6), Some(entry(103)));
         assert_eq!((find(&map, 7), find(&map, 1000)), (Found::Frozen(Entry::ABSENT), Found::Below));
         assert_eq!((map.next_entry(0), map.next_entry(7)), (Some(6), None));
+    }
+
+    /// However the entries lie, those of a range go and the others stay, and the next one is found.
+    #[test]
+    fn entries_of_a_range_are_found_by_the_runs_that_they_lie_in() {
+        for step in [1, 3, 200, 256, 1_000] {
+            let map = DirtyMap::new();
+            let blocks: Vec<u64> = (0..2_000).map(|number| number * step).collect();
+            for block in &blocks {
+                map.lock(*block).insert(*block, entry(*block));
+            }
+            let (start, end) = (blocks[300] + 1, blocks[1_700]);
+            let mut dropped = 0;
+            assert!(!map.is_hole(&(start..end)));
+            map.insert_hole(&(start..end), |_| dropped += 1);
+            assert_eq!((dropped, map.active_len()), (1_399, 601), "step {step}");
+            assert_eq!(map.next_entry(start), Some(end));
+            assert_eq!(map.next_entry(blocks[1_999]), Some(blocks[1_999]));
+            assert_eq!(map.next_entry(blocks[1_999] + 1), None);
+            let whole = (start.next_multiple_of(256), end / 256 * 256);
+            assert!(map.is_hole(&(whole.0..whole.1)), "step {step}");
+            map.lock(whole.0).insert(whole.0, entry(1));
+            assert!(!map.is_hole(&(whole.0..whole.1)));
+            map.freeze();
+            assert!(!map.is_hole(&(whole.0..whole.1)), "that is the other layer");
+            assert_eq!(map.next_entry(start), Some(whole.0));
+        }
+    }
+
+    /// A log with many of both must not keep an attach busy.
+    #[test]
+    fn f6_ranges_beside_many_entries_cost_no_look_at_them() {
+        let map = DirtyMap::new();
+        for block in 0..100_000 {
+            map.lock(block).insert(block, entry(block));
+        }
+        let start = std::time::Instant::now();
+        for number in 0..5_000 {
+            map.insert_hole(&(1_000_000 + number % 2..2_000_000), |_| panic!("nothing lies there"));
+            map.next_entry(500_000);
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
+        assert_eq!(map.active_len(), 100_000);
+    }
+
+    #[test]
+    fn a_cut_that_is_undone_goes_under_what_came_since() {
+        let map = DirtyMap::new();
+        for block in [1, 2, 3, 600, 900] {
+            map.lock(block).insert(block, entry(100 + block));
+        }
+        map.insert_hole(&(5000..6000), |_| {});
+        map.freeze();
+        map.lock(2).insert(2, entry(7));
+        map.insert_hole(&(500..700), |_| {});
+        map.lock(650).insert(650, entry(8));
+        assert_eq!(map.frozen_from(600).0.len(), 2);
+        // The part before block 2 is in the map.
+        map.clear_frozen_before(2);
+        assert_eq!((find(&map, 1), map.len()), (Found::Below, 6));
+        let before = map.moves();
+        let mut hidden = map.thaw();
+        hidden.sort_unstable();
+        assert_eq!(hidden, [102, 700]);
+        assert_ne!(map.moves(), before);
+        assert_eq!((map.active_len(), map.active_ranges(), map.len()), (4, 2, 4));
+        for (block, slot) in [(2, 7), (3, 103), (650, 8), (900, 1000)] {
+            assert_eq!(find(&map, block), Found::Active(entry(slot)));
+        }
+        for hole in [600, 5500] {
+            assert_eq!(find(&map, hole), Found::Active(Entry::ABSENT));
+        }
+        map.freeze();
+        assert_eq!(map.frozen().0, [2, 3, 650, 900]);
+        map.clear_frozen_before(3000);
+        assert_eq!((map.len(), map.frozen_from(0).1), (0, map.frozen().1.clipped(5000..6000)));
+        assert!(!map.is_empty());
+        map.clear_frozen();
+        assert!(map.is_empty());
     }
 
     #[test]

@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use super::commit::Change;
 use super::core::Core;
-use super::dirty::CHUNK_BITS;
+use super::dirty::{CHUNK_BITS, Found};
 use super::error::VolumeError;
 use super::read::BATCH;
+use super::write::RANGES_MOST;
 use crate::format::Entry;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 
@@ -21,12 +22,23 @@ impl Core {
         let (first, last) = (offset.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
         if first > last {
             // Within one block.
-            return self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")]);
+            return self.zero_part(offset, len);
         }
-        let zeros = [0; BLOCK];
-        self.write(offset, &zeros[..usize::try_from(first - offset).expect("less than a block")])?;
-        self.write(last, &zeros[..usize::try_from(end - last).expect("less than a block")])?;
-        let blocks = first / BLOCK_BYTES..last / BLOCK_BYTES;
+        // The ends last: they are written, so on a full host they need what the rest gives back.
+        self.discard_blocks(first / BLOCK_BYTES..last / BLOCK_BYTES)?;
+        self.zero_part(offset, first - offset)?;
+        self.zero_part(last, end - last)
+    }
+
+    /// A part of a block, unless the block is a hole already.
+    fn zero_part(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
+        if len == 0 || self.resolve_one(offset / BLOCK_BYTES)? == self.hole {
+            return Ok(());
+        }
+        self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")])
+    }
+
+    fn discard_blocks(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
         if blocks.end - blocks.start > ENTRIES_MOST {
             return self.discard_range(&blocks);
         }
@@ -40,11 +52,32 @@ impl Core {
         Ok(())
     }
 
+    /// As [`Self::admit`]; but where there is no space for the checkpoint that would make room in the dirty map, a discard comes in all the same, for it is
+    /// what gives space. There is memory for as many entries again, as nothing is frozen then; `growth` says by how many it grows.
+    fn admit_discard(&self, changes: usize, growth: impl FnOnce() -> usize) -> Result<(), VolumeError> {
+        match self.admit(changes) {
+            Err(VolumeError::NoSpace) => {}
+            admitted => return admitted,
+        }
+        let growth = growth();
+        let most = self.limits.dirty + self.limits.dirty.max(self.recovered);
+        let has_memory = (growth == 0 || self.dirty.len() + growth <= most)
+            && self.dirty.active_ranges() < 2 * RANGES_MOST
+            && {
+                let pending = self.pending.lock();
+                pending.len() + changes <= self.limits.group && pending.holes() < RANGES_MOST
+            };
+        if has_memory { Ok(()) } else { Err(VolumeError::NoSpace) }
+    }
+
     /// A large range: one record, whatever its length.
     fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
-        self.admit(1)?;
+        self.admit_discard(1, || 0)?;
         // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
+        if self.dirty.is_hole(blocks) {
+            return Ok(());
+        }
         let mut pending = Vec::new();
         self.dirty.insert_hole(blocks, |entry| {
             if entry.is_data() {
@@ -65,12 +98,19 @@ impl Core {
         if now.iter().all(|entry| *entry == self.hole) {
             return Ok(());
         }
-        self.admit(now.len())?;
+        let growth = || {
+            let mut growth = 0;
+            self.dirty.find_each(blocks.clone(), self.hole, |_, found| {
+                growth += usize::from(!matches!(found, Found::Active(_)));
+            });
+            growth
+        };
+        self.admit_discard(now.len(), growth)?;
         let _gate = self.gate.read();
         let mut shard = self.dirty.lock(blocks.start);
         let mut pending = self.pending.lock();
         for (block, was) in blocks.zip(now) {
-            if *was == self.hole && shard.find(block, self.hole) == super::dirty::Found::Below {
+            if *was == self.hole && shard.find(block, self.hole) == Found::Below {
                 continue;
             }
             if let Some(old) = shard.insert(block, self.hole)

@@ -62,8 +62,11 @@ impl Epochs {
         }
         let keys = Arc::new(self.keys.now().of_epoch(epoch).epoch(&salt));
         let mut ready = self.ready.write();
-        if ready.len() >= KEYS_KEPT {
-            ready.clear();
+        // Any of them: who reads all over more epochs than are kept finds as many of them as can be.
+        if ready.len() >= KEYS_KEPT
+            && let Some(other) = ready.keys().next().copied()
+        {
+            ready.remove(&other);
         }
         ready.insert(u64::from(epoch), Arc::clone(&keys));
         Some(keys)
@@ -183,6 +186,16 @@ mod tests {
         assert_eq!(epochs.len(), 5);
         assert_eq!(epochs.salt(1), Some([9; 16]));
         assert!(epochs.keys(5).is_some() && epochs.keys(6).is_none() && epochs.keys(0).is_none());
+    }
+
+    #[test]
+    fn of_more_epochs_than_are_kept_ready_one_goes_at_a_time() {
+        let epochs = epochs(1024);
+        for id in 1..=300 {
+            assert!(epochs.learn(id, &[u8::try_from(id % 251).unwrap() + 1; 16]) == (id != 1));
+            assert!(epochs.keys(id).is_some());
+        }
+        assert_eq!(epochs.ready.read().len(), KEYS_KEPT);
     }
 
     #[test]

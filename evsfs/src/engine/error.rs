@@ -16,6 +16,9 @@ pub enum Damage {
     /// The file ends before it.
     #[error("the file was cut off before it")]
     Truncated,
+    /// An entry that stands for something lost: see docs/volume-format.md, "Entry".
+    #[error("it was lost with a damaged page above it, or with a part of the file that was cut off")]
+    Lost,
     /// It verifies, but says something that no writer writes.
     #[error("its contents contradict the format")]
     Malformed,
@@ -213,8 +216,17 @@ pub enum CreateError {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file ends before the first byte that a volume must have.
-    #[error("the file is too short to be a volume")]
-    TooShort,
+    #[error(
+        "volume {volume}: the file was cut off: it has {found} bytes, and {least} come before the first block: restore a backup"
+    )]
+    TooShort {
+        /// The volume.
+        volume: Uuid,
+        /// Length of the file in bytes.
+        found: u64,
+        /// What header, superblocks and log take.
+        least: u64,
+    },
     /// Header and keys belong to different volumes.
     #[error("the header is that of volume {header}, the keys are those of {keys}")]
     ForeignKeys {

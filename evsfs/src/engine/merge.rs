@@ -130,7 +130,9 @@ impl Core {
             match self.page(level, index, &reference.entry, true) {
                 Ok(page) => pages.push((*reference, Some(page))),
                 Err(reason) => {
-                    tracing::error!(volume = %self.store.uuid, level, index, %reason, "a snapshot's page is damaged: what it shares is kept");
+                    if let Some(untold) = self.reported.take(index * span(level)) {
+                        tracing::error!(volume = %self.store.uuid, level, index, %reason, untold, "a snapshot's page is damaged: what it shares is kept");
+                    }
                     return Err(reason);
                 }
             }
@@ -201,10 +203,7 @@ impl Merge<'_> {
         let before = match old.kind() {
             Kind::Page => match self.core.page(place.level, place.index, &old, place.level > 0) {
                 Ok(page) => Some(page),
-                // The page may be good: whoever writes gets the error, and the next checkpoint tries again (F11).
-                Err(reason @ Damage::Unreadable) => {
-                    return Err(self.core.damaged_page(place.level, place.blocks().start, reason));
-                }
+                Err(reason @ Damage::Unreadable) => return self.carry_over(place, old, items, reason),
                 Err(reason) => return self.replace_damaged(place, items, reason),
             },
             _ => None,
@@ -218,7 +217,7 @@ impl Merge<'_> {
         if let Err(reason) = pages
             && self.core.may_be_there(reason)
         {
-            return Err(self.core.damaged_page(place.level, place.blocks().start, reason));
+            return self.carry_over(place, old, items, reason);
         }
         let shared = shared || pages.is_err();
         let pages = pages.unwrap_or_default();
@@ -232,6 +231,34 @@ impl Merge<'_> {
             self.children(place, &mut page, items, &pages, shared)?;
         }
         self.finish(place, old, before.as_deref(), &page, keep_page)
+    }
+
+    /// The host fails to read what must be read to merge `items` and ranges into `old`. It may be good, so nothing is put in its place (F11),
+    /// and the next checkpoint tries again. A sector that is bad for good must not keep all the rest from the map, though: so `old` stays, and
+    /// what is newer stays in the dirty map and in the log, unless it is too much for them.
+    fn carry_over(
+        &mut self,
+        place: Place,
+        old: Entry,
+        items: &[u64],
+        reason: Damage,
+    ) -> Result<Entry, VolumeError> {
+        let core = self.core;
+        let blocks = place.blocks();
+        // A dead page reads as a hole already.
+        let discarded: Vec<Range<u64>> =
+            if old.aux() == DEAD { Vec::new() } else { self.holes.within(blocks.clone()).collect() };
+        let entries = items.iter().filter_map(|block| Some((*block, core.dirty.frozen_entry(*block)?)));
+        let count = discarded.iter().fold(items.len(), |count, range| {
+            count.saturating_add(usize::try_from(range.end - range.start).unwrap_or(usize::MAX))
+        });
+        if !self.work.carried.has_room(count) {
+            return Err(core.damaged_page(place.level, blocks.start, reason));
+        }
+        let holes = discarded.into_iter().flatten().filter(|block| items.binary_search(block).is_err());
+        self.work.carried.add(place, reason, entries.chain(holes.map(|block| (block, core.hole))));
+        self.work.wait_for_reads();
+        Ok(old)
     }
 
     /// A damaged page must not keep the whole volume from being written. What it held stays lost, and its slots stay taken (a check tells);

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use super::carry::Carried;
 use super::core::Core;
 use super::error::VolumeError;
 use super::merge::Place;
-use crate::format::layout::BLOCK;
+use crate::format::layout::{BLOCK, REGION_SLOTS};
 use crate::format::{Entry, MapPage, Tree};
 
 /// Pages that are collected before they are written, so that neighbours go out together.
@@ -32,6 +33,8 @@ pub(super) struct Work {
     using_reserve: bool,
     /// Something was not freed, because the host failed to read what says what it is.
     unread: bool,
+    /// What stays in the dirty map.
+    pub(super) carried: Carried,
 }
 
 impl Work {
@@ -39,6 +42,11 @@ impl Work {
     pub(super) fn new(freed: &[u64], discarded: &[u64]) -> Self {
         let freed = freed.iter().chain(discarded).copied().collect();
         Self { freed, punched: discarded.to_vec(), ..Self::default() }
+    }
+
+    /// The same; so many entries may stay in the dirty map that cannot be merged.
+    pub(super) fn carrying(self, most: usize) -> Self {
+        Self { carried: Carried::at_most(most), ..self }
     }
 
     /// For what can be left out when the host is full.
@@ -67,7 +75,7 @@ impl Work {
             }
             // As many as there are already, so that a small checkpoint takes few and a large one takes long runs.
             let count = u64::try_from(self.taken.len().clamp(1, BATCH)).expect("small");
-            let runs = match core.alloc.take(&core.store, count) {
+            let runs = match core.alloc.take_for_pages(&core.store, count) {
                 Ok(runs) => runs,
                 Err(VolumeError::NoSpace) if !self.without_reserve => {
                     let slot = core.alloc.take_reserved(&core.store)?;
@@ -82,6 +90,15 @@ impl Work {
             self.taken.extend(&self.spare);
         }
         Ok(self.spare.pop().expect("just filled"))
+    }
+
+    /// A new slot for a page that much of the rest needs to be read, near the start of the file. Of tables, and of pages of the map that are
+    /// far up, there are few.
+    pub(super) fn take_low(&mut self, core: &Core, few: bool) -> Result<u64, VolumeError> {
+        let low = if self.using_reserve { None } else { core.alloc.take_low(&core.store, few) };
+        let Some(slot) = low else { return self.take(core) };
+        self.taken.push(slot);
+        Ok(slot)
     }
 
     /// Marks a slot as free once the checkpoint is durable.
@@ -121,7 +138,7 @@ impl Work {
         page: &MapPage,
         keep: bool,
     ) -> Result<Entry, VolumeError> {
-        let slot = self.take(core)?;
+        let slot = if place.level == 0 { self.take(core)? } else { self.take_low(core, place.level > 1)? };
         let mut bytes = Box::new([0; BLOCK]);
         page.encode(&mut bytes);
         let entry = core.store.seal_page(Tree::Map, place.level, place.index, slot, bytes.as_mut_slice())?;
@@ -155,10 +172,13 @@ impl Work {
         spare.sort_unstable();
         self.taken.retain(|slot| spare.binary_search(slot).is_err());
         self.taken.sort_unstable();
-        // Entries of a hostile volume may name slots behind the end of the file, or one slot twice.
+        // Entries of a hostile volume, or of one whose file was cut off, may name slots behind the end of the file, or one slot twice. In the
+        // last region such slots are freed all the same: the file may grow to them again.
         let (file, _) = core.alloc.totals();
-        for slots in [&mut self.freed, &mut self.punched] {
-            slots.retain(|slot| *slot < file);
+        for (slots, end) in
+            [(&mut self.freed, file.next_multiple_of(REGION_SLOTS)), (&mut self.punched, file)]
+        {
+            slots.retain(|slot| *slot < end);
             slots.sort_unstable();
             slots.dedup();
         }

@@ -92,6 +92,9 @@ pub struct OpenOptions {
     pub background: bool,
     /// Never write to the file.
     pub read_only: bool,
+    /// Where the host fails to read the log, take that for its end: [`super::Volume::ends_unread`] tells. Only together with `read_only`, to
+    /// save what can be saved.
+    pub salvage: bool,
     /// What the key service knows of the volume.
     pub anchor: Option<Anchor>,
     /// Open it even if it is older than the anchor or does not descend from it ([`super::Volume::is_rollback`] tells).
@@ -115,6 +118,7 @@ impl Default for OpenOptions {
             memory: 192 << 20,
             background: true,
             read_only: false,
+            salvage: false,
             anchor: None,
             accept_rollback: false,
             base: None,

@@ -47,6 +47,11 @@ impl RangeSet {
             .map(move |have| have.start.max(span.start)..have.end.min(span.end))
     }
 
+    /// The set as far as it lies in `span`.
+    pub(super) fn clipped(&self, span: Range<u64>) -> Self {
+        Self(self.within(span).collect())
+    }
+
     /// Whether any part of `span` is in the set.
     pub(super) fn touches(&self, span: &Range<u64>) -> bool {
         self.within(span.clone()).next().is_some()
@@ -84,7 +89,9 @@ mod tests {
                 prop_assert_eq!(set.covers(&span), span.clone().all(|at| model.contains(&at)));
                 let parts: Vec<u64> = set.within(span.clone()).flatten().collect();
                 let expected: Vec<u64> = model.range(span).copied().collect();
-                prop_assert_eq!(parts, expected);
+                prop_assert_eq!(&parts, &expected);
+                let clipped: Vec<u64> = set.clipped(block..block + 7).iter().flatten().collect();
+                prop_assert_eq!(clipped, expected);
             }
             prop_assert!(set.0.windows(2).all(|pair| pair[0].end < pair[1].start));
         }

@@ -10,6 +10,7 @@ use super::error::{Damage, VolumeError};
 use super::params::BaseImage;
 use super::protection::Protection;
 use super::store::count;
+use super::write::PIECE;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
 use crate::sync::thread_local;
@@ -61,7 +62,7 @@ impl Core {
         self.read_entries(first, entries, base.as_deref(), buf)
     }
 
-    /// Reads blocks whose entries were looked up. Slots that follow one another are read in one go.
+    /// Reads blocks whose entries were looked up. Slots that follow one another are read in one go, up to [`PIECE`] of them.
     fn read_entries(
         &self,
         first: u64,
@@ -75,7 +76,10 @@ impl Core {
             let block = first + u64::try_from(at).expect("small");
             let part = &mut buf[at * BLOCK..(at + run) * BLOCK];
             if entries[at].is_data() {
-                self.read_run(block, &entries[at..at + run], part)?;
+                let pieces = entries[at..at + run].chunks(PIECE).zip(part.chunks_mut(PIECE * BLOCK));
+                for (block, (entries, part)) in (block..).step_by(PIECE).zip(pieces) {
+                    self.read_run(block, entries, part)?;
+                }
             } else if entries[at].is_absent() {
                 read_base(base, block, part)?;
             } else {

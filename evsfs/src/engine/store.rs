@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::epochs::Epochs;
 use super::error::{Damage, VolumeError};
+use super::map::is_lost;
 use super::protection::{Protection, Protections};
 use crate::backing::Backing;
-use crate::crypto::{Chain, Entropy, Keyring, TablePurpose, Tag, VolumeKeys};
+use crate::crypto::{Chain, Entropy, EpochKeys, Keyring, TablePurpose, Tag, VolumeKeys};
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Block, Entry, MapPage, TablePayload, Tree, data_aad, map_aad};
 use crate::sync::atomic::AtomicBool;
@@ -156,9 +157,15 @@ impl Store {
         if self.protections.has(Protection::ChainLink) { *chain } else { Chain([0; 32]) }
     }
 
+    fn keys_of(&self, entry: &Entry) -> Result<Arc<EpochKeys>, Damage> {
+        let unknown =
+            || if is_lost(entry) { Damage::Lost } else { Damage::UnknownEpoch { epoch: entry.epoch() } };
+        self.epochs.keys(entry.epoch()).ok_or_else(unknown)
+    }
+
     /// Opens a data block where it lies. On failure it holds nothing of the plaintext.
     pub(super) fn open_data(&self, entry: &Entry, lba: u64, block: &mut [u8]) -> Result<(), Damage> {
-        let keys = self.epochs.keys(entry.epoch()).ok_or(Damage::UnknownEpoch { epoch: entry.epoch() })?;
+        let keys = self.keys_of(entry)?;
         count(&self.counters.opens, 1);
         keys.data
             .open(entry.counter(), &data_aad(&self.uuid, lba), block, entry.tag())
@@ -175,7 +182,7 @@ impl Store {
     ) -> Result<Box<Block>, Damage> {
         let mut page = Box::new([0; BLOCK]);
         self.read(page.as_mut(), entry.slot())?;
-        let keys = self.epochs.keys(entry.epoch()).ok_or(Damage::UnknownEpoch { epoch: entry.epoch() })?;
+        let keys = self.keys_of(entry)?;
         count(&self.counters.opens, 1);
         let aad = map_aad(&self.uuid, tree, level, index);
         keys.map.open(entry.counter(), &aad, page.as_mut(), entry.tag()).map_err(|_| Damage::Tag)?;

@@ -118,7 +118,7 @@ impl Core {
         generation: u64,
         work: &mut Work,
     ) -> Result<Entry, VolumeError> {
-        let slot = work.take(self)?;
+        let slot = work.take_low(self, true)?;
         self.store.write_table(purpose, payload, slot, generation)
     }
 }

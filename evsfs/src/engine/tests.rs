@@ -1,5 +1,6 @@
 //! The engine on a backing in memory. Crashes of the power kind are simulated elsewhere (`evsfs/tests`).
 
+mod bad_sectors;
 mod behaviour;
 mod cost;
 mod model;

@@ -7,15 +7,16 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::alloc::Allocator;
+use super::alloc::{Allocator, Extent, FILE_SLOTS_MOST};
 use super::cache::{PAGE_COST, PageCache};
+use super::carry::CARRIED_MOST;
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
 use super::create::{create, header_is_stale};
 use super::dirty::{DirtyMap, entries_within};
 use super::epochs::Epochs;
-use super::error::{CreateError, OpenError, VolumeError};
+use super::error::{CreateError, Damage, OpenError, VolumeError};
 use super::params::{Anchor, BaseIdentity, BaseImage, CreateParams, OpenOptions};
 use super::protection::{Protection, Protections};
 use super::recovery::{check_anchor, newest_superblock, replay};
@@ -44,6 +45,7 @@ pub struct Volume {
     core: Arc<Core>,
     workers: Mutex<Vec<JoinHandle<()>>>,
     rollback: bool,
+    ends_unread: bool,
 }
 
 /// Stops a volume's writing for good, when it turns out to be somebody else's to write to (F12).
@@ -123,8 +125,10 @@ impl Volume {
         let counters = Counters::default();
         let barrier = Barrier::default();
         let store = Store { backing, uuid, keys, entropy, epochs, counters, protections, barrier };
-        if store.backing.len().map_err(VolumeError::Io)? < (RING_START + header.ring_pages) * BLOCK_BYTES {
-            return Err(OpenError::TooShort);
+        let found = store.backing.len().map_err(VolumeError::Io)?;
+        let least = (RING_START + header.ring_pages) * BLOCK_BYTES;
+        if found < least {
+            return Err(OpenError::TooShort { volume: uuid, found, least });
         }
         let superblock = newest_superblock(&store)?;
         let (tables, salts) = Tables::read(&store, &superblock)?;
@@ -146,12 +150,13 @@ impl Volume {
         options.base = options.base.take().filter(|_| header.base.is_some() && !copied);
         let hole = if options.base.is_some() { Entry::ZERO } else { Entry::ABSENT };
         let dirty = DirtyMap::new();
-        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole)?;
+        let salvage = options.salvage && options.read_only;
+        let replayed = replay(&store, &superblock, header.ring_pages, &dirty, hole, salvage)?;
         let descent = check_anchor(&store, &superblock, &replayed, &options)?;
         options.anchor = descent.anchor();
+        let (rollback, ends_unread) = (descent.is_accepted(), replayed.is_unread);
         let core = Arc::new(assemble(store, header, superblock, tables, dirty, replayed.log, hole, options)?);
-        let rollback = descent.is_accepted();
-        Ok(Self { core, workers: Mutex::default(), rollback })
+        Ok(Self { core, workers: Mutex::default(), rollback, ends_unread })
     }
 
     /// Starts the background threads that the options asked for. What was cut short goes on by itself.
@@ -170,6 +175,12 @@ impl Volume {
     #[must_use]
     pub const fn is_rollback(&self) -> bool {
         self.rollback
+    }
+
+    /// Whether the state is that of before a place of the log that the host failed to read: later ones may have been acknowledged.
+    #[must_use]
+    pub const fn ends_unread(&self) -> bool {
+        self.ends_unread
     }
 
     /// Size in bytes.
@@ -533,13 +544,16 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
     let writers = if options.background { WRITERS } else { 1 };
-    // A cut must always find room for the group that is pending, however full the log is.
-    let reserve = pages_for(number(group + writers * chunk))
+    let carried =
+        CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
+    // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge.
+    let reserve = pages_for(number(group + writers * chunk + carried))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
     let dirty = dirty.max(number(chunk));
     let deferred = DEFERRED_MOST.min(dirty);
-    Limits { dirty, group: number(group), chunk, trash, log_reserve: reserve, deferred }
+    let (group, carried) = (number(group), number(carried));
+    Limits { dirty, group, chunk, trash, carried, log_reserve: reserve, deferred }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -554,12 +568,17 @@ fn assemble(
     options: OpenOptions,
 ) -> Result<Core, OpenError> {
     let limits = limits(&superblock, header.ring_pages, &options);
-    // Never what the superblock says: it is at least as long, but for a file that was cut off, and nothing lies behind its end.
-    let file_slots = store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES;
+    // Where the superblock says more the file was cut off: nothing lies behind its end.
+    let file_slots = (store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES).min(FILE_SLOTS_MOST);
+    // No crash does this: what the log refers to was durable before the next group.
+    if let Some((block, blocks)) = dirty.lose_from(file_slots) {
+        let reason = Damage::Truncated;
+        tracing::error!(volume = %store.uuid, block, blocks, %reason, "blocks whose newest state is in the log only are lost");
+    }
     let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
     let alloc = Allocator::new(
         superblock.upper_allocation.clone(),
-        file_slots,
+        Extent { now: file_slots, once: superblock.file_slots },
         superblock.used_slots,
         header.ring_pages,
         // Bitmaps take a sixteenth of the memory, pages of the map a fifth, dirty entries under half; the rest is for what a checkpoint
@@ -573,6 +592,7 @@ fn assemble(
         }
         recovered => recovered?,
     }
+    let recovered = dirty.active_len();
     let cache = PageCache::new(number(options.memory / 5) / PAGE_COST);
     let root = Root { entry: superblock.root, height: superblock.height, blocks: superblock.blocks };
     let versions = tables.versions.clone();
@@ -598,6 +618,8 @@ fn assemble(
         deferred: Mutex::default(),
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
+        recovered,
+        roomy: AtomicBool::new(false),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         task,

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::core::Core;
 use super::error::VolumeError;
+use super::ration::Ration;
 use super::task::Step;
 
 /// Changes are committed at the latest this long after they came, plus one round.
@@ -30,6 +31,7 @@ pub(super) struct Signals {
     woken: Condvar,
     asked: AtomicBool,
     trash: AtomicBool,
+    failures: Ration,
 }
 
 impl Signals {
@@ -144,7 +146,7 @@ fn committer(core: &Core) {
         }
         let since = core.pending.lock().since();
         if since.is_some_and(|since| since.elapsed() >= COMMIT_AGE) {
-            report(core, core.commit());
+            report(core, Work::Commit, core.commit());
         }
     }
 }
@@ -166,20 +168,29 @@ fn checkpointer(core: &Core) {
         if core.check_writable().is_err() {
             continue;
         }
-        report(core, core.tend(last.elapsed() >= CHECKPOINT_ROUND));
+        report(core, Work::Checkpoint, core.tend(last.elapsed() >= CHECKPOINT_ROUND));
         if last.elapsed() >= CHECKPOINT_ROUND {
             last = Instant::now();
         }
     }
 }
 
-/// Failures reach whoever writes or flushes next; here they are only noted.
-fn report(core: &Core, result: Result<(), VolumeError>) {
-    match result {
-        // Said when it happened, and told to everybody who asks.
-        Ok(()) | Err(VolumeError::Poisoned | VolumeError::Superseded { .. }) => {}
-        Err(error) => tracing::warn!(volume = %core.store.uuid, %error, "background work failed"),
+/// Failures reach whoever writes or flushes next; here they are only noted, now and then: who tries again fails again.
+fn report(core: &Core, work: Work, result: Result<(), VolumeError>) {
+    // These two were said when it happened, and are told to everybody who asks.
+    if let Err(error) = result
+        && !matches!(error, VolumeError::Poisoned | VolumeError::Superseded { .. })
+        && let Some(untold) = core.signals.failures.take(work as u64)
+    {
+        tracing::warn!(volume = %core.store.uuid, %error, untold, "background work failed");
     }
+}
+
+/// What the threads do.
+#[derive(Clone, Copy)]
+enum Work {
+    Commit,
+    Checkpoint,
 }
 
 impl Core {

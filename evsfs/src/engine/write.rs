@@ -11,14 +11,15 @@ use super::protection::Protection;
 use super::store::count;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
 use crate::format::{Entry, data_aad};
+use crate::sync::atomic::Ordering;
 use crate::sync::{RwLockReadGuard, thread_local};
 
 /// Discarded ranges before a checkpoint: each look-up passes them.
-pub(super) const RANGES_MOST: usize = 1024;
+pub(crate) const RANGES_MOST: usize = 1024;
 
-/// Blocks that are sealed and then written together: few enough that the ciphertext is still in the core's own cache (L2) when the kernel
-/// copies it.
-const PIECE: usize = 32;
+/// Blocks that are sealed and then written together, or read and then opened: few enough that they are still in the core's own cache (L2)
+/// when they are touched for the second time.
+pub(super) const PIECE: usize = 32;
 
 thread_local! {
     /// Ciphertext on its way to the file.
@@ -75,9 +76,17 @@ impl Core {
     /// Waits until there is room for `changes` more. No lock is held here.
     pub(super) fn admit(&self, changes: usize) -> Result<(), VolumeError> {
         self.settle()?;
+        if !self.roomy.load(Ordering::Acquire) {
+            self.begin_with_room()?;
+        }
         loop {
             self.check_writable()?;
-            if self.pending.lock().len() + changes > self.limits.group {
+            let is_full = {
+                let pending = self.pending.lock();
+                // (Earlier programs take a group of many ranges for the end of the log, although they touch.)
+                pending.len() + changes > self.limits.group || pending.holes() >= RANGES_MOST
+            };
+            if is_full {
                 self.commit()?;
                 continue;
             }

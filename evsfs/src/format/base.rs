@@ -17,6 +17,19 @@ pub struct BaseReference {
     pub path: Text<1024>,
 }
 
+impl BaseReference {
+    /// What is to be said of a base that is not proved (docs/adr/0008).
+    pub const UNPROVED: &str = "the header is one of the first, which name the base by values that anybody can read in them: who may write the file \
+        of the base, and use a key of the key service, can exchange it unnoticed; while you trust it, copy what is read from it into \
+        the disk (`evsfs flatten`, `ecsctl disk flatten`), or make the disk anew from its image";
+
+    /// Whether it takes the base's own key to make a volume that passes for the base.
+    #[must_use]
+    pub const fn is_proved(&self) -> bool {
+        matches!(self.state, BaseState::Proven { .. })
+    }
+}
+
 /// How the state of a base is told from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BaseState {

@@ -145,8 +145,8 @@ pub struct Superblock {
     /// The anchor that was last sent to kmsd; whether it arrived may be unknown. No other is sent before that is known, so kmsd has
     /// `confirmed` or `offered`, whatever happens to this process.
     pub offered: Anchor,
-    /// The log behind this superblock must lead to this commit at least: more than `state` after a compaction, whose group holds what
-    /// the map does not. A log that ends before it was cut off, and the volume does not open.
+    /// The log behind this superblock must lead to this commit at least: more than `state` after a compaction, or a piece of a checkpoint, whose
+    /// group holds what the map does not. A log that ends before it was cut off, and the volume does not open.
     pub least_commit: u64,
     /// Written by a detach: nothing is in the log behind it.
     pub clean: bool,

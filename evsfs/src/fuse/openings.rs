@@ -87,21 +87,30 @@ impl Openings {
         self.state.lock().is_in_use(Extent::All)
     }
 
-    /// Lets nobody open the disk or a snapshot while the result lives.
+    /// Waits until nobody has the disk or a snapshot open any more, and lets nobody open them from that moment on, while the result lives.
+    /// The kernel says only some time after a file was closed that it was. `None` when somebody still has one open after `patience`; until
+    /// then they can be opened as ever.
     #[must_use]
-    pub fn close(&self) -> Closed<'_> {
-        self.close_to(Extent::All)
+    pub fn close(&self, patience: Duration) -> Option<Closed<'_>> {
+        self.close_to(Extent::All, patience)
     }
 
-    /// Lets nobody open the disk while the result lives; snapshots stay as they are, whatever happens to the disk.
+    /// The same for the disk alone; snapshots stay as they are, whatever happens to the disk.
     #[must_use]
-    pub fn close_disk(&self) -> Closed<'_> {
-        self.close_to(Extent::Disk)
+    pub fn close_disk(&self, patience: Duration) -> Option<Closed<'_>> {
+        self.close_to(Extent::Disk, patience)
     }
 
-    fn close_to(&self, extent: Extent) -> Closed<'_> {
-        self.state.lock().closed = extent;
-        Closed { openings: self, extent }
+    fn close_to(&self, extent: Extent, patience: Duration) -> Option<Closed<'_>> {
+        let end = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.is_in_use(extent) {
+            if self.unused.wait_until(&mut state, end).timed_out() && state.is_in_use(extent) {
+                return None;
+            }
+        }
+        state.closed = extent;
+        Some(Closed { openings: self })
     }
 }
 
@@ -109,30 +118,9 @@ impl Openings {
 #[derive(Debug)]
 pub struct Closed<'a> {
     openings: &'a Openings,
-    extent: Extent,
 }
 
 impl Closed<'_> {
-    /// Whether somebody has any of it open from before.
-    #[must_use]
-    pub fn is_in_use(&self) -> bool {
-        self.openings.state.lock().is_in_use(self.extent)
-    }
-
-    /// Waits until nobody has any of it open any more: the kernel says so only some time after a file was closed. False when somebody
-    /// still has after `patience`.
-    #[must_use]
-    pub fn wait_until_unused(&self, patience: Duration) -> bool {
-        let end = Instant::now() + patience;
-        let mut state = self.openings.state.lock();
-        while state.is_in_use(self.extent) {
-            if self.openings.unused.wait_until(&mut state, end).timed_out() {
-                return !state.is_in_use(self.extent);
-            }
-        }
-        true
-    }
-
     /// Nobody opens any of it ever again.
     pub fn for_good(self) {
         std::mem::forget(self);
@@ -151,15 +139,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn while_closed_nobody_enters_and_those_inside_are_seen() {
+    fn while_closed_nobody_enters() {
         for (inside, other) in [(Disk, Snapshot), (Snapshot, Disk)] {
             let openings = Openings::default();
             assert!(!openings.is_in_use() && openings.enter(inside) && openings.is_in_use());
-            let closed = openings.close();
-            assert!(!openings.enter(inside) && !openings.enter(other));
-            assert!(closed.is_in_use());
+            assert!(openings.close(Duration::ZERO).is_none());
             openings.leave(inside);
-            assert!(!closed.is_in_use());
+            let closed = openings.close(Duration::ZERO).unwrap();
+            assert!(!openings.enter(inside) && !openings.enter(other));
             drop(closed);
             assert!(openings.enter(inside) && openings.enter(other));
         }
@@ -169,24 +156,25 @@ mod tests {
     fn a_closed_disk_leaves_snapshots_alone() {
         let openings = Openings::default();
         assert!(openings.enter(Snapshot));
-        let closed = openings.close_disk();
-        assert!(!closed.is_in_use(), "who reads a snapshot does not see what happens to the disk");
+        let closed = openings.close_disk(Duration::ZERO);
+        assert!(closed.is_some(), "who reads a snapshot does not see what happens to the disk");
         assert!(openings.enter(Snapshot) && !openings.enter(Disk));
     }
 
     #[test]
-    fn the_last_to_leave_ends_the_wait() {
+    fn until_the_last_has_left_others_may_enter() {
         let openings = Openings::default();
         assert!(openings.enter(Disk) && openings.enter(Snapshot));
-        let closed = openings.close();
         openings.leave(Disk);
-        assert!(!closed.wait_until_unused(Duration::from_millis(1)));
+        assert!(openings.close(Duration::from_millis(1)).is_none());
         std::thread::scope(|scope| {
-            let waits = scope.spawn(|| closed.wait_until_unused(Duration::from_secs(60)));
+            let waits = scope.spawn(|| openings.close(Duration::from_secs(60)));
+            // However far the other one is.
+            assert!(openings.enter(Disk));
+            openings.leave(Disk);
             openings.leave(Snapshot);
-            assert!(waits.join().unwrap());
+            waits.join().unwrap().unwrap().for_good();
         });
-        closed.for_good();
         assert!(!openings.enter(Disk) && !openings.enter(Snapshot));
     }
 }

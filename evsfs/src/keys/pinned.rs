@@ -5,9 +5,7 @@
 
 use std::io;
 
-use rustix::mm::{Advice, MlockAllFlags, madvise, mlock, mlockall};
-use rustix::process::{Resource, getrlimit};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::mm::{Advice, madvise, mlock};
 
 /// Locks the pages that hold these bytes into memory, and leaves them out of core dumps, until the process ends. What else
 /// lies in the pages is locked with them.
@@ -26,21 +24,6 @@ pub fn pin(bytes: &[u8]) -> io::Result<()> {
         mlock(start, length)?;
     }
     Ok(())
-}
-
-/// Locks all memory of this process from now on, as far as it is used: derived keys and plaintext in buffers are never swapped
-/// out, and under memory pressure no request waits for swap. Only with the right to lock without bound: with a limit, later
-/// allocations would fail.
-///
-/// # Errors
-/// If the process has not that right.
-pub fn lock_memory() -> io::Result<()> {
-    let may = capabilities(None)?.effective.contains(CapabilitySet::IPC_LOCK)
-        || getrlimit(Resource::Memlock).current.is_none();
-    if !may {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT).map_err(Into::into)
 }
 
 #[cfg(test)]

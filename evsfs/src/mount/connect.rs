@@ -17,17 +17,22 @@ use rustix::net::{
     socketpair,
 };
 
-use super::Options;
+use super::{Options, Point};
 
 const KIND: &str = "fuse.evsfs";
 const SUBTYPE: &str = "evsfs";
 
 /// Mounts at `point` and gives back the connection, on which the kernel has begun to speak.
-pub(super) fn connect(point: &Path, options: &Options) -> io::Result<OwnedFd> {
-    if rustix::process::geteuid().is_root() { directly(point, options) } else { by_helper(point, options) }
+pub(super) fn connect(point: &Point, options: &Options) -> io::Result<OwnedFd> {
+    if rustix::process::geteuid().is_root() {
+        directly(&point.handle(), options)
+    } else {
+        // The helper takes care by itself that its caller may mount where the path leads.
+        by_helper(&point.path, options)
+    }
 }
 
-fn directly(point: &Path, options: &Options) -> io::Result<OwnedFd> {
+fn directly(point: &str, options: &Options) -> io::Result<OwnedFd> {
     let device = OwnedFd::from(OpenOptions::new().read(true).write(true).open("/dev/fuse")?);
     let mut data = format!(
         "fd={},rootmode=40000,user_id={},group_id={},default_permissions",

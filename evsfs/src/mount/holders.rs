@@ -69,15 +69,26 @@ pub fn of(mount: &MountEntry) -> Vec<Holder> {
     let mounts = table::read().unwrap_or_default();
     let mut found = loops(mount, &mounts);
     found.extend(swaps(mount));
-    found.extend(
-        mounts
-            .iter()
-            .filter(|other| other.id != mount.id)
-            .filter(|other| other.device == mount.device || is_below(&other.point, &mount.point))
-            .map(|other| Holder::Mount { point: other.point.clone() }),
-    );
+    let others = table::present(mount).ok().flatten().map(|present| present.others);
+    found.extend(others.into_iter().flatten().map(|other| Holder::Mount { point: other.point }));
     found.extend(processes(mount));
     found
+}
+
+/// What is mounted over a directory on the way to a mount, so that its path leads elsewhere.
+pub(super) fn covering(mount: &MountEntry) -> Vec<Holder> {
+    let mounts = table::read().unwrap_or_default();
+    let mut above = mount.id;
+    let mut way = Vec::new();
+    while let Some(entry) = mounts.iter().find(|entry| entry.id == above && !way.contains(&entry.id)) {
+        way.push(entry.id);
+        above = entry.parent;
+    }
+    let on_the_way = mounts.iter().filter(|other| mount.point.starts_with(&other.point));
+    on_the_way
+        .filter(|other| !way.contains(&other.id))
+        .map(|other| Holder::Mount { point: other.point.clone() })
+        .collect()
 }
 
 fn processes(mount: &MountEntry) -> Vec<Holder> {

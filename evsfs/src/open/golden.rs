@@ -3,10 +3,12 @@
 //! `tests/golden/N` has volumes of format N, deflated, and `contents.txt` with what they must read as. They stay for ever. With the same
 //! randomness and the same operations, today's code must write the newest of them again byte for byte.
 //!
-//! A new format gets a new directory: `EVSFS_GOLDEN=write cargo nextest run -p evsfs golden` writes the one of [`VERSION`].
+//! A new format gets a new directory: `EVSFS_GOLDEN=write cargo nextest run -p evsfs golden` writes the one of [`VERSION`]. Where only the
+//! places changed that a program chooses, the volumes of the one before stay in `tests/golden/N-what`.
 
 mod build;
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -144,16 +146,20 @@ fn whole(size: u64, mut read: impl FnMut(u64, &mut [u8]) -> Result<(), VolumeErr
     bytes
 }
 
-/// The directories of all formats, the oldest first.
+/// The directories of all formats, the oldest first; of one format, that of today's code last.
 fn releases() -> Vec<PathBuf> {
-    let mut found: Vec<(u16, PathBuf)> = fs::read_dir(home())
+    let mut found: Vec<(u16, Reverse<String>)> = fs::read_dir(home())
         .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter_map(|path| Some((path.file_name()?.to_str()?.parse().ok()?, path)))
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| Some((name.split('-').next()?.parse().ok()?, Reverse(name))))
         .collect();
     found.sort();
-    assert_eq!(found.last().map(|(number, _)| *number), Some(VERSION), "no golden volumes of this format");
-    found.into_iter().map(|(_, path)| path).collect()
+    assert_eq!(
+        found.last(),
+        Some(&(VERSION, Reverse(VERSION.to_string()))),
+        "no golden volumes of this format"
+    );
+    found.into_iter().map(|(_, Reverse(name))| home().join(name)).collect()
 }
 
 #[test]
@@ -226,7 +232,7 @@ fn golden_volumes_are_what_this_code_writes() {
             Line::read(golden),
             "format changed: version bump. The bytes that this code writes are not those of format {VERSION}. If the meaning of \
              the bytes changed, raise the version and write golden volumes of the new one; the old ones stay and must open. If only \
-             the choice of places changed, write those of this version anew"
+             the choice of places changed, keep them under another name and write those of this version anew"
         );
     }
     assert_eq!(lines.lines().count(), golden.lines().count());

@@ -4,13 +4,17 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown};
 
-use crate::disk::{Disk, Kind, MIB, each_kind, evsfs, refusal};
+use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
+use rustix::thread::{Uid, set_thread_res_uid};
+
+use crate::disk::{Disk, Kind, MIB, each_kind, evsfs, read, refusal};
 
 each_kind! {
     the_mount_holds_one_private_file;
     the_size_cannot_be_changed_from_within;
     owner_and_mode_can_be_changed_as_those_of_a_device;
     a_read_only_disk_takes_no_writes;
+    f7_who_has_given_up_his_rights_goes_on_with_what_he_has_open;
 }
 
 fn the_mount_holds_one_private_file(kind: Kind) {
@@ -73,4 +77,29 @@ fn a_read_only_disk_takes_no_writes(kind: Kind) {
     assert!(disk.umount().status.success());
     let (code, error) = refusal(&disk.umount());
     assert_eq!((code, error["code"].as_str()), (1, Some("not_attached")));
+}
+
+/// As a machine of `qemu_user` does: it opens the disk as root, and discards and asks for holes as somebody else.
+fn f7_who_has_given_up_his_rights_goes_on_with_what_he_has_open(kind: Kind) {
+    let disk = Disk::new(kind, MIB);
+    let view = disk.open();
+    view.write_all_at(&[1; 65536], 0).unwrap();
+    std::thread::scope(|scope| {
+        let done = scope.spawn(|| {
+            // Of this thread alone.
+            let nobody = Uid::from_raw(65_534);
+            set_thread_res_uid(nobody, nobody, nobody).unwrap();
+            let keep = FallocateFlags::KEEP_SIZE;
+            fallocate(&view, FallocateFlags::PUNCH_HOLE | keep, 0, 8192).unwrap();
+            fallocate(&view, FallocateFlags::ZERO_RANGE | keep, 8192, 4096).unwrap();
+            view.write_all_at(&[2; 4096], 32768).unwrap();
+            view.sync_all().unwrap();
+            assert_eq!(seek(&view, SeekFrom::Hole(40_000)).unwrap(), 65536);
+            assert_eq!(seek(&view, SeekFrom::End(0)).unwrap(), MIB);
+            fs::File::open(disk.path()).unwrap_err();
+        });
+        done.join().unwrap();
+    });
+    assert_eq!(read(&view, 0, 12288), [0; 12288]);
+    assert_eq!(read(&view, 32768, 4096), [2; 4096]);
 }

@@ -55,14 +55,14 @@ fn umount_of_what_is_not_attached() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     File::create(&file).unwrap();
-    for (target, code) in [
-        (file.as_path(), "not_attached"),
-        (dir.path(), "not_attached"),
-        (Path::new("/proc"), "not_attached"),
-        (&dir.path().join("missing"), "file_not_found"),
+    for (target, code, exit) in [
+        (file.as_path(), "not_attached", 1),
+        (dir.path(), "not_attached", 1),
+        (Path::new("/proc"), "not_attached", 1),
+        (&dir.path().join("missing"), "file_not_found", 5),
     ] {
-        let (_, error) = refusal(&evsfs(&[Path::new("umount"), Path::new("--json"), target]));
-        assert_eq!(error["code"], code, "{target:?}");
+        let (status, error) = refusal(&evsfs(&[Path::new("umount"), Path::new("--json"), target]));
+        assert_eq!((error["code"].as_str(), status), (Some(code), exit), "{target:?}");
     }
 }
 

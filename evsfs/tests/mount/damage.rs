@@ -198,22 +198,81 @@ fn f7_a_damaged_bitmap_is_reported_and_costs_no_data() {
     assert_eq!(saved_or_listed(&report, &saved, contents), 0);
 }
 
-/// The tables come last in such a file. Without them no key can be derived: nothing is shown, and nothing is left behind.
+/// Without its tables no key can be derived: nothing is shown, and nothing is left behind. They lie near the start.
 #[test]
-fn d10_a_file_that_was_cut_off_says_so() {
+fn d10_a_file_of_which_next_to_nothing_is_left_says_so() {
     let disk = filled();
-    let bytes = fs::read(disk.file()).unwrap();
-    let slot = slots(&bytes, |slot| *slot == contents(FIRST + 100))[0];
-    File::options().write(true).open(disk.file()).unwrap().set_len(slot as u64 * BLOCK).unwrap();
     let (file, saved) = (disk.file(), disk.dir().join("saved"));
-    for arguments in
-        [&[OsStr::new("check"), file.as_ref()][..], &["salvage".as_ref(), file.as_ref(), saved.as_ref()]]
-    {
-        let (code, error) = refusal(&evsfs(&[arguments, &["--json".as_ref()]].concat()));
-        assert_eq!(code, 5, "{error}");
-        assert!(error["message"].as_str().unwrap().contains("cut off"), "{error}");
+    // In front of the tables, and within the log.
+    for slots in [16 + 1024 + 256, 500] {
+        File::options().write(true).open(&file).unwrap().set_len(slots * BLOCK).unwrap();
+        for arguments in
+            [&[OsStr::new("check"), file.as_ref()][..], &["salvage".as_ref(), file.as_ref(), saved.as_ref()]]
+        {
+            let (code, error) = refusal(&evsfs(&[arguments, &["--json".as_ref()]].concat()));
+            assert_eq!(code, 5, "{error}");
+            assert!(error["message"].as_str().unwrap().contains("cut off"), "{error}");
+        }
+        assert!(!saved.exists(), "an output without contents stays");
     }
-    assert!(!saved.exists(), "an output without contents stays");
+}
+
+/// The end of the file is missing, with what was written last. All else is there, also when the disk is used again.
+#[test]
+fn d10_of_a_file_that_was_cut_off_what_is_left_is_read_saved_and_written_on() {
+    const LATER: u64 = 8192;
+    let mut disk = filled();
+    disk.attach();
+    let write = |disk: &Disk, first: u64, version: u64| {
+        let view = disk.open();
+        for block in first..first + 100 {
+            view.write_all_at(&contents(block + version), block * BLOCK).unwrap();
+        }
+        view.sync_all().unwrap();
+    };
+    write(&disk, LATER, 0);
+    disk.detach();
+    let bytes = fs::read(disk.file()).unwrap();
+    let cut = slots(&bytes, |slot| *slot == contents(LATER))[0];
+    File::options().write(true).open(disk.file()).unwrap().set_len(cut as u64 * BLOCK + 100).unwrap();
+
+    let (code, report) = check(&disk);
+    assert_eq!(
+        (code, &report["sound"], &report["bad_count"]),
+        (Some(5), &false.into(), &1.into()),
+        "{report}"
+    );
+    let bad = &report["bad"][0];
+    assert_eq!((&bad["block"], &bad["count"], &bad["page_level"]), (&LATER.into(), &128.into(), &0.into()));
+    assert!(bad["reason"].as_str().unwrap().contains("cut off"), "{bad}");
+    assert_eq!(report["blocks"], COUNT, "all others verify");
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!((code, &report["salvaged_bytes"]), (Some(5), &(COUNT * BLOCK).into()), "{report}");
+    assert_eq!(saved_or_listed(&report, &saved, contents), 0);
+    assert!((LATER..LATER + 100).all(|block| listed(&report, block)), "{report}");
+
+    disk.attach();
+    let view = disk.open();
+    let error = view.read_at(&mut [0; 4096], (LATER + 50) * BLOCK).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    drop(view);
+    let log = disk.log();
+    let told = |line: &&str| {
+        line.contains(&format!("block {LATER}")) && line.contains("cut off") && line.contains("volume")
+    };
+    assert!(log.lines().any(|line| told(&line)), "{log}");
+    write(&disk, LATER + 20, 5);
+    write(&disk, 12_000, 0);
+    disk.detach();
+    disk.attach();
+    let view = disk.open();
+    for block in (FIRST..FIRST + COUNT).chain(12_000..12_100) {
+        assert!(read(&view, block * BLOCK, 4096) == contents(block), "block {block}");
+    }
+    for block in LATER + 20..LATER + 120 {
+        assert!(read(&view, block * BLOCK, 4096) == contents(block + 5), "block {block}");
+    }
+    assert!(view.read_at(&mut [0; 4096], (LATER + 3) * BLOCK).is_err(), "what was lost is no hole");
 }
 
 /// A guest that reads a bad block in a loop does not fill the disk that the log is on.

@@ -17,6 +17,9 @@ each_kind! {
     a_dead_mount_says_so_and_is_replaced_by_the_next_attach;
     a_dead_mount_is_cleared_by_umount;
     d4_a_busy_disk_stays_and_says_who_holds_it;
+    a_sigterm_that_finds_the_disk_in_use_counts_when_it_is_closed;
+    d4_a_refused_detach_keeps_nobody_from_opening_the_disk;
+    d4_from_another_network_namespace_detach_waits_for_the_end;
     f12_the_second_attach_names_the_first;
     an_unmount_by_other_means_ends_the_process_cleanly;
     d4_a_copy_of_the_mount_in_another_namespace_does_not_keep_the_disk;
@@ -89,16 +92,67 @@ fn d4_a_busy_disk_stays_and_says_who_holds_it(kind: Kind) {
     let device = Loop::over(&disk.path());
     let (code, error) = refusal(&disk.umount());
     assert!(code == 3 && error["message"].as_str().unwrap().contains(device.0.to_str().unwrap()), "{error}");
-    disk.signal(Signal::TERM);
-    // For the moment of the attempt nobody can open the disk.
-    while !disk.log().contains("not detached") {
-        std::thread::yield_now();
-    }
     run("dd", &[&format!("if={}", device.0.display()), "of=/dev/null", "count=8"]);
     drop(device);
     assert_eq!(read(&disk.open(), 0, 7), b"goes on");
     assert!(disk.umount().status.success());
     assert!(ended(disk.pid, SOON));
+}
+
+/// At a shutdown nobody sends a second one.
+fn a_sigterm_that_finds_the_disk_in_use_counts_when_it_is_closed(kind: Kind) {
+    let mut disk = Disk::new(kind, MIB);
+    let held = disk.open();
+    disk.signal(Signal::TERM);
+    let sent = Instant::now();
+    while !disk.log().contains("not detached") {
+        assert!(sent.elapsed() < SOON, "{}", disk.log());
+        std::thread::yield_now();
+    }
+    assert!(disk.log().contains(&format!("process {}", std::process::id())), "{}", disk.log());
+    held.write_all_at(b"goes on", 0).unwrap();
+    assert!(!ended(disk.pid, Duration::ZERO));
+    drop(held);
+    assert!(ended(disk.pid, SOON), "{}", disk.log());
+    assert!(!is_mounted(&disk));
+    disk.attach();
+    assert_eq!(read(&disk.open(), 0, 7), b"goes on");
+}
+
+/// Those who may open it are not kept out by somebody who may not detach it.
+fn d4_a_refused_detach_keeps_nobody_from_opening_the_disk(kind: Kind) {
+    let disk = Disk::new(kind, MIB);
+    let held = disk.open();
+    let refused = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let opened = scope.spawn(|| {
+            let mut times = 0;
+            while !refused.load(std::sync::atomic::Ordering::Relaxed) {
+                File::open(disk.path()).unwrap();
+                times += 1;
+            }
+            times
+        });
+        let (code, error) = refusal(&disk.umount());
+        refused.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!((code, error["code"].as_str()), (3, Some("busy")));
+        assert!(opened.join().unwrap() > 0);
+    });
+    drop(held);
+}
+
+/// From another network namespace the process cannot be asked, but waited for.
+fn d4_from_another_network_namespace_detach_waits_for_the_end(kind: Kind) {
+    let mut disk = Disk::new(kind, 16 * MIB);
+    for target in [disk.point(), disk.file()] {
+        disk.open().write_all_at(&[5; 8 << 20], 0).unwrap();
+        let command =
+            ["--net".as_ref(), env!("CARGO_BIN_EXE_evsfs").as_ref(), "umount".as_ref(), target.as_os_str()];
+        run("unshare", &command);
+        assert!(ended(disk.pid, Duration::ZERO), "it has the key still");
+        disk.attach();
+        assert_eq!(read(&disk.open(), (8 << 20) - 4, 4), [5; 4]);
+    }
 }
 
 /// A process with a mount namespace of its own, and so with a copy of every mount that is there now. It runs `first`, says so, and stays
@@ -323,4 +377,6 @@ fn the_process_keeps_no_core_and_no_files_of_its_parent(kind: Kind) {
     // After the name in parentheses: state, parent, group, session, terminal.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     assert_eq!((fields[3], fields[4]), (disk.pid.to_string().as_str(), "0"), "own session, no terminal");
+    assert!(stat.contains(" (evsfs) "), "{stat}");
+    assert_eq!(fs::read_link(format!("/proc/{}/cwd", disk.pid)).unwrap(), std::path::Path::new("/"));
 }

@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::disk::{Disk, Kind, MIB, evsfs, read, refusal};
 
@@ -130,6 +132,44 @@ fn a_rollback_leaves_nothing_of_the_old_contents_in_the_kernels_cache() {
     assert_eq!(read(&disk.open(), 4096, 4), b"now!");
     done(&disk, "rollback", &[&id]);
     assert_eq!(read(&disk.open(), 4096, 4), b"then");
+}
+
+/// The kernel tells of the end of an opening only after the close has returned.
+#[test]
+fn d5_a_disk_that_was_just_closed_can_be_rolled_back() {
+    let disk = Disk::new(Kind::Plain, MIB);
+    let id = done(&disk, "snapshot", &["s"])["id"].as_str().unwrap().to_owned();
+    let mut stream = UnixStream::connect(disk.control()).unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap());
+    for round in 0..300 {
+        disk.open().write_all_at(b"gone", 0).unwrap();
+        writeln!(stream, "{}", json!({"op": "rollback", "id": id})).unwrap();
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        assert!(line.contains("\"ok\""), "{round}: {line}");
+        assert_eq!(read(&disk.open(), 0, 4), [0; 4]);
+    }
+}
+
+/// What it left mounted keeps nobody from the file.
+#[test]
+fn after_a_crash_the_volume_can_be_worked_with_before_it_is_attached_again() {
+    let mut disk = Disk::new(Kind::Plain, 8 * MIB);
+    disk.open().write_all_at(b"then", 0).unwrap();
+    disk.open().sync_all().unwrap();
+    disk.kill();
+    let id = done(&disk, "snapshot", &["s"])["id"].as_str().unwrap().to_owned();
+    assert_eq!(done(&disk, "snapshots", &[])["snapshots"][0]["id"], *id);
+    assert_eq!(done(&disk, "extend", &["--size", "16M"])["size"], 16 * MIB);
+    done(&disk, "rollback", &[&id]);
+    done(&disk, "snapshot-delete", &[&id]);
+    for (command, code) in [("rekey", "not_encrypted"), ("flatten", "not_thin")] {
+        let (_, error) = refusal(&on(&disk, command, &[]));
+        assert_eq!(error["code"], code);
+    }
+    assert!(done(&disk, "info", &[])["attached"].is_null());
+    disk.attach();
+    assert_eq!(read(&disk.open(), 0, 4), b"then");
 }
 
 #[test]

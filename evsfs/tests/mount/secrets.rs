@@ -4,14 +4,17 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::disk::refusal;
 use crate::volumes::create_encrypted;
 
 /// A user without rights that every system has.
@@ -25,8 +28,8 @@ struct Place {
     listener: UnixListener,
 }
 
-/// A process that is ended when it was looked at.
-struct Asking(Child);
+/// A process that is ended when it was looked at, and the connection on which it waits for its key.
+struct Asking(Child, Option<UnixStream>);
 
 impl Drop for Asking {
     fn drop(&mut self) {
@@ -69,11 +72,11 @@ impl Place {
             .gid(user)
             .spawn()
             .unwrap();
-        let asking = Asking(child);
+        let mut asking = Asking(child, None);
         let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
         let came = poll(&mut [PollFd::new(&self.listener, PollFlags::IN)], Some(&patience)).unwrap();
         assert!(came > 0, "{line}: nobody asked");
-        self.listener.accept().unwrap();
+        asking.1 = Some(self.listener.accept().unwrap().0);
         asking
     }
 }
@@ -107,7 +110,7 @@ const COMMANDS: [&str; 14] = [
 #[test]
 fn every_command_that_asks_for_a_key_cannot_be_dumped_or_traced() {
     let place = Place::new(NOBODY);
-    let ordinary = Asking(Command::new("sleep").arg("1000").uid(NOBODY).gid(NOBODY).spawn().unwrap());
+    let ordinary = Asking(Command::new("sleep").arg("1000").uid(NOBODY).gid(NOBODY).spawn().unwrap(), None);
     while fs::read_to_string(format!("/proc/{}/comm", ordinary.0.id())).unwrap().trim() != "sleep" {
         std::thread::yield_now();
     }
@@ -135,4 +138,31 @@ fn every_command_that_asks_for_a_key_stays_out_of_swap_space() {
         let kib: u64 = locked.trim().trim_end_matches(" kB").parse().unwrap();
         assert!(kib > 1000, "{line}: {locked}");
     }
+}
+
+/// There is no disk yet that could be detached.
+#[test]
+fn a_signal_ends_an_attach_that_waits_for_its_key() {
+    let place = Place::new(0);
+    let mut asking = place.ask(0, "mount --foreground % /");
+    kill_process(crate::disk::pid(asking.0.id()), Signal::INT).unwrap();
+    assert!(crate::disk::ended(asking.0.id(), Duration::from_secs(5)), "it waits on");
+    assert_eq!(asking.0.wait().unwrap().code(), Some(1));
+}
+
+/// What cannot be mounted is not opened: nobody is asked for its key, and no rollback of it is accepted.
+#[test]
+fn where_nothing_can_be_mounted_nobody_is_asked_for_a_key() {
+    let place = Place::new(0);
+    let at = |name: &str| place.dir.path().join(name);
+    let output = Command::new(&place.program)
+        .args(["mount", "--json", "--accept-rollback"])
+        .args([at("volume"), at("nowhere")])
+        .env("KMSD_SOCKET", at("kmsd.sock"))
+        .output()
+        .unwrap();
+    let (code, error) = refusal(&output);
+    assert_eq!((code, error["code"].as_str()), (1, Some("mountpoint_missing")), "{error}");
+    place.listener.set_nonblocking(true).unwrap();
+    assert_eq!(place.listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }

@@ -12,6 +12,7 @@
 
 mod concurrent;
 mod crash;
+mod cut_off;
 mod engine;
 mod explore;
 mod faults;

@@ -99,7 +99,9 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::LeaseHeld { .. }
         | Refusal::LeaseLost { .. }
         | Refusal::LeaseOfEarlierBoot { .. }
-        | Refusal::RotationUnderWay { .. } => StatusCode::CONFLICT,
+        | Refusal::RotationUnderWay { .. }
+        | Refusal::Unfinished { .. }
+        | Refusal::HalfMade { .. } => StatusCode::CONFLICT,
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => {
             StatusCode::INTERNAL_SERVER_ERROR
         }
@@ -124,6 +126,8 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::GrantEmpty
         | Refusal::GranteeInvalid
         | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyGrantsInAll { .. }
+        | Refusal::TooManyGrantsOfOne { .. }
         | Refusal::Policy(_)
         | Refusal::AliasIsName { .. }
         | Refusal::TooManyAliases { .. }
@@ -140,6 +144,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::NotExternal { .. }
         | Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyKeysOfOne { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }

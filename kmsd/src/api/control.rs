@@ -82,7 +82,9 @@ pub(super) async fn answer(
             let verdict = service.audit_verify(caller).await?;
             let fault = verdict.fault.map(|fault| fault.to_string());
             let end = verdict.head.to_string();
-            Ok(answer::ok(&AuditVerdict { intact: fault.is_none(), records: verdict.records, end, fault }))
+            let archived = (verdict.archived.seq > 0).then(|| verdict.archived.to_string());
+            let (intact, records) = (fault.is_none(), verdict.records);
+            Ok(answer::ok(&AuditVerdict { intact, records, end, archived, fault }))
         }
         (&Method::GET, ["keys", id, "policy"]) => {
             let policy = service.key_policy(caller, &key(id)?).await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use hyper::{Method, Uri, body::Bytes};
 use serde::de::DeserializeOwned;
 
@@ -47,6 +48,11 @@ pub(crate) async fn dispatch(
             answer::error(caller, &error)
         }
     }
+}
+
+/// Reads a parameter that is bytes in base64, and no secret.
+pub(super) fn base64(text: &str, name: &'static str) -> Result<Vec<u8>, Refusal> {
+    BASE64.decode(text).map_err(|_| Refusal::ParameterInvalid { name, expected: "base64" })
 }
 
 /// Reads a body as JSON. The parser's own message is not passed on: it could quote a secret.

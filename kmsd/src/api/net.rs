@@ -10,11 +10,13 @@
 //! module's business.
 
 mod body;
+mod connections;
 mod server;
 mod slots;
 mod tls;
 
 pub(crate) use body::{BodyFault, discard_body, read_body};
+pub(crate) use connections::{Connections, Stop, serve_http};
 pub(crate) use server::{Handler, Peer, serve};
 pub(crate) use slots::{Slot, Slots};
 pub(crate) use tls::{TlsConfigError, server_config};

@@ -1,17 +1,13 @@
 //! The way in on this host: a Unix socket. The peer's user id, as the kernel knows it, is the principal.
 
 use std::{
-    convert::Infallible,
     fs,
     os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
-    pin::pin,
     sync::Arc,
-    time::Duration,
 };
 
-use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::{Request, body::Incoming};
 use rustix::{
     fs::{Mode, chmod},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
@@ -19,14 +15,12 @@ use rustix::{
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
-    task::JoinSet,
-    time::timeout,
 };
 
 use super::{
     answer::{self, Reply},
     dispatch::dispatch,
-    net::{BodyFault, Limits, Slot, Slots, read_body},
+    net::{BodyFault, Connections, Limits, Slot, Slots, Stop, read_body, serve_http},
 };
 use crate::{
     domain::{Caller, Principal, Refusal},
@@ -136,25 +130,12 @@ pub(crate) async fn serve(
     listener: UnixListener,
     service: Service,
     access: Access,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
-    let access = Arc::new(access);
+    let (access, mut stop) = (Arc::new(access), Stop::new(stop));
     let slots = Slots::new(access.limits.connections);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
-            () = told_to(&mut stop) => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
+    let mut connections = Connections::new(stop.clone());
+    while let Some((stream, _)) = connections.next(|| listener.accept()).await {
         let uid = match stream.peer_cred() {
             Ok(peer) => peer.uid(),
             Err(error) => {
@@ -167,24 +148,20 @@ pub(crate) async fn serve(
         // others waiting.
         let slot = tokio::select! {
             slot = slots.wait(Some(&owner)) => slot,
-            () = told_to(&mut stop) => break,
+            () = stop.told() => break,
         };
         let Some(slot) = slot else {
             tracing::warn!(uid, "a connection is refused: this user's requests take half of all connections");
             continue;
         };
-        let (service, access, stop) = (service.clone(), Arc::clone(&access), stop.clone());
-        connections.spawn(async move {
+        let (service, access) = (service.clone(), Arc::clone(&access));
+        connections.serve(|stop| async move {
             let _open = service.count_connection(Way::Unix);
             connection(stream, uid, &slot, &service, &access, stop).await;
         });
     }
     drop(listener);
-    let ended =
-        timeout(Duration::from_secs(5), async { while connections.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
-        tracing::warn!(connections = connections.len(), "connections are cut: their requests took too long");
-    }
+    connections.end().await;
 }
 
 async fn connection(
@@ -193,34 +170,12 @@ async fn connection(
     slot: &Slot,
     service: &Service,
     access: &Access,
-    mut stop: watch::Receiver<bool>,
+    stop: Stop,
 ) {
     let principal = Principal::Uid(uid);
     let caller = Caller { is_admin: access.admins.contains(&principal), principal };
-    let limits = access.limits;
-    let caller = &caller;
-    let handle = service_fn(async |request| {
-        Ok::<_, Infallible>(answer_one(service, slot, caller, request, &limits).await)
-    });
-    let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers)
-        .max_buf_size(limits.header_bytes)
-        .max_headers(64)
-        .serve_connection(TokioIo::new(stream), handle);
-    let mut http = pin!(http);
-    let ended = tokio::select! {
-        ended = &mut http => ended,
-        () = slot.evicted() => {
-            tracing::debug!(uid, "an idle connection makes room");
-            return;
-        }
-        () = told_to(&mut stop) => {
-            http.as_mut().graceful_shutdown();
-            http.await
-        }
-    };
-    if let Err(error) = ended {
+    let answer = |request| answer_one(service, slot, &caller, request, &access.limits);
+    if let Err(error) = serve_http(stream, slot, &access.limits, answer, stop).await {
         tracing::debug!(%error, uid, "a connection ended badly");
     }
 }
@@ -252,11 +207,6 @@ async fn answer_one(
     };
     service.count_response(Way::Unix, reply.status().as_u16());
     reply
-}
-
-async fn told_to(stop: &mut watch::Receiver<bool>) {
-    // An error means that whoever could say so is gone, which comes to the same.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 #[cfg(test)]

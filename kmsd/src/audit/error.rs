@@ -24,6 +24,20 @@ pub enum AuditError {
     /// A sync failed before: what is on disk is not known.
     #[error("the audit log failed to sync; operations are refused until kmsd is restarted")]
     Broken,
+    /// The file system refuses.
+    #[error("the audit log cannot be archived ({path}: {kind}); no record is lost", path = path.display())]
+    Archive {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        kind: std::io::ErrorKind,
+    },
+    /// There is nothing to archive.
+    #[error("the audit log {path} has no record: there is nothing to archive", path = path.display())]
+    Empty {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A name that is none of the log's.
     #[error("the audit log {path} is damaged: {what}", path = path.display())]
     Damaged {

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
 };
@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{AuditError, NewestStart, reader};
+use super::{AuditError, FirstRecord, reader};
 use crate::{
     clock::Clock,
     domain::{
@@ -39,6 +39,7 @@ pub struct AuditLog {
     records: Option<Sender<Waiting>>,
     head: Arc<Mutex<Head>>,
     is_failing: Arc<AtomicBool>,
+    newest_file: Arc<AtomicU64>,
     directory: PathBuf,
     #[cfg(test)]
     fault: Arc<std::sync::atomic::AtomicU8>,
@@ -51,7 +52,8 @@ pub struct Opened {
     next: u64,
     head: Head,
     cut: u64,
-    newest_start: Option<NewestStart>,
+    newest_start: Option<FirstRecord>,
+    segments: Vec<reader::Segment>,
 }
 
 impl Opened {
@@ -81,12 +83,37 @@ impl Opened {
         }
         let next = segments.last().map_or(1, |segment| segment.number + 1);
         let newest_start = reader::newest_start(&segments)?;
-        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start })
+        Ok(Self { directory: directory.to_owned(), next, head, cut, newest_start, segments })
+    }
+
+    /// The same, whose next file has a number above one that was in use: files may have been lost, and a key that one of them began with is not used again.
+    #[must_use]
+    pub fn above(self, file: u64) -> Self {
+        Self { next: self.next.max(file.saturating_add(1)), ..self }
+    }
+
+    /// Whether a record that is known to have been written is not there as it was.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn lacks(&self, noted: Head) -> Result<bool, AuditError> {
+        if noted == self.head || noted.seq == 0 {
+            return Ok(false);
+        }
+        Ok(reader::record_at(&self.segments, noted.seq)?.is_none_or(|found| found != noted))
+    }
+
+    /// The record that the log begins with, if earlier ones were archived.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn begin(&self) -> Result<Option<FirstRecord>, AuditError> {
+        reader::begin(&self.segments)
     }
 
     /// How the newest start began.
     #[must_use]
-    pub const fn newest_start(&self) -> Option<&NewestStart> {
+    pub const fn newest_start(&self) -> Option<&FirstRecord> {
         self.newest_start.as_ref()
     }
 
@@ -122,7 +149,7 @@ impl AuditLog {
         clock: Arc<dyn Clock>,
         commit: u64,
     ) -> Result<Self, AuditError> {
-        let Opened { directory, next, head, cut, newest_start: _ } = opened;
+        let Opened { directory, next, head, cut, .. } = opened;
         let mut writer = SegmentWriter::create(&directory, next, Chain::new(head, key), clock)?;
         let mut note = format!("{AT_COMMIT}{commit}");
         if cut > 0 {
@@ -145,6 +172,7 @@ impl AuditLog {
         #[cfg(test)]
         let fault = Arc::clone(&writer.fault);
         let is_failing = Arc::new(AtomicBool::new(false));
+        let newest_file = Arc::clone(&writer.newest_file);
         let (shared, failing) = (Arc::clone(&head), Arc::clone(&is_failing));
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
@@ -154,6 +182,7 @@ impl AuditLog {
             records: Some(records),
             head,
             is_failing,
+            newest_file,
             directory,
             #[cfg(test)]
             fault,
@@ -185,6 +214,12 @@ impl AuditLog {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Number of the file that is written.
+    #[must_use]
+    pub fn newest_file(&self) -> u64 {
+        self.newest_file.load(Ordering::Acquire)
     }
 
     /// Records that wait.
@@ -240,9 +275,11 @@ fn run(mut writer: SegmentWriter, queue: &Receiver<Waiting>, head: &Mutex<Head>,
     }
 }
 
-struct SegmentWriter {
+pub(super) struct SegmentWriter {
     directory: PathBuf,
     number: u64,
+    /// The same for others to see.
+    newest_file: Arc<AtomicU64>,
     path: PathBuf,
     file: File,
     len: u64,
@@ -261,17 +298,18 @@ const FULL: u8 = 1;
 const BROKEN: u8 = 2;
 
 impl SegmentWriter {
-    fn create(
+    pub(super) fn create(
         directory: &Path,
         number: u64,
         chain: Chain,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, AuditError> {
-        let path = reader::segment_path(directory, number);
+        let path = reader::file_path(directory, number);
         let file = new_file(&path, || sync_directory(directory))?;
         Ok(Self {
             directory: directory.to_owned(),
             number,
+            newest_file: Arc::new(AtomicU64::new(number)),
             path,
             file,
             len: 0,
@@ -284,14 +322,15 @@ impl SegmentWriter {
     }
 
     /// Writes records and syncs them, or leaves the log as it was.
-    fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
+    pub(super) fn write<'a>(&mut self, events: impl Iterator<Item = &'a Event>) -> Result<(), AuditError> {
         if self.is_broken {
             return Err(AuditError::Broken);
         }
         if self.len >= SEGMENT {
-            let path = reader::segment_path(&self.directory, self.number + 1);
+            let path = reader::file_path(&self.directory, self.number + 1);
             self.file = new_file(&path, || sync_directory(&self.directory))?;
             (self.number, self.path, self.len) = (self.number + 1, path, 0);
+            self.newest_file.store(self.number, Ordering::Release);
         }
         let reading = self.clock.read();
         let stamp = Stamp { time: reading.wall, up: reading.since_boot, boot: reading.boot_id };
@@ -313,6 +352,11 @@ impl SegmentWriter {
         self.len += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         self.chain = chain;
         Ok(())
+    }
+
+    /// Where the log ends.
+    pub(super) const fn end(&self) -> Head {
+        self.chain.head()
     }
 
     fn put(&mut self, lines: &[u8]) -> std::io::Result<()> {

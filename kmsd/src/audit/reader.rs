@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::AuditError;
-use crate::domain::audit::{self, Chain, ChainFault, ChainKey, Head, Record, START};
+use crate::domain::audit::{self, Chain, ChainFault, ChainKey, Head, Record};
 
 /// One file of the log.
 #[derive(Clone, Debug)]
@@ -46,16 +46,20 @@ pub enum Extent {
 /// What a check of the whole log found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
-    /// Records that are as they were written.
+    /// Records that are there and as they were written.
     pub records: u64,
+    /// The last record before them, if earlier ones were archived: they are not part of this check.
+    pub archived: Head,
     /// The last of them.
     pub head: Head,
     /// The first thing that is wrong, if anything is.
     pub fault: Option<ChainFault>,
 }
 
+/// Where a file of the log is. Paths of one log compare as their numbers do.
 #[cfg(feature = "daemon")]
-pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
+#[must_use]
+pub fn file_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:010}.log"))
 }
 
@@ -138,24 +142,53 @@ fn number(line: &[u8]) -> Option<u64> {
     std::str::from_utf8(&digits[..len]).ok()?.parse().ok()
 }
 
-fn begins_anew(line: &[u8]) -> bool {
-    audit::parse(line).is_some_and(|(record, _, _)| record.event.operation == START)
+/// The record, if a file that begins with it begins with a key of its own.
+fn begins_anew(line: &[u8]) -> Option<Record> {
+    audit::parse(line).map(|(record, _, _)| record).filter(Record::has_own_key)
 }
 
-/// The record that the newest start of the service began its file with.
+/// Files of several directories that hold one log together.
+fn all_segments(directories: &[&Path]) -> Result<Vec<Segment>, AuditError> {
+    let mut all = Vec::new();
+    for directory in directories {
+        all.append(&mut segments(directory)?);
+    }
+    all.sort_by_key(|segment| segment.number);
+    match all.windows(2).find(|pair| pair[0].number == pair[1].number) {
+        Some(pair) => Err(AuditError::Damaged {
+            path: pair[1].path.clone(),
+            what: "another directory has a file of the same name",
+        }),
+        None => Ok(all),
+    }
+}
+
+/// The record that a file with a key of its own begins with.
 #[cfg(feature = "daemon")]
-pub struct NewestStart {
+pub struct FirstRecord {
     file: u64,
     before: Head,
     line: Vec<u8>,
 }
 
 #[cfg(feature = "daemon")]
-impl NewestStart {
+impl FirstRecord {
     /// The file whose key it was made with.
     #[must_use]
     pub const fn file(&self) -> u64 {
         self.file
+    }
+
+    /// The record before it.
+    #[must_use]
+    pub const fn before(&self) -> Head {
+        self.before
+    }
+
+    /// Whether it is as it was written.
+    #[must_use]
+    pub fn is_intact(&self, key: ChainKey) -> bool {
+        Chain::new(self.before, key).check(&self.line).is_ok()
     }
 
     /// The store's newest commit at that start, if the record is as it was written and says so.
@@ -168,25 +201,93 @@ impl NewestStart {
 }
 
 #[cfg(feature = "daemon")]
-pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<NewestStart>, AuditError> {
+pub(super) fn newest_start(segments: &[Segment]) -> Result<Option<FirstRecord>, AuditError> {
     for (at, segment) in segments.iter().enumerate().rev() {
         let mut first = Vec::new();
         for_each_line(&segment.path, |line| {
             first = line.to_vec();
             false
         })?;
-        if begins_anew(&first) {
-            let mut before = Head::default();
+        if let Some(record) = begins_anew(&first) {
+            let mut before = record.archived().unwrap_or_default();
             for earlier in segments[..at].iter().rev() {
                 if let Some(head) = end(&earlier.path)?.head {
                     before = head;
                     break;
                 }
             }
-            return Ok(Some(NewestStart { file: segment.number, before, line: first }));
+            return Ok(Some(FirstRecord { file: segment.number, before, line: first }));
         }
     }
     Ok(None)
+}
+
+/// The record that the log begins with, if earlier ones were archived.
+#[cfg(feature = "daemon")]
+pub(super) fn begin(segments: &[Segment]) -> Result<Option<FirstRecord>, AuditError> {
+    let Some(segment) = segments.first() else { return Ok(None) };
+    let mut found = None;
+    for_each_line(&segment.path, |line| {
+        let before = begins_anew(line).and_then(|record| record.archived());
+        found = before.map(|before| FirstRecord { file: segment.number, before, line: line.to_vec() });
+        false
+    })?;
+    Ok(found)
+}
+
+/// The record of a number as it stands, from the newest file back.
+#[cfg(feature = "daemon")]
+pub(super) fn record_at(segments: &[Segment], seq: u64) -> Result<Option<Head>, AuditError> {
+    for segment in segments.iter().rev() {
+        let (mut found, mut begins_before) = (None, false);
+        for_each_line(&segment.path, |line| {
+            let at = number(line);
+            begins_before |= at.is_some_and(|at| at <= seq);
+            if at == Some(seq) {
+                found = audit::parse(line).map(|(record, _, mac)| Head { seq: record.seq, mac });
+            }
+            begins_before && at.is_none_or(|at| at < seq)
+        })?;
+        if begins_before {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Numbers of a log's first and last record, as they stand.
+#[cfg(feature = "daemon")]
+pub(super) fn span(directory: &Path) -> Result<(u64, u64), AuditError> {
+    let segments = segments(directory)?;
+    let none = || AuditError::Damaged { path: directory.to_owned(), what: "it has no record" };
+    let mut first = None;
+    for segment in &segments {
+        for_each_line(&segment.path, |line| {
+            first = first.or_else(|| number(line));
+            false
+        })?;
+    }
+    for segment in segments.iter().rev() {
+        if let Some(last) = end(&segment.path)?.head {
+            return Ok((first.ok_or_else(none)?, last.seq));
+        }
+    }
+    Err(none())
+}
+
+/// Number of the file that the log begins with, if earlier ones were archived.
+///
+/// # Errors
+/// If the log cannot be read.
+#[cfg(feature = "daemon")]
+pub fn archived_before(directory: &Path) -> Result<Option<u64>, AuditError> {
+    let Some(segment) = segments(directory)?.into_iter().next() else { return Ok(None) };
+    let mut is_later = false;
+    for_each_line(&segment.path, |line| {
+        is_later = begins_anew(line).is_some_and(|record| record.archived().is_some());
+        false
+    })?;
+    Ok(is_later.then_some(segment.number))
 }
 
 /// The log's files, oldest first.
@@ -208,7 +309,7 @@ pub fn starts(directory: &Path) -> Result<Vec<u64>, AuditError> {
     for segment in segments(directory)? {
         let mut is_start = numbers.is_empty();
         for_each_line(&segment.path, |line| {
-            is_start |= begins_anew(line);
+            is_start |= begins_anew(line).is_some();
             false
         })?;
         if is_start {
@@ -218,16 +319,17 @@ pub fn starts(directory: &Path) -> Result<Vec<u64>, AuditError> {
     Ok(numbers)
 }
 
-/// Checks the log with its keys. `key_of` gives the key of a file that a start began.
+/// Checks the log with its keys. `key_of` gives the key of a file that a start began. With archives besides the log, every record from the first on has
+/// to be there.
 ///
 /// # Errors
 /// If the log cannot be read, or there is no such key. What is wrong with the log is in the verdict.
 pub fn verify<E: From<AuditError>>(
-    directory: &Path,
+    directories: &[&Path],
     extent: Extent,
     key_of: impl FnMut(u64) -> Result<ChainKey, E>,
 ) -> Result<Verdict, E> {
-    read(directory, extent, key_of, |_| ())
+    read(directories, extent, key_of, |_| ())
 }
 
 /// The same, and shows each record that is as it was written.
@@ -235,24 +337,35 @@ pub fn verify<E: From<AuditError>>(
 /// # Errors
 /// As [`verify`].
 pub fn read<E: From<AuditError>>(
-    directory: &Path,
+    directories: &[&Path],
     extent: Extent,
     mut key_of: impl FnMut(u64) -> Result<ChainKey, E>,
     mut each: impl FnMut(&Record),
 ) -> Result<Verdict, E> {
     let mut chain: Option<Chain> = None;
+    let mut archived = Head::default();
     let mut noted_there = None;
-    for segment in segments(directory)? {
+    for segment in all_segments(directories)? {
         let mut keys = Ok(());
         let mut fault = None;
         let mut first = true;
         for_each_line(&segment.path, |line| {
-            let starts = first && begins_anew(line);
+            let start = if first { begins_anew(line) } else { None };
             first = false;
-            if starts || chain.is_none() {
+            if start.is_some() || chain.is_none() {
                 match key_of(segment.number) {
                     Ok(key) => {
-                        chain = Some(Chain::new(chain.as_ref().map(Chain::head).unwrap_or_default(), key));
+                        let before = chain.as_ref().map(Chain::head).unwrap_or_else(|| {
+                            // What it names is believed once its own MAC fits, which covers that.
+                            archived = start.and_then(|start| start.archived()).unwrap_or_default();
+                            archived
+                        });
+                        if let Extent::Whole { noted: Some(noted) } = extent
+                            && noted.seq == before.seq
+                        {
+                            noted_there = Some(before);
+                        }
+                        chain = Some(Chain::new(before, key));
                     }
                     Err(error) => {
                         keys = Err(error);
@@ -286,7 +399,7 @@ pub fn read<E: From<AuditError>>(
         keys?;
         if fault.is_some() {
             let head = chain.map_or_else(Head::default, |c| c.head());
-            return Ok(Verdict { records: head.seq, head, fault });
+            return Ok(Verdict { records: head.seq - archived.seq, archived, head, fault });
         }
     }
     let head = chain.as_ref().map(Chain::head).unwrap_or_default();
@@ -294,7 +407,10 @@ pub fn read<E: From<AuditError>>(
         Extent::UpTo(end) => (Some(end), Some(head)),
         Extent::Whole { noted } => (noted, noted_there),
     };
-    Ok(Verdict { records: head.seq, head, fault: wanted.and_then(|wanted| missing(head, wanted, there)) })
+    let missing = wanted.and_then(|wanted| missing(head, wanted, there));
+    let is_partial = directories.len() > 1 && archived.seq > 0;
+    let fault = missing.or_else(|| is_partial.then_some(ChainFault::Archived { last: archived.seq }));
+    Ok(Verdict { records: head.seq - archived.seq, archived, head, fault })
 }
 
 /// What it means that a record which is known to have been written is not there.
@@ -314,10 +430,16 @@ fn missing(head: Head, wanted: Head, there: Option<Head>) -> Option<ChainFault> 
 /// If the log cannot be read.
 pub fn outline(directory: &Path, noted: Option<Head>) -> Result<Verdict, AuditError> {
     let mut head = Head::default();
+    let mut archived: Option<Head> = None;
     let mut there = None;
     let mut fault = None;
     for segment in segments(directory)? {
         for_each_line(&segment.path, |line| {
+            if archived.is_none() {
+                head = begins_anew(line).and_then(|start| start.archived()).unwrap_or_default();
+                archived = Some(head);
+                there = noted.filter(|noted| noted.seq == head.seq).map(|_| head);
+            }
             let seq = head.seq + 1;
             match audit::parse(line) {
                 None => fault = Some(ChainFault::Malformed { seq }),
@@ -332,10 +454,12 @@ pub fn outline(directory: &Path, noted: Option<Head>) -> Result<Verdict, AuditEr
             fault.is_none()
         })?;
         if fault.is_some() {
-            return Ok(Verdict { records: head.seq, head, fault });
+            break;
         }
     }
-    Ok(Verdict { records: head.seq, head, fault: noted.and_then(|noted| missing(head, noted, there)) })
+    let archived = archived.unwrap_or_default();
+    let fault = fault.or_else(|| noted.and_then(|noted| missing(head, noted, there)));
+    Ok(Verdict { records: head.seq - archived.seq, archived, head, fault })
 }
 
 fn for_each_line(path: &Path, mut each: impl FnMut(&[u8]) -> bool) -> Result<(), AuditError> {

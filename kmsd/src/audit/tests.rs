@@ -36,14 +36,14 @@ fn event(number: u32) -> Event {
 }
 
 fn check(directory: &Path, head: Head) -> (u64, Option<ChainFault>) {
-    let verdict = verify::<AuditError>(directory, Extent::UpTo(head), |number| Ok(key(number))).unwrap();
+    let verdict = verify::<AuditError>(&[directory], Extent::UpTo(head), |number| Ok(key(number))).unwrap();
     (verdict.records, verdict.fault)
 }
 
 /// A copy, with the end that was noted elsewhere.
 fn check_copy(directory: &Path, noted: Head) -> Option<ChainFault> {
     let extent = Extent::Whole { noted: Some(noted) };
-    verify::<AuditError>(directory, extent, |number| Ok(key(number))).unwrap().fault
+    verify::<AuditError>(&[directory], extent, |number| Ok(key(number))).unwrap().fault
 }
 
 #[tokio::test]

@@ -103,6 +103,12 @@ pub struct AccessConfig {
 pub struct LimitsConfig {
     /// Most keys that are not destroyed.
     pub max_keys: usize,
+    /// Most of them that belong to one principal, administrators aside.
+    pub max_keys_each: usize,
+    /// Most grants on keys that are not destroyed.
+    pub max_grants: usize,
+    /// Most of them on keys of one principal, unless an administrator makes them.
+    pub max_grants_each: usize,
     /// Most volume anchors: each encrypted volume that was attached has one until it is forgotten.
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
@@ -121,6 +127,9 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
             max_keys: 10_000,
+            max_keys_each: 1000,
+            max_grants: 50_000,
+            max_grants_each: 5000,
             max_anchors: 50_000,
             max_anchors_each: 10_000,
             lease_seconds: 45,
@@ -284,8 +293,22 @@ impl Config {
         if !in_range(self.token.sessions, 256) {
             return bad("token.sessions", "1 to 256");
         }
+        // What the system takes for no name of a variable, or no value, would end the process.
+        let is_name = |name: &String| !name.is_empty() && !name.contains(['=', '\0']);
+        if !self.token.env.iter().all(|(name, value)| is_name(name) && !value.contains('\0')) {
+            return bad("token.env", "names without '=', and neither names nor values with a NUL");
+        }
         if !in_range(self.limits.max_keys, 1_000_000) {
             return bad("limits.max_keys", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_keys_each, 1_000_000) {
+            return bad("limits.max_keys_each", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_grants, 1_000_000) {
+            return bad("limits.max_grants", "1 to 1000000");
+        }
+        if !in_range(self.limits.max_grants_each, 1_000_000) {
+            return bad("limits.max_grants_each", "1 to 1000000");
         }
         if !in_range(self.limits.max_anchors, 1_000_000) {
             return bad("limits.max_anchors", "1 to 1000000");
@@ -310,3 +333,27 @@ impl Config {
 }
 
 const HEAD: &str = "# Configuration of kmsd; see docs/kmsd.md.\n\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the system takes for no variable is refused with its name, rather than end the process.
+    #[test]
+    fn variables_of_the_module_are_checked() {
+        let refused = |name: &str, value: &str| {
+            let text = "socket = \"/s\"\n[token]\nmodule = \"/m\"\nlabel = \"l\"\npin_file = \"/p\"\n";
+            let mut config: Config = toml::from_str(text).unwrap();
+            config.token.env.insert(name.to_owned(), value.to_owned());
+            config.check().err()
+        };
+        assert!(refused("SOFTHSM2_CONF", "/a=b").is_none());
+        for (name, value) in [("A=B", "c"), ("", "c"), ("A\u{0}", "c"), ("A", "c\u{0}")] {
+            let error = refused(name, value);
+            assert!(
+                matches!(error, Some(ConfigError::Value { field: "token.env", .. })),
+                "{name:?}: {error:?}"
+            );
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use self::{files::check_files, parts::check_parts};
-use super::Config;
+use super::{Config, DaemonError, init::check_home};
 use crate::client::Client;
 
 /// How a thing is.
@@ -57,6 +57,10 @@ impl Finding {
 /// Looks at everything, in the order in which a start of kmsd needs it. The module's environment has been set.
 #[must_use]
 pub fn doctor(home: &Path) -> Vec<Finding> {
+    // Before anything that is configured there is looked at, and the module loaded.
+    if let Err(error @ DaemonError::HomeForeign { .. }) = check_home(home) {
+        return vec![Finding::failed("home", error.to_string(), "run `kmsd doctor` as kmsd's own user")];
+    }
     let config = match Config::load(home) {
         Ok(config) => config,
         Err(error) => {

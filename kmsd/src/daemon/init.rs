@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     net::SocketAddr,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -112,13 +112,48 @@ pub fn init(options: InitOptions) -> Result<TokenIdentity, DaemonError> {
     Ok(identity)
 }
 
-/// The home holds the store: nobody else may get at it.
+/// The home holds the store: nobody else may get at it. And its configuration names the module that is loaded: what another user than oneself and root wrote is
+/// not run, above all not by root.
 pub(super) fn check_home(home: &Path) -> Result<(), DaemonError> {
+    check_home_as(home, rustix::process::geteuid().as_raw())
+}
+
+fn check_home_as(home: &Path, user: u32) -> Result<(), DaemonError> {
     let metadata =
         fs::metadata(home).map_err(|source| DaemonError::Home { path: home.to_owned(), source })?;
+    let owner = metadata.uid();
+    if owner != user && owner != 0 {
+        return Err(DaemonError::HomeForeign { path: home.to_owned(), owner });
+    }
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(DaemonError::HomeExposed { path: home.to_owned(), mode });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a user wrote is run by nobody else, not by root either.
+    #[test]
+    fn a_home_of_another_user_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        let own = rustix::process::geteuid();
+        let owner = if own.is_root() {
+            std::os::unix::fs::chown(home.path(), Some(12_345), None).unwrap();
+            12_345
+        } else {
+            own.as_raw()
+        };
+        check_home_as(home.path(), owner).unwrap();
+        for other in [0, owner + 1] {
+            let refused = check_home_as(home.path(), other);
+            assert!(matches!(refused, Err(DaemonError::HomeForeign { owner: found, .. }) if found == owner));
+        }
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(matches!(check_home_as(home.path(), owner), Err(DaemonError::HomeExposed { .. })));
+    }
 }

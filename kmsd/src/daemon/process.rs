@@ -69,9 +69,7 @@ pub fn shield() {
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "the process cannot be made undumpable");
     }
-    use rustix::mm::{MlockAllFlags, mlockall};
-    // On fault: only what is used is locked, not the whole of every thread's stack.
-    if let Err(error) = mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
-        tracing::warn!(%error, "memory cannot be locked (raise LimitMEMLOCK); use encrypted swap or none");
+    if let Err(error) = crate::memory::lock() {
+        tracing::warn!(%error, "memory is not locked (LimitMEMLOCK=infinity lets it be); use encrypted swap or none");
     }
 }

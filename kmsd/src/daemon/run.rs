@@ -25,6 +25,8 @@ const TICK: Duration = Duration::from_secs(1);
 const NOTE_EVERY: u64 = 10;
 /// Ticks between two records of the clock.
 const CLOCK_EVERY: u64 = 600;
+/// How long what still runs at the end is waited for.
+const STOP: Duration = Duration::from_secs(10);
 
 /// Serves until SIGTERM or SIGINT.
 ///
@@ -44,8 +46,8 @@ pub fn run(
         let service = offline::start(home, config, store, accept_restored).await?;
         serve(home, config, service, ready).await
     })?;
-    // Ends the threads of store and pool: what was taken on is written, the token is logged out of.
-    drop(runtime);
+    // Ends the threads of store and pool: what was taken on is written, the token is logged out of. A check of a long audit log is not waited for to its end.
+    runtime.shutdown_timeout(STOP);
     tracing::info!("stopped");
     Ok(())
 }

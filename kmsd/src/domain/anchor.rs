@@ -101,29 +101,6 @@ pub fn accept_rollback(
     Ok(next(current, caller, volume, accepted))
 }
 
-/// Whether a caller may have an anchor besides those that there are: its own, and all.
-///
-/// # Errors
-/// If there are as many as may be.
-pub fn admit_another(caller: &Caller, own: usize, all: usize, limits: AnchorLimits) -> Result<(), Refusal> {
-    if all >= limits.all {
-        return Err(Refusal::TooManyAnchors { limit: limits.all });
-    }
-    if !caller.is_admin && own >= limits.each {
-        return Err(Refusal::TooManyAnchorsOfOne { limit: limits.each });
-    }
-    Ok(())
-}
-
-/// Bounds on how many anchors there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AnchorLimits {
-    /// Of all principals together.
-    pub all: usize,
-    /// Of one, administrators aside.
-    pub each: usize,
-}
-
 /// An anchor that is to be forgotten: its volume is gone, or its owner does without.
 ///
 /// # Errors
@@ -226,20 +203,5 @@ mod tests {
         let handed = handed_over(Some(&first), &Caller::SYSTEM, volume, Principal::Uid(2)).unwrap();
         assert_eq!((handed.revision, &handed.anchor, &handed.owner), (1, &first.anchor, &Principal::Uid(2)));
         assert!(handed_over(None, &Caller::SYSTEM, volume, Principal::Uid(2)).is_err());
-    }
-
-    /// K7: nobody fills the store with anchors.
-    #[test]
-    fn k7_anchors_are_bounded() {
-        let limits = AnchorLimits { all: 5, each: 3 };
-        for (caller, own, all, fits) in [
-            (uid(1), 2, 4, true),
-            (uid(1), 3, 4, false),
-            (uid(1), 0, 5, false),
-            (Caller::SYSTEM, 4, 4, true),
-            (Caller::SYSTEM, 0, 5, false),
-        ] {
-            assert_eq!(admit_another(&caller, own, all, limits).is_ok(), fits, "{own} {all}");
-        }
     }
 }

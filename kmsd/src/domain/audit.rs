@@ -99,8 +99,48 @@ pub struct Record {
 /// Name of the first record of every start of the service.
 pub const START: &str = "service-start";
 
-/// How the note of such a record begins; the number of the store's newest commit follows.
+/// Name of the first record of a log whose earlier records were archived.
+pub const BEGIN: &str = "log-begin";
+
+/// Name of the operation that destroys a key whose day has come.
+pub const DESTROY: &str = "destroy-key";
+
+/// How the note of a first record begins; the number of the store's newest commit follows.
 pub const AT_COMMIT: &str = "store at commit ";
+/// What follows in that of [`BEGIN`], before the last archived record.
+const ARCHIVED: &str = "archived up to ";
+
+/// The note of [`BEGIN`].
+#[must_use]
+pub fn archived_note(commit: u64, last: Head) -> String {
+    format!("{AT_COMMIT}{commit}; {ARCHIVED}{last}")
+}
+
+impl Event {
+    /// The key, if this says that one was destroyed.
+    #[must_use]
+    pub fn destroyed(&self) -> Option<KeyId> {
+        let is_done = self.stage == Stage::Done && self.outcome.as_deref() == Some("ok");
+        self.key.filter(|_| self.operation == DESTROY && is_done)
+    }
+}
+
+impl Record {
+    /// Whether a file that begins with it begins with a key of its own.
+    #[must_use]
+    pub fn has_own_key(&self) -> bool {
+        self.event.operation == START || self.event.operation == BEGIN
+    }
+
+    /// The last archived record, if the log begins with this one.
+    #[must_use]
+    pub fn archived(&self) -> Option<Head> {
+        let note = self.event.note.as_deref().filter(|_| self.event.operation == BEGIN)?;
+        let last: Head = note.split("; ").find_map(|part| part.strip_prefix(ARCHIVED))?.parse().ok()?;
+        // Nothing of it is checked yet: what does not even come next is no beginning.
+        (last.seq.checked_add(1) == Some(self.seq)).then_some(last)
+    }
+}
 
 /// Where a log ends. Kept elsewhere, it shows whether a log was cut off.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,6 +232,14 @@ pub enum ChainFault {
     Mac {
         /// Its number.
         seq: u64,
+    },
+    /// The beginning is missing.
+    #[error(
+        "records 1 to {last} are missing: they were archived, so the directories that hold them belong to this check"
+    )]
+    Archived {
+        /// Number of the last missing record.
+        last: u64,
     },
     /// The end is missing.
     #[error(
@@ -327,6 +375,26 @@ mod tests {
     }
 
     #[test]
+    fn a_first_record_names_the_last_archived_one() {
+        let last = verify(&log(3)).unwrap();
+        let note = archived_note(12, last);
+        let begin = Event { operation: BEGIN.into(), note: Some(note.clone()), ..event(1) };
+        let record =
+            |event| Record { seq: 4, stamp: Stamp { time: WallTime(1), up: 2, boot: "b".into() }, event };
+        assert!(note.starts_with("store at commit 12; "), "{note}");
+        assert_eq!(record(begin.clone()).archived(), Some(last));
+        for seq in [0, 3, 5, u64::MAX] {
+            let note = archived_note(12, Head { seq, ..last });
+            assert_eq!(
+                record(Event { note: Some(note), ..begin.clone() }).archived().map(|last| last.seq),
+                (seq == 3).then_some(3)
+            );
+        }
+        // An ordinary record says nothing of the kind, whatever its note.
+        assert_eq!(record(Event { operation: "decrypt-datakey".into(), ..begin }).archived(), None);
+    }
+
+    #[test]
     fn k8_golden_record() {
         let golden = r#"{"seq":1,"time":1,"up":2,"boot":"b","principal":"uid:0","operation":"decrypt-datakey","stage":"done","outcome":"ok","key":"03030303-0303-0303-0303-030303030303","version":1,"mac":""#;
         let line = String::from_utf8(log(1).remove(0)).unwrap();
@@ -339,19 +407,22 @@ mod tests {
     fn k8_every_removal_and_reordering_of_a_thousand_records_is_found() {
         let log = log(1000);
         let head = verify(&log).unwrap();
+        let whole = |line: &Vec<u8>| line.strip_suffix(b"\n").unwrap().to_owned();
+        // Checking goes line by line: what stands before the tampering is checked once.
+        let mut before = chain();
         for at in 0..log.len() {
-            let without = log.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, line)| line);
-            let cut = &log[..at];
+            assert!(matches!(before.check_end(head), Err(ChainFault::CutOff { .. })), "cut at {at}");
             if at + 1 < log.len() {
-                assert!(matches!(verify(without), Err(ChainFault::Sequence { .. })), "removal of {at}");
-                let mut swapped = log.clone();
-                swapped.swap(at, at + 1);
-                assert!(verify(&swapped).is_err(), "swap of {at}");
+                // The next line in this one's place: that is a removal, and the first half of a swap.
+                let removed = before.fork().check(&whole(&log[at + 1]));
+                assert!(matches!(removed, Err(ChainFault::Sequence { .. })), "removal of {at}");
             }
-            let mut checked = chain();
-            cut.iter().for_each(|line| drop(checked.check(line.strip_suffix(b"\n").unwrap()).unwrap()));
-            assert!(matches!(checked.check_end(head), Err(ChainFault::CutOff { .. })), "cut at {at}");
+            let mut repeated = before.fork();
+            before.check(&whole(&log[at])).unwrap();
+            repeated.check(&whole(&log[at])).unwrap();
+            assert!(repeated.check(&whole(&log[at])).is_err(), "repetition of {at}");
         }
+        assert_eq!(before.check_end(head), Ok(()));
     }
 
     /// K8: every byte of every record counts.

@@ -240,16 +240,13 @@ pub fn granted(
     let key = permit.key();
     let none = EncryptionContext::default();
     let policy = key.policy.as_ref();
-    let is_within = match permit.basis() {
-        Basis::Everything => true,
-        Basis::Policy => spec
-            .operations
-            .iter()
-            .all(|op| policy.is_some_and(|policy| policy.allows(&caller.principal, *op, &none))),
-        Basis::Grant => key.grants.iter().any(|parent| {
-            parent.allows(&caller.principal, Operation::CreateGrant, &none) && spec.is_within(&parent.spec)
-        }),
-    };
+    let may = |op| policy.is_some_and(|policy| policy.allows(&caller.principal, op, &none));
+    // What one right does not give, another may.
+    let by_policy = may(Operation::CreateGrant) && spec.operations.iter().all(|op| may(*op));
+    let by_grant = key.grants.iter().any(|parent| {
+        parent.allows(&caller.principal, Operation::CreateGrant, &none) && spec.is_within(&parent.spec)
+    });
+    let is_within = permit.basis() == Basis::Everything || by_policy || by_grant;
     // What is forbidden to a caller with some context would be the grantee's with any: the policy's Deny names the caller, not the grantee.
     let is_in_doubt = permit.basis() != Basis::Everything
         && policy

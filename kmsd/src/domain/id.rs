@@ -151,10 +151,11 @@ impl Alias {
         self.0.starts_with(Self::GENERATED_PREFIX)
     }
 
-    /// Whether it begins as if it were written with the prefix. Records of versions up to 0.1 may hold such names; nobody can ask for them.
+    /// Whether it reads as another name: it begins with the prefix, or has the form of a URN. Records of versions up to 0.1 may hold such names; nobody can
+    /// ask for them.
     #[must_use]
-    pub fn is_prefixed(&self) -> bool {
-        self.0.starts_with(Self::PREFIX)
+    pub fn reads_as_another(&self) -> bool {
+        self.0.starts_with(Self::PREFIX) || named_by_urn(&self.0).is_some()
     }
 
     /// Whether this names a default key that the system makes on first use (K3).
@@ -179,8 +180,11 @@ impl FromStr for Alias {
     fn from_str(text: &str) -> Result<Self, InvalidAlias> {
         // Clouds write aliases with this prefix when they stand for a key; the name itself is without it.
         let name = Self::stored(text.strip_prefix(Self::PREFIX).unwrap_or(text))?;
-        // Else the name would be another one each time that it is read.
-        if name.is_prefixed() { Err(InvalidAlias::Prefix) } else { Ok(name) }
+        // Else the name would be another one each time that it is read, or another key's.
+        if name.0.starts_with(Self::PREFIX) {
+            return Err(InvalidAlias::Prefix);
+        }
+        if named_by_urn(&name.0).is_some() { Err(InvalidAlias::Urn) } else { Ok(name) }
     }
 }
 
@@ -215,6 +219,14 @@ pub enum InvalidAlias {
     /// The prefix twice.
     #[error("the name of an alias cannot begin with alias/ itself")]
     Prefix,
+    /// The form of a URN.
+    #[error("the name of an alias cannot have the form of a URN (kms:...:alias:NAME)")]
+    Urn,
+}
+
+/// The name in a URN of an alias.
+fn named_by_urn(text: &str) -> Option<&str> {
+    Some(text.strip_prefix("kms:").and(text.split_once(":alias:"))?.1)
 }
 
 /// How a request names a key: by its id, or by an alias (`db-key`, `alias/db-key`, or a URN that ends in
@@ -243,12 +255,7 @@ impl FromStr for KeyRef {
         if let Ok(id) = text.parse() {
             return Ok(Self::Id(id));
         }
-        if text.starts_with("kms:")
-            && let Some((_, name)) = text.split_once(":alias:")
-        {
-            return name.parse().map(Self::Alias);
-        }
-        text.parse().map(Self::Alias)
+        named_by_urn(text).unwrap_or(text).parse().map(Self::Alias)
     }
 }
 
@@ -274,6 +281,21 @@ mod tests {
         assert_eq!("alias/alias/x".parse::<Alias>(), Err(InvalidAlias::Prefix));
         assert_eq!("alias/alias/".parse::<Alias>(), Err(InvalidAlias::Prefix));
         assert_eq!("aliases/x".parse::<Alias>().unwrap().as_str(), "aliases/x");
+        for text in ["kms:r:d:alias:b", "alias/kms:r:d:alias:b", "kms::alias:kms:r:alias:b"] {
+            assert_eq!(text.parse::<Alias>(), Err(InvalidAlias::Urn), "{text}");
+        }
+        assert_eq!("kms:r:aliases:b".parse::<Alias>().unwrap().as_str(), "kms:r:aliases:b");
+    }
+
+    proptest::proptest! {
+        /// Whatever is taken as the name of a key names that key, and no other.
+        #[test]
+        fn a_name_is_a_reference_to_itself(text in "(kms:|:alias:|alias/|[a-z0-9]|[:/_-]){1,8}") {
+            if let Ok(alias) = text.parse::<Alias>() {
+                proptest::prop_assert_eq!(alias.as_str().parse::<KeyRef>(), Ok(KeyRef::Alias(alias.clone())));
+                proptest::prop_assert!(!alias.reads_as_another());
+            }
+        }
     }
 
     /// What is stored is read back as it was, whatever it is; and what was parsed parses to itself.

@@ -249,6 +249,21 @@ impl KeyRecord {
         }))
     }
 
+    /// The token has material of this key that the record knows nothing of: no other is taken, as if its import were recorded.
+    #[must_use]
+    pub fn recognised(&self, check: CheckValue) -> Self {
+        self.changed(|next| next.import.check = Some(check))
+    }
+
+    /// Whether its material would be of a key that never had any, as far as the record knows.
+    #[must_use]
+    pub fn awaits_first_material(&self) -> bool {
+        self.phase == Phase::Live
+            && self.origin == Origin::External
+            && self.versions.is_empty()
+            && self.arrival() == Arrival::First
+    }
+
     /// Whether material that comes now is its first.
     #[must_use]
     pub const fn arrival(&self) -> Arrival {

@@ -73,6 +73,9 @@ pub struct TokenNote {
     /// Number of the store's integrity key, from 1; 0 in notes of versions that knew only one.
     #[serde(default)]
     pub store_key: u64,
+    /// Number of the audit log's newest file: its key is derived from it, so a number is never used twice. 0 in notes of versions that did not note it.
+    #[serde(default)]
+    pub file: u64,
 }
 
 #[cfg(test)]

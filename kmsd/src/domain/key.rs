@@ -269,15 +269,23 @@ impl KeyRecord {
         self.changed(|next| next.deletion_due = Some(due))
     }
 
-    /// The token has none of it left.
+    /// The token has none of it left. What nobody needs any more of the record goes too: it stays for good.
     #[must_use]
     pub fn destroyed(&self) -> Self {
         self.changed(|next| {
             next.phase = Phase::Destroyed;
+            (next.tags, next.grants, next.policy, next.rotation) = (Tags::default(), Vec::new(), None, None);
             for version in &mut next.versions {
                 version.phase = Phase::Destroyed;
             }
         })
+    }
+
+    /// Whether it has dates on the trusted axis that it had not before.
+    #[must_use]
+    pub fn has_new_dates(&self, before: &Self) -> bool {
+        (self.deletion_due.is_some() && self.deletion_due != before.deletion_due)
+            || (self.rotation.is_some() && self.rotation != before.rotation)
     }
 
     /// Whether its day has come (K4).

@@ -2,7 +2,7 @@
 //!
 //! Nothing is ever deleted because the token shows less than the store: that may be the wrong token.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     access_key,
@@ -55,6 +55,8 @@ pub struct Findings {
     pub drop_version: Vec<KeyRecord>,
     /// Destruction was begun: finish it.
     pub destroy: Vec<KeyRecord>,
+    /// The key is destroyed, and the token shows objects of it again: it, or a part of it, was put back. Destroy them again.
+    pub revived: BTreeMap<KeyId, Vec<ObjectId>>,
     /// The store says that it is there, the token does not show it. Reported; the key does not work.
     pub missing: Vec<ObjectId>,
     /// The token has it, the store knows nothing of it. Reported, never deleted.
@@ -70,6 +72,7 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
     // The service's own; whether it is there matters only when access keys are used.
     let mut known = BTreeSet::from([access_key::SEALING_OBJECT]);
     let mut expected = 0;
+    let mut destroyed = BTreeSet::new();
     for key in registry.keys() {
         let has = |version| token.contains(&ObjectId { key: key.id, version });
         for version in &key.versions {
@@ -95,10 +98,17 @@ pub fn reconcile(registry: &Registry, token: &BTreeSet<ObjectId>) -> Findings {
                 .drop_version
                 .push(key.changed(|next| next.versions.retain(|v| v.phase != Phase::Creating))),
             Phase::Destroying => findings.destroy.push(KeyRecord::clone(key)),
-            Phase::Destroyed => {}
+            Phase::Destroyed => drop(destroyed.insert(key.id)),
         }
     }
-    findings.orphans = token.difference(&known).copied().collect();
+    for object in token {
+        if destroyed.contains(&object.key) {
+            // Also versions that the record does not know: a key's id is never used again.
+            findings.revived.entry(object.key).or_default().push(*object);
+        } else if !known.contains(object) {
+            findings.orphans.push(*object);
+        }
+    }
     findings.is_foreign = expected > 0 && findings.missing.len() == expected;
     findings
 }
@@ -154,6 +164,17 @@ mod tests {
         let findings = reconcile(&registry(std::slice::from_ref(&destroying)), &BTreeSet::new());
         assert_eq!(findings.destroy, [destroying]);
         assert!(findings.missing.is_empty() && !findings.is_foreign);
+    }
+
+    /// K4: a destroyed key is gone for good, whatever the token shows of it; and the record costs no living key anything.
+    #[test]
+    fn k4_a_destroyed_key_that_is_back_is_destroyed_again() {
+        let destroyed = record(1).confirmed().destroying().destroyed();
+        let registry = registry(&[destroyed, record(2).confirmed()]);
+        let findings = reconcile(&registry, &[object(1, 1), object(1, 2), object(2, 1)].into());
+        assert_eq!(findings.revived, [(record(1).id, vec![object(1, 1), object(1, 2)])].into());
+        assert!(findings.orphans.is_empty() && findings.missing.is_empty() && !findings.is_foreign);
+        assert!(reconcile(&registry, &[object(2, 1)].into()).revived.is_empty());
     }
 
     /// K6: material that was being imported is not taken for a new version.

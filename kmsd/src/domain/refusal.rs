@@ -169,6 +169,12 @@ pub enum Refusal {
         /// The bound.
         limit: usize,
     },
+    /// As many as one principal may have.
+    #[error("you have {limit} keys already, as many as [limits] max_keys_each allows")]
+    TooManyKeysOfOne {
+        /// The bound.
+        limit: usize,
+    },
     /// The key has no such grant.
     #[error("the key {key} has no grant {id}")]
     NoSuchGrant {
@@ -199,6 +205,20 @@ pub enum Refusal {
     TooManyGrants {
         /// The key.
         key: KeyName,
+        /// The bound.
+        limit: usize,
+    },
+    /// As many as there may be.
+    #[error("there are {limit} grants already, as many as [limits] max_grants allows")]
+    TooManyGrantsInAll {
+        /// The bound.
+        limit: usize,
+    },
+    /// As many as there may be on the keys of one principal.
+    #[error(
+        "the keys of the owner of this one have {limit} grants already, as many as [limits] max_grants_each allows"
+    )]
+    TooManyGrantsOfOne {
         /// The bound.
         limit: usize,
     },
@@ -248,6 +268,20 @@ pub enum Refusal {
     /// One at a time.
     #[error("the key {key} is being rotated at this moment")]
     RotationUnderWay {
+        /// The key.
+        key: KeyName,
+    },
+    /// The service is at work on the key of its own accord.
+    #[error("what was begun with the key {key} earlier is still being finished, or cleared away")]
+    Unfinished {
+        /// The key.
+        key: KeyName,
+    },
+    /// A restored store says that something was being made, and what the token has of it does not work.
+    #[error(
+        "the key {key} was being changed when this store was copied, and what was being made does not work: it is left alone until kmsd is restarted"
+    )]
+    HalfMade {
         /// The key.
         key: KeyName,
     },
@@ -301,8 +335,8 @@ pub enum Refusal {
     /// Another caller imports into the same key, or deletes its material.
     #[error("material for the key {key} is being imported or deleted already")]
     ImportUnderWay {
-        /// As the caller named it.
-        key: String,
+        /// The key.
+        key: KeyName,
     },
     /// The material was made in the token: there is no copy of it to import again.
     #[error("the material of the key {key} was made in the token; only imported material can be removed")]
@@ -475,13 +509,15 @@ impl Refusal {
             Self::ParameterMissing { .. } => "KMS.0204",
             Self::ParameterInvalid { .. } => "KMS.0308",
             Self::DatakeyLength => "KMS.1901",
-            Self::TooManyKeys { .. } => "KMS.1105",
+            Self::TooManyKeys { .. } | Self::TooManyKeysOfOne { .. } => "KMS.1105",
             Self::NoSuchGrant { .. } => "KMS.2502",
             Self::GrantIdInvalid(_) => "KMS.2501",
             Self::GrantEmpty => "KMS.2401",
             Self::GranteeInvalid => "KMS.2402",
             Self::GrantTooWide { .. } => "KMS.0307",
-            Self::TooManyGrants { .. } => "KMS.2404",
+            Self::TooManyGrants { .. }
+            | Self::TooManyGrantsInAll { .. }
+            | Self::TooManyGrantsOfOne { .. } => "KMS.2404",
             Self::Policy(_) => "KMSD.0007",
             Self::NoSuchAlias { .. } => "KMSD.0008",
             Self::AliasIsName { .. } => "KMSD.0009",
@@ -489,7 +525,7 @@ impl Refusal {
             Self::RotationEnabled { .. } => "KMS.2901",
             Self::RotationNotEnabled { .. } => "KMS.0313",
             Self::RotationInterval { .. } => "KMS.3001",
-            Self::RotationUnderWay { .. } => "KMSD.0005",
+            Self::RotationUnderWay { .. } | Self::Unfinished { .. } | Self::HalfMade { .. } => "KMSD.0005",
             Self::TooManyRotations { .. } => "KMSD.0006",
             Self::TagInvalid => "KMS.0308",
             Self::TooManyTags { .. } => "KMS.0312",
@@ -553,16 +589,21 @@ impl Refusal {
             Self::NoSuchAccessKey { .. } => "look at `ecsctl access-key list`",
             Self::AccessKeyDamaged { .. } => "delete this access key and make another",
             Self::TooManyAccessKeys { .. } => "delete access keys that are not needed",
-            Self::TooManyKeys { .. } => "delete keys that are not needed, or raise the limit",
+            Self::TooManyKeys { .. } | Self::TooManyKeysOfOne { .. } => {
+                "delete keys that are not needed, or have the limit raised"
+            }
             Self::NoSuchGrant { .. } => "look at `ecsctl key grant KEY`",
             Self::GrantTooWide { .. } => "ask the key's owner for the grant",
-            Self::TooManyGrants { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
+            Self::TooManyGrants { .. }
+            | Self::TooManyGrantsInAll { .. }
+            | Self::TooManyGrantsOfOne { .. } => "revoke grants that are not needed (`ecsctl key revoke`)",
             Self::AliasIsName { .. } => "rename that key first (`ecsctl key alias KEY --rename NAME`)",
             Self::TooManyAliases { .. } => {
                 "remove aliases that are not needed (`ecsctl key alias KEY --remove NAME`)"
             }
             Self::RotationNotEnabled { .. } => "turn it on (`ecsctl key rotate --every DAYS`)",
-            Self::RotationUnderWay { .. } => "try again in a moment",
+            Self::RotationUnderWay { .. } | Self::Unfinished { .. } => "try again in a moment",
+            Self::HalfMade { .. } => "restart kmsd, which gives up what does not work; then try again",
             Self::TooManyRotations { .. } => "make another key and re-encrypt under it",
             Self::AnchorNotPermitted { .. } => {
                 "an administrator can hand it over (`PUT /kmsd/v1/anchors/VOLUME/owner`) or remove it"

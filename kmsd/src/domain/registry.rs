@@ -10,6 +10,8 @@ use super::{
     anchor::AnchorRecord,
     id::{Alias, KeyId, KeyRef},
     key::{KeyRecord, Phase, SharedKey},
+    principal::Principal,
+    quota::Count,
     time::WallTime,
 };
 
@@ -85,6 +87,25 @@ impl Registry {
     #[must_use]
     pub fn living(&self) -> usize {
         self.names.len()
+    }
+
+    /// Keys that are not destroyed, default keys aside: all, and those of an owner.
+    #[must_use]
+    pub fn count(&self, owner: &Principal) -> Count {
+        let living = self.keys.values().filter(|key| key.phase != Phase::Destroyed && !key.is_default);
+        living.fold(Count::default(), |count, key| Count {
+            all: count.all + 1,
+            own: count.own + usize::from(key.owner == *owner),
+        })
+    }
+
+    /// Grants on keys that are not destroyed: all, and those on keys of an owner.
+    #[must_use]
+    pub fn count_grants(&self, owner: &Principal) -> Count {
+        self.keys.values().fold(Count::default(), |count, key| Count {
+            all: count.all + key.grants.len(),
+            own: count.own + if key.owner == *owner { key.grants.len() } else { 0 },
+        })
     }
 
     /// An alias that is no key's own name.

@@ -6,6 +6,9 @@
 //! has stood unchanged for a day of running time: a true downtime delays destruction by at most that day, a false one is corrected
 //! before it does harm. Once wall clock and axis have agreed, no lead counts before the next reboot. A wall clock that is
 //! behind is ignored: the axis has seen the time go by.
+//!
+//! The axis may itself be behind, and for good: the first start may have seen a clock that was slow and has been corrected since. A lead that there was while
+//! the host ran is no downtime, neither then nor after the next reboot; what counts there is only by how much the wall clock is further ahead.
 
 use serde::{Deserialize, Serialize};
 
@@ -50,9 +53,13 @@ pub struct TrustedClock {
     /// Whether wall clock and axis have agreed in this boot: what the wall clock says after that is no downtime.
     #[serde(default)]
     is_settled: bool,
+    /// By how much the axis is behind a wall clock that runs ahead of it though the host was not down. It grows as soon as such a lead is seen, and
+    /// shrinks when another has stood for a day.
+    #[serde(default)]
+    behind: i64,
 }
 
-/// By how much the wall clock is ahead, and since when it has been so.
+/// By how much the wall clock is ahead (or behind, below zero), and since when it has been so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Lead {
     ms: i64,
@@ -68,7 +75,7 @@ impl TrustedClock {
     /// The axis at the service's first start.
     #[must_use]
     pub fn start(reading: Reading) -> Self {
-        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true }
+        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true, behind: 0 }
     }
 
     /// The axis at a later moment.
@@ -77,27 +84,35 @@ impl TrustedClock {
         let same_boot = reading.boot_id == self.seen.boot_id && reading.since_boot >= self.seen.since_boot;
         let elapsed = if same_boot { reading.since_boot - self.seen.since_boot } else { 0 };
         let now = TrustedTime(self.now.0.saturating_add(elapsed));
-        if same_boot && self.is_settled {
-            return Self { now, seen: reading, lead: None, is_settled: true };
-        }
         let ahead = reading.wall.0.saturating_sub(now.0);
-        if ahead.abs() <= TOLERANCE_MS {
-            // They agree. A short downtime is made up for at once.
-            let now = TrustedTime(now.0.saturating_add(ahead.max(0)));
-            return Self { now, seen: reading, lead: None, is_settled: true };
-        }
-        if ahead < 0 {
-            // Not set yet, as on a host without a clock of its own; or wrong.
-            return Self { now, seen: reading, lead: None, is_settled: false };
-        }
         let lead = match self.lead {
-            Some(lead) if same_boot && (ahead - lead.ms).abs() <= TOLERANCE_MS => lead,
+            Some(lead) if same_boot && ahead.saturating_sub(lead.ms).abs() <= TOLERANCE_MS => lead,
             _ => Lead { ms: ahead, since_boot: reading.since_boot },
         };
-        if reading.since_boot - lead.since_boot >= HOLD_MS {
-            return Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true };
+        let has_stood = reading.since_boot - lead.since_boot >= HOLD_MS;
+        if same_boot && self.is_settled {
+            let behind = if has_stood { ahead.max(0) } else { self.behind.max(ahead) };
+            return Self { now, seen: reading, lead: Some(lead), is_settled: true, behind };
         }
-        Self { now, seen: reading, lead: Some(lead), is_settled: false }
+        // Of a clock that an earlier version stored: what it would have noted.
+        let noted = if self.is_settled { self.seen.wall.0.saturating_sub(self.now.0) } else { 0 };
+        let behind = self.behind.max(noted);
+        let down = ahead.saturating_sub(behind);
+        if down.abs() <= TOLERANCE_MS {
+            // They agree. A short downtime is made up for at once.
+            let now = TrustedTime(now.0.saturating_add(down.max(0)));
+            return Self { now, seen: reading, lead: None, is_settled: true, behind };
+        }
+        if has_stood && down > 0 {
+            let now = TrustedTime(now.0.saturating_add(down));
+            return Self { now, seen: reading, lead: None, is_settled: true, behind };
+        }
+        if has_stood && ahead >= -TOLERANCE_MS {
+            // The lead that there was before is there no longer: the wall clock was wrong then. How long the host was down is not known.
+            return Self { now, seen: reading, lead: None, is_settled: true, behind: ahead.max(0) };
+        }
+        // Ahead for a while only; or behind: not set yet, as on a host without a clock of its own, or wrong.
+        Self { now, seen: reading, lead: Some(lead), is_settled: false, behind }
     }
 
     /// Now, on the axis.
@@ -242,6 +257,39 @@ mod tests {
         assert_eq!(clock.now(), TrustedTime(offset + DAY_MS));
     }
 
+    /// The first start saw a clock that was eight days slow and is corrected in the same boot: after a reboot those days are no downtime.
+    #[test]
+    fn k4_a_slow_clock_at_the_first_start_brings_nothing_nearer() {
+        for slow in [8 * DAY_MS, 50 * YEAR] {
+            let first = START - slow;
+            let clock = TrustedClock::start(at("a", 0, first));
+            let clock = run(clock, "a", HOUR, 2, START);
+            // Down for an hour.
+            let offset = START + 4 * HOUR;
+            let clock = run(clock, "b", 0, 26, offset);
+            // The hour counts, and no more than that.
+            assert_eq!(clock.now().0 - first, 30 * HOUR);
+            // As stored by a version that did not note it.
+            let clock = run(TrustedClock::start(at("a", 0, first)), "a", HOUR, 2, START);
+            let mut stored = serde_json::to_value(clock).unwrap();
+            stored.as_object_mut().unwrap().remove("behind");
+            let clock: TrustedClock = serde_json::from_value(stored).unwrap();
+            assert_eq!(run(clock, "b", 0, 26, offset).now().0 - first, 30 * HOUR);
+        }
+    }
+
+    /// A leap that was there when the host went down and is corrected at the next boot is forgotten, so that later downtimes count again.
+    #[test]
+    fn k4_downtime_counts_again_after_a_leap_was_corrected() {
+        let clock = TrustedClock::start(at("a", 0, START));
+        let clock = run(clock, "a", HOUR, 5, START + 10 * YEAR);
+        let clock = run(clock, "b", 0, 30, START + 6 * HOUR);
+        assert_eq!(clock.now(), TrustedTime(START + 36 * HOUR));
+        let offset = START + 36 * HOUR + 20 * DAY_MS;
+        let clock = run(clock, "c", 0, 25, offset);
+        assert_eq!(clock.now(), TrustedTime(offset + 25 * HOUR));
+    }
+
     #[test]
     fn dates_are_shown_by_the_wall_clock_of_now() {
         let clock = run(TrustedClock::start(at("a", 0, START)), "a", 0, 1, START - YEAR);
@@ -266,6 +314,25 @@ mod tests {
                 clock = clock.observe(at(&boot.to_string(), since_boot, START + elapsed + leap));
                 // Drift within the tolerance is followed once per observation.
                 prop_assert!(clock.now().0 <= START + elapsed + 11 * TOLERANCE_MS);
+            }
+        }
+
+        /// K4: however wrong the clock was at the first start, if it is right from then on the axis gains no more than the time that truly went by,
+        /// over any number of reboots and however long they take.
+        #[test]
+        fn k4_never_early_after_a_wrong_first_start(
+            wrong in -20 * YEAR..20 * YEAR,
+            boots in proptest::collection::vec((0..60i64, 0..20 * DAY_MS), 1..6),
+        ) {
+            let first = START + wrong;
+            let mut clock = TrustedClock::start(at("0", 0, first));
+            clock = clock.observe(at("0", 1000, START + 1000));
+            let mut elapsed = 1000;
+            for (number, (hours, down)) in (1..).zip(boots) {
+                elapsed += down;
+                clock = run(clock, &number.to_string(), 0, hours, START + elapsed);
+                elapsed += hours * HOUR;
+                prop_assert!(clock.now().0 - first <= elapsed + number * TOLERANCE_MS);
             }
         }
     }

@@ -403,6 +403,22 @@ fn k4_softhsm_without_a_login_nothing_is_missing() {
     });
 }
 
+/// What is known to be there is not made a second time beside it.
+#[test]
+fn softhsm_what_is_known_is_not_made_again() {
+    on_softhsm("softhsm_what_is_known_is_not_made_again", |dir| {
+        let token = Pkcs11Token::connect(settings(&dir)).unwrap();
+        let (mut one, mut other) = (token.open().unwrap(), token.open().unwrap());
+        one.generate(object(1, 1)).unwrap();
+        for session in [&mut one, &mut other] {
+            let refused = session.generate(object(1, 1));
+            assert!(matches!(refused, Err(HsmError::Occupied { object: found }) if found == object(1, 1)));
+        }
+        one.destroy(object(1, 1)).unwrap();
+        other.generate(object(1, 1)).unwrap();
+    });
+}
+
 /// Another program exchanges an object for a copy: the handle that was known is dead, and is looked up again.
 #[test]
 fn softhsm_a_handle_that_died_is_looked_up_again() {

@@ -110,6 +110,14 @@ pub enum HsmError {
         /// The code.
         code: String,
     },
+    /// A general failure: the session or the token may be gone, or this one call is refused.
+    #[error("the token failed in {function} ({code})")]
+    Unclear {
+        /// The PKCS#11 function.
+        function: String,
+        /// The code.
+        code: String,
+    },
     /// All sessions that the token allows are in use.
     #[error(
         "the token allows no more sessions: close other programs that use it, or lower [token] sessions in kmsd.toml"
@@ -178,7 +186,7 @@ impl HsmError {
     #[must_use]
     pub const fn recovery(&self) -> Recovery {
         match self {
-            Self::Lost { .. } | Self::TokenAbsent { .. } => Recovery::Reinitialise,
+            Self::Lost { .. } | Self::Unclear { .. } | Self::TokenAbsent { .. } => Recovery::Reinitialise,
             Self::Module { .. }
             | Self::WrongToken { .. }
             | Self::PinFile { .. }
@@ -206,6 +214,7 @@ impl HsmError {
         matches!(
             self,
             Self::Lost { .. }
+                | Self::Unclear { .. }
                 | Self::TokenAbsent { .. }
                 | Self::NoSession
                 | Self::Away { .. }

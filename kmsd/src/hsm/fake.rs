@@ -47,17 +47,27 @@ struct Inner {
     integrity: Mutex<bool>,
     note: Mutex<Option<Vec<u8>>>,
     script: Mutex<Script>,
+    after: Mutex<Option<(&'static str, Act)>>,
     generation: AtomicU64,
     calls: AtomicU64,
     recoveries: AtomicU64,
     counter: AtomicU64,
 }
 
+type Act = Box<dyn FnOnce() + Send>;
+
 #[derive(Default)]
 struct Script {
     /// By index of the call, counted from the script's start.
     faults: BTreeMap<u64, Fault>,
     away: Option<HsmError>,
+    /// Calls of these names fail, every one.
+    refused: HashMap<&'static str, HsmError>,
+    /// Calls of that name take so much longer.
+    slow: Option<(&'static str, Duration)>,
+    /// How many of these there are at this moment, and were at most.
+    slow_now: usize,
+    slow_most: usize,
     delay: Duration,
     power: Power,
     log: VecDeque<&'static str>,
@@ -190,6 +200,11 @@ impl FakeToken {
         self.inner.script.lock().faults.insert(now + index, fault);
     }
 
+    /// Does something as soon as the next call of that name has taken effect, before it is answered.
+    pub(crate) fn after(&self, name: &'static str, act: impl FnOnce() + Send + 'static) {
+        *self.inner.after.lock() = Some((name, Box::new(act)));
+    }
+
     /// Forgets all faults that have not struck.
     pub(crate) fn clear_faults(&self) {
         self.inner.script.lock().faults.clear();
@@ -198,6 +213,26 @@ impl FakeToken {
     /// Takes the token away, or puts it back.
     pub(crate) fn set_away(&self, error: Option<HsmError>) {
         self.inner.script.lock().away = error;
+    }
+
+    /// Refuses every call of that name, as a token that is full does, or no longer.
+    pub(crate) fn refuse(&self, name: &'static str, error: Option<HsmError>) {
+        let refused = &mut self.inner.script.lock().refused;
+        match error {
+            Some(error) => refused.insert(name, error),
+            None => refused.remove(name),
+        };
+    }
+
+    /// Lets the calls of one name take so long.
+    pub(crate) fn slow(&self, name: &'static str, delay: Duration) {
+        self.inner.script.lock().slow = Some((name, delay));
+    }
+
+    /// How many of these were made at once at most.
+    #[must_use]
+    pub(crate) fn slow_at_once(&self) -> usize {
+        self.inner.script.lock().slow_most
     }
 
     /// Lets each call take so long.
@@ -285,6 +320,18 @@ impl FakeToken {
         self.inner.script.lock().power = power;
     }
 
+    fn be_slow(&self, name: &'static str) {
+        let delay = {
+            let mut script = self.inner.script.lock();
+            let Some((_, delay)) = script.slow.filter(|(slow, _)| *slow == name) else { return };
+            script.slow_now += 1;
+            script.slow_most = script.slow_most.max(script.slow_now);
+            delay
+        };
+        std::thread::sleep(delay);
+        self.inner.script.lock().slow_now -= 1;
+    }
+
     fn call<T>(
         &self,
         name: &'static str,
@@ -297,7 +344,7 @@ impl FakeToken {
                 script.log.pop_front();
             }
             script.log.push_back(name);
-            if let Some(error) = &script.away {
+            if let Some(error) = script.away.as_ref().or(script.refused.get(name)) {
                 return Err(error.clone());
             }
             (script.faults.remove(&index), script.delay, script.power.spend())
@@ -310,11 +357,17 @@ impl FakeToken {
         if !delay.is_zero() {
             std::thread::sleep(delay);
         }
-        match fault {
+        self.be_slow(name);
+        let done = match fault {
             Some(Fault::Before(error)) => Err(error),
             Some(Fault::After(error)) => effect().and(Err(error)),
             None => effect(),
+        };
+        let act = self.inner.after.lock().take_if(|(awaited, _)| *awaited == name);
+        if let Some((_, act)) = act {
+            act();
         }
+        done
     }
 }
 
@@ -548,6 +601,10 @@ impl Session for FakeSession {
             *self.token.inner.note.lock() = Some(note.to_vec());
             Ok(())
         })
+    }
+
+    fn answers(&mut self) -> Result<(), HsmError> {
+        self.call("answers", || Ok(()))
     }
 
     fn random(&mut self, out: &mut [u8]) -> Result<(), HsmError> {

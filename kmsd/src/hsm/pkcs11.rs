@@ -109,13 +109,7 @@ impl Pkcs11Token {
     /// # Errors
     /// Names what is missing and what to do.
     pub fn connect(settings: Pkcs11Settings) -> Result<Self, HsmError> {
-        let library = Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
-            path: settings.module.clone(),
-            reason: match e {
-                CkError::LibraryLoading(e) => e.to_string(),
-                other => format!("{other:?}"),
-            },
-        })?;
+        let library = load(&settings)?;
         let attempt = match initialise(&library, &settings) {
             // The same that a recovery does: once more from the beginning.
             Err(error) if error.recovery() == Recovery::Reinitialise => {
@@ -168,17 +162,39 @@ impl Pkcs11Token {
     }
 }
 
-fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, TokenIdentity), HsmError> {
+fn load(settings: &Pkcs11Settings) -> Result<Pkcs11, HsmError> {
+    Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
+        path: settings.module.clone(),
+        reason: match e {
+            CkError::LibraryLoading(e) => e.to_string(),
+            other => format!("{other:?}"),
+        },
+    })
+}
+
+fn begin(library: &Pkcs11) -> Result<(), HsmError> {
     match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(e) => return Err(classify(e)),
+        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => Ok(()),
+        Err(e) => Err(classify(e)),
     }
+}
+
+fn initialise(library: &Pkcs11, settings: &Pkcs11Settings) -> Result<(Live, TokenIdentity), HsmError> {
+    begin(library)?;
     let (slot, identity) = Pkcs11Token::find(library, settings)?;
     let mechanisms = library.get_mechanism_list(slot).map_err(classify)?;
     let mechanism = sealing_by(&mechanisms)?;
     let session = library.open_rw_session(slot).map_err(classify)?;
     log_in(&session, settings, &identity)?;
     Ok((Live { slot, login: Some(session), objects: Arc::default(), mechanism }, identity))
+}
+
+/// Finds every object at once: one by one, each search of a token with many objects takes its time, and the first use of each key would wait for one.
+fn find_all(live: &mut Live) -> Result<(), HsmError> {
+    let place: Place = Arc::new(Mutex::new(live.login.take()));
+    let found = Pkcs11Session::new(Arc::clone(&place), Arc::clone(&live.objects), live.mechanism).inventory();
+    live.login = place.lock().take();
+    found.map(drop)
 }
 
 /// How a token with these mechanisms seals.
@@ -209,7 +225,7 @@ fn log_in(
     settings: &Pkcs11Settings,
     token: &TokenIdentity,
 ) -> Result<(), HsmError> {
-    let pin = settings.pin.read()?;
+    let (pin, stamp) = settings.pin.read()?;
     match session.login(UserType::User, Some(&pin)) {
         Ok(()) | Err(CkError::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {
             settings.pin.accepted();
@@ -223,7 +239,7 @@ fn log_in(
             | RvError::PinLocked
             | RvError::UserPinNotInitialized),
             _,
-        )) => Err(settings.pin.refused(token.clone(), &code)),
+        )) => Err(settings.pin.refused(stamp, token.clone(), &code)),
         Err(e) => Err(classify(e)),
     }
 }
@@ -282,7 +298,8 @@ impl Token for Pkcs11Token {
         state.places.clear();
         state.live = None;
         finalise(&self.library);
-        let (live, _) = initialise(&self.library, &self.settings)?;
+        let (mut live, _) = initialise(&self.library, &self.settings)?;
+        find_all(&mut live)?;
         self.mechanism.store(live.mechanism as u8, Ordering::Release);
         state.live = Some(live);
         self.generation.fetch_add(1, Ordering::Release);

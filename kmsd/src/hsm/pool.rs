@@ -12,7 +12,7 @@ use std::{
 };
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, tick};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use self::presence::Presence;
 use super::{HsmError, Recovery, Session, Token, TokenIdentity};
@@ -70,6 +70,19 @@ struct Inner {
     stop_waiting: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
     settings: PoolSettings,
+    /// Lets one call at a time change objects.
+    changes: Semaphore,
+    /// Calls that wait for that.
+    changing: AtomicUsize,
+}
+
+/// A call that waits for its turn to change objects, or has it.
+struct Changing<'a>(&'a AtomicUsize);
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Pool {
@@ -120,6 +133,8 @@ impl Pool {
             stop_waiting: Some(stop_waiting),
             threads,
             settings,
+            changes: Semaphore::new(1),
+            changing: AtomicUsize::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -174,6 +189,28 @@ impl Pool {
             TrySendError::Disconnected(_) => HsmError::Stopped,
         })?;
         answer.await.map_err(|_| HsmError::Stopped)?
+    }
+
+    /// As [`call`](Self::call), for what makes or destroys objects. That takes the token long, and it does one at a time anyhow: so it takes no more than one worker, and
+    /// whoever uses a key does not wait for those who make one.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn change<T, F>(&self, operation: F) -> Result<T, HsmError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut dyn Session) -> Result<T, HsmError> + Send + 'static,
+    {
+        let waiting = self.inner.changing.fetch_add(1, Ordering::SeqCst);
+        let _counted = Changing(&self.inner.changing);
+        if waiting >= self.inner.settings.queue {
+            return Err(HsmError::Busy { waiting });
+        }
+        if let Some(refusal) = self.inner.presence.refusal() {
+            return Err(refusal);
+        }
+        let _turn = self.inner.changes.acquire().await.map_err(|_| HsmError::Stopped)?;
+        self.call(operation).await
     }
 }
 
@@ -263,6 +300,11 @@ impl Worker {
                 Err(error) if error.recovery() != Recovery::None => error,
                 other => return other,
             };
+            if self.token.generation() == seen
+                && let Some(refusal) = self.refusal(&error, is_second_try)
+            {
+                return Err(refusal);
+            }
             self.session = None;
             let recovered = match error.recovery() {
                 // Another thread's recovery has cut this try short: that is no loss of its own.
@@ -289,6 +331,21 @@ impl Worker {
             function: "each try".to_owned(),
             code: "the token was lost and found again by others meanwhile".to_owned(),
         })
+    }
+
+    /// What a general failure is if the token is there all the same: its answer to this one call. It is there if it has just been recovered, or if it has
+    /// failed so after a recovery before, and the session answers. Else a token that is full, say, would be taken for gone whenever somebody makes a key.
+    fn refusal(&mut self, error: &HsmError, is_recovered: bool) -> Option<HsmError> {
+        let HsmError::Unclear { function, code } = error else { return None };
+        let failure = (function.clone(), code.clone());
+        if !is_recovered && !self.presence.is_known(&failure) {
+            return None;
+        }
+        self.session().ok()?.answers().ok()?;
+        if is_recovered {
+            self.presence.remember(failure);
+        }
+        Some(HsmError::Failed { function: function.clone(), code: code.clone() })
     }
 
     fn attempt<T>(

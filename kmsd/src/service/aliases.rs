@@ -1,6 +1,6 @@
 //! Names of keys: their own, and aliases besides.
 
-use super::{KeyView, Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS};
+use super::{KeyView, Service, ServiceError, audit::Trail, lifecycle::naming};
 use crate::{
     domain::{
         Alias, Caller, EncryptionContext, KeyId, KeyRef, Operation, Refusal,
@@ -79,7 +79,9 @@ impl Service {
         trail.key(permit.key().id, None);
         let record = AliasRecord::new(&permit, alias, self.observe_clock().wall())?;
         self.intend(trail).await?;
-        self.put_alias(permit.key(), record).await
+        let put = self.inner.writer.commit(Change::PutAlias(record.clone())).await;
+        put.map_err(|error| alias_refused(error, permit.key(), &record.alias))?;
+        Ok(record.into())
     }
 
     /// Makes an alias stand for another key. The caller needs the right to both.
@@ -108,8 +110,8 @@ impl Service {
         alias: &Alias,
         target: &KeyRef,
     ) -> Result<NamedKey, ServiceError> {
-        let mut last = CommitError::Conflict(Conflict::Stale);
-        for attempt in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let (record, permit) = {
                 let registry = self.inner.writer.registry().read();
                 let none = EncryptionContext::default();
@@ -125,15 +127,14 @@ impl Service {
             };
             trail.key(permit.key().id, None);
             let next = record.of(&permit, self.observe_clock().wall());
-            if attempt == 0 {
+            if attempts.is_first() {
                 self.intend(trail).await?;
             }
-            match self.put_alias(permit.key(), next).await {
-                Err(ServiceError::Store(error @ CommitError::Conflict(Conflict::Stale))) => last = error,
-                done => return done,
+            let put = attempts.commit(Change::PutAlias(next.clone())).await;
+            if put.map_err(|error| alias_refused(error, permit.key(), alias))? {
+                return Ok(next.into());
             }
         }
-        Err(last.into())
     }
 
     /// Takes a name away. A key's own name is replaced by one that the service makes up.
@@ -160,8 +161,8 @@ impl Service {
     ) -> Result<(), ServiceError> {
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let mut last = CommitError::Conflict(Conflict::Stale);
-        for attempt in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let change = {
                 let registry = self.inner.writer.registry().read();
                 let named = KeyRef::Alias(alias.clone());
@@ -174,16 +175,13 @@ impl Service {
                     None => Change::PutKey(key::unnamed(&permit, random)),
                 }
             };
-            if attempt == 0 {
+            if attempts.is_first() {
                 self.intend(trail).await?;
             }
-            match self.inner.writer.commit(change).await {
-                Ok(()) => return Ok(()),
-                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
-                Err(error) => return Err(error.into()),
+            if attempts.commit(change).await? {
+                return Ok(());
             }
         }
-        Err(last.into())
     }
 
     /// Names of one key, or of all that the caller may describe, sorted. Names that the service made up are left out.
@@ -252,14 +250,14 @@ impl Service {
         Ok(())
     }
 
-    /// Names that nobody can ask for, since the first part of them is taken for the prefix of aliases; versions up to 0.1 took them. As an
+    /// Names that nobody can ask for, since they read as other ones (by the prefix of aliases, or as a URN); versions up to 0.1 took them. As an
     /// alias such a name goes, as a key's own name it is replaced by one that the service makes up. The key itself stays as it is.
-    pub(super) async fn clear_prefixed_names(&self) -> Result<(), ServiceError> {
+    pub(super) async fn clear_misleading_names(&self) -> Result<(), ServiceError> {
         let (aliases, keys) = {
             let registry = self.inner.writer.registry().read();
             let aliases: Vec<AliasRecord> =
-                registry.aliases().filter(|a| a.alias.is_prefixed()).cloned().collect();
-            let is_named = |key: &&SharedKey| key.phase == Phase::Live && key.alias.is_prefixed();
+                registry.aliases().filter(|a| a.alias.reads_as_another()).cloned().collect();
+            let is_named = |key: &&SharedKey| key.phase == Phase::Live && key.alias.reads_as_another();
             let keys: Vec<SharedKey> = registry.keys().filter(is_named).cloned().collect();
             (aliases, keys)
         };
@@ -277,26 +275,13 @@ impl Service {
     }
 
     async fn clear_name(&self, name: &Alias, key: KeyId, change: Change) -> Result<(), ServiceError> {
-        let note = "it begins with the prefix of aliases, so nobody could ask for it";
+        let note = "it reads as another name, so nobody could ask for it";
         let mut trail = Trail::of(&Caller::SYSTEM, Operation::DeleteAlias, name).note(note);
         trail.key(key, None);
         self.intend(&trail).await?;
         tracing::warn!(%key, %name, "a name that nobody can ask for is taken away; the key goes by its id");
         let gone = self.inner.writer.commit(change).await.map_err(ServiceError::from);
         self.record(trail, gone).await
-    }
-
-    async fn put_alias(&self, key: &SharedKey, record: AliasRecord) -> Result<NamedKey, ServiceError> {
-        match self.inner.writer.commit(Change::PutAlias(record.clone())).await {
-            Ok(()) => Ok(record.into()),
-            Err(CommitError::Conflict(Conflict::AliasTaken)) => {
-                Err(Refusal::AliasTaken { alias: record.alias }.into())
-            }
-            Err(CommitError::Conflict(Conflict::TooManyAliases)) => {
-                Err(Refusal::TooManyAliases { key: key.name(), limit: MAX_ALIASES }.into())
-            }
-            Err(error) => Err(error.into()),
-        }
     }
 
     async fn recorded_alias(
@@ -307,6 +292,15 @@ impl Service {
         let outcome = self.record(trail, outcome).await;
         self.note_soon();
         outcome
+    }
+}
+
+fn alias_refused(error: CommitError, key: &SharedKey, alias: &Alias) -> ServiceError {
+    match error {
+        CommitError::Conflict(Conflict::TooManyAliases) => {
+            Refusal::TooManyAliases { key: key.name(), limit: MAX_ALIASES }.into()
+        }
+        error => naming(error, alias),
     }
 }
 

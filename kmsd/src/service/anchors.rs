@@ -2,15 +2,13 @@
 
 use uuid::Uuid;
 
-use super::{Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS};
-use crate::{
-    domain::{
-        Caller, Principal, Refusal,
-        anchor::{self, Advance, Anchor, AnchorLimits, AnchorRecord},
-        lease::Ticket,
-        registry::{Change, Conflict},
-    },
-    store::CommitError,
+use super::{Service, ServiceError, audit::Trail};
+use crate::domain::{
+    Caller, Principal, Refusal,
+    anchor::{self, Advance, Anchor, AnchorRecord},
+    lease::Ticket,
+    quota::{Count, Exceeded, Quota},
+    registry::Change,
 };
 
 /// A state that an anchor is to move to, by who has the volume's lease, or without one.
@@ -174,10 +172,15 @@ impl Service {
     ) -> Result<Change, Refusal> {
         if current.is_none() {
             let limits = &self.inner.limits;
-            let limits = AnchorLimits { all: limits.max_anchors, each: limits.max_anchors_each };
+            let quota = Quota { all: limits.max_anchors, each: limits.max_anchors_each };
             let registry = self.inner.writer.registry().read();
             let own = registry.anchors().filter(|anchor| anchor.owner == caller.principal).count();
-            anchor::admit_another(caller, own, registry.anchors().count(), limits)?;
+            quota.admit(caller, Count { all: registry.anchors().count(), own }).map_err(|reached| {
+                match reached {
+                    Exceeded::All(limit) => Refusal::TooManyAnchors { limit },
+                    Exceeded::Each(limit) => Refusal::TooManyAnchorsOfOne { limit },
+                }
+            })?;
         }
         Ok(Change::PutAnchor(next))
     }
@@ -188,15 +191,13 @@ impl Service {
         volume: Uuid,
         decide: impl Fn(&Self, Option<&AnchorRecord>) -> Result<Option<Change>, Refusal>,
     ) -> Result<(), ServiceError> {
-        for _ in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let current = self.inner.writer.registry().read().anchor(&volume).cloned();
             let Some(change) = decide(self, current.as_ref())? else { return Ok(()) };
-            match self.inner.writer.commit(change).await {
-                Ok(()) => return Ok(()),
-                Err(CommitError::Conflict(Conflict::Stale)) => {}
-                Err(error) => return Err(error.into()),
+            if attempts.commit(change).await? {
+                return Ok(());
             }
         }
-        Err(CommitError::Conflict(Conflict::Stale).into())
     }
 }

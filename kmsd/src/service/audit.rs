@@ -150,7 +150,7 @@ impl Service {
         let (end, pool) = (self.inner.audit.head(), self.inner.pool.clone());
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
-            audit::verify::<ServiceError>(&directory, Extent::UpTo(end), |number| {
+            audit::verify::<ServiceError>(&[&directory], Extent::UpTo(end), |number| {
                 Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?))
             })
         })
@@ -195,16 +195,20 @@ impl Service {
     /// If the token is away.
     pub async fn save_note(&self) -> Result<(), ServiceError> {
         let mut noted = self.inner.noted.lock().await;
+        if self.inner.is_restoring.load(Ordering::Acquire) {
+            return Ok(());
+        }
         let note = TokenNote {
             epoch: self.inner.writer.epoch(),
             audit: self.inner.audit.head(),
             store_key: self.inner.store_key.load(Ordering::Acquire),
+            file: self.inner.audit.newest_file(),
         };
         if *noted == note {
             return Ok(());
         }
         let bytes = serde_json::to_vec(&note).expect("notes serialise");
-        self.inner.pool.call(move |session| session.put_note(&bytes)).await?;
+        self.inner.pool.change(move |session| session.put_note(&bytes)).await?;
         *noted = note;
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::domain::{
     grant::{self, Grant, GrantId, GrantSpec},
     key::{Phase, SharedKey},
     policy,
+    quota::Exceeded,
 };
 
 impl Service {
@@ -26,7 +27,11 @@ impl Service {
         let view = self
             .change(caller, key, Operation::CreateGrant, move |permit| {
                 let now = service.observe_clock().wall();
-                grant::granted(permit, &issuer, &wanted.clone().checked()?, id, now)
+                let next = grant::granted(permit, &issuer, &wanted.clone().checked()?, id, now)?;
+                if next.grants.len() > permit.key().grants.len() {
+                    service.admit_grant(&issuer, &permit.key().owner)?;
+                }
+                Ok(next)
             })
             .await?;
         let grants = &view.key.grants;
@@ -35,6 +40,15 @@ impl Service {
             .find(|grant| grant.id == id)
             .or_else(|| grants.iter().find(|grant| grant.answers(&spec, &caller.principal)));
         Ok((view.key.id, made.map_or(id, |grant| grant.id)))
+    }
+
+    /// Many at once may go a few beyond the bound, which is there to bound memory.
+    fn admit_grant(&self, caller: &Caller, owner: &Principal) -> Result<(), Refusal> {
+        let count = self.inner.writer.registry().read().count_grants(owner);
+        self.inner.limits.grants().admit(caller, count).map_err(|reached| match reached {
+            Exceeded::All(limit) => Refusal::TooManyGrantsInAll { limit },
+            Exceeded::Each(limit) => Refusal::TooManyGrantsOfOne { limit },
+        })
     }
 
     /// A key with its grants.

@@ -1,6 +1,10 @@
 //! Material from elsewhere (K6): offered a key to wrap it with, unwrapped by the token, checked, and removed again.
 
-use super::{Service, ServiceError, audit::Trail, lifecycle::Flight};
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, TURN, Work},
+};
 use crate::{
     domain::{
         Caller, KeyId, KeyRef, Operation, Refusal,
@@ -59,6 +63,12 @@ impl Service {
         bits: RsaBits,
     ) -> Result<ImportParameters, ServiceError> {
         let operation = Operation::ImportMaterial;
+        let permit = self.asking(caller, key, operation)()?;
+        let (id, name) = (permit.key().id, permit.key().name());
+        // One offer of a key at a time: making its pair takes the token long.
+        let flight = Flight::turn(self, id, Work::Material, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
+        let key = &KeyRef::Id(id);
         let before = self.asking(caller, key, operation)()?.key().import.ticket.clone();
         let mut random = [0; PairId::LEN];
         getrandom::fill(&mut random)?;
@@ -72,7 +82,7 @@ impl Service {
         if let Some(before) = before {
             self.drop_pair(before.pair).await;
         }
-        let made = self.inner.pool.call(move |session| session.make_pair(pair, bits, hash)).await;
+        let made = self.inner.pool.change(move |session| session.make_pair(pair, bits, hash)).await;
         let public_key = made.map_err(|error| match error {
             HsmError::OaepHash => Refusal::ParameterInvalid {
                 name: "wrapping_algorithm",
@@ -118,7 +128,8 @@ impl Service {
         expires: Option<WallTime>,
     ) -> Result<KeyId, ServiceError> {
         let operation = Operation::ImportMaterial;
-        let id = self.asking(caller, key, operation)()?.key().id;
+        let permit = self.asking(caller, key, operation)()?;
+        let (id, name) = (permit.key().id, permit.key().name());
         let clock = self.observe_clock();
         // On the trusted axis, so that a clock that leaps does not end it early.
         let expires = match expires {
@@ -133,11 +144,12 @@ impl Service {
         };
         self.save_clock().await?;
         // Before the intent is seen: the scheduler clears away what nobody is at work on.
-        let _flight =
-            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let flight = Flight::turn(self, id, Work::Material, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         let (trusted, now) = (clock.now(), clock.wall());
         let decide = move |permit: &_| import::importing(permit, &token, trusted, now);
-        let arriving = self.decide_and_commit(trail, self.asking(caller, key, operation), decide).await?;
+        let permit = self.asking(caller, &KeyRef::Id(id), operation);
+        let arriving = self.decide_and_commit(trail, permit, decide).await?;
         let done = self.unwrap_and_confirm(&arriving, wrapped, expires).await;
         if let Err(error) = &done {
             tracing::info!(key = %id, %error, "material is not taken");
@@ -159,7 +171,7 @@ impl Service {
         let Ticket { pair, hash, .. } = ticket.ok_or_else(|| Refusal::ImportTokenInvalid { key: name() })?;
         let object = ObjectId { key: arriving.id, version: import::VERSION };
         let arrival = arriving.arrival();
-        let unwrapped = self.inner.pool.call(move |session| {
+        let unwrapped = self.inner.pool.change(move |session| {
             session.import(object, pair, hash, &wrapped, arrival)?;
             session.check_value(object)
         });
@@ -198,10 +210,11 @@ impl Service {
         key: &KeyRef,
     ) -> Result<KeyId, ServiceError> {
         let operation = Operation::DeleteMaterial;
-        let id = self.asking(caller, key, operation)()?.key().id;
+        let permit = self.asking(caller, key, operation)()?;
+        let (id, name) = (permit.key().id, permit.key().name());
         // Before the intent is seen: the scheduler finishes what nobody is at work on.
-        let _flight =
-            Flight::alone(self, id).ok_or_else(|| Refusal::ImportUnderWay { key: key.to_string() })?;
+        let flight = Flight::turn(self, id, Work::Material, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         let leaving = self
             .decide_and_commit(trail, self.asking(caller, &KeyRef::Id(id), operation), import::removing)
             .await?;
@@ -231,7 +244,7 @@ impl Service {
         }
         if let Some(ticket) = key.import.ticket.as_ref().filter(|_| key.is_ticket_due(now)) {
             let pair = ticket.pair;
-            self.inner.pool.call(move |session| session.drop_pair(pair)).await?;
+            self.inner.pool.change(move |session| session.drop_pair(pair)).await?;
             self.inner.writer.commit(Change::PutKey(key.without_ticket())).await?;
         }
         Ok(())
@@ -246,7 +259,7 @@ impl Service {
         let between = key.versions.iter().filter(|v| matches!(v.phase, Phase::Creating | Phase::Destroying));
         let objects: Vec<_> = between.map(|v| ObjectId { key: key.id, version: v.version }).collect();
         let arrival = key.arrival();
-        let destroyed = self.inner.pool.call(move |session| {
+        let destroyed = self.inner.pool.change(move |session| {
             objects.iter().try_for_each(|object| match arrival {
                 Arrival::First => session.destroy(*object),
                 Arrival::Again => session.remove_material(*object),
@@ -258,7 +271,7 @@ impl Service {
 
     /// A pair that is left behind does no harm: it is dropped at the next start.
     async fn drop_pair(&self, pair: PairId) {
-        if let Err(error) = self.inner.pool.call(move |session| session.drop_pair(pair)).await {
+        if let Err(error) = self.inner.pool.change(move |session| session.drop_pair(pair)).await {
             tracing::warn!(%error, "an RSA pair of an import cannot be cleared away yet");
         }
     }
@@ -276,7 +289,7 @@ impl Service {
             found.into_iter().filter(|pair| !open(pair)).collect()
         };
         for pair in old {
-            self.inner.pool.call(move |session| session.drop_pair(pair)).await?;
+            self.inner.pool.change(move |session| session.drop_pair(pair)).await?;
         }
         Ok(())
     }

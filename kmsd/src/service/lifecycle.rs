@@ -1,12 +1,17 @@
 //! Making keys, looking at them, and changing their state (K3, K4).
 
-use super::{Service, ServiceError, audit::Trail};
+use super::{
+    Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, Work},
+};
 use crate::{
     domain::{
         Alias, Caller, EncryptionContext, KeyId, KeyRef, Operation, Permit, Refusal,
         key::{self, KeyRecord, KeySpec, Phase, SharedKey},
         key_policy::KeyPolicy,
         policy,
+        quota::Exceeded,
         reconcile::ObjectId,
         registry::{Change, Conflict},
         state::{KeyState, Origin},
@@ -74,8 +79,6 @@ impl<'a> NewKey<'a> {
     }
 }
 
-/// How often a decision is made anew when the record changes under it.
-pub(super) const ATTEMPTS: usize = 16;
 /// Name of the operation that makes a key.
 const CREATE: &str = "create-key";
 
@@ -91,10 +94,10 @@ impl Service {
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
-        let (service, spec) = (self.clone(), new.spec(caller, random));
+        let (service, caller, spec) = (self.clone(), caller.clone(), new.spec(caller, random));
         self.to_the_end(async move {
             match spec {
-                Ok(spec) => service.make_recorded(trail, spec).await.map(|key| service.view(key)),
+                Ok(spec) => service.make_recorded(trail, &caller, spec).await.map(|key| service.view(key)),
                 Err(refusal) => service.record(trail, Err(refusal.into())).await,
             }
         })
@@ -156,8 +159,6 @@ impl Service {
         days: &str,
     ) -> Result<KeyView, ServiceError> {
         let (service, days) = (self.clone(), days.to_owned());
-        // The due date means nothing without the axis that it is on, so that is recorded before it.
-        self.save_clock().await?;
         self.change(caller, key, Operation::ScheduleDeletion, move |permit| {
             key::scheduled(permit, &days, service.trusted_now())
         })
@@ -190,11 +191,12 @@ impl Service {
                 Some(key) if key.phase == Phase::Live => Ok(()),
                 // An earlier attempt got stuck half-way: go on with it, rather than make a second one.
                 Some(key) if key.phase == Phase::Creating => {
-                    service.finish(KeyRecord::clone(&key)).await.map(drop)
+                    service.finish(KeyRecord::clone(&key), false).await.map(drop)
                 }
                 _ => {
                     let trail = Trail::new(&Caller::SYSTEM, CREATE).target(&alias);
-                    service.make_recorded(trail, KeySpec::default_key(alias)).await.map(drop)
+                    let spec = KeySpec::default_key(alias);
+                    service.make_recorded(trail, &Caller::SYSTEM, spec).await.map(drop)
                 }
             }
         })
@@ -264,29 +266,33 @@ impl Service {
         permit: impl Fn() -> Result<Permit, Refusal>,
         decide: impl Fn(&Permit) -> Result<KeyRecord, Refusal>,
     ) -> Result<SharedKey, ServiceError> {
-        let mut last = CommitError::Conflict(Conflict::Stale);
-        for attempt in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let permit = permit()?;
             trail.key(permit.key().id, None);
             let next = decide(&permit)?;
-            if attempt == 0 {
+            if attempts.is_first() {
                 self.intend(trail).await?;
-            }
-            match self.inner.writer.commit(Change::PutKey(next.clone())).await {
-                Ok(()) => return Ok(next.into()),
-                Err(CommitError::Conflict(Conflict::AliasTaken)) => {
-                    return Err(Refusal::AliasTaken { alias: next.alias }.into());
+                if next.has_new_dates(permit.key()) {
+                    // They mean nothing without the axis that they are on, so that is recorded before them.
+                    self.save_clock().await?;
                 }
-                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
-                Err(error) => return Err(error.into()),
+            }
+            let committed = attempts.commit(Change::PutKey(next.clone())).await;
+            if committed.map_err(|error| naming(error, &next.alias))? {
+                return Ok(next.into());
             }
         }
-        Err(last.into())
     }
 
-    async fn make_recorded(&self, mut trail: Trail, spec: KeySpec) -> Result<SharedKey, ServiceError> {
+    async fn make_recorded(
+        &self,
+        mut trail: Trail,
+        caller: &Caller,
+        spec: KeySpec,
+    ) -> Result<SharedKey, ServiceError> {
         self.intend(&trail).await?;
-        let made = self.make(spec).await;
+        let made = self.make(caller, spec).await;
         if let Ok(key) = &made {
             trail.key(key.id, key.current());
         }
@@ -295,25 +301,27 @@ impl Service {
         made
     }
 
-    async fn make(&self, spec: KeySpec) -> Result<SharedKey, ServiceError> {
-        let limit = self.inner.limits.max_keys;
-        // Default keys are outside the bound, as they are outside the cloud's quota.
-        if !spec.is_default && self.inner.writer.registry().read().living() >= limit {
-            return Err(Refusal::TooManyKeys { limit }.into());
+    async fn make(&self, caller: &Caller, spec: KeySpec) -> Result<SharedKey, ServiceError> {
+        // One caller at a time from the count to the record: however many ask at once, there are no more than may be.
+        let turn = self.inner.new_keys.lock().await;
+        // Default keys are outside the bounds, as they are outside the cloud's quota.
+        if !spec.is_default {
+            let count = self.inner.writer.registry().read().count(&caller.principal);
+            self.inner.limits.keys().admit(caller, count).map_err(|reached| match reached {
+                Exceeded::All(limit) => Refusal::TooManyKeys { limit },
+                Exceeded::Each(limit) => Refusal::TooManyKeysOfOne { limit },
+            })?;
         }
         let mut random = [0; 16];
         getrandom::fill(&mut random)?;
         let now = self.observe_clock().wall();
         let record = KeyRecord::creating(spec, KeyId::from_random(random), now);
-        let flight = Flight::new(self, record.id);
-        match self.inner.writer.commit(Change::PutKey(record.clone())).await {
-            Ok(()) => {}
-            Err(CommitError::Conflict(Conflict::AliasTaken)) => {
-                return Err(Refusal::AliasTaken { alias: record.alias }.into());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let made = self.finish(record.clone()).await;
+        // An id that was made up just now is nobody else's.
+        let flight = Flight::alone(self, record.id, Work::Making);
+        let committed = self.inner.writer.commit(Change::PutKey(record.clone())).await;
+        drop(turn);
+        committed.map_err(|error| naming(error, &record.alias))?;
+        let made = self.finish(record.clone(), true).await;
         if made.is_err() {
             self.undo(&record).await;
         }
@@ -321,8 +329,8 @@ impl Service {
         made
     }
 
-    /// From a recorded intent to a key in service.
-    async fn finish(&self, record: KeyRecord) -> Result<SharedKey, ServiceError> {
+    /// From a recorded intent to a key in service. Fresh is one whose id was made up just now, so that no token has anything of it.
+    async fn finish(&self, record: KeyRecord, fresh: bool) -> Result<SharedKey, ServiceError> {
         if record.phase == Phase::Live {
             // It waits for its material.
             return Ok(record.into());
@@ -330,14 +338,13 @@ impl Service {
         let next = record.confirmed();
         let intended: Vec<_> =
             record.versions.iter().filter(|v| v.phase == Phase::Creating).map(|v| v.version).collect();
-        let fresh = record.revision == 0;
         for version in intended {
             let object = ObjectId { key: record.id, version };
-            // A new id is in no token yet; when a try has gone wrong, look before making another.
+            // When a try has gone wrong, look before making another.
             let mut first = fresh;
             self.inner
                 .pool
-                .call(move |session| {
+                .change(move |session| {
                     if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
                 })
                 .await?;
@@ -360,7 +367,7 @@ impl Service {
         let destroyed = self
             .inner
             .pool
-            .call(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
+            .change(move |session| objects.iter().try_for_each(|object| session.destroy(*object)))
             .await;
         if let Err(error) = destroyed {
             tracing::warn!(key = %record.id, %error, "a key that could not be made cannot be cleared away yet");
@@ -372,28 +379,10 @@ impl Service {
     }
 }
 
-/// Marks a key as being made, rotated or imported into for as long as it lives.
-pub(super) struct Flight<'a> {
-    service: &'a Service,
-    id: KeyId,
-}
-
-impl<'a> Flight<'a> {
-    fn new(service: &'a Service, id: KeyId) -> Self {
-        service.inner.in_flight.lock().insert(id);
-        Self { service, id }
-    }
-
-    /// Unless the key is marked already.
-    pub(super) fn alone(service: &'a Service, id: KeyId) -> Option<Self> {
-        let is_new = service.inner.in_flight.lock().insert(id);
-        // Made only then: dropping it takes the mark away.
-        is_new.then(|| Self { service, id })
-    }
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.service.inner.in_flight.lock().remove(&self.id);
+/// A name that is taken is told by name.
+pub(super) fn naming(error: CommitError, alias: &Alias) -> ServiceError {
+    match error {
+        CommitError::Conflict(Conflict::AliasTaken) => Refusal::AliasTaken { alias: alias.clone() }.into(),
+        error => error.into(),
     }
 }

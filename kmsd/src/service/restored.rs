@@ -14,16 +14,14 @@ use crate::{
     audit::{self, Extent},
     domain::{
         Caller, KeyId, KeyVersion,
-        audit::{ChainKey, Stage},
+        audit::ChainKey,
+        import,
         key::{Phase, SharedKey},
         reconcile::ObjectId,
         registry::Change,
         state::Origin,
     },
 };
-
-/// Name of the operation that destroys a key whose day has come.
-pub(super) const DESTROY: &str = "destroy-key";
 
 impl Service {
     /// Destroys what the audit log says was destroyed already: a store from before that does not know, and a token that was
@@ -35,16 +33,10 @@ impl Service {
         let read = tokio::task::spawn_blocking(move || {
             let mut destroyed = HashSet::<KeyId>::new();
             let verdict = audit::read::<ServiceError>(
-                &directory,
+                &[&directory],
                 Extent::UpTo(end),
                 |number| Ok(ChainKey::new(*runtime.block_on(audit_key(&pool, number))?)),
-                |record| {
-                    let event = &record.event;
-                    let is_done = event.stage == Stage::Done && event.outcome.as_deref() == Some("ok");
-                    if event.operation == DESTROY && is_done {
-                        destroyed.extend(event.key);
-                    }
-                },
+                |record| destroyed.extend(record.event.destroyed()),
             );
             verdict.map(|verdict| (verdict, destroyed))
         });
@@ -68,8 +60,8 @@ impl Service {
     }
 
     /// Puts newer versions into service that the token has of a key and the store does not know: it is a copy from before a rotation. What was wrapped since
-    /// opens again, and whoever deletes the key deletes them too. Gives back what it leaves alone: objects of no living key, older numbers, what does
-    /// not work.
+    /// opens again, and whoever deletes the key deletes them too. Imported material that the store does not know is recognised. Gives back what it leaves
+    /// alone: objects of no living key, older numbers, what does not work.
     pub(super) async fn take_on(&self, orphans: Vec<ObjectId>) -> Result<Vec<ObjectId>, ServiceError> {
         let (mut found, mut left) = (BTreeMap::<KeyId, Vec<KeyVersion>>::new(), Vec::new());
         for object in orphans {
@@ -82,6 +74,8 @@ impl Service {
             });
             if is_newer && self.inner.pool.call(move |session| session.works(object)).await? {
                 found.entry(object.key).or_default().push(object.version);
+            } else if self.recognise(object).await? {
+                tracing::warn!(key = %object.key, "the token has material of this key that the store does not know of: import the same material again");
             } else {
                 left.push(object);
             }
@@ -97,6 +91,23 @@ impl Service {
             self.record(trail, taken).await?;
         }
         Ok(left)
+    }
+
+    /// Notes what material the token has of a key whose first import the store does not know of: it is a copy from before it. Then the key takes the same material only,
+    /// and what the token has beside it stays, without which nothing would open that was wrapped since (K6).
+    async fn recognise(&self, object: ObjectId) -> Result<bool, ServiceError> {
+        let key = self.record_of(object.key).filter(|key| key.awaits_first_material());
+        let Some(key) = key.filter(|_| object.version == import::VERSION) else { return Ok(false) };
+        if !self.inner.pool.call(move |session| session.works(object)).await? {
+            return Ok(false);
+        }
+        let check = self.inner.pool.call(move |session| session.check_value(object)).await?;
+        let mut trail = Trail::new(&Caller::SYSTEM, "recognise-material").target(&key.alias);
+        trail.key(key.id, None);
+        self.intend(&trail).await?;
+        let noted = self.inner.writer.commit(Change::PutKey(key.recognised(check))).await;
+        self.record(trail, noted.map_err(ServiceError::from)).await?;
+        Ok(true)
     }
 
     /// Replaces the store's integrity key and makes every MAC anew.

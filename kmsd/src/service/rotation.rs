@@ -2,16 +2,17 @@
 //!
 //! One rotation of a key at a time. What fails half-way is given up; what a crash cut short, the next start finishes.
 
-use super::{KeyView, Service, ServiceError, audit::Trail, lifecycle::ATTEMPTS, lifecycle::Flight};
-use crate::{
-    domain::{
-        Caller, KeyId, KeyRef, KeyVersion, Operation, Refusal,
-        key::{KeyRecord, Phase, SharedKey},
-        reconcile::ObjectId,
-        registry::{Change, Conflict},
-        rotation::{self, Cause},
-    },
-    store::CommitError,
+use super::{
+    KeyView, Service, ServiceError,
+    audit::Trail,
+    flight::{Flight, TURN, Work},
+};
+use crate::domain::{
+    Caller, KeyId, KeyRef, KeyVersion, Operation,
+    key::{KeyRecord, Phase, SharedKey},
+    reconcile::ObjectId,
+    registry::Change,
+    rotation::{self, Cause},
 };
 
 impl Service {
@@ -34,8 +35,6 @@ impl Service {
         interval_days: u16,
     ) -> Result<KeyView, ServiceError> {
         let service = self.clone();
-        // The schedule means nothing without the axis that it is on, so that is recorded before it.
-        self.save_clock().await?;
         self.change(caller, key, Operation::ConfigureRotation, move |permit| {
             rotation::turned_on(permit, interval_days, service.trusted_now())
         })
@@ -91,7 +90,8 @@ impl Service {
     ) -> Result<SharedKey, ServiceError> {
         let permit = self.asking(caller, key, Operation::RotateKey)()?;
         let (id, name) = (permit.key().id, permit.key().name());
-        let _flight = Flight::alone(self, id).ok_or(Refusal::RotationUnderWay { key: name })?;
+        let flight = Flight::turn(self, id, Work::Rotation, TURN).await;
+        let _flight = flight.map_err(|other| other.refusal(name))?;
         // In the token there may be something of an attempt that was left half-way. A version that the record does not even intend is none of this rotation's:
         // its number is left alone, or undoing this rotation would undo that version.
         let before = self.record_of(id);
@@ -135,11 +135,9 @@ impl Service {
         let mut first = fresh;
         self.inner
             .pool
-            .call(
-                move |session| {
-                    if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
-                },
-            )
+            .change(move |session| {
+                if std::mem::take(&mut first) { session.generate(object) } else { session.ensure(object) }
+            })
             .await?;
         self.change_intended(object.key, |key| key.confirmed()).await
     }
@@ -151,7 +149,7 @@ impl Service {
             let key = self.change_intended(id, |key| key.changed(|_| ())).await?;
             if let Some(version) = key.intended() {
                 let object = ObjectId { key: id, version };
-                self.inner.pool.call(move |session| session.destroy(object)).await?;
+                self.inner.pool.change(move |session| session.destroy(object)).await?;
             }
             self.change_intended(id, KeyRecord::without_intended).await.map(drop)
         };
@@ -166,20 +164,17 @@ impl Service {
         id: KeyId,
         change: impl Fn(&KeyRecord) -> KeyRecord,
     ) -> Result<SharedKey, ServiceError> {
-        let mut last = CommitError::Conflict(Conflict::Stale);
-        for _ in 0..ATTEMPTS {
+        let mut attempts = self.inner.writer.attempts();
+        loop {
             let current = self.record_of(id);
             let Some(key) = current.filter(|key| key.phase == Phase::Live && key.intended().is_some()) else {
                 return Err(ServiceError::Interrupted);
             };
             let next = change(&key);
-            match self.inner.writer.commit(Change::PutKey(next.clone())).await {
-                Ok(()) => return Ok(next.into()),
-                Err(error @ CommitError::Conflict(Conflict::Stale)) => last = error,
-                Err(error) => return Err(error.into()),
+            if attempts.commit(Change::PutKey(next.clone())).await? {
+                return Ok(next.into());
             }
         }
-        Err(last.into())
     }
 
     pub(super) fn record_of(&self, id: KeyId) -> Option<SharedKey> {

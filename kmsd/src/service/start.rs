@@ -1,21 +1,26 @@
 //! The start: compares the store with the token, finishes what a crash cut short, reports what does not fit.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     path::PathBuf,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use zeroize::Zeroizing;
 
-use super::{Inner, Limits, Service, ServiceError, audit::Trail};
+use super::{Inner, Limits, Service, ServiceError, audit::Trail, flight::Work};
 use crate::{
-    audit::{AuditError, AuditLog},
+    audit::{AuditError, AuditLog, FirstRecord},
     clock::Clock,
     domain::{
         Caller,
         audit::ChainKey,
+        import,
         integrity::{IntegrityKey, TokenNote},
         key::{DELETION_DAYS, KeyRecord},
         reconcile::{Findings, ObjectId, reconcile},
@@ -75,6 +80,14 @@ pub enum StartError {
         /// Number of the newest record that the token was told of.
         newest: u64,
     },
+    /// The audit log is not the one that was written.
+    #[error(
+        "record {seq} of the audit log is not the one that the token knows: the log was replaced by another of this token's, such as an older one that was lost. Put the right one back, or accept what was lost with `kmsd serve --accept-restored`, which is audited"
+    )]
+    AuditReplaced {
+        /// Number of the newest record that the token was told of.
+        seq: u64,
+    },
     /// The audit log cannot be opened.
     #[error(transparent)]
     Audit(#[from] AuditError),
@@ -102,6 +115,10 @@ pub struct Parts {
     pub accept_restored: bool,
 }
 
+/// How far above the newest known commit a restored store goes on. The one that it replaces may be further than the token was told: by what it was changed
+/// while the token was away, or in the last seconds.
+const RESTORED_ABOVE: u64 = 1 << 32;
+
 /// What the store's integrity key of a number is derived for.
 pub(crate) fn store_purpose(number: u64) -> Vec<u8> {
     format!("kmsd store {number}").into_bytes()
@@ -123,6 +140,17 @@ pub(crate) fn audit_purpose(number: u64) -> Vec<u8> {
 pub(super) async fn audit_key(pool: &Pool, number: u64) -> Result<Zeroizing<[u8; 32]>, HsmError> {
     let purpose = audit_purpose(number);
     pool.call(move |session| session.derive(&purpose, false)).await
+}
+
+/// Whether the record that the token knows is among those that were archived before the log, which the token was not told of any more, or has forgotten since it
+/// was put back. Only who may ask the token for keys can write that; and the file is none of a log that was lost, which had lower numbers.
+async fn is_archived(pool: &Pool, begin: Option<FirstRecord>, note: TokenNote) -> Result<bool, HsmError> {
+    let Some(begin) = begin.filter(|begin| begin.file() > note.file) else { return Ok(false) };
+    let (last, noted) = (begin.before(), note.audit);
+    if last.seq < noted.seq || (last.seq == noted.seq && last != noted) {
+        return Ok(false);
+    }
+    Ok(begin.is_intact(ChainKey::new(*audit_key(pool, begin.file()).await?)))
 }
 
 /// The newest of what the token remembers: after a crash amid a change there may be two.
@@ -170,7 +198,7 @@ impl Service {
         if key_number < note.store_key {
             losses.push(StartError::ReplacedKey { found: key_number, newest: note.store_key });
         }
-        let opened = AuditLog::open(&audit)?;
+        let opened = AuditLog::open(&audit)?.above(note.file);
         // The log knows too where the store was, should the token have been restored along with it.
         let last_start = match opened.newest_start() {
             Some(start) => start.commit(ChainKey::new(*audit_key(&pool, start.file()).await?)),
@@ -181,12 +209,18 @@ impl Service {
         }
         if opened.head().seq < note.audit.seq {
             losses.push(StartError::AuditCutOff { found: opened.head().seq, newest: note.audit.seq });
+        } else if opened.lacks(note.audit)? && !is_archived(&pool, opened.begin()?, note).await? {
+            losses.push(StartError::AuditReplaced { seq: note.audit.seq });
         }
         if !accept_restored && let Some(loss) = losses.pop() {
             return Err(loss);
         }
         let chain_key = ChainKey::new(*audit_key(&pool, opened.number()).await?);
-        let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), epoch)?;
+        let was_restored = !losses.is_empty();
+        // Above every commit of the store that is given up, those included that the token was not told of: that store is an older one from now on.
+        let newest = [epoch, note.epoch, last_start.unwrap_or_default()].into_iter().max().unwrap_or(epoch);
+        let goes_on_at = if was_restored { newest.saturating_add(RESTORED_ABOVE) } else { epoch };
+        let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), goes_on_at)?;
 
         let reading = clock.read();
         let heard = super::leases::Heard::nothing(&reading);
@@ -194,7 +228,6 @@ impl Service {
             Some(stored) => stored.observe(reading),
             None => TrustedClock::start(reading),
         };
-        let was_restored = !losses.is_empty();
         let inner = Inner {
             writer: Writer::start(store, Contents { epoch, clock: None, registry })?,
             audit,
@@ -204,12 +237,15 @@ impl Service {
             trusted: Mutex::new(trusted),
             limits,
             heard,
-            in_flight: Mutex::new(HashSet::new()),
-            rotate_again: Mutex::default(),
+            in_flight: Mutex::new(HashMap::new()),
+            landed: Notify::new(),
+            again: Mutex::default(),
             open_secrets: super::access_keys::OpenSecrets::default(),
             strangers: super::strangers::Strangers::default(),
+            new_keys: tokio::sync::Mutex::new(()),
             default_keys: tokio::sync::Mutex::new(()),
             noted: tokio::sync::Mutex::new(note),
+            is_restoring: AtomicBool::new(was_restored),
             store_key: AtomicU64::new(key_number),
         };
         let service = Self { inner: Arc::new(inner) };
@@ -224,16 +260,24 @@ impl Service {
         if was_restored {
             service.put_off_destruction().await.map_err(StartError::Unfinished)?;
             service.destroy_again().await.map_err(StartError::Unfinished)?;
+            // Both have changed records that were compared before.
+            findings = service.reconcile_anew().await.map_err(StartError::Unfinished)?;
+        }
+        service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
+        service.clear_aliases().await.map_err(StartError::Unfinished)?;
+        service.clear_misleading_names().await.map_err(StartError::Unfinished)?;
+        service.drop_old_pairs().await.map_err(StartError::Unfinished)?;
+        service.save_clock().await.map_err(StartError::Unfinished)?;
+        if was_restored {
+            // Last, and the token is told of nothing before: a start that is cut short finds the same losses again.
+            let raised = service.inner.writer.raise(goes_on_at).await;
+            raised.map_err(|error| StartError::Unfinished(error.into()))?;
+            service.inner.is_restoring.store(false, Ordering::Release);
         }
         if key_number < note.store_key {
             // The key that it is guarded by was replaced because it may be known.
             service.rekey_store_above(note.store_key).await.map_err(StartError::Unfinished)?;
         }
-        service.finish_all(findings, was_restored).await.map_err(StartError::Unfinished)?;
-        service.clear_aliases().await.map_err(StartError::Unfinished)?;
-        service.clear_prefixed_names().await.map_err(StartError::Unfinished)?;
-        service.drop_old_pairs().await.map_err(StartError::Unfinished)?;
-        service.save_clock().await.map_err(StartError::Unfinished)?;
         service.save_note().await.map_err(StartError::Unfinished)?;
         Ok(service)
     }
@@ -256,10 +300,18 @@ impl Service {
             }
             if key.is_arriving() {
                 tracing::warn!(key = %key.id, alias = %key.alias, "its material was being imported when this store was copied: import it again");
+                let object = ObjectId { key: key.id, version: import::VERSION };
                 commit(key.settled()).await?;
+                self.take_on(vec![object]).await?;
             }
         }
         Ok(())
+    }
+
+    /// What is out of step now.
+    async fn reconcile_anew(&self) -> Result<Findings, ServiceError> {
+        let inventory = self.inner.pool.call(|session| session.inventory()).await?;
+        Ok(reconcile(&self.inner.writer.registry().read(), &inventory.into_iter().collect()))
     }
 
     async fn finish_all(&self, findings: Findings, was_restored: bool) -> Result<(), ServiceError> {
@@ -272,12 +324,12 @@ impl Service {
                     if was_restored {
                         // This store is older than the token: it does not know what has become of the key since. The scheduler does not see to it
                         // in this run either.
-                        self.inner.in_flight.lock().insert(key.id);
+                        self.inner.in_flight.lock().insert(key.id, Work::LeftAlone);
                         tracing::error!(key = %key.id, %version, "was being made and does not work; it is left alone");
                         continue;
                     }
                     tracing::warn!(key = %key.id, %version, "given up: the token has half of what was being made");
-                    self.inner.pool.call(move |session| session.destroy(object)).await?;
+                    self.inner.pool.change(move |session| session.destroy(object)).await?;
                     commit(if key.versions.len() == 1 {
                         Change::ForgetKey(key.id)
                     } else {
@@ -303,6 +355,9 @@ impl Service {
         }
         for key in findings.destroy {
             self.destroy(&key).await?;
+        }
+        for (id, objects) in findings.revived {
+            self.destroy_revived(id, objects).await?;
         }
         for ObjectId { key, version } in findings.missing {
             tracing::error!(%key, %version, "the token does not show this version; it cannot be used");

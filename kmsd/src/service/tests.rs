@@ -3,6 +3,7 @@
 mod access;
 mod anchors;
 mod audit;
+mod clock;
 mod crash;
 mod doubtful;
 mod import;
@@ -59,7 +60,15 @@ impl World {
         let settings =
             PoolSettings { sessions: 2, probe_every: Duration::from_millis(2), ..PoolSettings::default() };
         let pool = Pool::start(Arc::new(self.token.clone()), settings).unwrap();
-        let limits = Limits { max_keys: 100, max_anchors: 8, max_anchors_each: 3, lease_seconds: 45 };
+        let limits = Limits {
+            max_keys: 100,
+            max_keys_each: 60,
+            max_grants: 160,
+            max_grants_each: 120,
+            max_anchors: 8,
+            max_anchors_each: 3,
+            lease_seconds: 45,
+        };
         Service::start(Parts {
             store: Box::new(self.store.clone()),
             audit: self.audit.path().join("audit"),

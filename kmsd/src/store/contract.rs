@@ -124,6 +124,13 @@ fn contract(mut reopen: impl FnMut() -> Box<dyn Store>) {
         loaded(reopen()).put_clock(&clock).unwrap();
         assert_eq!(reopen().load().unwrap().clock, Some(clock.clone()));
     }
+
+    // Numbers go on from where they are raised to, and never back.
+    assert_eq!(loaded(reopen()).raise(1 << 40).unwrap(), 1 << 40);
+    assert_eq!(reopen().load().unwrap().epoch, 1 << 40);
+    assert_eq!(loaded(reopen()).raise(5).unwrap(), (1 << 40) + 1);
+    loaded(reopen()).put_clock(&clock).unwrap();
+    assert_eq!(reopen().load().unwrap().epoch, (1 << 40) + 2);
 }
 
 #[test]

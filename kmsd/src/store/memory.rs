@@ -1,6 +1,9 @@
 //! The reference store: what any store must do, in memory.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -31,6 +34,8 @@ struct Inner {
     /// Records as bytes, so that what is read is what was written.
     rows: BTreeMap<String, String>,
     power: Power,
+    /// Of the next commits: whether each is refused.
+    refusals: VecDeque<bool>,
 }
 
 impl MemoryStore {
@@ -42,6 +47,7 @@ impl MemoryStore {
             clock: None,
             rows: BTreeMap::new(),
             power: Power::default(),
+            refusals: VecDeque::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -66,6 +72,11 @@ impl MemoryStore {
         copy.inner.lock().clock.clone_from(&inner.clock);
         drop(inner);
         copy
+    }
+
+    /// Refuses some of the next commits, the clock's among them: one for each place, if that is true.
+    pub(crate) fn refuse(&self, commits: impl IntoIterator<Item = bool>) {
+        self.inner.lock().refusals = commits.into_iter().collect();
     }
 
     /// Lets the store die with the process.
@@ -106,7 +117,7 @@ impl Store for MemoryStore {
         let mut inner = self.inner.lock();
         let spent = inner.power.spend();
         let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
-        if spent == Spent::Dead {
+        if spent == Spent::Dead || inner.refusals.pop_front() == Some(true) {
             return failed();
         }
         for change in changes {
@@ -147,9 +158,23 @@ impl Store for MemoryStore {
 
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         let mut inner = self.inner.lock();
+        if inner.refusals.pop_front() == Some(true) {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        }
         inner.clock = Some(clock.clone());
         inner.epoch += 1;
         Ok(inner.epoch)
+    }
+
+    fn raise(&mut self, epoch: u64) -> Result<u64, StoreError> {
+        let mut inner = self.inner.lock();
+        let spent = inner.power.spend();
+        let failed = || Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        if spent == Spent::Dead {
+            return failed();
+        }
+        inner.epoch = epoch.max(inner.epoch + 1);
+        if spent == Spent::LastEffect { failed() } else { Ok(inner.epoch) }
     }
 
     fn rekey(&mut self, number: u64, _: IntegrityKey) -> Result<u64, StoreError> {

@@ -184,7 +184,10 @@ impl SqliteStore {
 
     /// Writes rows and the root over all of them in one transaction.
     fn record(&mut self, rows: &[Row<'_>]) -> Result<u64, StoreError> {
-        let epoch = self.epoch + 1;
+        self.record_as(self.epoch + 1, rows)
+    }
+
+    fn record_as(&mut self, epoch: u64, rows: &[Row<'_>]) -> Result<u64, StoreError> {
         let mut before = Vec::new();
         for row in rows {
             let name = (row.table(), row.name());
@@ -308,6 +311,10 @@ impl Store for SqliteStore {
 
     fn put_clock(&mut self, clock: &TrustedClock) -> Result<u64, StoreError> {
         self.record(&[Row::Clock(to_json(clock))])
+    }
+
+    fn raise(&mut self, epoch: u64) -> Result<u64, StoreError> {
+        self.record_as(epoch.max(self.epoch + 1), &[])
     }
 
     fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError> {

@@ -23,6 +23,8 @@ use crate::domain::{
 const GROUP: usize = 256;
 /// Changes that may wait.
 const QUEUE: usize = 4096;
+/// How often a decision is made anew when the record changes under it.
+const ATTEMPTS: usize = 16;
 
 /// Why a change is not recorded.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,6 +49,7 @@ pub enum CommitError {
 enum Request {
     Change(Box<Change>, oneshot::Sender<Result<(), CommitError>>),
     Clock(TrustedClock, oneshot::Sender<Result<(), CommitError>>),
+    Raise(u64, oneshot::Sender<Result<(), CommitError>>),
     Rekey(u64, IntegrityKey, oneshot::Sender<Result<(), CommitError>>),
 }
 
@@ -103,12 +106,26 @@ impl Writer {
         self.send(|reply| Request::Change(Box::new(change), reply)).await
     }
 
+    /// For a change that is decided on a record as it stands, and decided again if it stood no longer.
+    #[must_use]
+    pub const fn attempts(&self) -> Attempts<'_> {
+        Attempts { writer: self, left: ATTEMPTS }
+    }
+
     /// Records where the trusted clock stands.
     ///
     /// # Errors
     /// If it is not durable.
     pub async fn put_clock(&self, clock: TrustedClock) -> Result<(), CommitError> {
         self.send(|reply| Request::Clock(clock, reply)).await
+    }
+
+    /// Goes on with commit numbers from that one on.
+    ///
+    /// # Errors
+    /// If that is not durable.
+    pub async fn raise(&self, epoch: u64) -> Result<(), CommitError> {
+        self.send(|reply| Request::Raise(epoch, reply)).await
     }
 
     /// Makes every MAC of the store anew with another key.
@@ -143,6 +160,34 @@ impl Drop for Writer {
     }
 }
 
+/// What is left of the attempts at one change.
+pub struct Attempts<'a> {
+    writer: &'a Writer,
+    left: usize,
+}
+
+impl Attempts<'_> {
+    /// Whether none was made yet.
+    #[must_use]
+    pub const fn is_first(&self) -> bool {
+        self.left == ATTEMPTS
+    }
+
+    /// Records the decision. `false`: somebody else was quicker, so look at the record and decide again.
+    ///
+    /// # Errors
+    /// If it is not recorded for another reason, or others were quicker every time.
+    pub async fn commit(&mut self, change: Change) -> Result<bool, CommitError> {
+        match self.writer.commit(change).await {
+            Err(CommitError::Conflict(Conflict::Stale)) if self.left > 1 => {
+                self.left -= 1;
+                Ok(false)
+            }
+            done => done.map(|()| true),
+        }
+    }
+}
+
 fn run(
     mut store: Box<dyn Store>,
     queue: &Receiver<Request>,
@@ -155,6 +200,12 @@ fn run(
         let (change, reply) = match first {
             Request::Clock(clock, reply) => {
                 let done = store.put_clock(&clock).map_err(|e| CommitError::Store(Arc::new(e)));
+                is_failing.store(done.is_err(), Ordering::Relaxed);
+                let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
+                continue;
+            }
+            Request::Raise(number, reply) => {
+                let done = store.raise(number).map_err(|e| CommitError::Store(Arc::new(e)));
                 is_failing.store(done.is_err(), Ordering::Relaxed);
                 let _ = reply.send(done.map(|number| epoch.store(number, Ordering::Release)));
                 continue;

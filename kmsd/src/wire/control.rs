@@ -238,6 +238,9 @@ pub struct AuditVerdict {
     /// The last of them: number, colon, MAC. Noted elsewhere, it shows later whether a copy holds it.
     #[serde(default)]
     pub end: String,
+    /// The last record before them, in the same form, if earlier ones were archived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archived: Option<String>,
     /// The first thing that is wrong.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,

@@ -1,6 +1,6 @@
 """Our encrypted disk beside every installed peer, in one run.
 
-    python3 tests/bench/compare [--workloads] [--store DIR] [--size MIB] [--seconds N] [--rounds N] [--only NAME,NAME]
+    python3 tests/bench/compare [--workloads] [--store DIR [--cold]] [--size MIB] [--seconds N] [--rounds N] [--only NAME,NAME]
                                 [--json FILE] [--chart FILE]
 
 All disks are mounted at once; in each round each job runs on each disk, one after the other, starting with another disk every time, so that
@@ -45,6 +45,7 @@ GOALS = {
 def arguments():
     parser = argparse.ArgumentParser(prog="compare", description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=Path("/dev/shm"), help="where the stores lie (default: memory, so that no disk's speed is measured)")
+    parser.add_argument("--cold", action="store_true", help="write out and drop what the host has cached before each run, so that a disk below --store is measured")
     parser.add_argument("--size", type=int, default=512, help="size of each disk in MiB")
     parser.add_argument("--seconds", type=float, default=3, help="length of one run")
     parser.add_argument("--rounds", type=int, default=5)
@@ -94,6 +95,8 @@ def main():
             for job in JOBS:
                 shift = turn % len(running)
                 for peer in running[shift:] + running[:shift]:
+                    if settings.cold:
+                        drop_caches()
                     figures[peer.name][job.name].append(measure(job, disks[peer.name], settings.seconds))
             print(f"round {turn + 1} of {settings.rounds} done", file=sys.stderr)
         if settings.workloads:
@@ -127,14 +130,19 @@ def main():
     if settings.json:
         settings.json.write_text(json.dumps({
             "machine": {"cpus": os.cpu_count(), "kernel": platform.release(), "arch": platform.machine()},
-            "settings": {"size_mib": settings.size, "seconds": settings.seconds, "rounds": settings.rounds},
+            "settings": {"size_mib": settings.size, "seconds": settings.seconds, "rounds": settings.rounds, "store": str(settings.store), "cold": settings.cold},
             "versions": versions, "medians": medians, "ratios": ratios,
             "runs": {name: {job: [{"rate": r, "p99_us": p} for r, p in runs] for job, runs in jobs.items()} for name, jobs in figures.items()},
         }, indent=1) + "\n")
     if settings.chart:
         panels = [(job.title, job.unit, [(name, kinds[name], medians[name][job.name]) for name in medians]) for job in jobs]
-        settings.chart.write_text(draw(panels, f"One disk of {settings.size} MiB, direct I/O, store in memory, {os.cpu_count()} cores; medians of {settings.rounds} rounds"))
+        settings.chart.write_text(draw(panels, f"One disk of {settings.size} MiB, direct I/O, store in {'memory' if settings.store == Path('/dev/shm') else settings.store}, {os.cpu_count()} cores; medians of {settings.rounds} rounds"))
     sys.exit(1 if missed else 0)
+
+
+def drop_caches():
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
 def table(medians, jobs):

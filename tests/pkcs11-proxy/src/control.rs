@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV};
+use cryptoki_sys::{CK_MECHANISM_TYPE, CK_RV, CK_ULONG};
 use parking_lot::Mutex;
 
 /// What becomes of a call.
@@ -32,6 +32,8 @@ struct Orders {
     fail_after: HashMap<u64, CK_RV>,
     delays: HashMap<String, Duration>,
     hidden: HashSet<CK_MECHANISM_TYPE>,
+    refused: HashMap<String, CK_RV>,
+    modulus_bits: Option<CK_ULONG>,
     sessions: Option<usize>,
     is_absent: bool,
     trace: Option<File>,
@@ -55,7 +57,7 @@ pub(crate) fn judge(function: &str) -> Verdict {
         let orders = &mut state.orders;
         let verdict = if orders.is_absent {
             Verdict::Absent
-        } else if let Some(rv) = orders.fail.get(&index) {
+        } else if let Some(rv) = orders.fail.get(&index).or(orders.refused.get(function)) {
             Verdict::Fail(*rv)
         } else if let Some(rv) = orders.fail_after.get(&index) {
             Verdict::FailAfter(*rv)
@@ -80,6 +82,11 @@ pub(crate) fn judge(function: &str) -> Verdict {
 /// Whether the token is to list a mechanism.
 pub(crate) fn is_hidden(mechanism: CK_MECHANISM_TYPE) -> bool {
     with_state(|state| state.orders.hidden.contains(&mechanism))
+}
+
+/// Bits of the RSA pairs that are made, unless it is as many as are asked for.
+pub(crate) fn modulus_bits() -> Option<CK_ULONG> {
+    with_state(|state| state.orders.modulus_bits)
 }
 
 /// Whether one more session may be opened beside `open`.
@@ -125,9 +132,13 @@ impl Orders {
                 ["delay", function, micros] => {
                     orders.delays.insert((*function).to_owned(), Duration::from_micros(number(micros)?));
                 }
+                ["refuse", function, rv] => {
+                    orders.refused.insert((*function).to_owned(), number(rv)?);
+                }
                 ["hide", mechanism] => {
                     orders.hidden.insert(number(mechanism)?);
                 }
+                ["modulus-bits", bits] => orders.modulus_bits = Some(number(bits)?),
                 ["sessions", most] => orders.sessions = Some(usize::try_from(number(most)?).ok()?),
                 ["absent"] => orders.is_absent = true,
                 ["trace"] => {

@@ -2,8 +2,9 @@
 //!
 //! All that is unsafe of this crate is here. The invariants:
 //! - The real module is loaded once and never unloaded, so its function pointers stay good.
-//! - Arguments are passed on untouched: what the caller owes the real module, it owes through this one just the same.
-//! - Only `C_GetSlotList`, `C_GetMechanismList` and `C_OpenSession` look at memory of the caller's, and only where PKCS#11 makes it the caller's duty
+//! - Arguments are passed on untouched, but for the template in `C_GenerateKeyPair`: what the caller owes the real module, it owes through this one
+//!   just the same.
+//! - Only `C_GetSlotList`, `C_GetMechanismList`, `C_OpenSession` and `C_GenerateKeyPair` look at memory of the caller's, and only where PKCS#11 makes it the caller's duty
 //!   that it is valid.
 #![allow(unsafe_code)]
 #![allow(non_snake_case)] // the names of the standard
@@ -94,6 +95,7 @@ macro_rules! forward {
             C_GetSlotList: Some(C_GetSlotList),
             C_GetMechanismList: Some(C_GetMechanismList),
             C_OpenSession: Some(C_OpenSession),
+            C_GenerateKeyPair: Some(C_GenerateKeyPair),
             $($name: Some($name)),*
         };
     };
@@ -189,6 +191,50 @@ unsafe extern "C" fn C_OpenSession(
     })
 }
 
+unsafe extern "C" fn C_GenerateKeyPair(
+    session: CK_SESSION_HANDLE,
+    mechanism: *mut CK_MECHANISM,
+    public: *mut CK_ATTRIBUTE,
+    public_len: CK_ULONG,
+    private: *mut CK_ATTRIBUTE,
+    private_len: CK_ULONG,
+    public_key: *mut CK_OBJECT_HANDLE,
+    private_key: *mut CK_OBJECT_HANDLE,
+) -> CK_RV {
+    carry_out("C_GenerateKeyPair", || {
+        let Some(function) = REAL.get().and_then(|real| real.C_GenerateKeyPair) else {
+            return CKR_FUNCTION_NOT_SUPPORTED;
+        };
+        let Some(mut bits) = control::modulus_bits().filter(|_| !public.is_null()) else {
+            // SAFETY: the real module's function, with the caller's arguments as they are.
+            return unsafe {
+                function(
+                    session,
+                    mechanism,
+                    public,
+                    public_len,
+                    private,
+                    private_len,
+                    public_key,
+                    private_key,
+                )
+            };
+        };
+        let len = usize::try_from(public_len).unwrap_or(0);
+        // SAFETY: not null, and so many attributes by the caller's duty.
+        let mut template = unsafe { std::slice::from_raw_parts(public, len) }.to_vec();
+        for attribute in template.iter_mut().filter(|attribute| attribute.type_ == CKA_MODULUS_BITS) {
+            attribute.pValue = (&raw mut bits).cast();
+            attribute.ulValueLen = size_of::<CK_ULONG>() as CK_ULONG;
+        }
+        let public = template.as_mut_ptr();
+        // SAFETY: as above; the copied template and what it points to live until the call has returned.
+        unsafe {
+            function(session, mechanism, public, public_len, private, private_len, public_key, private_key)
+        }
+    })
+}
+
 forward! {
     C_Initialize(a: *mut c_void)
     C_Finalize(a: *mut c_void)
@@ -245,7 +291,6 @@ forward! {
     C_SignEncryptUpdate(a: CK_SESSION_HANDLE, b: *mut CK_BYTE, c: CK_ULONG, d: *mut CK_BYTE, e: *mut CK_ULONG)
     C_DecryptVerifyUpdate(a: CK_SESSION_HANDLE, b: *mut CK_BYTE, c: CK_ULONG, d: *mut CK_BYTE, e: *mut CK_ULONG)
     C_GenerateKey(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: *mut CK_ATTRIBUTE, d: CK_ULONG, e: *mut CK_OBJECT_HANDLE)
-    C_GenerateKeyPair(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: *mut CK_ATTRIBUTE, d: CK_ULONG, e: *mut CK_ATTRIBUTE, f: CK_ULONG, g: *mut CK_OBJECT_HANDLE, h: *mut CK_OBJECT_HANDLE)
     C_WrapKey(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: CK_OBJECT_HANDLE, d: CK_OBJECT_HANDLE, e: *mut CK_BYTE, f: *mut CK_ULONG)
     C_UnwrapKey(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: CK_OBJECT_HANDLE, d: *mut CK_BYTE, e: CK_ULONG, f: *mut CK_ATTRIBUTE, g: CK_ULONG, h: *mut CK_OBJECT_HANDLE)
     C_DeriveKey(a: CK_SESSION_HANDLE, b: *mut CK_MECHANISM, c: CK_OBJECT_HANDLE, d: *mut CK_ATTRIBUTE, e: CK_ULONG, f: *mut CK_OBJECT_HANDLE)

@@ -14,7 +14,9 @@
 //! | `fail N RV` | call N is not made, and answers RV |
 //! | `fail-after N RV` | call N is made, and answers RV all the same |
 //! | `delay FUNCTION MICROSECONDS` | each call of that function takes so much longer |
+//! | `refuse FUNCTION RV` | no call of that function is made, and each answers RV |
 //! | `hide MECHANISM` | the token does not list that mechanism |
+//! | `modulus-bits N` | RSA pairs have so many bits, whatever was asked for: generating them takes less time |
 //! | `sessions N` | no more than N sessions can be open |
 //! | `absent` | the token is not in its slot |
 //! | `trace` | calls are written down |

@@ -1,14 +1,12 @@
 //! `ecsctl as-config create`
 
 use clap::Args;
-use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::scaling,
     commands::{parse_name, stdout},
     error::Error,
-    model::{Noun, scaling::Config},
+    model::Noun,
 };
 
 /// Make a configuration like a server: its image, its data disks, and the encryption and key of each (A1).
@@ -29,14 +27,7 @@ pub(crate) struct Create {
 impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let name = parse_name(Noun::AsConfig, &self.name)?;
-        let server = app.find_server(&self.from_server)?;
-        let config = Config {
-            id: Uuid::new_v4(),
-            name: name.to_string(),
-            template: app.template_of(&server)?,
-            created_at: app.now.clone(),
-        };
-        app.catalog.write(|tx| scaling::insert_config(tx, &config))?;
+        let (config, server) = app.create_config(name.to_string(), &self.from_server)?;
         let sentence =
             format!("as-config {} created like server {} ({})", config.name, server.name, config.id);
         app.out.done(&config, &sentence).map_err(stdout)

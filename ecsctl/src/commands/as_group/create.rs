@@ -11,7 +11,10 @@ use crate::{
         parse_name, stdout,
     },
     error::Error,
-    model::{Noun, scaling::Group},
+    model::{
+        Noun,
+        scaling::{Group, LARGEST},
+    },
 };
 
 /// Make a group and its servers, each encrypted as the configuration says. A key that cannot be used stops it: the
@@ -35,13 +38,16 @@ pub(crate) struct Create {
     #[arg(long, default_value_t = 0)]
     min: u32,
     /// Never more
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = LARGEST, value_parser = clap::value_parser!(u32).range(..=i64::from(LARGEST)))]
     max: u32,
 }
 
 impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let name = parse_name(Noun::AsGroup, &self.name)?;
+        if self.min > self.max {
+            return Err(Error::Bounds { smallest: self.min, largest: self.max });
+        }
         let config = scaling::config(app.catalog.read(), &self.config)?;
         let group = Group {
             id: Uuid::new_v4(),

@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::{
-    app::App, catalog::scaling, commands::stdout, error::Error, model::count::counted, output::confirm,
+    app::App, catalog::scaling, commands::stdout, error::Error, model::scaling::leaving, output::confirm,
 };
 
-/// Remove a group with all its servers and their disks.
+/// Remove a group with all its servers and the disks that were made with them. Other disks are detached.
 #[derive(Debug, Args)]
 #[command(
     visible_alias = "rm",
@@ -21,17 +21,12 @@ pub(crate) struct Delete {
 
 impl Delete {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        app.settle_all()?;
+        app.settle_all_and_orphans()?;
         let (_claim, mut group) = app.claim_group(&self.group)?;
-        let present = scaling::members(app.catalog.read(), group.id)?.len();
-        confirm(
-            yes,
-            &format!(
-                "Group {} with {} and all disks of them will be destroyed. Go on?",
-                group.name,
-                counted(present, "server")
-            ),
-        )?;
+        let present = scaling::members(app.catalog.read(), group.id)?;
+        let fates = app.fates(&leaving(&present, 0))?;
+        let with = if fates.is_empty() { String::new() } else { format!(", with {fates}") };
+        confirm(yes, &format!("Group {} will be deleted{with}. Go on?", group.name))?;
         let shown = app.shown_group(group.clone())?;
         group.desired = 0;
         app.catalog.write(|tx| scaling::set_desired(tx, group.id, 0))?;

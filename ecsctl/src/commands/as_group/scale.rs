@@ -10,12 +10,12 @@ use crate::{
         stdout,
     },
     error::Error,
-    model::count::counted,
+    model::scaling::leaving,
     output::confirm,
 };
 
-/// Change how many servers a group has, or go on with what was cut short. The youngest servers go first, with their
-/// disks.
+/// Change how many servers a group has, or go on with what was cut short. The youngest servers go first, with the disks
+/// that were made with them; other disks are detached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -31,22 +31,15 @@ pub(crate) struct Scale {
 
 impl Scale {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        app.settle_all()?;
+        app.settle_all_and_orphans()?;
         let (_claim, mut group) = app.claim_group(&self.group)?;
         group.desired = self.desired;
         within(&group)?;
-        let present = scaling::members(app.catalog.read(), group.id)?.len();
-        let wanted = usize::try_from(group.desired).unwrap_or(usize::MAX);
-        if wanted < present {
-            let gone = present - wanted;
-            confirm(
-                yes,
-                &format!(
-                    "{gone} of {} of {}, with all disks, will be destroyed. Go on?",
-                    counted(present, "server"),
-                    group.name
-                ),
-            )?;
+        let present = scaling::members(app.catalog.read(), group.id)?;
+        let leaving = leaving(&present, group.desired);
+        if !leaving.is_empty() {
+            let fates = app.fates(&leaving)?;
+            confirm(yes, &format!("From group {} will be deleted: {fates}. Go on?", group.name))?;
         }
         app.catalog.write(|tx| scaling::set_desired(tx, group.id, group.desired))?;
         let config = app.config_of(&group)?;

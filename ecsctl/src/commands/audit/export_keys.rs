@@ -1,6 +1,11 @@
 //! `ecsctl audit export-keys`
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
+use std::{
+    fs,
+    io::{ErrorKind, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
 
 use clap::Args;
 use kmsd::client::Client;
@@ -32,8 +37,11 @@ impl ExportKeys {
         let path = &self.file;
         let io = |doing| move |source| Error::Io { doing, path: path.clone(), source };
         // First the file: keys that cannot be kept are not asked for.
-        let mut file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io("make"))?;
+        let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let mut file = made.map_err(|source| match source.kind() {
+            ErrorKind::AlreadyExists => Error::FileExists { path: path.clone() },
+            _ => io("make")(source),
+        })?;
         let written = client.audit_keys().map_err(|error| Error::from(told("", error))).and_then(|keys| {
             file.write_all(&keys.to_json()).and_then(|()| file.sync_all()).map_err(io("write"))?;
             Ok(keys.len())

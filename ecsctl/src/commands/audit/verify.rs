@@ -78,11 +78,11 @@ impl Verify {
             ),
             None => None,
         };
-        let (proof, records, end, fault) = match (&self.dir, &self.keys) {
+        let (proof, records, end, archived, fault) = match (&self.dir, &self.keys) {
             (None, _) => {
                 let verdict = client().audit_verify().map_err(|error| told("", error))?;
                 let fault = (!verdict.intact).then(|| verdict.fault.unwrap_or_default());
-                (Proof::Service, verdict.records, verdict.end, fault)
+                (Proof::Service, verdict.records, verdict.end, verdict.archived, fault)
             }
             (Some(dir), keys) => {
                 let (proof, verdict) = match keys {
@@ -90,7 +90,8 @@ impl Verify {
                     None => (Proof::Outline, audit::outline(dir, noted)?),
                 };
                 let fault = verdict.fault.map(|fault| fault.to_string());
-                (proof, verdict.records, verdict.head.to_string(), fault)
+                let archived = (verdict.archived.seq > 0).then(|| verdict.archived.to_string());
+                (proof, verdict.records, verdict.head.to_string(), archived, fault)
             }
         };
         if let Some(fault) = fault {
@@ -98,12 +99,18 @@ impl Verify {
         }
         match out.format {
             Format::Json => {
-                out.value(&json!({"intact": true, "records": records, "end": end, "proof": proof.name()}))
+                let mut value =
+                    json!({"intact": true, "records": records, "end": end, "proof": proof.name()});
+                if let Some(archived) = archived {
+                    value["archived"] = json!(archived);
+                }
+                out.value(&value)
             }
             Format::Table if out.quiet => out.text(&format!("{end}\n")),
             Format::Table => {
                 let are = if records == 1 { "record is" } else { "records are" };
-                out.text(&format!("{records} {are} intact: {}\nend {end}\n", proof.sentence()))
+                let before = archived.map(|last| format!("archived up to {last}\n")).unwrap_or_default();
+                out.text(&format!("{records} {are} intact: {}\n{before}end {end}\n", proof.sentence()))
             }
         }
         .map_err(stdout)
@@ -116,7 +123,7 @@ fn with_keys(dir: &Path, file: &Path, noted: Option<Head>) -> Result<audit::Verd
     let keys_error = |source| Error::AuditKeys { path: file.to_owned(), source };
     let keys = ExportedKeys::parse(&json).map_err(keys_error)?;
     let mut missing = None;
-    let verdict = audit::verify::<AuditError>(dir, Extent::Whole { noted }, |number| {
+    let verdict = audit::verify::<AuditError>(&[dir], Extent::Whole { noted }, |number| {
         keys.key(number).map_err(|source| {
             missing = Some(source);
             AuditError::Stopped

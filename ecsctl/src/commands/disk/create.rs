@@ -70,7 +70,8 @@ impl Create {
         };
         let fill = match (&self.image, &backup, &self.snapshot) {
             (Some(image), ..) => Some(whole(&app.settle_and_find(Noun::Image, image)?)),
-            (None, Some(backup), _) => Some(whole(backup)),
+            // As `backup restore` does.
+            (None, Some(backup), _) => Some(Fill::Volume { id: backup.id, verify: true, snapshot: None }),
             (None, None, Some(snapshot)) => {
                 let found = app.find_snapshot(snapshot)?;
                 Some(Fill::Volume { id: found.disk_id, verify: false, snapshot: Some(found.id) })
@@ -82,6 +83,7 @@ impl Create {
             kind: Noun::Disk,
             name: name.to_string(),
             role: Role::Data,
+            made_with: None,
             size,
             encryption: Encryption::from_options(self.encrypted, self.key, self.plain),
             fill,

@@ -34,6 +34,7 @@ impl Delete {
         if !claimed.disk.status.allows(DiskAction::Delete) {
             let disk = claimed.disk;
             return Err(Error::DiskStatus {
+                kind: disk.kind,
                 disk: disk.name,
                 status: disk.status,
                 action: DiskAction::Delete,

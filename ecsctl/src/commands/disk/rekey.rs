@@ -40,6 +40,8 @@ pub(crate) struct Rekey {
 
 impl Rekey {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
+        // A slip in any option is refused before anything is changed.
+        let rate = self.rate.as_deref().map(parse_rate).transpose()?;
         let mut claimed = app.claim_disk(&self.disk)?;
         let disk = &claimed.disk;
         let Some(own) = disk.key_id.clone().filter(|_| disk.encrypted) else {
@@ -54,7 +56,6 @@ impl Rekey {
             app.run(&mut claimed, &Operation::Rekey { key, alias })?;
         }
         if self.new_data_key {
-            let rate = self.rate.as_deref().map(parse_rate).transpose()?;
             app.run(&mut claimed, &Operation::Reencrypt { rate, wait: self.wait })?;
             let disk = claimed.disk;
             let background = disk.server_id.is_some() && !self.wait;

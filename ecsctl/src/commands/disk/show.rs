@@ -31,6 +31,7 @@ impl ShowDisk {
         if looks && file.exists() {
             let look = app.volumes.look(&file);
             let look = look.map_err(|source| Error::Volume {
+                kind: Noun::Disk,
                 disk: name,
                 doing: "looked at",
                 source: Box::new(source),

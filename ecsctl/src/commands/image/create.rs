@@ -7,17 +7,11 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    catalog::disks,
-    commands::{parse_name, stdout},
+    commands::{parse_name, recorded_path, stdout},
     engine::make::{Encryption, Request},
     error::Error,
     images::ImageFormat,
-    model::{
-        Noun,
-        disk::{Disk, Role},
-        plan::Fill,
-        size,
-    },
+    model::{Noun, disk::Role, plan::Fill, size},
 };
 
 /// Make an image from a file, or from the system disk of a server. The file is read once, straight into the image; no
@@ -56,12 +50,9 @@ impl Create {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
         let name = parse_name(Noun::Image, &self.name)?;
         let fill = match (self.from_file, &self.from_server, &self.from_disk) {
-            (Some(path), ..) => {
-                let path = std::path::absolute(&path).unwrap_or(path);
-                Fill::File { path, format: self.format }
-            }
+            (Some(path), ..) => Fill::File { path: recorded_path(path)?, format: self.format },
             (None, Some(server), _) => {
-                Fill::Volume { id: system_disk(app, server)?.id, verify: false, snapshot: None }
+                Fill::Volume { id: app.system_disk(server)?.id, verify: false, snapshot: None }
             }
             (None, None, disk) => {
                 let disk = disk.as_deref().unwrap_or_default();
@@ -73,6 +64,7 @@ impl Create {
             kind: Noun::Image,
             name: name.to_string(),
             role: Role::Data,
+            made_with: None,
             size: None,
             encryption: Encryption::from_options(self.encrypted, self.key, false),
             fill: Some(fill),
@@ -87,13 +79,4 @@ impl Create {
         );
         app.out.done(&app.stored(image), &sentence).map_err(stdout)
     }
-}
-
-fn system_disk(app: &App, given: &str) -> Result<Disk, Error> {
-    let server = app.find_server(given)?;
-    let disks = disks::of_server(app.catalog.read(), server.id)?;
-    disks
-        .into_iter()
-        .find(|disk| disk.role == Role::System)
-        .ok_or(Error::NoSystemDisk { server: server.name })
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    commands::{confirm_open, stdout},
+    commands::{confirm_open, recorded_path, stdout},
     error::Error,
     images::ExportFormat,
     model::{Noun, plan::Operation},
@@ -31,7 +31,7 @@ pub(crate) struct Export {
 
 impl Export {
     pub(super) fn run(self, app: &mut App, yes: bool) -> Result<(), Error> {
-        let path = std::path::absolute(&self.file).unwrap_or(self.file);
+        let path = recorded_path(self.file)?;
         if path.exists() {
             return Err(Error::FileExists { path });
         }

@@ -49,13 +49,8 @@ impl AliasKey {
                 let value = json!({ "key_id": key.key_id, "alias": key.alias, "aliases": names });
                 app.out.value(&value).map_err(stdout)
             }
-            (Format::Table, Some(said)) if !app.out.quiet => {
-                app.out.text(&format!("{said}\n")).map_err(stdout)
-            }
-            (Format::Table, _) => app
-                .out
-                .text(&names.iter().map(|name| format!("{name}\n")).collect::<String>())
-                .map_err(stdout),
+            (Format::Table, Some(said)) if !app.out.quiet => app.out.lines(&[said]).map_err(stdout),
+            (Format::Table, _) => app.out.lines(&names).map_err(stdout),
         }
     }
 }

@@ -74,7 +74,7 @@ impl GrantKey {
         match made {
             Some(grant) => app.out.done(&grant, &format!("{sentence} (grant {id})")).map_err(stdout),
             // Revoked by somebody else in this moment.
-            None => app.out.text(&format!("{sentence} (grant {id})\n")).map_err(stdout),
+            None => app.out.lines(&[format!("{sentence} (grant {id})")]).map_err(stdout),
         }
     }
 }

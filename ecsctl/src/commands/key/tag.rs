@@ -42,8 +42,8 @@ impl TagKey {
                 app.out.value(&value).map_err(stdout)
             }
             Format::Table => {
-                let lines = tags.iter().map(|(name, value)| format!("{name}={value}\n"));
-                app.out.text(&lines.collect::<String>()).map_err(stdout)
+                let lines: Vec<String> = tags.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                app.out.lines(&lines).map_err(stdout)
             }
         }
     }

@@ -39,7 +39,7 @@ struct Line {
 
 impl Recover {
     pub(super) fn run(self, app: &mut App) -> Result<(), Error> {
-        let troubled = app.settle_all()?;
+        let troubled = app.settle_all_and_orphans()?;
         let servers = match &self.server {
             Some(given) => vec![app.find_server(given)?],
             None => servers::all(app.catalog.read())?,
@@ -52,8 +52,10 @@ impl Recover {
                 let (result, error) = match recovery {
                     Recovery::Present => ("present", None),
                     Recovery::Returned => ("returned", None),
-                    Recovery::Failed(error) => ("failed", Some((error.to_string(), error.report().hint))),
+                    Recovery::Stale(error) => ("stale", Some(error)),
+                    Recovery::Failed(error) => ("failed", Some(error)),
                 };
+                let error = error.map(|error| (error.to_string(), error.report().hint));
                 lines.push(Line { server: server.name.clone(), disk: name, result, path, error });
             }
         }

@@ -25,7 +25,7 @@ Examples:
 pub(crate) struct Start {
     /// The server: name, ID, or beginning of the ID
     server: String,
-    /// Its memory
+    /// Its memory: bytes, or with K, M or G (powers of 1024); at least 16M
     #[arg(long, value_name = "SIZE", default_value = "1G", allow_hyphen_values = true)]
     memory: String,
     /// Its processors
@@ -69,13 +69,38 @@ impl Start {
     }
 }
 
+/// MiB that firmware and the smallest kernels need.
+const LEAST_MEMORY: u64 = 16;
+
 /// MiB of memory from a text like `2G`.
 fn memory(given: &str) -> Result<u64, Error> {
     let size: Size = given.parse().map_err(|source| Error::Memory { given: given.to_owned(), source })?;
-    Ok(size.bytes().div_ceil(1 << 20))
+    let memory = size.bytes().div_ceil(1 << 20);
+    if memory < LEAST_MEMORY {
+        return Err(Error::LittleMemory { given: given.to_owned(), least: LEAST_MEMORY });
+    }
+    Ok(memory)
 }
 
 /// QEMU changes its directory when it goes to the background.
 fn absolute(path: PathBuf) -> PathBuf {
     std::path::absolute(&path).unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_in_mib_and_a_number_that_was_meant_so_is_told_apart() {
+        assert_eq!(
+            (memory("2G").unwrap(), memory("16M").unwrap(), memory("33558528").unwrap()),
+            (2048, 16, 33)
+        );
+        for (given, hint) in [("4096", "--memory 4096M, if these are MiB"), ("8M", "--memory 16M, or more")] {
+            let refused = memory(given).unwrap_err();
+            assert!(matches!(refused, Error::LittleMemory { .. }), "{refused}");
+            assert_eq!(refused.report().hint, hint);
+        }
+    }
 }

@@ -12,18 +12,24 @@ use crate::{
 };
 
 impl World {
-    fn write(&self, disk: Uuid, contents: &[u8]) {
+    pub(super) fn write(&self, disk: Uuid, contents: &[u8]) {
         let data = data_of(&self.app().installation.place(disk).file);
         let mut whole = fs::read(&data).unwrap();
         whole[..contents.len()].copy_from_slice(contents);
         fs::write(data, whole).unwrap();
     }
 
-    fn read(&self, disk: Uuid) -> Vec<u8> {
+    pub(super) fn read(&self, disk: Uuid) -> Vec<u8> {
         fs::read(data_of(&self.app().installation.place(disk).file)).unwrap()
     }
 
-    fn filled(&self, kind: Noun, name: &str, source: &Disk, encryption: Encryption) -> Result<Disk, Error> {
+    pub(super) fn filled(
+        &self,
+        kind: Noun,
+        name: &str,
+        source: &Disk,
+        encryption: Encryption,
+    ) -> Result<Disk, Error> {
         let mut app = self.app();
         let prepared = app.prepare(&Request::from_volume(kind, name, source, encryption, true))?;
         app.make(prepared)
@@ -110,7 +116,7 @@ fn d5_a_backup_is_read_again_before_it_counts() {
                 let of_disk = data_of(&volumes.join(format!("{}.evs", disk.id)));
                 for entry in fs::read_dir(&volumes).unwrap() {
                     let path = entry.unwrap().path();
-                    if path.extension().is_some_and(|ending| ending == "data") && path != of_disk {
+                    if path.display().to_string().ends_with(".data.unfinished") && path != of_disk {
                         let mut bytes = fs::read(&path).unwrap();
                         bytes[at] ^= 1;
                         fs::write(&path, bytes).unwrap();
@@ -123,6 +129,32 @@ fn d5_a_backup_is_read_again_before_it_counts() {
         assert!(matches!(refused, Error::Unverified { offset, .. } if offset == found), "{refused}");
         assert_eq!(world.volume(Noun::Backup, "b"), None);
         assert_eq!(world.volumes.mounted(), 0);
+    }
+}
+
+/// D5: what failed at its source is undone at once, without the source.
+#[test]
+fn d5_a_copy_that_fails_at_its_source_leaves_nothing() {
+    for attached in [false, true] {
+        let world = World::new();
+        let server = world.server("web1");
+        let disk = if attached { world.attached("d", &server) } else { world.disk("d") };
+        for kind in [Noun::Backup, Noun::Image, Noun::Backup] {
+            if attached {
+                world.volumes.trouble(Some(Trouble::RefuseSnapshot));
+            } else {
+                world.volumes.put_back(&world.app().installation.place(disk.id).file, 4096);
+            }
+            let refused = world.filled(kind, "b", &disk, Encryption::Inherit).unwrap_err();
+            assert!(matches!(refused, Error::Volume { doing: "copied", .. }), "{refused}");
+            assert_eq!(world.volume(kind, "b"), None);
+            assert_eq!(world.volumes.mounted(), usize::from(attached));
+            let pending = operations::pending(world.app().catalog.read(), kind).unwrap();
+            assert_eq!(pending, [] as [Uuid; 0]);
+        }
+        let log = world.volumes.log();
+        assert!(!log.iter().any(|done| done == "snapshot-delete"), "none was taken: {log:?}");
+        world.assert_settled(disk.id, "only the source is there");
     }
 }
 
@@ -242,11 +274,11 @@ fn i2_nothing_leaves_encryption_unrecorded() {
     assert_eq!(world.volumes.mounted(), 0);
 }
 
-fn blueprint(name: &str, image: &Disk, data: Vec<(Size, Encryption)>) -> Blueprint {
+pub(super) fn blueprint(name: &str, image: &Disk, data: Vec<(Size, Encryption)>) -> Blueprint {
     Blueprint { name: name.into(), image: Some(image.clone()), system_size: None, data, group_id: None }
 }
 
-fn block() -> Size {
+pub(super) fn block() -> Size {
     Size::from_bytes(4096).unwrap()
 }
 

@@ -160,8 +160,10 @@ fn assert_whole(world: &World, context: &str) {
     let mut kept = Vec::new();
     for entry in fs::read_dir(app.installation.volumes()).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(known.iter().any(|id| name.starts_with(id)), "{context}: {name} is nobody's");
-        kept.extend(name.split_once(".snapshot-").map(|(_, id)| id.to_owned()));
+        let of_volume = name.strip_prefix(".evsfs-").unwrap_or(&name);
+        assert!(known.iter().any(|id| of_volume.starts_with(id)), "{context}: {name} is nobody's");
+        let snapshot = name.split_once(".snapshot-").and_then(|(_, id)| id.strip_suffix(".unfinished"));
+        kept.extend(snapshot.map(str::to_owned));
     }
     let mut told: Vec<String> =
         snapshots::all(read, None).unwrap().iter().map(|snapshot| snapshot.id.to_string()).collect();
@@ -219,4 +221,82 @@ fn d5_killed_before_any_step_of_a_copy_leaves_everything_whole() {
 #[test]
 fn s3_killed_before_any_step_of_a_change_of_servers_leaves_everything_whole() {
     kill_each(&OF_SERVERS, with_servers, 50);
+}
+
+/// D5: a copy that was killed is no longer in memory nor on the disk, also when its source cannot be opened any more; what may be left in the
+/// source goes when it can be.
+#[test]
+fn d5_a_killed_copy_is_undone_as_far_as_it_can_be_without_its_source() {
+    for attached in [false, true] {
+        for step in 0.. {
+            let world = World::new();
+            let server = world.server("web1");
+            let disk = if attached { world.attached("d", &server) } else { world.disk("d") };
+            let backup = |app: &mut App| copy(app, Noun::Backup, "b", (Noun::Disk, "d"), Encryption::Inherit);
+            let context = format!("attached: {attached}, killed before step {step}");
+            if dies_before(&world, step, backup) {
+                assert!(step >= 8, "a copy has steps");
+                break;
+            }
+            let copied = world.volume(Noun::Backup, "b").unwrap().id;
+            // The host restarts, and an old file lies in the place of the disk's.
+            world.volumes.crash_all();
+            world.volumes.put_back(&world.app().installation.place(disk.id).file, 4096);
+            let failed = world.app().settle_all().unwrap();
+            assert_eq!(failed.keys().collect::<Vec<_>>(), ["b"], "{context}");
+            // A snapshot in the source is all that may be left of it.
+            let left: Vec<_> = world.files(copied);
+            let left: Vec<_> = left
+                .iter()
+                .filter(|name| {
+                    name.contains("ID") && !name.ends_with(".lock") && !name.ends_with("snapshot-ID")
+                })
+                .collect();
+            assert!(left.is_empty(), "{context}: {left:?}");
+            assert_eq!(world.volumes.mounted(), usize::from(attached), "{context}: its own is dead");
+
+            world.volumes.put_newest();
+            assert!(world.app().settle_all().unwrap().is_empty(), "{context}");
+            assert_eq!(world.volume(Noun::Backup, "b"), None, "{context}");
+            let files = world.files(disk.id);
+            assert!(!files.iter().any(|name| name.contains("snapshot")), "{context}: {files:?}");
+        }
+    }
+}
+
+const OF_SOURCES: [(&str, Change); 7] = [
+    ("disk extend", |app| run(app, "d", &Operation::Extend { size: 8192 })),
+    ("disk rekey", |app| run(app, "d", &Operation::Rekey { key: "other".into(), alias: None })),
+    ("snapshot create", |app| run(app, "d", &Operation::Snapshot { id: Uuid::new_v4(), name: "s".into() })),
+    ("disk attach", |app| {
+        let server = app.find_server("web1")?;
+        attach(app, "d", &server)
+    }),
+    ("disk show", |app| app.settle_and_find(Noun::Disk, "d").map(|_| ())),
+    ("backup create", |app| {
+        app.settle_and_find(Noun::Disk, "d")?;
+        copy(app, Noun::Backup, "b2", (Noun::Disk, "d"), Encryption::Inherit)
+    }),
+    ("disk delete", |app| delete(app, "d")),
+];
+
+/// D10: a copy that was killed had its source mounted; whatever is asked of that disk next undoes the copy first.
+#[test]
+fn d10_after_a_killed_copy_the_next_command_about_its_source_finds_that_free() {
+    for (change, work) in OF_SOURCES {
+        for step in 0.. {
+            let world = World::new();
+            world.server("web1");
+            world.disk("d");
+            let backup = |app: &mut App| copy(app, Noun::Backup, "b", (Noun::Disk, "d"), Encryption::Inherit);
+            if dies_before(&world, step, backup) {
+                assert!(step >= 8, "a copy has steps");
+                break;
+            }
+            work(&mut world.app()).unwrap_or_else(|error| panic!("{change}, before step {step}: {error}"));
+            assert_eq!(world.volume(Noun::Backup, "b"), None, "{change}, before step {step}");
+            let served = usize::from(change == "disk attach");
+            assert_eq!(world.volumes.mounted(), served, "{change}, before step {step}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use crate::{
     machines::{MachineError, Stop, accel::Acceleration},
 };
 
-fn hardware() -> Hardware {
+pub(super) fn hardware() -> Hardware {
     Hardware { memory: 128, cpus: 1, acceleration: Acceleration::Auto, kernel: None }
 }
 
@@ -22,7 +22,7 @@ fn s2_a_machine_runs_on_the_disks_of_its_server_and_only_once() {
     assert!(matches!(refused, Error::NothingToBoot { .. }), "{refused}");
     let data = world.attached("a-data", &server);
     let system = world.attached("system", &server);
-    let sql = "UPDATE volumes SET role = 'system' WHERE name = 'system'";
+    let sql = "UPDATE volumes SET role = 'system', made_with = server_id WHERE name = 'system'";
     world.app().catalog.read().execute(sql, ()).unwrap();
     // A disk that is away is brought back first.
     world.volumes.crash_all();
@@ -97,4 +97,42 @@ fn s3_killed_while_it_starts_a_machine_that_runs_is_kept_and_else_nothing_is() {
         let pending = operations::pending(world.app().catalog.read(), Noun::Server).unwrap();
         assert_eq!(pending, [] as [Uuid; 0]);
     }
+}
+
+/// S2, S3: a disk stays with the machine that runs on it, also after the process that served it has died; that the machine has lost it is
+/// told each time, until it is started again.
+#[test]
+fn s2_a_machine_whose_disk_died_under_it_keeps_it_and_is_told_of() {
+    let world = World::new();
+    let server = world.server("web1");
+    let disk = world.attached("d", &server);
+    world.machines.start_at(1);
+    world.app().start_server("web1", hardware()).unwrap();
+    let refused = || {
+        let refused = detach(&mut world.app(), "d").unwrap_err();
+        assert!(matches!(refused, Error::DiskOfMachine { .. }), "{refused}");
+        assert_eq!(refused.report().hint, "ecsctl server stop web1");
+        assert_eq!(world.row("d").unwrap().status, DiskStatus::InUse);
+    };
+    refused();
+    // What was attached after the start is not in the guest.
+    world.attached("later", &server);
+    detach(&mut world.app(), "later").unwrap();
+    let recover = || world.app().recover_server(&server).unwrap().pop().unwrap().1;
+    assert!(matches!(recover(), Recovery::Present));
+
+    world.volumes.crash_all();
+    for time in ["when it comes back", "and later"] {
+        let Recovery::Stale(error) = recover() else { panic!("{time}") };
+        assert!(error.report().hint.starts_with("ecsctl server stop web1"), "{error}");
+        world.assert_settled(disk.id, time);
+        refused();
+    }
+    world.app().stop_server("web1", Stop::Cut).unwrap();
+    world.machines.start_at(99);
+    world.app().start_server("web1", hardware()).unwrap();
+    assert!(matches!(recover(), Recovery::Present));
+    world.app().stop_server("web1", Stop::Cut).unwrap();
+    detach(&mut world.app(), "d").unwrap();
+    world.assert_settled(disk.id, "detached");
 }

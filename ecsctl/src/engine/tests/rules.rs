@@ -14,6 +14,34 @@ fn d7_a_failed_erase_leaves_the_file_and_only_deletion_is_possible() {
     world.assert_settled(disk.unwrap(), "deleted");
 }
 
+/// D7: what was refused before a byte was written leaves the disk as it was; what may have been begun does not.
+#[test]
+fn d7_a_deletion_that_was_refused_leaves_a_healthy_disk_healthy() {
+    for trouble in [Trouble::RefuseErase, Trouble::NoErase] {
+        let (world, server, disk) = ready_for("delete");
+        let refuse = || {
+            world.volumes.trouble(Some(trouble));
+            assert!(matches!(delete(&mut world.app(), "d"), Err(Error::Volume { .. })), "{trouble:?}");
+        };
+        refuse();
+        world.assert_settled(disk.unwrap(), "refused");
+        attach(&mut world.app(), "d", &server).unwrap();
+        detach(&mut world.app(), "d").unwrap();
+
+        // One that failed half-way stays so, whatever is refused later.
+        world.volumes.trouble(Some(Trouble::FailErase));
+        delete(&mut world.app(), "d").unwrap_err();
+        refuse();
+        assert_eq!(world.row("d").unwrap().status, DiskStatus::ErrorDeleting);
+    }
+    // What a killed process had begun is not known.
+    let (world, _, _) = ready_for("delete");
+    assert!(!dies_before(&world, 1, |app| delete(app, "d")));
+    world.volumes.trouble(Some(Trouble::RefuseErase));
+    assert_eq!(world.app().settle_all().unwrap().len(), 1);
+    assert_eq!(world.row("d").unwrap().status, DiskStatus::ErrorDeleting);
+}
+
 #[test]
 fn d7_the_wrapped_dek_is_erased_before_the_file_goes() {
     let (world, _, disk) = ready_for("delete");

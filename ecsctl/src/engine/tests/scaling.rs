@@ -30,13 +30,8 @@ pub(super) fn scaled(desired: u32) -> (World, Group, Config) {
         data: vec![(block, Encryption::Under(Some("db-key".into()))), (block, Encryption::Plain)],
         group_id: None,
     };
-    let server = app.build_server(&blueprint).unwrap();
-    let config = Config {
-        id: Uuid::new_v4(),
-        name: "c".into(),
-        template: app.template_of(&server).unwrap(),
-        created_at: "2026-01-01T00:00:00Z".into(),
-    };
+    app.build_server(&blueprint).unwrap();
+    let (config, _) = app.create_config("c".into(), "web1").unwrap();
     let group = Group {
         id: Uuid::new_v4(),
         name: "g".into(),
@@ -46,9 +41,7 @@ pub(super) fn scaled(desired: u32) -> (World, Group, Config) {
         largest: 9,
         created_at: "2026-01-01T00:00:00Z".into(),
     };
-    app.catalog
-        .write(|tx| scaling::insert_config(tx, &config).and_then(|()| scaling::insert_group(tx, &group)))
-        .unwrap();
+    app.catalog.write(|tx| scaling::insert_group(tx, &group)).unwrap();
     (world, group, config)
 }
 
@@ -124,4 +117,13 @@ fn a1_a_group_whose_servers_or_disks_could_not_be_named_is_not_made() {
     world.app().create_group(&fits, &config).unwrap();
     let last = Group { desired: 9, ..fits };
     assert_eq!(world.app().scale(&last, &config).unwrap().len(), 9);
+}
+
+#[test]
+fn a1_a_disk_whose_key_is_not_known_is_not_made_under_another_one() {
+    let (world, group, mut config) = scaled(1);
+    config.template.data[0].key_id = None;
+    let refused = world.app().scale(&group, &config).unwrap_err();
+    assert!(matches!(&refused, Error::KeyUnrecorded { .. }), "{refused}");
+    assert!(world.row("g-1-data1").is_none() && world.row("g-1-system").is_none());
 }

@@ -203,6 +203,30 @@ fn i1_a_disk_of_one_byte_again_and_again_is_read_in_every_format_that_deflates()
     }
 }
 
+/// QEMU packs streams byte by byte and counts their lengths in sectors: here each is a twentieth of the sector that it says it is.
+#[test]
+fn i1_streams_far_shorter_than_a_sector_are_no_overlap() {
+    let contents = vec![0xff; 32 << 20];
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, image) = (dir.path().join("raw"), dir.path().join("image"));
+    fs::write(&raw, &contents).unwrap();
+    for options in ["cluster_size=4k", "cluster_size=4k,compression_type=zstd", ""] {
+        let names = [raw.to_str().unwrap(), image.to_str().unwrap()];
+        let options = format!("compat=v3,{options}");
+        qemu_img(
+            &[
+                &["convert", "-c", "-f", "raw", "-O", "qcow2", "-o", options.trim_end_matches(',')][..],
+                &names,
+            ]
+            .concat(),
+        );
+        let length = fs::metadata(&image).unwrap().len();
+        assert!(length < 1 << 20, "{options}: {length} bytes");
+        let (_, mut source) = open(open_file(&image), None).unwrap();
+        walk(&mut *source).unwrap_or_else(|error| panic!("{options}: {error}"));
+    }
+}
+
 #[test]
 fn i3_an_empty_disk_of_the_largest_size_is_walked_in_few_steps() {
     let dir = tempfile::tempdir().unwrap();

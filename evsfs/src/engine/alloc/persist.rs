@@ -10,6 +10,10 @@ use crate::engine::store::Store;
 use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, allocation_slots};
 use crate::format::{Block, Entry, MapPage, Tree};
 
+/// The last region that earlier programs could let a file reach into without writing its head: from a file of so many regions on, it grew by
+/// steps that end at a region's border.
+const HEADLESS_MOST: u64 = 8;
+
 /// An allocation tree that was written, but that no durable superblock refers to yet.
 pub(in crate::engine) struct Prepared {
     lower: BTreeMap<u64, Entries>,
@@ -21,10 +25,19 @@ pub(in crate::engine) struct Prepared {
 }
 
 impl Allocator {
-    /// The cut: from now on the bits of this moment are kept until [`Self::commit`]. The caller keeps writers away. A cut whose
-    /// checkpoint failed stays in force, so this may come again.
+    /// The cut: from now on the bits of this moment are kept until [`Self::commit`] or [`Self::abandon_cut`]. The caller keeps writers away.
     pub(in crate::engine) fn begin_cut(&self) {
         self.inner.lock().cut = true;
+    }
+
+    /// The cut's checkpoint failed: there will be another cut. What it wrote of the tree stands where no superblock refers to.
+    pub(in crate::engine) fn abandon_cut(&self) {
+        let mut inner = self.inner.lock();
+        inner.cut = false;
+        for region in inner.loaded.values_mut() {
+            region.at_cut = None;
+            region.written = None;
+        }
     }
 
     /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Both are
@@ -90,6 +103,24 @@ impl Allocator {
         Ok(prepared)
     }
 
+    /// Writes the places of bitmaps that were never written, in those regions into which earlier programs let a file reach without its head:
+    /// else the next bitmap there would need space from the host, and a checkpoint on a full one fail. It is done before the first checkpoint
+    /// of an attach.
+    ///
+    /// Such a place holds nothing, so no superblock refers to it. If the host has no space now, there is no harm done.
+    pub(in crate::engine) fn complete_places(&self, store: &Store) {
+        for region in 1..self.regions().min(HEADLESS_MOST + 1) {
+            let Ok(durable) = self.durable(&mut self.inner.lock(), store, region) else { continue };
+            for slot in allocation_slots(0, region).into_iter().filter(|slot| *slot != durable.slot()) {
+                let mut page = [0; BLOCK];
+                let is_hole = store.read(&mut page, slot).is_ok() && page == [0; BLOCK];
+                if is_hole && let Err(error) = store.write(&page, slot) {
+                    tracing::warn!(volume = %store.uuid, region, %error, "a place for a bitmap is still not written");
+                }
+            }
+        }
+    }
+
     fn used_before(&self, region: u64, old: &Entry) -> u16 {
         if old.is_absent() { Bitmap::fresh(region, self.ring_pages).used() } else { old.aux() }
     }
@@ -98,7 +129,9 @@ impl Allocator {
         let mut middle: BTreeMap<u64, Entries> = BTreeMap::new();
         let (mut upper, file_slots, used) = {
             let inner = self.inner.lock();
-            (inner.upper.clone(), inner.file_slots, inner.durable_used)
+            // Also where the file was cut off and has not grown again: a later attach must not go on in between.
+            let once = if inner.reached > inner.regions { inner.reached * REGION_SLOTS } else { 0 };
+            (inner.upper.clone(), inner.file_slots.max(once), inner.durable_used)
         };
         for (group, entries) in &lower {
             let top = group / FAN;
@@ -206,12 +239,9 @@ const _: () = assert!(FANOUT == 128);
 
 /// For a check of the whole volume: the durable tree, read again from the file.
 impl Allocator {
-    /// Reads every page of the durable tree that covers the file and counts those that are damaged.
+    /// Reads every page of the durable tree and counts those that are damaged, or were cut off.
     pub(in crate::engine) fn verify(&self, store: &Store) -> (u64, u64) {
-        let (upper, regions) = {
-            let inner = self.inner.lock();
-            (inner.upper.clone(), inner.regions)
-        };
+        let upper = self.inner.lock().upper.clone();
         let (mut good, mut bad) = (0, 0);
         let mut seen = |fine: bool| if fine { good += 1 } else { bad += 1 };
         for (top, entry) in (0u64..).zip(&upper) {
@@ -225,9 +255,7 @@ impl Allocator {
                 for (region, entry) in
                     (group * FAN..).zip(lower.iter()).filter(|(_, entry)| !entry.is_absent())
                 {
-                    if region < regions {
-                        seen(store.open_page(Tree::Allocation, 0, region, entry).is_ok());
-                    }
+                    seen(store.open_page(Tree::Allocation, 0, region, entry).is_ok());
                 }
             }
         }

@@ -110,6 +110,19 @@ impl Bitmap {
         None
     }
 
+    /// How many of these slots are free.
+    pub(in crate::engine) fn count_free(&self, mut slots: Range<u64>) -> u64 {
+        let mut free = 0;
+        while let Some(run) = self.free_run(slots.start, slots.end - slots.start)
+            && run.start < slots.end
+        {
+            let end = run.end.min(slots.end);
+            free += end - run.start;
+            slots.start = end;
+        }
+        free
+    }
+
     /// The slot after the last one in use, if any is.
     pub(in crate::engine) fn end(&self) -> Option<u64> {
         let (place, word) = (0u64..).zip(self.0.iter()).filter(|(_, word)| **word != 0).last()?;
@@ -200,6 +213,10 @@ mod tests {
         assert_eq!(bits.free_run(140, 10), Some(32_767..32_768));
         assert_eq!(bits.free_run(32_768, 10), None);
         assert_eq!(bits.end(), Some(32_767));
+        assert_eq!(
+            [0..32_768, 50..70, 130..200, 140..140].map(|slots| bits.count_free(slots)),
+            [81, 10, 10, 0]
+        );
         let mut bytes = [0; BLOCK];
         bits.encode(&mut bytes);
         assert!(Bitmap::decode(&bytes) == bits);

@@ -1,9 +1,13 @@
 //! Single promises, one by one.
 
+use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::super::{BLOCK, VolumeError};
-use super::{Rig, read};
+use super::{Memory, Rig, read};
+use crate::backing::Backing;
+use crate::format::layout::SUPERBLOCK_SLOTS;
 
 const MIB: u64 = 1 << 20;
 
@@ -127,6 +131,64 @@ fn f12_who_lost_the_volume_writes_nothing_more_and_reads_on() {
     assert_eq!(read(&rig.open(), 0, 4096), [1; 4096]);
 }
 
+/// A disk that fails where the superblocks lie.
+struct WithoutSuperblocks(Arc<Memory>);
+
+impl Backing for WithoutSuperblocks {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        if SUPERBLOCK_SLOTS.as_flattened().contains(&(offset / BLOCK)) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.0.write_at(buf, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+        self.0.punch(offset, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+}
+
+/// An attach ended between the cut of a checkpoint, which had used up the room that the log keeps for it, and its superblock.
+#[test]
+fn f11_a_log_that_is_nearly_full_when_the_volume_is_opened_gets_room_first() {
+    let mut rig = Rig::new(64 * MIB, 128);
+    rig.options.dirty_limit = Some(10_000);
+    let volume = rig.try_open_on(Arc::new(WithoutSuperblocks(Arc::clone(&rig.memory)))).unwrap();
+    let mut flushed = 0;
+    let failed = (0..100u64).any(|round| {
+        for number in 0..2_000 {
+            volume.write((round * 2_000 + number) % 5_000 * BLOCK, &[1; 4096]).unwrap();
+        }
+        if volume.flush().is_err() {
+            return true;
+        }
+        flushed += 1;
+        volume.write(5_001 * BLOCK, &[flushed; 4096]).unwrap();
+        volume.flush().is_err()
+    });
+    assert!(failed && flushed > 2, "{flushed} groups");
+    drop(volume);
+    let volume = rig.open();
+    for number in 0..2_000 {
+        volume.write(number * BLOCK, &[2; 4096]).unwrap();
+    }
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(read(&volume, 1_999 * BLOCK, 4096), [2; 4096]);
+    assert_eq!(read(&volume, 4_000 * BLOCK, 4096), [1; 4096]);
+}
+
 /// What recovery found may be in the host's cache only; it is no anchor if it cannot be made durable, however often that is tried.
 #[test]
 fn f11_no_anchor_is_offered_after_the_first_sync_has_failed() {
@@ -200,6 +262,46 @@ fn f2_slots_that_were_cut_off_are_not_given_out_again_while_the_log_refers_to_th
     assert_eq!(read(&volume, 8 * MIB, 4 << 20), vec![4; 4 << 20]);
     assert_eq!(read(&volume, MIB, 4 << 20), vec![5; 4 << 20]);
     assert_eq!(read(&volume, 16 * MIB, 4 << 20), vec![7; 4 << 20]);
+}
+
+/// What `fstrim` and `mkfs` do on a large disk: thousands of ranges that touch, between two flushes.
+#[test]
+fn f4_what_is_flushed_after_thousands_of_discards_is_there_after_a_crash() {
+    const PIECE: u64 = 4 * MIB;
+    let rig = Rig::new(5_000 * PIECE, 1024);
+    let volume = rig.open();
+    for number in 0..5_000 {
+        volume.discard(number * PIECE, PIECE).unwrap();
+    }
+    assert!(volume.stats().commits >= 4, "a group of more ranges than earlier programs read");
+    volume.write(8 * MIB, &[7; 4096]).unwrap();
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    volume.write(9 * MIB, &[8; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(volume.anchor().commit, anchor.commit + 1);
+    assert_eq!(read(&volume, 8 * MIB, 4096), [7; 4096]);
+    assert_eq!(read(&volume, 9 * MIB, 4096), [8; 4096]);
+}
+
+/// A range that is discarded already takes neither a record nor a look at the dirty map.
+#[test]
+fn f7_what_is_discarded_is_discarded_once() {
+    let rig = Rig::new(64 * MIB, 1024);
+    let volume = rig.open();
+    for _ in 0..1_000 {
+        volume.discard(4 * MIB, 8 * MIB).unwrap();
+        volume.discard(5 * MIB, 4 * MIB).unwrap();
+    }
+    assert_eq!(volume.stats().pending_records, 1);
+    volume.write(6 * MIB, &[7; 4096]).unwrap();
+    volume.discard(5 * MIB, 4 * MIB).unwrap();
+    assert_eq!(volume.stats().pending_records, 3);
+    volume.flush().unwrap();
+    drop(volume);
+    assert_eq!(read(&rig.open(), 6 * MIB, 4096), [0; 4096]);
 }
 
 #[test]

@@ -156,6 +156,36 @@ fn f7_a_discard_frees_space_on_a_host_that_fills_up_when_a_region_has_just_begun
     assert_eq!(read(&volume, at - MIB, 1 << 20), vec![1; 1 << 20]);
 }
 
+/// A range that does not begin or end with a block: its ends are written, which needs space.
+#[test]
+fn f7_a_discard_of_any_bytes_frees_space_on_a_full_host() {
+    let rig = Rig::new(64 * MIB, 64);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let mut at = 0;
+    while at < 32 * MIB {
+        volume.write(at, &vec![1; 1 << 20]).unwrap();
+        at += MIB;
+    }
+    volume.checkpoint().unwrap();
+    host.fill_up();
+    // What is free in the file is used up as well.
+    while volume.write(at, &[1; 4096]).is_ok() {
+        at += BLOCK;
+    }
+    volume.discard(512, 8 * MIB).unwrap();
+    assert_eq!(read(&volume, 0, 512), [1; 512]);
+    assert!(read(&volume, 512, 8 << 20).iter().all(|byte| *byte == 0));
+    assert_eq!(read(&volume, 8 * MIB + 512, 512), [1; 512]);
+    // Nothing is written where there is nothing.
+    let written = rig.memory.written.load(Ordering::Relaxed);
+    volume.discard(4 * MIB + 100, 700).unwrap();
+    volume.discard(5 * MIB + 100, 5_000).unwrap();
+    assert_eq!(rig.memory.written.load(Ordering::Relaxed), written);
+    volume.close().unwrap();
+    assert_eq!(read(&rig.try_open_on(host).unwrap(), 8 * MIB + 512, 512), [1; 512]);
+}
+
 /// An attach made the file reach into a region, and did not come to write its head.
 #[test]
 fn f7_a_region_whose_head_is_missing_gets_one_before_it_is_used() {
@@ -174,6 +204,55 @@ fn f7_a_region_whose_head_is_missing_gets_one_before_it_is_used() {
     assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
 }
 
+/// Earlier programs let a file reach into its first regions without their heads, so that a bitmap had only one of its places on the host. Where
+/// that bitmap is damaged nothing but the free space of its region is lost, as with any other: the second place is no copy of the first.
+#[test]
+fn f7_a_place_of_a_bitmap_that_was_never_written_is_written_while_there_is_space() {
+    let rig = Rig::new(256 * MIB, 1024);
+    let host = Host::of(&rig);
+    for region in 1..3 {
+        host.set_len((region * REGION_SLOTS + 300) * BLOCK).unwrap();
+        let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+        volume.write(region * MIB, &vec![1; 1 << 20]).unwrap();
+        volume.checkpoint().unwrap();
+    }
+    let places = [REGION_SLOTS + 3, REGION_SLOTS + 4];
+    let is_empty = |place: &u64| {
+        let at = usize::try_from(place * BLOCK).unwrap();
+        rig.memory.bytes.read()[at..at + 4096] == [0; 4096]
+    };
+    let empty: Vec<u64> = places.into_iter().filter(is_empty).collect();
+    assert_eq!(empty.len(), 1, "one bitmap of the region was written");
+    assert!(host.taken.lock().remove(&empty[0]));
+    // Nothing of the region is written here.
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    volume.write(4 * MIB, &[1; 4096]).unwrap();
+    volume.checkpoint().unwrap();
+    assert_eq!((is_empty(&empty[0]), host.taken.lock().contains(&empty[0])), (true, true));
+    host.fill_up();
+    volume.discard(MIB, MIB).unwrap();
+    volume.checkpoint().unwrap();
+    let free = host.most.load(Ordering::Relaxed) - host.taken.lock().len();
+    assert!(free >= 256, "{free} slots came back");
+    drop(volume);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
+    drop(volume);
+
+    // That bitmap, damaged.
+    let written = usize::try_from(empty[0] * BLOCK).unwrap();
+    rig.memory.bytes.write()[written + 9] ^= 1;
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert_eq!((report.bad_count, report.bad_allocation_pages, report.unaccounted_slots), (0, 1, 0));
+    volume.write(MIB, &vec![3; 1 << 19]).unwrap();
+    volume.close().unwrap();
+    let volume = rig.try_open_on(host).unwrap();
+    assert_eq!(read(&volume, MIB, 1 << 19), vec![3; 1 << 19]);
+    assert_eq!(read(&volume, 2 * MIB, 1 << 20), vec![1; 1 << 20]);
+    assert_eq!(read(&volume, 4 * MIB, 4096), [1; 4096]);
+}
+
 /// Writing and discarding one region in turn keeps few entries dirty, so nothing else asks for a checkpoint.
 #[test]
 fn f7_discarded_space_comes_back_although_few_entries_are_dirty() {
@@ -189,6 +268,106 @@ fn f7_discarded_space_comes_back_although_few_entries_are_dirty() {
         let used = volume.stats().used_slots - before;
         assert!(used < 2_000 + 3 * 256, "{used} slots are taken in round {round}");
     }
+}
+
+/// The most that a checkpoint can need is a page for each dirty entry, and those above: here eight times what is kept for it, on a host without
+/// a slot to spare. It is made piece by piece, over and over, as each frees as much as it takes.
+#[test]
+fn f7_a_checkpoint_of_more_leaves_than_there_are_slots_for_is_made_on_a_full_host() {
+    const LEAVES: u64 = 2048;
+    let rig = Rig::new(1 << 30, 1024);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let write_all = |volume: &Volume, version: u8| {
+        for leaf in 0..LEAVES {
+            volume.write(leaf * 128 * BLOCK, &[version; 4096]).unwrap();
+        }
+    };
+    write_all(&volume, 1);
+    volume.write(5 * BLOCK, &vec![77; 100 << 12]).unwrap();
+    volume.checkpoint().unwrap();
+    // There is space for the data, and for next to no page of the map.
+    host.most.store(host.taken.lock().len() + usize::try_from(LEAVES).unwrap() + 20, Ordering::Relaxed);
+    let before = volume.stats().checkpoints;
+    for version in 2..6 {
+        write_all(&volume, version);
+        volume.checkpoint().unwrap_or_else(|error| panic!("version {version}: {error}"));
+        assert_eq!(volume.stats().dirty_entries, 0);
+    }
+    let pieces = volume.stats().checkpoints - before;
+    assert!(pieces > 8, "{pieces} checkpoints");
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    // Now what is there is filled up with data, as far as that goes; and a discard still works, and gives room.
+    let mut filled = 0;
+    while volume.write((6000 + filled) * 17 * BLOCK, &[9; 4096]).is_ok() {
+        filled += 1;
+    }
+    assert!(filled > 100, "{filled}");
+    volume.flush().unwrap();
+    volume.discard(0, 110 * BLOCK).unwrap();
+    volume.checkpoint().unwrap();
+    volume.write(3 * BLOCK, &vec![10; 50 << 12]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.try_open_on(host).unwrap();
+    assert_eq!(read(&volume, 3 * BLOCK, 50 << 12), vec![10; 50 << 12]);
+    assert_eq!(read(&volume, 53 * BLOCK, 50 << 12), vec![0; 50 << 12]);
+    assert!((1..LEAVES).all(|leaf| {
+        let found = read(&volume, leaf * 128 * BLOCK, 4096);
+        found == [5; 4096] || found == [9; 4096]
+    }));
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+}
+
+/// Leaves that never were need slots that nothing gives: then a checkpoint finds no space. But discards come in, though no entry more would, and give it;
+/// and what was written and flushed before is there, whatever happens.
+#[test]
+fn f7_discards_give_room_for_the_checkpoint_that_found_none() {
+    let mut rig = Rig::new(1 << 30, 1024);
+    rig.options.dirty_limit = Some(3_000);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.checkpoint().unwrap();
+    host.most.store(host.taken.lock().len() + 1_500, Ordering::Relaxed);
+    let mut written = 0;
+    loop {
+        match volume.write(written * 128 * BLOCK, &[7; 4096]) {
+            Ok(()) => written += 1,
+            Err(VolumeError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(written > 1_000, "{written}");
+    volume.flush().unwrap();
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+    assert!(volume.stats().dirty_entries > 500, "{:?}", volume.stats());
+    // After a crash it is the same.
+    drop(volume);
+    rig.options.dirty_limit = Some(100);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    assert!(matches!(volume.write(written * 128 * BLOCK, &[7; 4096]), Err(VolumeError::NoSpace)));
+    for block in (0..written).filter(|block| block % 4 != 0) {
+        if volume.discard(block * 128 * BLOCK, BLOCK).is_err() {
+            // There is a bound on what comes in before a checkpoint. It frees what came, and perhaps gets no further.
+            assert!(matches!(volume.checkpoint(), Ok(()) | Err(VolumeError::NoSpace)));
+            volume.discard(block * 128 * BLOCK, BLOCK).unwrap();
+        }
+    }
+    volume.checkpoint().unwrap();
+    assert_eq!(volume.stats().dirty_entries, 0);
+    volume.write(900_000 / 128 * BLOCK, &vec![8; 300 << 12]).unwrap();
+    volume.close().unwrap();
+    let volume = rig.try_open_on(host).unwrap();
+    for block in 0..written {
+        let expected = if block % 4 == 0 { 7 } else { 0 };
+        let found = read(&volume, block * 128 * BLOCK, 4096);
+        assert!(found == [expected; 4096] || found == [8; 4096], "block {block}: {}", found[0]);
+    }
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
 }
 
 /// Counts what is asked of a base, and how far it has to look.

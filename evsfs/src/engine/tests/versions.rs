@@ -205,10 +205,12 @@ fn f2_damage_is_an_error_is_named_by_a_check_and_does_not_spread() {
     volume.write(0, &vec![5; 8 << 20]).unwrap();
     volume.checkpoint().unwrap();
     drop(volume);
-    // Every slot in use behind the fixed ones is damaged in turn.
+    // Slots in use behind the fixed ones are damaged in turn: a part of them, and the last, which is a page of the map.
     let whole = rig.memory.bytes.read().clone();
     let (mut data, mut pages) = (0, 0);
-    for slot in (16 + 1024..whole.len() / 4096).step_by(29) {
+    let in_use = |slot: &usize| whole[slot * 4096..(slot + 1) * 4096].iter().any(|byte| *byte != 0);
+    let slots: Vec<usize> = (16 + 1024..whole.len() / 4096).filter(in_use).collect();
+    for slot in slots.iter().step_by(29).chain(slots.last()) {
         *rig.memory.bytes.write() = whole.clone();
         rig.memory.bytes.write()[slot * 4096 + 77] ^= 1;
         let Ok(volume) = rig.try_open() else { continue };
@@ -261,4 +263,34 @@ fn f9_the_header_is_rewritten_while_the_volume_is_in_use() {
     let volume = rig.open();
     assert_eq!((volume.header().cmk_version, volume.header().sequence), (2, 2));
     assert_eq!(read(&volume, 0, 4096), [1; 4096]);
+}
+
+/// Whatever waits to be freed: nobody may write while a snapshot is made, so nothing of it is freed then.
+#[test]
+fn f8_a_snapshot_is_made_without_freeing_what_an_older_one_held() {
+    let mut rig = Rig::new(256 * MIB, 1024);
+    rig.options.trash_budget = 100;
+    let volume = rig.open();
+    for round in 0..2 {
+        for leaf in 0..500 {
+            volume.write(leaf * 128 * BLOCK, &[round; 4096]).unwrap();
+        }
+        volume.snapshot("s", Uuid::from_u128(1), 0).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    volume.delete_snapshot(Uuid::from_u128(1)).unwrap();
+    drop(volume);
+    let volume = rig.open();
+    let opens = || volume.stats().opens;
+    let before = opens();
+    volume.checkpoint().unwrap();
+    let of_a_checkpoint = opens() - before;
+    assert!(of_a_checkpoint > 150, "{of_a_checkpoint} pages: it frees nothing");
+    // First one without a pause, then the one with it.
+    let before = opens();
+    volume.snapshot("t", Uuid::from_u128(2), 0).unwrap();
+    let of_the_snapshot = opens() - before;
+    assert!(of_the_snapshot < of_a_checkpoint + 50, "{of_the_snapshot} pages against {of_a_checkpoint}");
+    settle(&volume);
+    assert_sound(&volume);
 }

@@ -111,6 +111,8 @@ fn sentences() -> Vec<String> {
     let group = thousands(GROUP_BLOCKS);
     let [regions, regions_of_regions] = [FANOUT as u64, (FANOUT * FANOUT) as u64].map(thousands);
     let last = RING_START - 1;
+    let [replayed, ranges] = [documented::RANGES_REPLAYED, documented::RANGES_MOST]
+        .map(|ranges| thousands(u64::try_from(ranges).unwrap()));
     vec![
         format!("each {} KiB block", BLOCK / 1024),
         format!("`BLOCK` = {BLOCK}"),
@@ -163,6 +165,9 @@ fn sentences() -> Vec<String> {
         format!("{BLOCK} bytes: a clear header of {LOG_HEADER} bytes"),
         "Flag 2 counts".to_owned(),
         format!("A group is at most {group} blocks"),
+        format!("More than {} entries at once", thousands(documented::CARRIED_MOST)),
+        format!("more than {replayed} discarded ranges"),
+        format!("Writers keep to {ranges} ranges"),
         format!("(aux {dead} in the entry that names the page; aux {below} in the entries above"),
         format!("min({reserve}, ring pages / {quarter}) slots"),
         format!("(its first {} slots)", documented::REGION_HEAD),

@@ -133,6 +133,43 @@ fn f8_under_a_header_of_before_no_plain_volume_passes_for_a_base_that_has_an_anc
     assert_eq!(first_byte(&place.open(&disk, &Access::reading()).unwrap()), GOOD);
 }
 
+/// What the log says while a volume is opened.
+fn log_of(place: &Place, disk: &Path) -> String {
+    let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let writer = Arc::clone(&log);
+    let make = move || Shared(Arc::clone(&writer));
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(make).finish();
+    tracing::subscriber::with_default(subscriber, || drop(place.open(disk, &Access::reading()).unwrap()));
+    String::from_utf8(log.lock().unwrap().clone()).unwrap()
+}
+
+struct Shared(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Under a header of before, a volume of another key passes for the base. Nobody can prove the right one afterwards; but who attaches is told.
+#[test]
+fn f8_under_a_header_of_before_an_unproved_base_is_told_of_in_the_log() {
+    let (place, disk) = with_image(Some(1), claimed);
+    let log = log_of(&place, &disk);
+    let told =
+        log.lines().find(|line| line.contains("the base is not proved")).unwrap_or_else(|| panic!("{log}"));
+    assert!(told.contains("WARN") && told.contains("evsfs flatten"), "{told}");
+    assert!([DISK, IMAGE].iter().all(|id| told.contains(&Uuid::from_u128(*id).to_string())), "{told}");
+    exchange(&place, Some(3));
+    assert_eq!(first_byte(&place.open(&disk, &Access::reading()).unwrap()), EVIL);
+    let (place, disk) = with_image(Some(1), name);
+    assert!(!log_of(&place, &disk).contains("not proved"));
+}
+
 #[test]
 fn f8_another_state_of_the_true_base_is_refused() {
     let (place, disk) = with_image(Some(1), name);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Call, Fault,
-    keys::{page, paginate, seconds},
+    keys::{page, paginate_sorted, seconds},
 };
 use crate::domain::{Alias, Refusal};
 
@@ -88,7 +88,10 @@ pub(super) async fn list(call: &Call<'_>, request: ListAliases) -> Result<Listed
         })
         .collect();
     let marker = request.marker.as_deref();
-    let (aliases, next_marker) = paginate(&all, marker, limit, |alias| alias.alias_name.clone())?;
+    if marker.is_some_and(|marker| !marker.starts_with(PREFIX)) {
+        return Err(Fault::InvalidMarker);
+    }
+    let (aliases, next_marker) = paginate_sorted(&all, marker, limit, |alias| alias.alias_name.clone());
     Ok(ListedAliases { aliases: aliases.to_vec(), truncated: next_marker.is_some(), next_marker })
 }
 

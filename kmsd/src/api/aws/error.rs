@@ -151,13 +151,18 @@ const fn refused(refusal: &Refusal) -> &'static str {
         Refusal::TagInvalid => "TagException",
         Refusal::TooManyTags { .. }
         | Refusal::TooManyKeys { .. }
+        | Refusal::TooManyKeysOfOne { .. }
         | Refusal::TooManyAccessKeys { .. }
         | Refusal::TooManyGrants { .. }
+        | Refusal::TooManyGrantsInAll { .. }
+        | Refusal::TooManyGrantsOfOne { .. }
         | Refusal::TooManyAliases { .. }
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }
         | Refusal::TooManyRotations { .. } => "LimitExceededException",
         Refusal::RotationUnderWay { .. }
+        | Refusal::Unfinished { .. }
+        | Refusal::HalfMade { .. }
         | Refusal::LeaseHeld { .. }
         | Refusal::LeaseOfEarlierBoot { .. }
         | Refusal::LeaseLost { .. } => "ConflictException",

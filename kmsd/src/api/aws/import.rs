@@ -8,6 +8,7 @@ use super::{
     keys::{OneKey, seconds},
 };
 use crate::{
+    api::dispatch::base64,
     domain::{
         KeyState, Refusal,
         import::{OaepHash, RsaBits},
@@ -90,8 +91,8 @@ pub(super) async fn import(call: &Call<'_>, request: &Import) -> Result<Imported
             return Err(Fault::Validation { name: "ValidTo", expected });
         }
     };
-    let token = bytes(&request.import_token, "ImportToken")?;
-    let wrapped = bytes(&request.encrypted_key_material, "EncryptedKeyMaterial")?;
+    let token = base64(&request.import_token, "ImportToken")?;
+    let wrapped = base64(&request.encrypted_key_material, "EncryptedKeyMaterial")?;
     let key = call.key_id(&request.key_id)?;
     let id = call.service.import_material(call.caller, &key, &token, wrapped, expires).await?;
     Ok(ImportedReply { key_id: call.names.key(id) })
@@ -105,10 +106,6 @@ pub(super) async fn delete(call: &Call<'_>, request: &OneKey) -> Result<Imported
         deleted => deleted?,
     };
     Ok(ImportedReply { key_id: call.names.key(id) })
-}
-
-fn bytes(text: &str, name: &'static str) -> Result<Vec<u8>, Fault> {
-    BASE64.decode(text).map_err(|_| Fault::Validation { name, expected: "base64" })
 }
 
 /// Seconds since 1970, with their fraction.

@@ -232,10 +232,30 @@ pub(super) fn paginate<'a, T>(
         None => 0,
         Some(marker) => all.iter().position(|item| name(item) == marker).ok_or(Fault::InvalidMarker)? + 1,
     };
+    Ok(page_from(all, start, limit, name))
+}
+
+/// The same of a list that is sorted by name: the item that the marker names may be gone meanwhile, such as when each is deleted as it is listed.
+pub(super) fn paginate_sorted<'a, T>(
+    all: &'a [T],
+    marker: Option<&str>,
+    limit: usize,
+    name: impl Fn(&T) -> String,
+) -> (&'a [T], Option<String>) {
+    let start = marker.map_or(0, |marker| all.partition_point(|item| name(item).as_str() <= marker));
+    page_from(all, start, limit, name)
+}
+
+fn page_from<T>(
+    all: &[T],
+    start: usize,
+    limit: usize,
+    name: impl Fn(&T) -> String,
+) -> (&[T], Option<String>) {
     let rest = &all[start..];
     let (page, more) = rest.split_at(limit.min(rest.len()));
     let next = if more.is_empty() { None } else { page.last().map(name) };
-    Ok((page, next))
+    (page, next)
 }
 
 /// The length of a page.

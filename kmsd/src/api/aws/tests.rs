@@ -79,3 +79,22 @@ fn secrets_are_not_quoted_in_errors() {
         .unwrap_err();
     assert!(!error.message(None).contains("c2Vj") && !error.message(None).contains("oops"), "{error}");
 }
+
+/// Who deletes what is listed goes on though the item that the marker names is gone.
+#[test]
+fn a_page_of_a_sorted_list_goes_on_behind_what_is_gone() {
+    let name = |item: &&str| (*item).to_owned();
+    let mut left = vec!["a", "b", "c", "d", "e"];
+    let (mut marker, mut seen) = (None, Vec::new());
+    loop {
+        let (page, next) = super::keys::paginate_sorted(&left, marker.as_deref(), 2, name);
+        let page = page.to_vec();
+        left.retain(|item| !page.contains(item));
+        seen.extend(page);
+        match next {
+            Some(next) => marker = Some(next),
+            None => break,
+        }
+    }
+    assert_eq!((seen, left), (vec!["a", "b", "c", "d", "e"], Vec::<&str>::new()));
+}

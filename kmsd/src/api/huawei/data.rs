@@ -10,7 +10,7 @@ use super::{context, key, only};
 use crate::{
     api::{
         answer::{self, Reply},
-        dispatch::parse,
+        dispatch::{base64, parse},
     },
     domain::{Caller, EncryptionContext, Refusal},
     service::{Service, ServiceError, Source},
@@ -151,9 +151,7 @@ async fn decrypt_data(
     only(request.encryption_algorithm.as_deref(), ALGORITHM, "encryption_algorithm", ALGORITHM)?;
     let expected = request.key_id.as_deref().map(key).transpose()?;
     let context = context(request.encryption_context, request.additional_authenticated_data)?;
-    let sealed = BASE64
-        .decode(&request.cipher_text)
-        .map_err(|_| Refusal::ParameterInvalid { name: "cipher_text", expected: "base64" })?;
+    let sealed = base64(&request.cipher_text, "cipher_text")?;
     let (key, plaintext) = service.decrypt_data(caller, expected.as_ref(), &sealed, &context).await?;
     Ok(answer::ok(&DecryptedData {
         key_id: key.to_string(),

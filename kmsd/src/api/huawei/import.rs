@@ -6,7 +6,7 @@ use super::key;
 use crate::{
     api::{
         answer::{self, Reply},
-        dispatch::parse,
+        dispatch::{base64, parse},
     },
     domain::{
         Caller, Refusal,
@@ -51,8 +51,8 @@ async fn parameters(service: &Service, caller: &Caller, body: &[u8]) -> Result<R
 
 async fn import(service: &Service, caller: &Caller, body: &[u8]) -> Result<Reply, ServiceError> {
     let request: ImportRequest = parse(body)?;
-    let token = bytes(&request.import_token, "import_token")?;
-    let wrapped = bytes(&request.encrypted_key_material, "encrypted_key_material")?;
+    let token = base64(&request.import_token, "import_token")?;
+    let wrapped = base64(&request.encrypted_key_material, "encrypted_key_material")?;
     let expires = request
         .expiration_time
         .as_deref()
@@ -68,8 +68,4 @@ async fn delete(service: &Service, caller: &Caller, body: &[u8]) -> Result<Reply
     let request: KeyRequest = parse(body)?;
     service.delete_material(caller, &key(&request.key_id)?).await?;
     Ok(answer::ok(&ImportedReply {}))
-}
-
-fn bytes(text: &str, name: &'static str) -> Result<Vec<u8>, Refusal> {
-    BASE64.decode(text).map_err(|_| Refusal::ParameterInvalid { name, expected: "base64" })
 }

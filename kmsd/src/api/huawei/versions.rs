@@ -73,12 +73,13 @@ pub(in crate::api) fn one() -> Reply {
     answer::ok(&OneVersion { version: V1 })
 }
 
-/// `GET kms/user-quotas`: of keys, how many the caller may describe; of grants, as many as the key has that has most.
+/// `GET kms/user-quotas`: of keys, the caller's own, of an administrator all; of grants, as many as the key has that has most.
 pub(super) async fn quotas(service: &Service, caller: &Caller) -> Result<Reply, ServiceError> {
     let all = service.list_keys(caller, None).await?;
-    let own = || all.iter().filter(|view| !view.key.is_default);
-    let keys = Quota { kind: "CMK", used: own().count(), quota: service.max_keys() };
-    let most = own().map(|view| view.key.grants.len()).max().unwrap_or(0);
+    let (used, quota) = service.key_quota(caller);
+    let keys = Quota { kind: "CMK", used, quota };
+    let most =
+        all.iter().filter(|view| !view.key.is_default).map(|view| view.key.grants.len()).max().unwrap_or(0);
     let grants = Quota { kind: "grant_per_CMK", used: most, quota: MAX_GRANTS };
     Ok(answer::ok(&QuotasReply { quotas: Quotas { resources: [keys, grants] } }))
 }

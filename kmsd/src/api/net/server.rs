@@ -1,34 +1,24 @@
 //! Accepts connections and serves HTTP on them until told to stop.
 
-use std::{convert::Infallible, future::Future, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::http::{Request, Response};
 use http_body_util::Full;
-use hyper::{
-    body::{Bytes, Incoming},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::{Bytes, Incoming};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::{
     Limits,
+    connections::{Connections, Stop, serve_http},
     slots::{Slot, Slots},
     tls::key_digest,
 };
 use crate::domain::Principal;
-
-/// Pause after a failure to accept that is likely to come again at once, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long requests in progress may take once the server is told to stop.
-const GRACE: Duration = Duration::from_secs(5);
 
 /// Who is at the other end, as far as TLS knows.
 #[derive(Debug)]
@@ -70,40 +60,24 @@ pub(crate) async fn serve<H: Handler>(
     tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     handler: Arc<H>,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) {
     let slots = Slots::new(limits.connections);
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => continue,
-            () = told_to(&mut stop) => break,
-        };
-        let (stream, address) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
+    let mut connections = Connections::new(Stop::new(stop));
+    while let Some((stream, address)) = connections.next(|| listener.accept()).await {
         let Ok(slot) = slots.take(None) else {
             tracing::warn!(%address, "a connection is refused: all are taken by known clients");
             continue;
         };
         let acceptor = TlsAcceptor::from(Arc::clone(&tls.borrow()));
-        let (handler, stop) = (Arc::clone(&handler), stop.clone());
-        connections.spawn(async move {
+        let handler = Arc::clone(&handler);
+        connections.serve(|stop| async move {
             let _open = handler.opened();
             connection(stream, address, slot, &acceptor, limits, &*handler, stop).await;
         });
     }
     drop(listener);
-    let ended = timeout(GRACE, async { while connections.join_next().await.is_some() {} }).await;
-    if ended.is_err() {
-        tracing::warn!(connections = connections.len(), "connections are cut: their requests took too long");
-    }
+    connections.end().await;
 }
 
 async fn connection<H: Handler>(
@@ -113,7 +87,7 @@ async fn connection<H: Handler>(
     acceptor: &TlsAcceptor,
     limits: Limits,
     handler: &H,
-    mut stop: watch::Receiver<bool>,
+    mut stop: Stop,
 ) {
     if let Err(error) = bound_socket(&stream, limits.unacknowledged) {
         tracing::debug!(%address, %error, "a connection ended before it began");
@@ -122,7 +96,7 @@ async fn connection<H: Handler>(
     let shaken = tokio::select! {
         shaken = timeout(limits.handshake, acceptor.accept(stream)) => shaken,
         () = slot.evicted() => return,
-        () = told_to(&mut stop) => return,
+        () = stop.told() => return,
     };
     let stream = match shaken {
         Ok(Ok(stream)) => stream,
@@ -148,31 +122,10 @@ async fn connection<H: Handler>(
         peer.prove(&Principal::Certificate(digest));
     }
 
-    let peer = &peer;
-    let service = service_fn(async |request| Ok::<_, Infallible>(handler.handle(peer, request).await));
-    let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.headers)
-        .max_buf_size(limits.header_bytes)
-        .max_headers(64)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut http = pin!(http);
-    let ended = tokio::select! {
-        ended = &mut http => ended,
-        () = peer.slot.evicted() => return,
-        () = told_to(&mut stop) => {
-            http.as_mut().graceful_shutdown();
-            http.await
-        }
-    };
-    if let Err(error) = ended {
+    let answer = |request| handler.handle(&peer, request);
+    if let Err(error) = serve_http(stream, &peer.slot, &limits, answer, stop).await {
         tracing::debug!(%address, %error, "a connection ended badly");
     }
-}
-
-async fn told_to(stop: &mut watch::Receiver<bool>) {
-    // An error means that whoever could say so is gone, which comes to the same.
-    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 /// Answers leave at once; and a peer that does not take them does not hold the connection for ever, which no timer of the

@@ -9,6 +9,7 @@ use std::{
 
 use super::{BackupError, Manifest, private_dir, sync_parent, with_suffix, write_new};
 use crate::{
+    audit,
     daemon::{Config, DaemonError, ListenConfig, init::check_home},
     store::sqlite::{self, side_file},
 };
@@ -22,6 +23,8 @@ pub struct Restored {
     pub put_aside: Option<PathBuf>,
     /// Files that were kept, because the home has them already.
     pub kept: Vec<PathBuf>,
+    /// Files of the log that were not put back: the home's log begins after them.
+    pub left_out: Vec<PathBuf>,
 }
 
 /// Puts a backup into a home. Of the audit log nothing is ever taken away: where the home has more of it than the backup, that stays.
@@ -46,13 +49,18 @@ pub fn restore(from: &Path, home: &Path, replace: bool) -> Result<Restored, Daem
         }
     }
     let mut wanted = Vec::new();
-    let mut kept = Vec::new();
+    let (mut kept, mut left_out) = (Vec::new(), Vec::new());
+    let log = home.join(Config::AUDIT);
+    let begins = if log.exists() { audit::archived_before(&log)? } else { None };
+    let begins = begins.map(|number| audit::file_path(&log, number));
     for entry in manifest.files.iter().map(|entry| entry.path.as_path()) {
         if entry == Path::new(Config::STORE) {
             continue;
         }
         let (source, target) = (from.join(entry), home.join(entry));
-        if !target.exists() {
+        if entry.starts_with(Config::AUDIT) && begins.as_ref().is_some_and(|begins| target < *begins) {
+            left_out.push(entry.to_owned());
+        } else if !target.exists() {
             wanted.push(entry);
         } else if !entry.starts_with(Config::AUDIT) {
             kept.push(entry.to_owned());
@@ -75,7 +83,7 @@ pub fn restore(from: &Path, home: &Path, replace: bool) -> Result<Restored, Daem
     }
     let put_aside = put_aside(&store)?;
     put(&from.join(Config::STORE), &store)?;
-    Ok(Restored { manifest, put_aside, kept })
+    Ok(Restored { manifest, put_aside, kept, left_out })
 }
 
 /// Which of two files of the log goes on where the other ends.

@@ -198,7 +198,7 @@ fn open(
     if !log.exists() && note.audit.seq == 0 {
         return Ok(());
     }
-    findings.push(match offline::check_audit(session.as_mut(), &log, note) {
+    findings.push(match offline::check_audit(session.as_mut(), &[&log], note) {
         Ok(verdict) => match verdict.fault {
             None => Finding::ok("audit", format!("{} records, intact", verdict.records)),
             Some(fault) => tampered(&fault.to_string()),

@@ -1,4 +1,7 @@
 //! Return codes (PKCS#11 v3.0, section 5.1), sorted by what can be done about them.
+//!
+//! Real modules give the two general codes both when the device is gone and when it does not do this one thing. Which of the two it is shows when the token
+//! was recovered and the call is made once more.
 
 use cryptoki::{
     context::Function,
@@ -13,6 +16,9 @@ pub(super) fn classify(error: CkError) -> HsmError {
         CkError::Pkcs11(code, function) if is_loss(&code) => {
             HsmError::Lost { function: name(function), code: format!("{code:?}") }
         }
+        CkError::Pkcs11(code @ (RvError::FunctionFailed | RvError::GeneralError), function) => {
+            HsmError::Unclear { function: name(function), code: format!("{code:?}") }
+        }
         CkError::Pkcs11(RvError::SessionCount, _) => HsmError::NoSession,
         CkError::Pkcs11(code, function) => {
             HsmError::Failed { function: name(function), code: format!("{code:?}") }
@@ -21,17 +27,13 @@ pub(super) fn classify(error: CkError) -> HsmError {
     }
 }
 
-/// Codes after which the session, the login or the whole module is dead. The two general codes are among them: real
-/// modules give them when the device is gone, and one recovery too many does no harm.
+/// Codes after which the session, the login or the whole module is dead. A token that is full (`CKR_DEVICE_MEMORY`) is none of these: that is an answer.
 const fn is_loss(code: &RvError) -> bool {
     matches!(
         code,
         RvError::CryptokiNotInitialized
             | RvError::DeviceError
-            | RvError::DeviceMemory
             | RvError::DeviceRemoved
-            | RvError::FunctionFailed
-            | RvError::GeneralError
             | RvError::HostMemory
             | RvError::OperationActive
             | RvError::OperationNotInitialized

@@ -1,16 +1,18 @@
 //! The user PIN: read from a file for each login, and never tried twice when it was refused.
 //!
 //! A token locks after a few wrong PINs, and then its keys may be lost. So a refused PIN is remembered beside the store, and
-//! neither a recovery nor a restart tries it again before the file has changed.
+//! neither a recovery nor a restart tries it again before the file has changed. It is remembered in memory too, so that a full disk does not bring the tries back.
 
 use std::{
     fs::{self, File, Metadata},
     io::Read,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use cryptoki::{error::RvError, types::AuthPin};
+use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
 use crate::hsm::{HsmError, TokenIdentity, error::PinFault};
@@ -25,19 +27,32 @@ pub struct PinFile {
     /// Systemd guards its credentials by access lists, which show in the group bits of the mode.
     is_credential: bool,
     mark: Option<PathBuf>,
+    refused: Arc<Mutex<Option<Refused>>>,
 }
+
+/// A state of the file whose PIN was refused.
+#[derive(Clone, Debug)]
+struct Refused {
+    stamp: Stamp,
+    token: TokenIdentity,
+    code: String,
+}
+
+/// Tells one state of the file from another, without a digest of the PIN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp(String);
 
 impl PinFile {
     /// A file that only its owner reads. A refusal is remembered in `mark`.
     #[must_use]
-    pub const fn file(path: PathBuf, mark: Option<PathBuf>) -> Self {
-        Self { path, is_credential: false, mark }
+    pub fn file(path: PathBuf, mark: Option<PathBuf>) -> Self {
+        Self { path, is_credential: false, mark, refused: Arc::default() }
     }
 
     /// A systemd credential.
     #[must_use]
-    pub const fn credential(path: PathBuf, mark: Option<PathBuf>) -> Self {
-        Self { path, is_credential: true, mark }
+    pub fn credential(path: PathBuf, mark: Option<PathBuf>) -> Self {
+        Self { path, is_credential: true, mark, refused: Arc::default() }
     }
 
     /// Its path.
@@ -54,11 +69,11 @@ impl PinFile {
         self.read().map(drop)
     }
 
-    /// The PIN.
+    /// The PIN, and which state of the file it is from.
     ///
     /// # Errors
     /// If the file is exposed or unusable, or this very PIN was refused before.
-    pub(super) fn read(&self) -> Result<AuthPin, HsmError> {
+    pub(super) fn read(&self) -> Result<(AuthPin, Stamp), HsmError> {
         let fail = |reason| HsmError::PinFile { path: self.path.clone(), reason };
         let unreadable = |e: std::io::Error| fail(PinFault::Unreadable(e.kind()));
         let mut file = fs::OpenOptions::new()
@@ -75,26 +90,23 @@ impl PinFile {
         if !metadata.is_file() {
             return Err(fail(PinFault::Malformed));
         }
-        if let Some((stamp_refused, code)) = self.read_mark()
-            && stamp_refused == stamp(&metadata)
-            && let Some((label, rest)) = code.split_once('\t')
-            && let Some((serial, code)) = rest.split_once('\t')
-        {
-            return Err(HsmError::PinRefused {
-                token: TokenIdentity { label: label.to_owned(), serial: serial.to_owned() },
-                path: self.path.clone(),
-                code: code.to_owned(),
-            });
+        let stamp = Stamp::of(&metadata);
+        let remembered = self.refused.lock().clone();
+        let refused =
+            [remembered, self.read_mark()].into_iter().flatten().find(|refused| refused.stamp == stamp);
+        if let Some(Refused { token, code, .. }) = refused {
+            return Err(HsmError::PinRefused { token, path: self.path.clone(), code });
         }
         let pin = read_line(&mut file).map_err(unreadable)?;
         match pin {
-            Ok(pin) => Ok(pin),
+            Ok(pin) => Ok((pin, stamp)),
             Err(reason) => Err(fail(reason)),
         }
     }
 
     /// The token took the PIN.
     pub(super) fn accepted(&self) {
+        *self.refused.lock() = None;
         if let Some(mark) = &self.mark
             && mark.exists()
             && let Err(error) = fs::remove_file(mark)
@@ -103,35 +115,42 @@ impl PinFile {
         }
     }
 
-    /// The token refused the PIN: remembers it.
-    pub(super) fn refused(&self, token: TokenIdentity, code: &RvError) -> HsmError {
+    /// The token refused the PIN from that state of the file: remembers it.
+    pub(super) fn refused(&self, stamp: Stamp, token: TokenIdentity, code: &RvError) -> HsmError {
         let code = format!("{code:?}");
-        if let (Some(mark), Ok(metadata)) = (&self.mark, fs::metadata(&self.path)) {
-            let text = format!("{}\n{}\t{}\t{code}", stamp(&metadata), token.label, token.serial);
-            if let Err(error) = fs::write(mark, text) {
-                tracing::error!(path = %mark.display(), %error, "cannot remember the refused PIN");
+        if let Some(mark) = &self.mark {
+            let text = format!("{}\n{}\t{}\t{code}", stamp.0, token.label, token.serial);
+            // Whole or not at all: what is left of a full disk would be no mark.
+            let new = mark.with_extension("new");
+            if let Err(error) = fs::write(&new, text).and_then(|()| fs::rename(&new, mark)) {
+                tracing::error!(path = %mark.display(), %error, "cannot note the refused PIN; a restart of kmsd will try it again");
             }
         }
+        *self.refused.lock() = Some(Refused { stamp, token: token.clone(), code: code.clone() });
         HsmError::PinRefused { token, path: self.path.clone(), code }
     }
 
-    fn read_mark(&self) -> Option<(String, String)> {
+    fn read_mark(&self) -> Option<Refused> {
         let text = fs::read_to_string(self.mark.as_ref()?).ok()?;
-        let (stamp, code) = text.split_once('\n')?;
-        Some((stamp.to_owned(), code.to_owned()))
+        let (stamp, rest) = text.split_once('\n')?;
+        let (label, rest) = rest.split_once('\t')?;
+        let (serial, code) = rest.split_once('\t')?;
+        let token = TokenIdentity { label: label.to_owned(), serial: serial.to_owned() };
+        Some(Refused { stamp: Stamp(stamp.to_owned()), token, code: code.to_owned() })
     }
 }
 
-/// Tells one state of the file from another, without a digest of the PIN.
-fn stamp(metadata: &Metadata) -> String {
-    format!(
-        "{} {} {} {}.{:09}",
-        metadata.dev(),
-        metadata.ino(),
-        metadata.len(),
-        metadata.ctime(),
-        metadata.ctime_nsec()
-    )
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self(format!(
+            "{} {} {} {}.{:09}",
+            metadata.dev(),
+            metadata.ino(),
+            metadata.len(),
+            metadata.ctime(),
+            metadata.ctime_nsec()
+        ))
+    }
 }
 
 fn read_line(file: &mut File) -> std::io::Result<Result<AuthPin, PinFault>> {
@@ -194,7 +213,8 @@ mod tests {
     fn a_refused_pin_is_not_given_out_again_until_the_file_changes() {
         let (_dir, file) = pin_file("1234\n", 0o600);
         let token = TokenIdentity { label: "t".into(), serial: "s".into() };
-        file.refused(token.clone(), &RvError::PinIncorrect);
+        let (_, stamp) = file.read().unwrap();
+        file.refused(stamp, token.clone(), &RvError::PinIncorrect);
         for _ in 0..2 {
             let error = file.read().map(|_| ()).unwrap_err();
             assert!(
@@ -207,5 +227,28 @@ mod tests {
         assert!(file.read().is_ok());
         file.accepted();
         assert!(!file.mark.as_ref().unwrap().exists());
+    }
+
+    /// The mark cannot be written: the PIN is not tried again all the same, and a file that was corrected while it was tried is.
+    #[test]
+    fn a_refused_pin_is_remembered_without_a_mark() {
+        let (dir, file) = pin_file("1234\n", 0o600);
+        fs::create_dir(dir.path().join("refused")).unwrap();
+        let token = TokenIdentity { label: "t".into(), serial: "s".into() };
+        let (_, stamp) = file.read().unwrap();
+        file.refused(stamp, token.clone(), &RvError::PinIncorrect);
+        for other in [file.clone(), file.clone()] {
+            assert!(matches!(other.read(), Err(HsmError::PinRefused { .. })));
+        }
+        let corrected = |text| {
+            fs::remove_file(&file.path).unwrap();
+            fs::write(&file.path, text).unwrap();
+            fs::set_permissions(&file.path, fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        corrected("12345\n");
+        let (_, tried) = file.read().unwrap();
+        corrected("123456\n");
+        file.refused(tried, token, &RvError::PinIncorrect);
+        assert!(file.read().is_ok(), "this one was not tried");
     }
 }

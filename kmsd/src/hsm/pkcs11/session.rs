@@ -6,7 +6,7 @@ use cryptoki::{
     error::Error as CkError,
     mechanism::Mechanism as CkMechanism,
     object::{Attribute, AttributeType, KeyType, ObjectHandle},
-    session::Session as CkSession,
+    session::{Session as CkSession, SessionState},
 };
 use zeroize::Zeroizing;
 
@@ -93,8 +93,12 @@ impl Pkcs11Session {
     ) -> Result<ObjectHandle, HsmError> {
         // A token may show one object under several handles; any of them will do.
         let found = self.objects.find(session, &template::by_part(object, part))?;
-        let handle = found.first().copied().ok_or(HsmError::NoObject { object })?;
-        self.objects.handles.write().insert((object, part), handle);
+        let mut handles = self.objects.handles.write();
+        let Some(handle) = found.first().copied() else {
+            handles.remove(&(object, part));
+            return Err(HsmError::NoObject { object });
+        };
+        handles.insert((object, part), handle);
         Ok(handle)
     }
 
@@ -124,6 +128,10 @@ fn is_protected(session: &CkSession, handle: ObjectHandle, part: Part) -> Result
 impl Session for Pkcs11Session {
     fn generate(&mut self, object: ObjectId) -> Result<(), HsmError> {
         self.with(|session| {
+            // Without a search, which takes its time on a token with many objects; callers that do not know look first.
+            if self.objects.handles.read().contains_key(&(object, Part::Cipher)) {
+                return Err(HsmError::Occupied { object });
+            }
             if self.parts().contains(&Part::Mac) {
                 // The MAC part is made first: one beside a cipher part is in use, and what the two sealed opens with it alone.
                 if !self.objects.find(session, &template::by_part(object, Part::Cipher))?.is_empty() {
@@ -295,6 +303,17 @@ impl Session for Pkcs11Session {
             let template = template::note(note);
             self.objects.make(|| session.create_object(&template)).map_err(classify)?;
             self.objects.destroy_each(session, &old)
+        })
+    }
+
+    fn answers(&mut self) -> Result<(), HsmError> {
+        self.with(|session| match session.get_session_info().map_err(classify)?.session_state() {
+            // Some modules answer that without the device.
+            SessionState::RwUser => session.generate_random_slice(&mut [0; 8]).map_err(classify),
+            _ => Err(HsmError::Lost {
+                function: "C_GetSessionInfo".to_owned(),
+                code: "the session is not logged in".to_owned(),
+            }),
         })
     }
 

@@ -1,13 +1,12 @@
 //! What a module and its token say of themselves, without a login.
 
 use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    error::{Error as CkError, RvError},
+    context::Pkcs11,
     mechanism::MechanismType,
     slot::{Slot, TokenInfo},
 };
 
-use super::{Pkcs11Settings, Pkcs11Token, fault::classify, sealing_by};
+use super::{Pkcs11Settings, Pkcs11Token, begin, fault::classify, finalise, load, sealing_by};
 use crate::{
     domain::envelope::Mechanism,
     hsm::{HsmError, TokenIdentity},
@@ -35,21 +34,10 @@ pub struct Survey {
 /// # Errors
 /// As [`Pkcs11Token::connect`], but for the login.
 pub fn survey(settings: &Pkcs11Settings) -> Result<Survey, HsmError> {
-    let library = Pkcs11::new(&settings.module).map_err(|e| HsmError::Module {
-        path: settings.module.clone(),
-        reason: match e {
-            CkError::LibraryLoading(e) => e.to_string(),
-            other => format!("{other:?}"),
-        },
-    })?;
-    match library.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-        Ok(()) | Err(CkError::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-        Err(e) => return Err(classify(e)),
-    }
+    let library = load(settings)?;
+    begin(&library)?;
     let surveyed = look(&library, settings);
-    if let Err(error) = library.finalize() {
-        tracing::debug!(?error, "C_Finalize");
-    }
+    finalise(&library);
     surveyed
 }
 

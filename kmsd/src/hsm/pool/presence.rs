@@ -2,7 +2,11 @@
 //!
 //! A loss belongs to the generation of the token that it was met in: a recovery of that generation ends it, whoever made it, and none that came before.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 
@@ -12,7 +16,15 @@ use crate::hsm::{HsmError, Token};
 pub(super) struct Presence {
     token: Arc<dyn Token>,
     away: Mutex<Option<Away>>,
+    /// Failures that a recovery did not help against though the token was there, and when that was seen.
+    refused: Mutex<HashMap<Failure, Instant>>,
 }
+
+/// A function, and the code that it failed with.
+pub(super) type Failure = (String, String);
+
+/// How long such a failure is taken for the token's answer without another recovery.
+const KNOWN_FOR: Duration = Duration::from_secs(60);
 
 struct Away {
     since: Instant,
@@ -21,8 +33,20 @@ struct Away {
 }
 
 impl Presence {
-    pub(super) const fn new(token: Arc<dyn Token>) -> Self {
-        Self { token, away: Mutex::new(None) }
+    pub(super) fn new(token: Arc<dyn Token>) -> Self {
+        Self { token, away: Mutex::new(None), refused: Mutex::default() }
+    }
+
+    /// Whether that failure was the token's answer a while ago.
+    pub(super) fn is_known(&self, failure: &Failure) -> bool {
+        self.refused.lock().get(failure).is_some_and(|seen| seen.elapsed() < KNOWN_FOR)
+    }
+
+    /// It is the token's answer, though it was recovered in between.
+    pub(super) fn remember(&self, failure: Failure) {
+        let (function, code) = &failure;
+        tracing::error!(%function, %code, "the token is there and refuses this call: is it full?");
+        self.refused.lock().insert(failure, Instant::now());
     }
 
     pub(super) fn status(&self) -> TokenStatus {
@@ -43,6 +67,7 @@ impl Presence {
         if self.token.generation() != seen {
             return None;
         }
+        self.refused.lock().clear();
         let since = away.as_ref().map_or_else(
             || {
                 tracing::error!(%cause, "the token is away");

@@ -255,22 +255,24 @@ async fn aliases_are_bounded_and_go_with_their_key() {
     service.create_key(&uid(1), NewKey::named("n0")).await.unwrap();
 }
 
-/// A name is the same one after a restart: with the prefix of aliases in it, it would be another's. What an older version took of such names is taken
+/// A name is the same one after a restart: with the prefix of aliases in it, or in the form of a URN, it would be another's. What an older version took of such names is taken
 /// away at the start; the keys go by their ids, and a name that is somebody else's stays so.
 #[tokio::test]
-async fn names_that_begin_with_the_prefix_of_aliases() {
+async fn names_that_read_as_other_ones() {
     use crate::domain::{alias::AliasRecord, id::InvalidAlias, registry::Change, time::WallTime};
     let (world, service) = world_with_key().await;
     let doubled = Refusal::AliasInvalid(InvalidAlias::Prefix);
     assert_eq!(refusal(service.create_key(&uid(2), NewKey::named("alias/alias/b")).await), doubled);
     assert_eq!(refusal(service.rename_key(&uid(1), &key("a"), "alias/alias/b").await), doubled);
+    let urn = refusal(service.create_key(&uid(2), NewKey::named("kms:r:d:alias:a")).await);
+    assert_eq!(urn, Refusal::AliasInvalid(InvalidAlias::Urn));
     let b = service.create_key(&uid(1), NewKey::named("b")).await.unwrap().key;
     // As an older version recorded them.
     let stored = |name: &str| Alias::stored(name).unwrap();
     let named = b.changed(|next| next.alias = stored("alias/a"));
     service.inner.writer.commit(Change::PutKey(named)).await.unwrap();
     let record = AliasRecord {
-        alias: stored("alias/x"),
+        alias: stored("kms:r:d:alias:a"),
         revision: 0,
         key: b.id,
         created_at: WallTime(1),
@@ -324,6 +326,53 @@ async fn k7_a_conditional_deny_is_not_passed_round() {
     service.create_grant(&uid(1), &key("a"), passed).await.unwrap();
     service.create_grant(&uid(5), &key("a"), wide).await.unwrap();
     open(&service, &uid(3), &new.wrapped, "secret").await.unwrap();
+}
+
+/// K7: a policy that lets somebody pass on little does not hide a grant that lets it pass on more, nor do the two add up to what neither gives.
+#[tokio::test]
+async fn k7_a_policy_does_not_hide_a_wider_grant() {
+    let (_world, service) = world_with_key().await;
+    let text = r#"{"Statement": [
+        {"Effect": "Allow", "Principal": {"AWS": "uid:2"}, "Action": ["kms:CreateGrant", "kms:Encrypt"]}]}"#;
+    service.set_key_policy(&uid(1), &key("a"), Some(text)).await.unwrap();
+    let given = grant(2, &[Operation::DecryptDatakey, Operation::CreateGrant]);
+    service.create_grant(&uid(1), &key("a"), given).await.unwrap();
+    service.create_grant(&uid(2), &key("a"), grant(3, &[Operation::DecryptDatakey])).await.unwrap();
+    service.create_grant(&uid(2), &key("a"), grant(4, &[Operation::EncryptData])).await.unwrap();
+    let both = grant(5, &[Operation::DecryptDatakey, Operation::EncryptData]);
+    let refused = refusal(service.create_grant(&uid(2), &key("a"), both).await);
+    assert!(matches!(refused, Refusal::GrantTooWide { .. }), "{refused}");
+}
+
+/// K7: nobody fills the memory with grants: there is a bound for the keys of each owner and for all; and a destroyed key's are gone.
+#[tokio::test]
+async fn k7_grants_are_bounded_and_go_with_their_key() {
+    let (world, service) = world_with_key().await;
+    for (name, owner) in [("b", 1), ("c", 2)] {
+        service.create_key(&uid(owner), NewKey::named(name)).await.unwrap();
+    }
+    let give = async |caller: Caller, name: &str, grantee| {
+        service.create_grant(&caller, &key(name), grant(grantee, &[Operation::CreateDatakey])).await.map(drop)
+    };
+    for n in 0..120 {
+        give(uid(1), if n < 100 { "a" } else { "b" }, 1000 + n).await.unwrap();
+    }
+    assert_eq!(refusal(give(uid(1), "b", 9).await), Refusal::TooManyGrantsOfOne { limit: 120 });
+    for n in 0..39 {
+        give(uid(2), "c", 1000 + n).await.unwrap();
+    }
+    give(admin(), "b", 9).await.unwrap();
+    for caller in [uid(2), admin()] {
+        assert_eq!(refusal(give(caller, "c", 9).await), Refusal::TooManyGrantsInAll { limit: 160 });
+    }
+    let id = service.describe_key(&uid(1), &key("a")).await.unwrap().key.id;
+    service.schedule_deletion(&uid(1), &key("a"), "7").await.unwrap();
+    world.clock.pass(8 * DAY_MS);
+    service.tick().await;
+    let destroyed = service.record_of(id).unwrap();
+    let len = serde_json::to_string(&*destroyed).unwrap().len();
+    assert!(destroyed.phase == Phase::Destroyed && len < 1024, "{len}");
+    give(uid(1), "b", 10).await.unwrap();
 }
 
 /// K7, F3: nobody fills the store with anchors or keeps another from one: there is a bound for each and for all, who has one gives it back, and an

@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl World {
-    fn files(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files: Vec<_> =
             std::fs::read_dir(self.audit.path().join("audit")).unwrap().map(|f| f.unwrap().path()).collect();
         files.sort_unstable();

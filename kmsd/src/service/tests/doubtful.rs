@@ -50,6 +50,10 @@ impl Store for Doubtful {
         self.inner.put_clock(clock)
     }
 
+    fn raise(&mut self, epoch: u64) -> Result<u64, StoreError> {
+        self.inner.raise(epoch)
+    }
+
     fn rekey(&mut self, number: u64, key: IntegrityKey) -> Result<u64, StoreError> {
         self.inner.rekey(number, key)
     }

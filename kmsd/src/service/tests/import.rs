@@ -273,7 +273,7 @@ async fn k6_each_call_of_an_import_fails_in_turn() {
 /// K6: material that came after the scheduler had put down what to clear away is not cleared away; nor is any while it comes or goes.
 #[tokio::test]
 async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
-    use crate::service::lifecycle::Flight;
+    use crate::service::flight::{Flight, Work};
     let world = World::new();
     let service = world.start().await;
     let key = external(&service).await;
@@ -286,7 +286,7 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     let due = service.due();
     assert_eq!(due.len(), 1);
     let id = due[0].1.id;
-    let flight = Flight::alone(&service, id).unwrap();
+    let flight = Flight::alone(&service, id, Work::Material).unwrap();
     service.attend(due[0].0, &due[0].1).await;
     assert_eq!(world.token.objects().len(), 1, "somebody is at work on it");
     let refused = refusal(service.delete_material(&uid(1), &key).await);
@@ -296,12 +296,65 @@ async fn k6_material_that_came_meanwhile_is_not_cleared_away() {
     service.attend(due[0].0, &due[0].1).await;
     world.check_consistent(&service);
     open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
-    let flight = Flight::alone(&service, id).unwrap();
+    let flight = Flight::alone(&service, id, Work::Material).unwrap();
     let refused = refusal(service.delete_material(&uid(1), &key).await);
     assert!(matches!(refused, Refusal::ImportUnderWay { .. }), "{refused}");
     drop(flight);
     service.delete_material(&uid(1), &key).await.unwrap();
     assert!(world.token.objects().is_empty());
+}
+
+/// K6: the store is put back to before the first import, or into the midst of it, and the token has the material: the key takes that one only, and what was wrapped
+/// since opens when it has come. Deleted, the key leaves nothing in the token.
+#[tokio::test]
+async fn k6_material_that_a_restored_store_does_not_know_is_recognised() {
+    for (has_halves, is_arriving, is_deleted) in [
+        (true, false, false),
+        (true, true, false),
+        (false, false, false),
+        (false, true, false),
+        (true, false, true),
+    ] {
+        let world = if has_halves { World::with_halves() } else { World::new() };
+        let service = world.start().await;
+        let key = external(&service).await;
+        let mut older = world.store.copy();
+        if is_arriving {
+            let made = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await.unwrap();
+            quiet(&service).await;
+            world.token.fail_call(0, Fault::failed(true));
+            world.token.fail_call(1, Fault::failed(false));
+            let wrapped = wrap(&made.public_key, &[7; 32], SHA256);
+            service.import_material(&uid(1), &key, &made.token, wrapped, None).await.unwrap_err();
+            world.token.clear_faults();
+            older = world.store.copy();
+            service.tick().await;
+        }
+        import_of(&service, &key, &[7; 32], None).await.unwrap();
+        let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+        service.save_note().await.unwrap();
+        drop(service);
+
+        world.store.put_back(&older);
+        let service = world.start_with(true).await.unwrap();
+        assert_eq!(world.token.objects().len(), 1, "what may be in use was destroyed");
+        assert_eq!(state(&service, &key).await, KeyState::PendingImport);
+        if is_deleted {
+            service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+            world.clock.pass(7 * DAY_MS);
+            service.tick().await;
+            assert!(world.token.objects().is_empty() && world.token.halves().is_empty());
+            continue;
+        }
+        let refused = refusal(import_of(&service, &key, &[8; 32], None).await);
+        assert!(matches!(refused, Refusal::OtherMaterial { .. }), "{refused}");
+        import_of(&service, &key, &[7; 32], None).await.unwrap();
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+        world.check_consistent(&service);
+        let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+        let noted = records.iter().filter(|record| record.event.operation == "recognise-material").count();
+        assert_eq!(noted, 2, "intent and done");
+    }
 }
 
 /// K6: a restored store knows of an import under way and of an expiry that may both be of the past: neither destroys anything in the token that day.
@@ -500,4 +553,48 @@ async fn k6_the_scheduler_keeps_off_material_that_comes_or_goes() {
         world.token.set_delay(Duration::ZERO);
         world.check_consistent(&service);
     }
+}
+
+/// K6: making RSA pairs takes the token long. Whoever asks for many takes no more than one session with that, so that data keys are opened meanwhile; and of one
+/// key there is one offer at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k6_offers_do_not_hold_up_the_use_of_keys() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("used")).await.unwrap();
+    let new = datakey(&service, &uid(1), "used", "x").await.unwrap();
+    for n in 0..4 {
+        let name = format!("x{n}");
+        let external = NewKey { origin: Origin::External, ..NewKey::named(&name) };
+        service.create_key(&uid(1), external).await.unwrap();
+    }
+    quiet(&service).await;
+    world.token.slow("make pair", Duration::from_millis(500));
+    let made = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut offers = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let (service, made) = (service.clone(), Arc::clone(&made));
+        let key = format!("x{}", n % 4).parse().unwrap();
+        offers.spawn(async move {
+            let offer = service.import_parameters(&uid(1), &key, SHA256, RsaBits::Rsa2048).await;
+            made.fetch_add(usize::from(offer.is_ok()), std::sync::atomic::Ordering::SeqCst);
+            offer.map(drop)
+        });
+    }
+    while world.token.slow_at_once() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..20 {
+        open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+    }
+    // Four pairs take two seconds, one after the other; each of these would have waited for one.
+    assert!(made.load(std::sync::atomic::Ordering::SeqCst) < 4);
+    for offer in offers.join_all().await {
+        assert!(
+            matches!(offer, Ok(()) | Err(ServiceError::Refused(Refusal::ImportUnderWay { .. }))),
+            "{offer:?}"
+        );
+    }
+    assert!(made.load(std::sync::atomic::Ordering::SeqCst) >= 4);
+    assert_eq!(world.token.slow_at_once(), 1);
 }

@@ -231,10 +231,91 @@ async fn of_many_who_change_a_state_at_once_one_does() {
 async fn keys_are_bounded_and_default_keys_are_not_counted_out() {
     let world = World::new();
     let service = world.start().await;
-    for n in 0..100 {
-        service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.unwrap();
-    }
-    let refused = refusal(service.create_key(&uid(1), NewKey::named("more")).await);
-    assert_eq!(refused, Refusal::TooManyKeys { limit: 100 });
+    // Not counted, though it is there first.
     datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
+    for n in 0..100 {
+        let caller = uid(if n < 60 { 1 } else { 2 });
+        service.create_key(&caller, NewKey::named(&format!("k{n}"))).await.unwrap();
+        if n == 59 {
+            let refused = refusal(service.create_key(&caller, NewKey::named("more")).await);
+            assert_eq!(refused, Refusal::TooManyKeysOfOne { limit: 60 });
+            assert_eq!(service.key_quota(&caller), (60, 60));
+        }
+    }
+    assert_eq!((service.key_quota(&uid(2)), service.key_quota(&admin())), ((40, 60), (100, 100)));
+    for caller in [uid(2), admin()] {
+        let refused = refusal(service.create_key(&caller, NewKey::named("more")).await);
+        assert_eq!(refused, Refusal::TooManyKeys { limit: 100 });
+    }
+    datakey(&service, &uid(1), "ims/default", "x").await.unwrap();
+    // Whoever has one destroyed may make another.
+    let key = "k0".parse().unwrap();
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    assert!(service.create_key(&uid(1), NewKey::named("more")).await.is_err(), "it is not destroyed yet");
+    world.clock.pass(8 * crate::domain::time::DAY_MS);
+    service.tick().await;
+    service.create_key(&uid(1), NewKey::named("more")).await.unwrap();
+}
+
+/// However many ask at once, there are no more keys than may be.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn keys_are_bounded_when_many_are_made_at_once() {
+    let world = World::new();
+    let service = world.start().await;
+    let callers: Vec<_> = (0..120)
+        .map(|n| {
+            let service = service.clone();
+            tokio::spawn(
+                async move { service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.is_ok() },
+            )
+        })
+        .collect();
+    let mut made = 0;
+    for caller in callers {
+        made += usize::from(caller.await.unwrap());
+    }
+    assert_eq!((made, service.key_quota(&uid(1))), (60, (60, 60)));
+    world.check_consistent(&service);
+}
+
+/// K3: the first attempt made the object and could neither confirm nor undo it, since the disk was full: the next makes no second one beside it.
+#[tokio::test]
+async fn k3_a_default_key_that_could_not_be_confirmed_is_made_once() {
+    let world = World::new();
+    let service = world.start().await;
+    world.store.refuse([false, true, true]);
+    assert!(datakey(&service, &uid(1), "evs/default", "x").await.is_err());
+    let objects = world.token.objects();
+    assert_eq!(objects.len(), 1, "made, and not cleared away");
+    datakey(&service, &uid(1), "evs/default", "x").await.unwrap();
+    assert_eq!(world.token.objects(), objects);
+    assert!(objects.values().all(|copies| *copies == 1));
+    world.check_consistent(&service);
+}
+
+/// K7, K8: a stranger to a key causes no commit; and a date that cannot be recorded leaves a record of that.
+#[tokio::test]
+async fn k8_a_clock_that_cannot_be_recorded_is_part_of_the_operation() {
+    let world = World::new();
+    let service = world.start().await;
+    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+    let key = "a".parse().unwrap();
+    let commit = service.inner.writer.epoch();
+    refusal(service.schedule_deletion(&uid(2), &key, "7").await);
+    refusal(service.enable_rotation(&uid(2), &key, 90).await);
+    assert_eq!(service.inner.writer.epoch(), commit);
+    for _ in 0..2 {
+        world.store.refuse([true]);
+        service.schedule_deletion(&uid(1), &key, "7").await.unwrap_err();
+        world.store.refuse([true]);
+        service.enable_rotation(&uid(1), &key, 90).await.unwrap_err();
+    }
+    let records = service.audit_tail(&admin(), u64::MAX, 1000).await.unwrap();
+    let failed = records.iter().filter(|r| r.event.outcome.as_deref() == Some("KMS.0102")).count();
+    assert_eq!(failed, 4, "{records:?}");
+    assert_eq!(service.inner.writer.epoch(), commit);
+    // The clock is there before the date.
+    world.clock.pass(5000);
+    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+    assert_eq!(service.inner.writer.epoch(), commit + 2);
 }

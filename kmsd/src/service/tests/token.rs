@@ -295,3 +295,46 @@ async fn a_token_that_one_thread_gets_back_is_there_for_all() {
     assert!(matches!(pool.status(), TokenStatus::Present));
     pool.call(|s| s.random(&mut [0; 8])).await.unwrap();
 }
+
+/// A token that makes no objects, since it is full, is not gone: who makes keys is told, nobody else notices, and it is not recovered again and again.
+#[tokio::test]
+async fn a_token_that_makes_no_objects_is_not_taken_for_gone() {
+    for code in ["GeneralError", "FunctionFailed"] {
+        let world = World::new();
+        let service = world.start().await;
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+        let new = datakey(&service, &uid(1), "a", "x").await.unwrap();
+        quiet(&service).await;
+        let full = |call: &'static str, function: &str| {
+            let error = HsmError::Unclear { function: function.to_owned(), code: code.to_owned() };
+            world.token.refuse(call, Some(error));
+        };
+        full("generate", "C_GenerateKey");
+        full("put note", "C_CreateObject");
+        let recoveries = world.token.recoveries();
+        for n in 0..20 {
+            let refused = service.create_key(&uid(1), NewKey::named(&format!("k{n}"))).await.err();
+            assert!(matches!(&refused, Some(ServiceError::Hsm(HsmError::Failed { .. }))), "{refused:?}");
+            service.disable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+            service.enable_key(&uid(1), &"a".parse().unwrap()).await.unwrap();
+            assert!(service.save_note().await.is_err());
+            open(&service, &uid(1), &new.wrapped, "x").await.unwrap();
+            assert_eq!(service.health().status, "ok");
+        }
+        // One for each of the two, and what they cut short.
+        assert!(world.token.recoveries() - recoveries <= 4, "{}", world.token.recoveries() - recoveries);
+        world.token.refuse("generate", None);
+        world.token.refuse("put note", None);
+        service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
+        // When it is gone, that is noticed by the same code.
+        world
+            .token
+            .refuse("open", Some(HsmError::Unclear { function: "C_Decrypt".into(), code: code.into() }));
+        world.token.refuse(
+            "answers",
+            Some(HsmError::Unclear { function: "C_GenerateRandom".into(), code: code.into() }),
+        );
+        let gone = open(&service, &uid(1), &new.wrapped, "x").await.err();
+        assert!(matches!(&gone, Some(ServiceError::Hsm(HsmError::Away { .. }))), "{gone:?}");
+    }
+}

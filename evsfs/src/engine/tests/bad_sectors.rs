@@ -1,0 +1,263 @@
+//! A host that fails to read one place of the file, for good: everything else goes on.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::super::{BLOCK, Damage, OpenError, Volume, VolumeError};
+use super::{ID, Memory, Rig, read};
+use crate::backing::Backing;
+use crate::format::layout::RING_START;
+
+const MIB: u64 = 1 << 20;
+const LEAF: u64 = 128 * BLOCK;
+
+/// Slots that cannot be read, and those that were.
+struct Disk {
+    memory: Arc<Memory>,
+    bad: Mutex<BTreeSet<u64>>,
+    read: Mutex<BTreeSet<u64>>,
+}
+
+impl Disk {
+    fn of(rig: &Rig) -> Arc<Self> {
+        Arc::new(Self { memory: Arc::clone(&rig.memory), bad: Mutex::default(), read: Mutex::default() })
+    }
+
+    /// Makes the page of `level` unreadable that `read` needs of a volume that was just opened.
+    fn spoil(self: &Arc<Self>, rig: &Rig, wanted: u8, read: impl Fn(&Volume) -> Result<(), VolumeError>) {
+        self.read.lock().clear();
+        read(&rig.try_open_on(Arc::clone(self) as _).unwrap()).unwrap();
+        let seen = self.read.lock().clone();
+        for slot in seen {
+            self.bad.lock().insert(slot);
+            let volume = rig.try_open_on(Arc::clone(self) as _);
+            let error = volume.ok().and_then(|volume| read(&volume).err());
+            if matches!(error, Some(VolumeError::DamagedPage { level, .. }) if level == wanted) {
+                return;
+            }
+            self.bad.lock().remove(&slot);
+        }
+        panic!("no page of level {wanted} was read");
+    }
+}
+
+impl Backing for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
+        let slots = offset / BLOCK..(offset + u64::try_from(buf.len()).unwrap()) / BLOCK;
+        if self.bad.lock().range(slots.clone()).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        self.read.lock().extend(slots);
+        self.memory.read_at(buf, offset)
+    }
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        self.memory.write_at(buf, offset)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.memory.set_len(len)
+    }
+    fn punch(&self, offset: u64, len: u64) -> io::Result<bool> {
+        self.memory.punch(offset, len)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.memory.sync()
+    }
+}
+
+fn is_unreadable(volume: &Volume, offset: u64) {
+    let error = volume.read(offset, &mut [0; 4096]).unwrap_err();
+    assert!(matches!(error, VolumeError::DamagedPage { level: 0, .. }), "{error}");
+}
+
+/// Blocks under several leaves, all in the map.
+fn written() -> Rig {
+    let mut rig = Rig::new(64 * MIB, 64);
+    rig.options.dirty_limit = Some(1_000);
+    let volume = rig.open();
+    for leaf in 0..16 {
+        volume.write(leaf * LEAF, &vec![1; usize::try_from(LEAF).unwrap()]).unwrap();
+    }
+    volume.close().unwrap();
+    rig
+}
+
+/// Writes under the third leaf and elsewhere, over and over.
+fn go_on(volume: &Volume, rounds: std::ops::Range<u8>) {
+    for round in rounds {
+        volume.write(2 * LEAF + 5 * BLOCK, &[round; 8192]).unwrap();
+        volume.write(8 * LEAF, &vec![round; 200 << 12]).unwrap();
+        volume.flush().unwrap();
+        if round % 3 > 0 {
+            // A part of the leaf: the ends of a range that is discarded.
+            volume.discard(2 * LEAF + 100 * BLOCK, 6 * LEAF).unwrap();
+        }
+        volume.checkpoint().unwrap_or_else(|error| panic!("round {round}: {error}"));
+        if round % 3 == 1 {
+            volume.write(2 * LEAF + 5 * BLOCK, &[round; 4096]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn f11_a_page_that_cannot_be_read_keeps_nothing_else_from_the_map() {
+    let rig = written();
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 0, |volume| volume.read(2 * LEAF, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    go_on(&volume, 1..100);
+    assert!(volume.stats().dirty_entries < 128, "{:?}", volume.stats());
+    assert_eq!(read(&volume, 2 * LEAF + 5 * BLOCK, 8192), [99; 8192]);
+    assert_eq!(read(&volume, 8 * LEAF, 200 << 12), vec![99; 200 << 12]);
+    assert!(read(&volume, 2 * LEAF + 100 * BLOCK, 28 << 12).iter().all(|byte| *byte == 0));
+    is_unreadable(&volume, 2 * LEAF);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+
+    // At the next attach it is the same; and when the page can be read again, nothing is missing.
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    assert_eq!(volume.anchor(), anchor);
+    go_on(&volume, 100..120);
+    drop(volume);
+    let log = rig.memory.bytes.read()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12].to_vec();
+    rig.memory.bytes.write()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12].fill(0);
+    assert!(matches!(rig.try_open(), Err(OpenError::LogCut { .. })), "a log that was cut off");
+    rig.memory.bytes.write()[usize::try_from(RING_START * BLOCK).unwrap()..][..64 << 12]
+        .copy_from_slice(&log);
+
+    let volume = rig.open();
+    assert_eq!(read(&volume, 2 * LEAF, 5 << 12), vec![1; 5 << 12]);
+    assert_eq!(read(&volume, 2 * LEAF + 5 * BLOCK, 8192), [119; 8192]);
+    assert_eq!(read(&volume, 2 * LEAF + 7 * BLOCK, 93 << 12), vec![1; 93 << 12]);
+    assert!(read(&volume, 2 * LEAF + 100 * BLOCK, 28 << 12).iter().all(|byte| *byte == 0));
+    volume.checkpoint().unwrap();
+    assert_eq!(volume.stats().dirty_entries, 0);
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert_eq!((report.bad_count, report.shared_slots, report.unaccounted_slots), (0, 0, 0), "{report:?}");
+    volume.close().unwrap();
+}
+
+/// More than the log has room for waits for the page, and says so; nothing is lost by it.
+#[test]
+fn f11_what_cannot_be_carried_over_stays_in_the_cut() {
+    let rig = written();
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 1, |volume| volume.read(2 * LEAF, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    for leaf in 0..5 {
+        volume.write(leaf * LEAF, &vec![7; 100 << 12]).unwrap();
+    }
+    for _ in 0..3 {
+        assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 1, .. })));
+    }
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = rig.open();
+    assert_eq!(read(&volume, 4 * LEAF, 100 << 12), vec![7; 100 << 12]);
+    volume.checkpoint().unwrap();
+    assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
+}
+
+#[test]
+fn f11_a_snapshots_page_that_cannot_be_read_keeps_nothing_else_from_the_map() {
+    let rig = written();
+    let volume = rig.open();
+    volume.snapshot("s", ID, 0).unwrap();
+    volume.write(2 * LEAF, &[2; 4096]).unwrap();
+    volume.close().unwrap();
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 0, |volume| volume.read_snapshot(ID, 2 * LEAF, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    go_on(&volume, 1..100);
+    assert!(volume.stats().dirty_entries < 128, "{:?}", volume.stats());
+    assert_eq!(read(&volume, 2 * LEAF, 4096), [2; 4096]);
+    assert_eq!(read(&volume, 2 * LEAF + 5 * BLOCK, 8192), [99; 8192]);
+    // What would have to know what the snapshot has says that it cannot.
+    assert!(matches!(volume.extend(65 * MIB), Err(VolumeError::DamagedPage { level: 0, .. })));
+    disk.bad.lock().clear();
+    volume.checkpoint().unwrap();
+    assert_eq!(volume.stats().dirty_entries, 0);
+    volume.extend(65 * MIB).unwrap();
+    volume.delete_snapshot(ID).unwrap();
+    while volume.stats().trash {
+        volume.checkpoint().unwrap();
+    }
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+}
+
+/// Nothing is written under the page; discarded pages below it wait to be freed.
+#[test]
+fn f11_a_page_above_discarded_ones_that_cannot_be_read_keeps_nothing_from_the_map() {
+    let mut rig = Rig::new(256 * MIB, 64);
+    rig.options.trash_budget = 1;
+    let volume = rig.open();
+    for leaf in 0..40 {
+        volume.write(64 * MIB + leaf * LEAF, &[1; 4096]).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    volume.discard(64 * MIB + LEAF, 38 * LEAF).unwrap();
+    volume.checkpoint().unwrap();
+    assert!(volume.stats().trash);
+    drop(volume);
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 1, |volume| volume.read(64 * MIB, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    for round in 0..100 {
+        volume.write(128 * MIB, &[round; 4096]).unwrap();
+        volume.flush().unwrap();
+        volume.checkpoint().unwrap();
+    }
+    assert!(volume.stats().trash);
+    disk.bad.lock().clear();
+    while volume.stats().trash {
+        volume.checkpoint().unwrap();
+    }
+    assert_eq!(read(&volume, 64 * MIB, 4096), [1; 4096]);
+    assert_eq!(read(&volume, 64 * MIB + 39 * LEAF, 4096), [1; 4096]);
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+}
+
+/// A place of the log may hold what was acknowledged, so the volume does not open; to save the rest it does, and says that it ends there.
+#[test]
+fn f11_a_log_that_cannot_be_read_is_the_end_only_for_who_saves_what_is_left() {
+    let mut rig = written();
+    let volume = rig.open();
+    volume.write(0, &[5; 4096]).unwrap();
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    volume.write(0, &[6; 4096]).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    let disk = Disk::of(&rig);
+    let refused = |rig: &Rig| match rig.try_open_on(Arc::clone(&disk) as _) {
+        Err(OpenError::Volume(VolumeError::DamagedTable { reason: Damage::Unreadable, .. })) => true,
+        Err(error) => panic!("{error}"),
+        Ok(_) => false,
+    };
+    let mut ends = Vec::new();
+    for page in RING_START..RING_START + 64 {
+        *disk.bad.lock() = BTreeSet::from([page]);
+        rig.options.salvage = false;
+        rig.options.read_only = true;
+        let is_refused = refused(&rig);
+        rig.options.salvage = true;
+        let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+        assert_eq!(volume.ends_unread(), is_refused, "page {page}");
+        if is_refused {
+            ends.push((volume.anchor().commit, read(&volume, 0, 1)[0]));
+        }
+        rig.options.read_only = false;
+        assert_eq!(refused(&rig), is_refused, "who writes is refused");
+    }
+    // Before the first group, before the second, and behind it.
+    let commit = anchor.commit;
+    assert_eq!(ends, [(commit - 1, 1), (commit, 5), (commit + 1, 6)]);
+}
