@@ -1,6 +1,7 @@
 //! F11: every call fails once, or from then on, in every way; nothing acknowledged is lost and nothing false is said.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use evsfs::backing::sim::{Bound, Fault, FaultPlan, SimBacking};
 
@@ -10,7 +11,7 @@ use crate::naive::{Flaw, Naive, NaiveSetup};
 use crate::oracle::State;
 use crate::subject::Subject;
 use crate::tamper::right_or_refused;
-use crate::workload::{BLOCK, COMMON, Op, PLAIN_KINDS, Sense, VERSIONS, random};
+use crate::workload::{ALL_KINDS, BLOCK, COMMON, Kind, Op, PLAIN_KINDS, Sense, random};
 
 pub(crate) const DEPTH: Depth = Depth {
     bound: Bound { exhaustive: 12, random: 4, torn: 1 },
@@ -64,32 +65,90 @@ fn a_store_that_gives_up_after_a_fault_passes_and_one_that_goes_on_is_found() {
     }
 }
 
+/// Workloads that have every kind of operation between them, of a volume with a snapshot, from which each begins.
+const EACH_KIND: [&[Kind]; 3] = [
+    &[
+        Kind::Aligned,
+        Kind::Snapshot,
+        Kind::Overwrite,
+        Kind::Checkpoint,
+        Kind::Rollback,
+        Kind::DeleteSnapshot,
+        Kind::Flush,
+    ],
+    &[
+        Kind::Extend,
+        Kind::Wide,
+        Kind::WideDiscard,
+        Kind::Checkpoint,
+        Kind::Rekey,
+        Kind::Unaligned,
+        Kind::Reopen,
+    ],
+    &[Kind::Reencrypt, Kind::Across, Kind::Kill, Kind::Reencrypt, Kind::Discard, Kind::Flush],
+];
+
+/// The operations of these kinds, each at its fixed place.
+fn fixed(kinds: &[Kind], sense: &Sense) -> Vec<Op> {
+    let mut sense = sense.clone();
+    kinds
+        .iter()
+        .map(|kind| sense.fixed(*kind).unwrap_or_else(|| panic!("{kind:?} makes no sense here")))
+        .collect()
+}
+
+/// So many small groups that a ring of 16 pages is compacted.
+fn compacting() -> Vec<Op> {
+    let write = |stamp| Op::Write { offset: stamp % 3 * BLOCK, len: BLOCK, stamp };
+    (1..=14).flat_map(|stamp| [write(stamp), Op::Flush]).collect()
+}
+
 #[test]
 fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
     let tally = Arc::default();
-    let mut met = 0;
+    let met = AtomicU64::new(0);
     // A flatten, with a write between its steps: blocks, proof, the end.
     let step = Op::Step { flatten: true, blocks: 1_000 };
     let write = Op::Write { offset: 2 * BLOCK + 9, len: BLOCK, stamp: 7 };
     let flatten = vec![step.clone(), write, step.clone(), step, Op::Flush];
-    for (kinds, seeds, length, base) in
-        [(COMMON, 2, 11, None), (VERSIONS, 1, 7, None), (&[][..], 1, 0, Some(Base::new(20)))]
-    {
-        let setup = EngineSetup { base, trash_budget: 1, ..EngineSetup::small(64) };
-        let mut explorer = Explorer::<Engine>::new(&setup, DEPTH);
+    let run = |setup: &EngineSetup, workloads: &dyn Fn(&Sense) -> Vec<Vec<Op>>| {
+        let mut explorer = Explorer::<Engine>::new(setup, DEPTH);
         explorer.tally = Arc::clone(&tally);
         let before = [Op::Write { offset: 0, len: 6 * BLOCK, stamp: 1 }, Op::Snapshot(0)];
         let start = explorer.start(&before).unwrap();
-        for seed in 0..seeds * crate::crash::scale() {
-            let ops = match length {
-                0 => flatten.clone(),
-                length => random(kinds, length, 12, &Sense::of(&start.state), seed),
-            };
-            met += fail_everywhere(&explorer, &start, &ops).unwrap();
+        for ops in workloads(&Sense::of(&start.state)) {
+            met.fetch_add(fail_everywhere(&explorer, &start, &ops).unwrap(), Ordering::Relaxed);
         }
-    }
+    };
+    let small = EngineSetup { trash_budget: 1, ..EngineSetup::small(64) };
+    run(&small, &|sense| {
+        let random = |seed| random(COMMON, 11, 12, sense, seed);
+        (0..crate::crash::scale())
+            .map(random)
+            .chain(EACH_KIND.iter().map(|kinds| fixed(kinds, sense)))
+            .collect()
+    });
+    run(&EngineSetup { base: Some(Base::new(20)), ..small.clone() }, &|_| vec![flatten.clone()]);
+    let tight = EngineSetup { ring_pages: 16, dirty_limit: 400, ..small };
+    run(&tight, &|_| vec![compacting()]);
+    let met = met.into_inner();
     println!("{met} faults, {tally}");
-    assert!(met > 1_000);
+    assert!(met > 2_000);
+    let named: Vec<Kind> = EACH_KIND.concat();
+    for kind in ALL_KINDS.iter().filter(|kind| **kind != Kind::Flatten) {
+        assert!(named.contains(kind), "no fault is tried amid {kind:?}");
+    }
+}
+
+/// What the workload above is for.
+#[test]
+fn a_ring_of_16_pages_is_compacted_by_as_many_small_groups() {
+    let setup = EngineSetup { ring_pages: 16, dirty_limit: 400, ..EngineSetup::small(64) };
+    let file = SimBacking::new();
+    Engine::create(&setup, &file, 1).unwrap();
+    let mut engine = Engine::open(&setup, &file, 2).unwrap();
+    compacting().iter().for_each(|op| engine.apply(op).unwrap());
+    assert!(engine.0.stats().compactions > 0, "{:?}", engine.0.stats());
 }
 
 /// What the host fails to read while a volume is opened is not taken for something that is not there: either the volume does not open, and

@@ -430,6 +430,8 @@ fn f2_f3_f13_no_tampering_gives_wrong_data() {
         std::env::var("EVSFS_TAMPER_STEP").ok().and_then(|step| step.parse().ok()).unwrap_or(1).max(1);
     let all: Vec<Tampering> = everything(&exhibit, &dense, 64).into_iter().step_by(step).collect();
     println!("{} slots byte by byte, {} of data in part", dense.len(), data.len());
+    // What is lost with a slot of data is its block alone. (Of the last group, the group goes.)
+    assert!(data.len() >= 100, "of 140 blocks, {} could be damaged alone", data.len());
     let verdicts = judge_all::<Engine>(&setup, &exhibit, &all).unwrap();
     println!("{verdicts}");
     assert!(verdicts.total() >= 100_000 / step, "{verdicts}");
