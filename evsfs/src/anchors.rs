@@ -1,40 +1,60 @@
-//! Telling the key service how far a volume has come (F3), without ever waiting for it while the disk is in use (D3).
+//! Telling the key service how far a volume has come (F3), and that it is still written to (F12), without ever waiting for it while the disk is in
+//! use (D3).
+//!
+//! While the service is away the disk works on, however long that takes: nobody else gets the volume's lease meanwhile. When it is back, the
+//! lease is renewed, unless somebody got it after all (the service was away from here alone): then this side stops.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use parking_lot::Mutex;
 use tracing::{info, warn};
-use uuid::Uuid;
 
 use crate::engine::Anchor;
-use crate::keys::{KeyError, KeyErrorKind, KeyService};
+use crate::keys::{KeyError, KeyErrorKind};
+use crate::lease::Lease;
 use crate::open::to_service;
 
 const STACK: usize = 256 * 1024;
 
-/// Where anchors are kept.
+/// Where anchors are kept, and the right to move them.
 pub trait AnchorStore: Send + 'static {
     /// Stores a newer anchor.
     ///
     /// # Errors
-    /// If it has a newer one, or cannot be reached.
+    /// If it has a newer one, the volume is somebody else's by now, or it cannot be reached.
     fn advance(&self, anchor: &Anchor) -> Result<(), KeyError>;
+
+    /// Keeps the right to write to the volume.
+    ///
+    /// # Errors
+    /// If the volume is somebody else's by now, or it cannot be reached.
+    fn renew(&self) -> Result<(), KeyError>;
+
+    /// How often that is to be done.
+    fn renewed_every(&self) -> Duration;
+
+    /// How long the right lasts without.
+    fn lasts(&self) -> Duration;
 }
 
-/// The key service's store of one volume.
-#[derive(Debug)]
-pub struct VolumeAnchors {
-    /// The service.
-    pub service: KeyService,
-    /// The volume.
-    pub volume: Uuid,
-}
-
-impl AnchorStore for VolumeAnchors {
+impl AnchorStore for Lease {
     fn advance(&self, anchor: &Anchor) -> Result<(), KeyError> {
-        self.service.advance(self.volume, &to_service(anchor))
+        Self::advance(self, &to_service(anchor))
+    }
+
+    fn renew(&self) -> Result<(), KeyError> {
+        Self::renew(self)
+    }
+
+    fn renewed_every(&self) -> Duration {
+        Self::renewed_every(self)
+    }
+
+    fn lasts(&self) -> Duration {
+        Self::lasts(self)
     }
 }
 
@@ -50,28 +70,34 @@ struct Known {
     sending: bool,
 }
 
-/// A thread that tells one anchor at a time.
+/// A thread that tells one anchor at a time, and renews the lease.
 #[derive(Debug)]
 pub struct AnchorKeeper {
-    queue: Sender<Anchor>,
+    /// Gone when it is to end.
+    queue: Option<Sender<Anchor>>,
     known: Arc<Mutex<Known>>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl AnchorKeeper {
-    /// Starts it. `confirmed` is what the service had at the attach.
+    /// Starts it. `confirmed` is what the service had at the attach. `lost` is called once, and nothing is told or renewed after it, when the service says
+    /// that the volume is somebody else's, or that its newest state is not this one's.
     ///
     /// # Errors
     /// If no thread can be started.
-    pub fn start(store: impl AnchorStore, confirmed: Option<Anchor>) -> std::io::Result<Self> {
+    pub fn start(
+        store: impl AnchorStore,
+        confirmed: Option<Anchor>,
+        lost: impl FnOnce(&KeyError) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (queue, offers) = bounded(1);
         let known = Arc::new(Mutex::new(Known { confirmed, ..Known::default() }));
         let shared = Arc::clone(&known);
         let thread = thread::Builder::new()
             .name("anchors".into())
             .stack_size(STACK)
-            .spawn(move || keep(&store, &offers, &shared))?;
-        Ok(Self { queue, known, thread })
+            .spawn(move || keep(&store, &offers, &shared, lost))?;
+        Ok(Self { queue: Some(queue), known, thread: Some(thread) })
     }
 
     /// The newest anchor that is known to be stored.
@@ -94,134 +120,120 @@ impl AnchorKeeper {
         };
         known.offered = Some(anchor);
         // There is room: nothing is on its way.
-        known.sending = self.queue.try_send(anchor).is_ok();
+        known.sending = self.send(anchor);
     }
 
     /// Stores the state in which the volume was closed, and ends. The service's timeouts bound the wait. Tells whether it is
     /// stored.
     #[must_use]
-    pub fn finish(self, last: Anchor) -> bool {
-        let Self { queue, known, thread } = self;
-        // The thread takes from the queue as long as there is a sender.
-        let sent = known.lock().confirmed == Some(last) || queue.send(last).is_ok();
-        drop(queue);
-        sent && thread.join().is_ok() && known.lock().confirmed == Some(last)
+    pub fn finish(mut self, last: Anchor) -> bool {
+        let is_known = self.known.lock().confirmed == Some(last);
+        // The thread takes from the queue as long as there is a sender: what is before it goes out first.
+        let sent = is_known || self.queue.as_ref().is_some_and(|queue| queue.send(last).is_ok());
+        sent && self.end() && self.confirmed() == Some(last)
+    }
+
+    fn send(&self, anchor: Anchor) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.try_send(anchor).is_ok())
+    }
+
+    /// Ends the thread after what it does now, and the lease with it. Whether it had not panicked.
+    fn end(&mut self) -> bool {
+        self.queue = None;
+        self.thread.take().is_none_or(|thread| thread.join().is_ok())
     }
 }
 
-fn keep(store: &impl AnchorStore, offers: &Receiver<Anchor>, known: &Mutex<Known>) {
-    let mut away = false;
-    for anchor in offers {
-        let result = store.advance(&anchor);
-        let mut known = known.lock();
-        known.sending = false;
-        match result {
-            Ok(()) => {
-                known.confirmed = Some(anchor);
-                known.offered = None;
-                if away {
-                    info!("the key service is back");
+impl Drop for AnchorKeeper {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn keep(
+    store: &impl AnchorStore,
+    offers: &Receiver<Anchor>,
+    known: &Mutex<Known>,
+    lost: impl FnOnce(&KeyError),
+) {
+    let every = store.renewed_every();
+    let mut heard = Heard::default();
+    let mut due = Instant::now() + every;
+    let mut renewed = Instant::now();
+    let error = loop {
+        // Renewed when it is time, however many anchors there are to be told.
+        let next =
+            if Instant::now() < due { offers.recv_deadline(due) } else { Err(RecvTimeoutError::Timeout) };
+        let result = match next {
+            Ok(anchor) => {
+                let told = store.advance(&anchor);
+                let mut known = known.lock();
+                known.sending = false;
+                match &told {
+                    Ok(()) => (known.confirmed, known.offered) = (Some(anchor), None),
+                    // It may have arrived all the same.
+                    Err(error) if error.kind() == KeyErrorKind::Unreachable => {}
+                    Err(_) => known.offered = None,
                 }
-                away = false;
+                told
             }
-            // Said once for each absence; the disk works on, and the same anchor is tried again.
-            Err(error) if error.kind() == KeyErrorKind::Unreachable => {
-                if !away {
+            Err(RecvTimeoutError::Timeout) => {
+                due = Instant::now() + every;
+                let asked = Instant::now();
+                let answer = store.renew();
+                if answer.is_ok() {
+                    renewed = asked;
+                }
+                answer
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        match result {
+            Err(error) if error.kind().is_final() => break error,
+            // The anchor was given to another user. The lease has ended by now, and whoever takes it will not be told of here.
+            Err(error)
+                if error.kind() == KeyErrorKind::AccessDenied && renewed.elapsed() >= store.lasts() =>
+            {
+                break error;
+            }
+            other => heard.note(other.err()),
+        }
+    };
+    lost(&error);
+    // Whoever offers one is not kept waiting, and told nothing.
+    for _ in offers {}
+}
+
+/// What was said of the service in the log: the disk works on, and the same is tried again, so once for each absence and kind of refusal.
+#[derive(Default)]
+struct Heard {
+    away: bool,
+    refused: Option<KeyErrorKind>,
+}
+
+impl Heard {
+    fn note(&mut self, error: Option<KeyError>) {
+        match error.map(|error| (error.kind(), error)) {
+            Some((KeyErrorKind::Unreachable, error)) => {
+                if !self.away {
                     warn!(%error, "the key service is away: the volume's newest state is not anchored");
                 }
-                away = true;
+                self.away = true;
             }
-            Err(error) => {
-                known.offered = None;
-                warn!(%error, commit = anchor.commit, "the anchor was refused");
+            other => {
+                if self.away {
+                    info!("the key service is back");
+                }
+                self.away = false;
+                let refused = other.as_ref().map(|(kind, _)| *kind);
+                if let Some((_, error)) = other.filter(|_| self.refused != refused) {
+                    warn!(%error, "the key service refused the volume's anchor or lease; it is tried again");
+                }
+                self.refused = refused;
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use kmsd::client::ClientError;
-
-    use super::*;
-    use crate::crypto::Chain;
-
-    fn anchor(commit: u64) -> Anchor {
-        Anchor { commit, chain: Chain([7; 32]) }
-    }
-
-    struct Recorder {
-        stored: Arc<Mutex<Vec<u64>>>,
-        gate: Receiver<bool>,
-    }
-
-    impl AnchorStore for Recorder {
-        fn advance(&self, anchor: &Anchor) -> Result<(), KeyError> {
-            if self.gate.recv().expect("the test tells") {
-                self.stored.lock().push(anchor.commit);
-                return Ok(());
-            }
-            let source = std::io::ErrorKind::ConnectionRefused.into();
-            let source = ClientError::Unreachable { socket: "/nowhere".into(), source };
-            Err(KeyError::Service { volume: Uuid::nil(), source })
-        }
-    }
-
-    fn keeper() -> (AnchorKeeper, Sender<bool>, Arc<Mutex<Vec<u64>>>) {
-        let (open, gate) = bounded(10);
-        let stored = Arc::default();
-        let recorder = Recorder { stored: Arc::clone(&stored), gate };
-        (AnchorKeeper::start(recorder, Some(anchor(1))).unwrap(), open, stored)
-    }
-
-    fn offered(keeper: &AnchorKeeper, commit: u64) -> bool {
-        let mut asked = false;
-        keeper.advance(anchor(commit), || {
-            asked = true;
-            anchor(commit)
-        });
-        asked
-    }
-
-    #[test]
-    fn d3_nobody_waits_for_the_service() {
-        let (keeper, open, stored) = keeper();
-        assert!(!offered(&keeper, 1), "the service has it");
-        assert!(offered(&keeper, 2));
-        // Nothing answers yet; however often it is asked, the caller goes on.
-        for commit in 3..1000 {
-            assert!(!offered(&keeper, commit));
-        }
-        assert_eq!(keeper.confirmed(), Some(anchor(1)));
-        open.send(true).unwrap();
-        open.send(true).unwrap();
-        assert!(keeper.finish(anchor(1000)));
-        assert_eq!(*stored.lock(), [2, 1000]);
-    }
-
-    #[test]
-    fn f3_while_the_fate_of_an_anchor_is_unknown_no_other_is_sent() {
-        let (keeper, open, stored) = keeper();
-        assert!(offered(&keeper, 2));
-        open.send(false).unwrap();
-        // The service comes back: the one that was offered is sent again, although the volume has gone on.
-        open.send(true).unwrap();
-        while keeper.confirmed() != Some(anchor(2)) {
-            assert!(!offered(&keeper, 7), "another was offered");
-            thread::yield_now();
-        }
-        assert!(offered(&keeper, 7));
-        // Once for the offer, once for the end, which may come before the first has been confirmed.
-        open.send(true).unwrap();
-        open.send(true).unwrap();
-        assert!(keeper.finish(anchor(7)));
-        assert!(stored.lock().starts_with(&[2, 7]), "{stored:?}");
-    }
-
-    #[test]
-    fn a_service_that_is_gone_at_the_end_is_reported() {
-        let (keeper, open, _) = keeper();
-        open.send(false).unwrap();
-        assert!(!keeper.finish(anchor(5)));
-    }
-}
+mod tests;

@@ -54,7 +54,7 @@ pub use protection::Protection;
 pub use ration::Ration;
 pub use report::{BadBlock, CheckReport, SnapshotInfo, Stats, TaskStatus};
 pub use task::Step;
-pub use volume::Volume;
+pub use volume::{Brake, Volume};
 
 /// Size in bytes of a block, a page and a slot.
 pub const BLOCK: u64 = 4096;

@@ -18,6 +18,7 @@ pub fn errno(error: &DeviceError) -> Errno {
             | VolumeError::DamagedPage { .. }
             | VolumeError::DamagedTable { .. }
             | VolumeError::Poisoned
+            | VolumeError::Superseded { .. }
             | VolumeError::Io(_)
             | VolumeError::EpochsExhausted
             | VolumeError::NoEntropy(_) => Errno::EIO,
@@ -45,6 +46,8 @@ pub fn errno(error: &DeviceError) -> Errno {
 pub fn is_fault(error: &DeviceError) -> bool {
     match error {
         DeviceError::OutOfRange { .. } | DeviceError::ReadOnly => false,
+        // That was said once, when it came to light; the reads go on.
+        DeviceError::Volume(VolumeError::Superseded { .. }) => false,
         DeviceError::Host { .. } => true,
         DeviceError::Volume(_) => {
             errno(error) == Errno::EIO || matches!(error, DeviceError::Volume(VolumeError::NoSpace))

@@ -500,6 +500,16 @@ fn key_kind(error: &KeyError) -> (&'static str, Exit, &'static str) {
         KeyErrorKind::WrongKey => {
             ("wrapped_key_invalid", Exit::Damaged, "restore the volume file from a backup")
         }
+        KeyErrorKind::HeldElsewhere | KeyErrorKind::HeldByEarlierBoot => (
+            "attached_elsewhere",
+            Exit::Refused,
+            "detach it there; if that process or its host is gone, try again when the lease has ended",
+        ),
+        KeyErrorKind::Superseded => (
+            "superseded",
+            Exit::Refused,
+            "detach it here, see where else it is attached, and attach it at one place only",
+        ),
         KeyErrorKind::Other => ("key_error", Exit::Failed, "look at the log of kmsd"),
     }
 }
@@ -540,6 +550,11 @@ fn volume_kind(error: &VolumeError) -> (&'static str, Exit, &'static str) {
         VolumeError::Poisoned => {
             ("io_error", Exit::Failed, "detach and attach again; what was flushed is safe")
         }
+        VolumeError::Superseded { .. } => (
+            "superseded",
+            Exit::Refused,
+            "detach it here, see where else it is attached, and attach it at one place only",
+        ),
         VolumeError::ReadOnly => ("read_only", Exit::Refused, "attach without --read-only"),
         VolumeError::Io(_) => ("io_error", Exit::Failed, "look at the host's disk and its free space"),
         VolumeError::EpochsExhausted => {

@@ -10,8 +10,9 @@ mod tests;
 
 use std::time::Duration;
 
-use kmsd::client::{Anchor, Client, ClientError, Timeouts};
+use kmsd::client::{Anchor, Client, ClientError, TakenLease, Timeouts};
 use kmsd::domain::EncryptionContext;
+use kmsd::domain::lease::{Holder, Ticket};
 use kmsd::{Dek, WrappedDek, WrappedDekLength};
 use tracing::debug;
 use uuid::Uuid;
@@ -73,8 +74,22 @@ pub enum KeyErrorKind {
     AccessDenied,
     /// The wrapped key is not of this key and this volume.
     WrongKey,
+    /// Another writer holds the volume's lease.
+    HeldElsewhere,
+    /// The same, but it may have gone with an earlier boot of this host.
+    HeldByEarlierBoot,
+    /// Another writer took the volume since, or the service knows of a newer state, or of another one.
+    Superseded,
     /// Anything else.
     Other,
+}
+
+impl KeyErrorKind {
+    /// Whether it says of an attached volume that somebody else writes to it, or that the state that counts is not this one's.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::HeldElsewhere | Self::HeldByEarlierBoot | Self::Superseded)
+    }
 }
 
 impl KeyError {
@@ -93,6 +108,9 @@ impl KeyError {
             Some("KMS.0207") => KeyErrorKind::NotFound,
             Some("KMS.0307" | "KMS.0330") => KeyErrorKind::AccessDenied,
             Some("KMS.2201") => KeyErrorKind::WrongKey,
+            Some("KMSD.0013") => KeyErrorKind::HeldElsewhere,
+            Some("KMSD.0015") => KeyErrorKind::HeldByEarlierBoot,
+            Some("KMSD.0001" | "KMSD.0014") => KeyErrorKind::Superseded,
             _ => KeyErrorKind::Other,
         }
     }
@@ -140,11 +158,11 @@ impl KeyService {
         Self { client: Client::from_env() }
     }
 
-    /// The same for what must not be waited for long.
+    /// The same service for what must not be waited for long.
     #[must_use]
-    pub fn impatient() -> Self {
+    pub fn impatient(&self) -> Self {
         let timeouts = Timeouts { connect: Duration::from_secs(1), total: Duration::from_secs(3) };
-        Self { client: Client::with_timeouts(kmsd::paths::socket(), timeouts) }
+        Self { client: Client::with_timeouts(self.client.socket(), timeouts) }
     }
 
     /// The same for a change of an open volume, which its user may want to detach meanwhile.
@@ -233,12 +251,39 @@ impl KeyService {
         self.client.anchor(&volume).map_err(|source| KeyError::Service { volume, source })
     }
 
-    /// Tells the service of a newer one.
+    /// Takes the volume's lease for an attach of that number (F12).
     ///
     /// # Errors
-    /// If it knows of a newer one still, or is away.
-    pub fn advance(&self, volume: Uuid, anchor: &Anchor) -> Result<(), KeyError> {
-        let told = self.client.advance_anchor(&volume, anchor);
+    /// If another writer holds it, or the service is away.
+    pub fn take_lease(&self, volume: Uuid, session: Uuid, holder: &Holder) -> Result<TakenLease, KeyError> {
+        let taken = self.client.take_lease(&volume, session, holder);
+        taken.map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Renews it.
+    ///
+    /// # Errors
+    /// If another writer has taken it since, or the service is away.
+    pub fn renew_lease(&self, volume: Uuid, lease: Ticket, holder: &Holder) -> Result<(), KeyError> {
+        let renewed = self.client.renew_lease(&volume, lease, holder);
+        renewed.map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Gives it up.
+    ///
+    /// # Errors
+    /// If the service is away.
+    pub fn release_lease(&self, volume: Uuid, lease: Ticket) -> Result<(), KeyError> {
+        let released = self.client.release_lease(&volume, lease);
+        released.map_err(|source| KeyError::Service { volume, source })
+    }
+
+    /// Tells the service of a newer one, as the holder of that lease.
+    ///
+    /// # Errors
+    /// If it knows of a newer one still, another writer has the volume, or it is away.
+    pub fn advance(&self, volume: Uuid, anchor: &Anchor, lease: Option<Ticket>) -> Result<(), KeyError> {
+        let told = self.client.advance_anchor(&volume, anchor, lease);
         told.map(drop).map_err(|source| KeyError::Service { volume, source })
     }
 
@@ -246,8 +291,14 @@ impl KeyService {
     ///
     /// # Errors
     /// If it refuses or is away.
-    pub fn accept_rollback(&self, volume: Uuid, anchor: &Anchor, command: &str) -> Result<(), KeyError> {
-        let told = self.client.accept_rollback(&volume, anchor, command);
+    pub fn accept_rollback(
+        &self,
+        volume: Uuid,
+        anchor: &Anchor,
+        command: &str,
+        lease: Option<Ticket>,
+    ) -> Result<(), KeyError> {
+        let told = self.client.accept_rollback(&volume, anchor, command, lease);
         told.map_err(|source| KeyError::Service { volume, source })
     }
 

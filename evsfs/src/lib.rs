@@ -46,6 +46,7 @@ pub mod fuse;
 #[cfg(feature = "sim")]
 pub mod hostile;
 pub mod keys;
+pub mod lease;
 pub mod lock;
 pub mod mount;
 pub mod open;

@@ -8,6 +8,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kmsd::domain::lease::Ticket;
 use uuid::Uuid;
 
 use crate::backing::{FileBacking, FileBackingError};
@@ -16,6 +17,7 @@ use crate::engine::{Anchor, BaseImage, OpenOptions, Volume};
 use crate::failure::{Failure, FileError};
 use crate::format::{BaseReference, BaseState, HeaderCopies};
 use crate::keys::{self, KeyError, KeyService};
+use crate::lease::Lease;
 use crate::lock::{self, LockError};
 use crate::regular_file::{self, RegularFile};
 use crate::unlock::{self, Expected, UnlockError};
@@ -108,6 +110,8 @@ pub struct Opened {
     pub volume: Volume,
     /// The anchor that the key service has of it.
     pub anchor: Option<Anchor>,
+    /// The right to write to it, if it is encrypted and may be written to.
+    pub lease: Option<Lease>,
 }
 
 /// Opens a locked volume file. Nothing is written to it, but by background threads if they are asked for. From then on this process keeps
@@ -118,15 +122,16 @@ pub struct Opened {
 pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<Opened, Failure> {
     keys::keep_in_memory();
     let opened = open_at_depth(file, service, access, access.accept_rollback.is_some(), 0)?;
-    let Opened { volume, mut anchor } = opened;
+    let Opened { volume, mut anchor, lease } = opened;
     let refused = |source: KeyError| Failure::Unlock { file: file.path.clone(), source: source.into() };
     if let Some(command) = access.accept_rollback.filter(|_| volume.is_rollback()) {
         // Audited before a byte is shown, and agreed upon before one is written.
-        anchor = accept(service, &volume, access.read_only, command).map_err(refused)?.or(anchor);
+        let ticket = lease.as_ref().map(Lease::ticket);
+        anchor = accept(service, &volume, ticket, command).map_err(refused)?.or(anchor);
     }
     let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
     volume.start().map_err(|source| failed(source.into()))?;
-    Ok(Opened { volume, anchor })
+    Ok(Opened { volume, anchor, lease })
 }
 
 /// Opens a file that may be older than the key service's anchor, only to say how far it is behind: nothing of what the disk holds is shown, and
@@ -154,7 +159,16 @@ fn open_at_depth(
     let uuid = header.uuid;
     let encrypted = header.suite == Suite::Aes256Gcm;
     // The key service keeps anchors of what it has keys of.
-    let anchor = if encrypted { anchor(service, uuid).map_err(refused)? } else { None };
+    let (lease, anchor) = match (encrypted, access.read_only) {
+        (false, _) => (None, None),
+        (true, true) => (None, anchor(service, uuid).map_err(refused)?),
+        // Before anything of the state is read: from then on nobody else changes it, nor where its anchor stands.
+        (true, false) => {
+            let taken = Lease::take(service, uuid, file.identity);
+            let (lease, anchor) = taken.map_err(|source| refused(source.into()))?;
+            (Some(lease), anchor.as_ref().map(from_service))
+        }
+    };
     let base = match &header.base {
         Some(reference) => Some(open_base(file, reference, encrypted, service, depth + 1)?),
         None => None,
@@ -174,23 +188,23 @@ fn open_at_depth(
     let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
     let volume =
         Volume::open_idle(backing, header, keys, options, Arc::new(SystemEntropy)).map_err(failed)?;
-    Ok(Opened { volume, anchor })
+    Ok(Opened { volume, anchor, lease })
 }
 
-/// Tells the service of a state that the operator accepts. Only where it may be written on does the anchor go there, which is given back:
-/// whoever just looks at an old copy must not make the newest file a stranger.
+/// Tells the service of a state that the operator accepts. Only where it may be written on, which takes a lease, does the anchor go there, which is
+/// given back: whoever just looks at an old copy must not make the newest file a stranger.
 fn accept(
     service: &KeyService,
     volume: &Volume,
-    read_only: bool,
+    lease: Option<Ticket>,
     command: &str,
 ) -> Result<Option<Anchor>, KeyError> {
     let (uuid, state) = (volume.header().uuid, volume.anchor());
-    if read_only {
+    if lease.is_none() {
         service.read_rollback(uuid, &to_service(&state), command)?;
         return Ok(None);
     }
-    service.accept_rollback(uuid, &to_service(&state), command)?;
+    service.accept_rollback(uuid, &to_service(&state), command, lease)?;
     // Before any superblock is written: it remembers where the service is.
     volume.confirm_anchor(state);
     Ok(Some(state))

@@ -18,6 +18,7 @@
 mod error;
 mod grants;
 mod import;
+mod leases;
 mod names;
 mod rotation;
 mod transport;
@@ -40,18 +41,19 @@ pub use self::{
     error::{ClientError, ProtocolFault},
     grants::GrantInfo,
     import::ImportParameters,
+    leases::TakenLease,
     rotation::Rotation,
     transport::Timeouts,
     types::{Anchor, KeyInfo, NewDek, NewKey, NewWrappedDek},
 };
 use crate::{
     Dek, WrappedDek,
-    domain::{EncryptionContext, KeyId, KeyState, access_key::AccessKeyId},
+    domain::{EncryptionContext, KeyId, KeyState, access_key::AccessKeyId, lease::Ticket},
     wire::{
         ErrorBody,
         control::{
-            AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditVerdict,
-            CreateAccessKeyRequest, DeletedAccessKey, Health, NewAccessKey, ReleaseRequest,
+            AcceptRollbackRequest, AccessKey, AccessKeyList, AdvanceRequest, AnchorBody, AnchorReply,
+            AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, Health, NewAccessKey, ReleaseRequest,
         },
         huawei::{
             CreateDatakeyReply, CreateDatakeyRequest, CreateDatakeyWithoutPlaintextReply, CreateKeyReply,
@@ -339,9 +341,16 @@ impl Client {
     /// Moves the volume's anchor forward, and gives back where it stands. The same anchor twice is one step.
     ///
     /// # Errors
-    /// Also if the service has a newer one: the file is older than the newest known state.
-    pub fn advance_anchor(&self, volume: &Uuid, anchor: &Anchor) -> Result<Anchor, ClientError> {
-        let reply: AnchorBody = self.send(&anchor_path(volume), &anchor_body(anchor), Replay::Safe)?;
+    /// Also if the service has a newer one: the file is older than the newest known state; or if another writer holds the volume's lease, or took it
+    /// after `lease`.
+    pub fn advance_anchor(
+        &self,
+        volume: &Uuid,
+        anchor: &Anchor,
+        lease: Option<Ticket>,
+    ) -> Result<Anchor, ClientError> {
+        let request = AdvanceRequest { anchor: anchor_body(anchor), lease };
+        let reply: AnchorBody = self.send(&anchor_path(volume), &request, Replay::Safe)?;
         self.anchor_of(&reply)
     }
 
@@ -350,7 +359,8 @@ impl Client {
     /// # Errors
     /// As every request.
     pub fn read_rollback(&self, volume: &Uuid, state: &Anchor, reason: &str) -> Result<(), ClientError> {
-        let request = AcceptRollbackRequest { anchor: anchor_body(state), reason: reason.to_owned() };
+        let request =
+            AcceptRollbackRequest { anchor: anchor_body(state), reason: reason.to_owned(), lease: None };
         let path = format!("{}/read-rollback", anchor_path(volume));
         self.send(&path, &request, Replay::Safe).map(|_: crate::wire::rotation::Done| ())
     }
@@ -358,9 +368,15 @@ impl Client {
     /// Sets the volume's anchor back on an operator's word (`--accept-rollback`). Audited.
     ///
     /// # Errors
-    /// As every request.
-    pub fn accept_rollback(&self, volume: &Uuid, anchor: &Anchor, reason: &str) -> Result<(), ClientError> {
-        let request = AcceptRollbackRequest { anchor: anchor_body(anchor), reason: reason.to_owned() };
+    /// As every request; and if another writer holds the volume's lease.
+    pub fn accept_rollback(
+        &self,
+        volume: &Uuid,
+        anchor: &Anchor,
+        reason: &str,
+        lease: Option<Ticket>,
+    ) -> Result<(), ClientError> {
+        let request = AcceptRollbackRequest { anchor: anchor_body(anchor), reason: reason.to_owned(), lease };
         let path = format!("{}/accept-rollback", anchor_path(volume));
         let _: AnchorBody = self.send(&path, &request, Replay::Safe)?;
         Ok(())

@@ -18,6 +18,7 @@ pub mod import;
 pub mod integrity;
 pub mod key;
 pub mod key_policy;
+pub mod lease;
 pub mod operation;
 pub mod policy;
 pub mod principal;

@@ -16,6 +16,7 @@ mod error;
 mod flight;
 mod grants;
 mod import;
+mod leases;
 mod lifecycle;
 mod metrics;
 mod policies;
@@ -44,10 +45,12 @@ pub(crate) use self::start::{audit_purpose, newest_note, store_purpose};
 pub use self::{
     access_keys::{Credential, NewAccessKey},
     aliases::NamedKey,
+    anchors::Offer,
     data::{ReEncrypted, Source},
     datakeys::{DatakeyRequest, NewDatakey},
     error::ServiceError,
     import::ImportParameters,
+    leases::Taken,
     lifecycle::{KeyView, NewKey},
     metrics::{OpenConnection, Way},
     start::{Parts, StartError},
@@ -84,6 +87,8 @@ pub struct Limits {
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_anchors_each: usize,
+    /// How long the lease of a volume lasts that is not renewed, in seconds.
+    pub lease_seconds: u64,
 }
 
 impl Default for Limits {
@@ -95,6 +100,7 @@ impl Default for Limits {
             max_grants_each: 5000,
             max_anchors: 50_000,
             max_anchors_each: 10_000,
+            lease_seconds: 45,
         }
     }
 }
@@ -123,6 +129,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
     limits: Limits,
+    heard: leases::Heard,
     /// Keys that somebody is at work on in this process. What is in creation and not of one of these has failed.
     in_flight: Mutex<HashMap<KeyId, flight::Work>>,
     /// Told whenever one is let go.

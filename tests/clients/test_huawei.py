@@ -538,6 +538,23 @@ def test_what_has_no_method(kmsd, key):
     accepted = {"generation": 1, "chain_mac": mac, "reason": "a test"}
     assert kmsd.local("POST", f"{volume}/accept-rollback", accepted)[0] == 200
     assert kmsd.local("GET", volume)[1]["anchor"]["generation"] == 1
+    holder = {"host": "a", "boot": "a1", "machine": "a", "process": 1, "device": 2, "inode": 3}
+    take = {"session": str(uuid.uuid4()), "holder": holder}
+    status, taken = kmsd.local("POST", f"{volume}/lease", take)
+    assert (status, taken["seconds"], taken["anchor"]["generation"]) == (200, 45, 1)
+    other = {"session": str(uuid.uuid4()), "holder": {**holder, "boot": "b1", "machine": "b"}}
+    assert refused("POST", f"{volume}/lease", other) == (409, "KMSD.0013")
+    assert refused("POST", volume, {"generation": 2, "chain_mac": mac}) == (409, "KMSD.0013")
+    other["holder"]["machine"] = "a"
+    assert refused("POST", f"{volume}/lease", other) == (409, "KMSD.0015")
+    renew = {"lease": taken["lease"], "holder": holder}
+    assert kmsd.local("POST", f"{volume}/lease/renew", renew)[0] == 200
+    # The same file under the same kernel: that one is gone.
+    other["holder"] = {**holder, "process": 2}
+    status, taken = kmsd.local("POST", f"{volume}/lease", other)
+    assert status == 200
+    assert refused("POST", f"{volume}/lease/renew", renew) == (409, "KMSD.0014")
+    assert kmsd.local("POST", f"{volume}/lease/release", {"lease": taken["lease"]})[0] == 200
     assert kmsd.local("DELETE", volume)[0] == 200
     assert refused("DELETE", volume) == (404, "KMSD.0011")
     assert refused("DELETE", "/kmsd/v1/access-keys/AAAAAAAAAAAAAAAAAAAA") == (404, "KMSD.0002")

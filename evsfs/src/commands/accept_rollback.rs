@@ -8,6 +8,7 @@ use crate::control::Request;
 use crate::engine::Volume;
 use crate::failure::Failure;
 use crate::keys::KeyService;
+use crate::lease::Lease;
 use crate::open::{self, Access, LockedFile};
 use crate::operations::operate;
 use crate::unlock::Expected;
@@ -40,8 +41,10 @@ pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(),
     };
     let accepted = gap.is_some() && !arguments.dry_run;
     if accepted {
-        let anchor = open::to_service(&volume.anchor());
-        service.accept_rollback(volume.header().uuid, &anchor, COMMAND)?;
+        let (uuid, anchor) = (volume.header().uuid, open::to_service(&volume.anchor()));
+        // The file is only read, but what is accepted of it is what a writer somewhere else would lose.
+        let (lease, _) = Lease::take(&service, uuid, file.identity)?;
+        service.accept_rollback(uuid, &anchor, COMMAND, Some(lease.ticket()))?;
     }
     let value = describe(&volume, gap, accepted)?;
     let name = arguments.file.display();

@@ -44,6 +44,10 @@ pub(super) fn run(arguments: &cli::Info, output: Output) -> Result<(), Failure> 
         for task in ["re_encryption", "flatten"] {
             object.insert(task.into(), running[task].clone());
         }
+        // Seldom, and then what matters most.
+        if !running["superseded"].is_null() {
+            object.insert("superseded".into(), running["superseded"].clone());
+        }
     }
     if arguments.unlock {
         object.append(unlocked(&path)?.as_object_mut().expect("it was made as one"));

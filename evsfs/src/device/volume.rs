@@ -1,20 +1,19 @@
 //! An encrypted or plain volume as a device.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
-use tracing::info;
+use tracing::{error, info};
 use uuid::Uuid;
 
 use super::{BlockDevice, DeviceError, Snapshots};
-use crate::anchors::{AnchorKeeper, VolumeAnchors};
+use crate::anchors::AnchorKeeper;
 use crate::backing::FileBacking;
 use crate::control::Request;
 use crate::crypto::Suite;
-use crate::engine::{BLOCK, Volume};
+use crate::engine::{Anchor, BLOCK, Volume};
 use crate::failure::{Failure, StartError};
-use crate::format::Header;
-use crate::keys::KeyService;
+use crate::keys::KeyError;
 use crate::open::{LockedFile, Opened};
 use crate::operations;
 use crate::serve::Attachment;
@@ -23,36 +22,60 @@ use crate::{flatten, rekey};
 /// An open volume, and the one who tells the key service how far it has come.
 pub struct VolumeDevice {
     volume: Volume,
+    /// Of an encrypted volume that is written to.
     anchors: Option<AnchorKeeper>,
+    /// The anchor that the key service had at the attach.
+    anchored: Option<Anchor>,
+    /// The key service says that it is somebody else's to write to: why.
+    superseded: Arc<OnceLock<String>>,
     read_only: bool,
     /// Locked until the key service has been told of the last state: who attaches the file next is not overtaken by that.
     _locked: Arc<FileBacking>,
 }
 
 impl VolumeDevice {
-    /// Serves an open volume, and tells the key service of it if it is encrypted. `file` is the one it was opened from.
+    /// Serves an open volume, and tells the key service of it if it is encrypted and written to. `file` is the one it was opened from.
     ///
     /// # Errors
     /// If the system gives no thread.
     pub fn start(opened: Opened, file: &LockedFile, read_only: bool) -> Result<Self, StartError> {
-        let Opened { volume, anchor } = opened;
-        let Header { suite, uuid, .. } = volume.header();
-        let anchors = match suite {
-            Suite::Plain => None,
-            Suite::Aes256Gcm => {
-                let store = VolumeAnchors { service: KeyService::impatient(), volume: uuid };
-                let keeper = AnchorKeeper::start(store, anchor)
+        let Opened { volume, anchor, lease } = opened;
+        let superseded = Arc::default();
+        let anchors = match lease {
+            None => None,
+            Some(lease) => {
+                let lost = stop_for_good(&volume, Arc::clone(&superseded));
+                let keeper = AnchorKeeper::start(lease, anchor, lost)
                     .map_err(|source| StartError::System { operation: "start a thread", source })?;
                 Some(keeper)
             }
         };
-        Ok(Self { volume, anchors, read_only, _locked: Arc::clone(&file.backing) })
+        let _locked = Arc::clone(&file.backing);
+        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, _locked })
     }
 
     /// The volume.
     #[must_use]
     pub const fn volume(&self) -> &Volume {
         &self.volume
+    }
+}
+
+/// What is done when the key service says that somebody else writes to the volume, or that its history is another one: nothing is written or
+/// acknowledged from then on (F12). It is said once; the reads go on until it is detached.
+fn stop_for_good(
+    volume: &Volume,
+    superseded: Arc<OnceLock<String>>,
+) -> impl FnOnce(&KeyError) + Send + use<> {
+    let (brake, uuid) = (volume.brake(), volume.header().uuid);
+    move |refusal| {
+        brake.pull();
+        error!(
+            volume = %uuid, reason = %refusal, remedy = refusal.hint().unwrap_or("detach it here, and attach it at one place only"),
+            "writing stops for good: the volume is no longer this process's"
+        );
+        // It is called once.
+        let _ = superseded.set(refusal.to_string());
     }
 }
 
@@ -125,13 +148,14 @@ impl Attachment for VolumeDevice {
             "format": "evs",
             "uuid": header.uuid,
             "kind": header.kind.as_str(),
-            "encrypted": self.anchors.is_some(),
+            "encrypted": header.suite == Suite::Aes256Gcm,
             "re_encryption": rekey::describe(&self.volume)["re_encryption"],
             "flatten": flatten::describe(&self.volume)["flatten"],
             "base": header.base.map(|base| base.uuid),
             "base_proved": header.base.map(|base| base.is_proved()),
             "commit": self.volume.anchor().commit,
-            "anchored_commit": self.anchors.as_ref().and_then(AnchorKeeper::confirmed).map(|a| a.commit),
+            "anchored_commit": self.anchors.as_ref().map_or(self.anchored, AnchorKeeper::confirmed).map(|a| a.commit),
+            "superseded": self.superseded.get(),
             "stats": {
                 "seals": stats.seals,
                 "opens": stats.opens,
@@ -158,7 +182,7 @@ impl Attachment for VolumeDevice {
 
     fn tick(&self) {
         // Who only reads has no news, and an old copy that is looked at least of all.
-        let Some(anchors) = self.anchors.as_ref().filter(|_| !self.read_only) else { return };
+        let Some(anchors) = self.anchors.as_ref() else { return };
         if let Some(confirmed) = anchors.confirmed() {
             self.volume.confirm_anchor(confirmed);
         }
@@ -168,7 +192,6 @@ impl Attachment for VolumeDevice {
     fn close(self) -> Result<(), Failure> {
         let closed = self.volume.close();
         if let (Some(anchors), Ok(anchor)) = (self.anchors, &closed)
-            && !self.read_only
             && !anchors.finish(*anchor)
         {
             info!("the key service could not be told of the last state; the next attach tells it");

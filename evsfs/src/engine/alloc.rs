@@ -701,6 +701,7 @@ fn grow_to(inner: &mut Inner, store: &Store, end: u64) -> Result<(), VolumeError
     if end <= inner.file_slots {
         return Ok(());
     }
+    store.check_ours()?;
     // In steps, so that the host's file system seldom has to write its own metadata.
     let step = (inner.file_slots / 16).clamp(GROW_LEAST, GROW_MOST);
     let new = end.next_multiple_of(step).min(end.next_multiple_of(REGION_SLOTS));

@@ -378,6 +378,9 @@ impl Core {
         }
         // Holes are punched before anybody can take the slots.
         for (slot, slots) in work.punched_runs() {
+            if self.store.check_ours().is_err() {
+                break;
+            }
             if let Err(error) = self.store.backing.punch(slot * BLOCK_BYTES, slots * BLOCK_BYTES) {
                 tracing::warn!(volume = %self.store.uuid, %error, "discarded space could not be given back to the host");
                 break;

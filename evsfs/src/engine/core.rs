@@ -169,10 +169,19 @@ impl Core {
         if self.read_only {
             return Err(VolumeError::ReadOnly);
         }
+        self.store.check_ours()?;
         if self.poisoned.load(Ordering::Acquire) {
             return Err(VolumeError::Poisoned);
         }
         Ok(())
+    }
+
+    /// Takes note that the volume is somebody else's now, or that the key service knows another history of it: whatever is written from
+    /// now on would be lost, or harm the other (F12). Reads go on.
+    pub(super) fn supersede(&self) {
+        self.poisoned.store(true, Ordering::Release);
+        self.store.barrier.supersede();
+        self.signals.wake();
     }
 
     /// Takes note of a failure at a point after which nobody knows what the file holds: nothing is written from now on, for the

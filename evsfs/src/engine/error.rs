@@ -84,6 +84,14 @@ pub enum VolumeError {
     /// An earlier write or sync failed. What was flushed is safe; nothing more is accepted.
     #[error("an earlier write or sync of the volume file failed: detach and attach the volume again")]
     Poisoned,
+    /// Somebody else writes to it, or another history of it is the one that counts.
+    #[error(
+        "volume {volume} is no longer this process's to write to: the log names who has it; detach it here, then attach it at one place only"
+    )]
+    Superseded {
+        /// The volume.
+        volume: Uuid,
+    },
     /// The volume was opened for reading only.
     #[error("the volume is open for reading only")]
     ReadOnly,

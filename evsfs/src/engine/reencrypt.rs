@@ -167,6 +167,7 @@ impl Core {
 
     /// Gives slots back to the host, or overwrites them where the host cannot take them or they have to stay.
     fn wipe(&self, run: Run) -> Result<(), VolumeError> {
+        self.store.check_ours()?;
         if !self.alloc.is_reserve(run.slot)
             && matches!(self.store.backing.punch(run.slot * BLOCK_BYTES, run.count * BLOCK_BYTES), Ok(true))
         {

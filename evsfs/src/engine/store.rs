@@ -50,9 +50,21 @@ pub(super) struct Store {
     pub(super) barrier: Barrier,
 }
 
-/// Whether a sync of this attach has failed.
+/// Why nothing of this attach becomes durable any more.
 #[derive(Default)]
-pub(super) struct Barrier(AtomicBool);
+pub(super) struct Barrier {
+    /// A sync has failed.
+    failed: AtomicBool,
+    /// Somebody else writes to the volume.
+    superseded: AtomicBool,
+}
+
+impl Barrier {
+    /// From now on nothing is written, nor said to be durable.
+    pub(super) fn supersede(&self) {
+        self.superseded.store(true, Ordering::SeqCst);
+    }
+}
 
 /// The keys that the volume has now: they change when a re-encryption begins and when it ends.
 pub(super) struct Keys(RwLock<Arc<Keyring>>);
@@ -101,6 +113,7 @@ impl Store {
 
     /// Writes whole slots.
     pub(super) fn write(&self, buf: &[u8], slot: u64) -> Result<(), VolumeError> {
+        self.check_ours()?;
         count(&self.counters.bytes_written, u64::try_from(buf.len()).unwrap_or(u64::MAX));
         self.backing.write_at(buf, slot * BLOCK_BYTES).map_err(host_error)
     }
@@ -111,19 +124,32 @@ impl Store {
     /// The simulation asks who wants it, to leave out each in turn.
     #[cfg_attr(feature = "sim", track_caller)]
     pub(super) fn sync(&self) -> Result<(), VolumeError> {
-        let has_failed =
-            || self.barrier.0.load(Ordering::SeqCst) && self.protections.has(Protection::FailedSyncLasts);
+        let has_failed = || {
+            self.barrier.failed.load(Ordering::SeqCst) && self.protections.has(Protection::FailedSyncLasts)
+        };
         if has_failed() {
             return Err(VolumeError::Poisoned);
         }
+        self.check_ours()?;
         #[cfg(feature = "sim")]
         crate::backing::sim::SyncSite::announce(std::panic::Location::caller());
         count(&self.counters.syncs, 1);
         if let Err(error) = self.backing.sync() {
-            self.barrier.0.store(true, Ordering::SeqCst);
+            self.barrier.failed.store(true, Ordering::SeqCst);
             return Err(host_error(error));
         }
-        if has_failed() { Err(VolumeError::Poisoned) } else { Ok(()) }
+        if has_failed() {
+            return Err(VolumeError::Poisoned);
+        }
+        self.check_ours()
+    }
+
+    /// Whether the volume is still this attach's to write to (F12).
+    pub(super) fn check_ours(&self) -> Result<(), VolumeError> {
+        if self.barrier.superseded.load(Ordering::SeqCst) {
+            return Err(VolumeError::Superseded { volume: self.uuid });
+        }
+        Ok(())
     }
 
     /// What a log page is bound to: the chain value of all before it.

@@ -1,7 +1,7 @@
 //! The volume as others see it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -46,6 +46,19 @@ pub struct Volume {
     workers: Mutex<Vec<JoinHandle<()>>>,
     rollback: bool,
     ends_unread: bool,
+}
+
+/// Stops a volume's writing for good, when it turns out to be somebody else's to write to (F12).
+#[derive(Clone)]
+pub struct Brake(Weak<Core>);
+
+impl Brake {
+    /// From now on no write is taken and nothing is acknowledged; what has not become durable by now never does. Reads go on.
+    pub fn pull(&self) {
+        if let Some(core) = self.0.upgrade() {
+            core.supersede();
+        }
+    }
 }
 
 impl Volume {
@@ -336,6 +349,12 @@ impl Volume {
     /// Notes that the key service has stored an anchor. The next superblock records it.
     pub fn confirm_anchor(&self, anchor: Anchor) {
         self.core.anchors.lock().confirm(anchor);
+    }
+
+    /// What stops its writing from another thread. It does not keep the volume open.
+    #[must_use]
+    pub fn brake(&self) -> Brake {
+        Brake(Arc::downgrade(&self.core))
     }
 
     /// Counters and sizes.

@@ -177,7 +177,9 @@ fn checkpointer(core: &Core) {
 
 /// Failures reach whoever writes or flushes next; here they are only noted, now and then: who tries again fails again.
 fn report(core: &Core, work: Work, result: Result<(), VolumeError>) {
+    // These two were said when it happened, and are told to everybody who asks.
     if let Err(error) = result
+        && !matches!(error, VolumeError::Poisoned | VolumeError::Superseded { .. })
         && let Some(untold) = core.signals.failures.take(work as u64)
     {
         tracing::warn!(volume = %core.store.uuid, %error, untold, "background work failed");

@@ -2,10 +2,12 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::thread;
 
 use kmsd::client::Client;
-use serde_json::Value;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::KeyService;
@@ -20,18 +22,32 @@ impl Scripted {
     pub(crate) fn new(script: impl Fn(&str, &Value) -> (u16, Value) + Send + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("s")).unwrap();
+        let script = Arc::new(Mutex::new(script));
         thread::spawn(move || {
+            // A lease has a connection of its own.
             for stream in listener.incoming().map_while(Result::ok) {
-                while let Some((path, body)) = take(&stream) {
-                    let (status, answer) = script(&path, &body);
-                    let text = answer.to_string();
-                    let mut output = &stream;
-                    write!(output, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{text}", text.len())
-                        .unwrap();
-                }
+                let script = Arc::clone(&script);
+                thread::spawn(move || {
+                    while let Some((path, body)) = take(&stream) {
+                        let (status, answer) = if path.ends_with("/lease/release") {
+                            (200, json!({}))
+                        } else {
+                            script.lock()(&path, &body)
+                        };
+                        let text = answer.to_string();
+                        let mut output = &stream;
+                        write!(output, "HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{text}", text.len())
+                            .unwrap();
+                    }
+                });
             }
         });
         Self { dir }
+    }
+
+    /// The answer to who asks for a volume's lease, with its anchor.
+    pub(crate) fn lease(request: &Value, anchor: Option<&Value>) -> Value {
+        json!({"lease": {"session": request["session"], "term": 1}, "seconds": 45, "anchor": anchor})
     }
 
     pub(crate) fn service(&self) -> KeyService {

@@ -26,6 +26,10 @@ fn d2_each_refusal_has_its_kind_and_tells_key_and_remedy() {
         ("KMS.0207", 404, KeyErrorKind::NotFound),
         ("KMS.0307", 403, KeyErrorKind::AccessDenied),
         ("KMS.2201", 400, KeyErrorKind::WrongKey),
+        ("KMSD.0001", 409, KeyErrorKind::Superseded),
+        ("KMSD.0013", 409, KeyErrorKind::HeldElsewhere),
+        ("KMSD.0014", 409, KeyErrorKind::Superseded),
+        ("KMSD.0015", 409, KeyErrorKind::HeldByEarlierBoot),
         ("KMS.0401", 503, KeyErrorKind::Unreachable),
         ("KMS.9999", 400, KeyErrorKind::Other),
     ] {

@@ -41,6 +41,9 @@ fn service(anchors: Vec<(Uuid, Anchor)>) -> Scripted {
         assert!(path.contains("anchor"), "{path}");
         let (_, anchor) = anchors.iter().find(|(uuid, _)| path.contains(&uuid.to_string())).unwrap();
         let anchor = json!({"generation": anchor.commit, "chain_mac": hex::encode(anchor.chain.0)});
+        if path.ends_with("/lease") {
+            return (200, Scripted::lease(body, Some(&anchor)));
+        }
         (200, json!({"anchor": anchor}))
     })
 }

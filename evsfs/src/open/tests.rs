@@ -90,7 +90,7 @@ impl Place {
         volume.write(0, &[byte; 4096]).unwrap();
         let anchor = volume.close().unwrap();
         if header.suite == Suite::Aes256Gcm {
-            self.service.service().advance(header.uuid, &to_service(&anchor)).unwrap();
+            self.service.service().advance(header.uuid, &to_service(&anchor), None).unwrap();
         }
         anchor
     }
@@ -112,6 +112,9 @@ impl Book {
         let volume: Uuid = volume.parse().unwrap();
         if body.is_null() {
             return json!({"anchor": self.anchors.get(&volume)});
+        }
+        if word == "lease" {
+            return Scripted::lease(body, self.anchors.get(&volume));
         }
         let anchor = json!({"generation": body["generation"], "chain_mac": body["chain_mac"]});
         self.told.push((word.to_owned(), body.clone()));

@@ -96,6 +96,9 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::GrantTooWide { .. }
         | Refusal::AnchorNotPermitted { .. } => StatusCode::FORBIDDEN,
         Refusal::AnchorBehind { .. }
+        | Refusal::LeaseHeld { .. }
+        | Refusal::LeaseLost { .. }
+        | Refusal::LeaseOfEarlierBoot { .. }
         | Refusal::RotationUnderWay { .. }
         | Refusal::Unfinished { .. }
         | Refusal::HalfMade { .. } => StatusCode::CONFLICT,

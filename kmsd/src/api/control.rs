@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     domain::{Caller, KeyId, KeyRef, Principal, Refusal, access_key::AccessKeyRecord, anchor::Anchor},
-    service::{Service, ServiceError},
+    service::{Offer, Service, ServiceError},
     wire::control::{
-        AcceptRollbackRequest, AccessKey, AccessKeyList, AnchorBody, AnchorReply, AuditReply, AuditRequest,
-        AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, HandOverRequest, NewAccessKey,
-        ReleaseRequest,
+        AcceptRollbackRequest, AccessKey, AccessKeyList, AdvanceRequest, AnchorBody, AnchorReply, AuditReply,
+        AuditRequest, AuditVerdict, CreateAccessKeyRequest, DeletedAccessKey, HandOverRequest, LeaseReply,
+        NewAccessKey, ReleaseLeaseRequest, ReleaseRequest, RenewLeaseRequest, TakeLeaseRequest,
     },
     wire::names::PolicyBody,
     wire::rotation::Done,
@@ -109,9 +109,26 @@ pub(super) async fn answer(
             Ok(answer::ok(&AnchorReply { anchor: anchor.map(print) }))
         }
         (&Method::POST, ["anchors", volume]) => {
-            let offered = read(&parse(body)?)?;
-            let anchor = service.advance_anchor(caller, uuid(volume)?, offered).await?;
+            let AdvanceRequest { anchor, lease } = parse(body)?;
+            let offer = Offer { anchor: read(&anchor)?, ticket: lease };
+            let anchor = service.advance_anchor(caller, uuid(volume)?, offer).await?;
             Ok(answer::ok(&print(anchor)))
+        }
+        (&Method::POST, ["anchors", volume, "lease"]) => {
+            let TakeLeaseRequest { session, holder } = parse(body)?;
+            let taken = service.take_lease(caller, uuid(volume)?, session, holder).await?;
+            let anchor = taken.anchor.map(print);
+            Ok(answer::ok(&LeaseReply { lease: taken.ticket, seconds: taken.seconds, anchor }))
+        }
+        (&Method::POST, ["anchors", volume, "lease", "renew"]) => {
+            let RenewLeaseRequest { lease, holder } = parse(body)?;
+            service.renew_lease(caller, uuid(volume)?, lease, holder).await?;
+            Ok(answer::ok(&Done {}))
+        }
+        (&Method::POST, ["anchors", volume, "lease", "release"]) => {
+            let ReleaseLeaseRequest { lease } = parse(body)?;
+            service.release_lease(caller, uuid(volume)?, lease).await?;
+            Ok(answer::ok(&Done {}))
         }
         (&Method::POST, ["anchors", volume, "read-rollback"]) => {
             let request: AcceptRollbackRequest = parse(body)?;
@@ -121,7 +138,7 @@ pub(super) async fn answer(
         }
         (&Method::POST, ["anchors", volume, "accept-rollback"]) => {
             let request: AcceptRollbackRequest = parse(body)?;
-            let accepted = read(&request.anchor)?;
+            let accepted = Offer { anchor: read(&request.anchor)?, ticket: request.lease };
             let anchor = service.accept_rollback(caller, uuid(volume)?, accepted, &request.reason).await?;
             Ok(answer::ok(&print(anchor)))
         }

@@ -113,6 +113,8 @@ pub struct LimitsConfig {
     pub max_anchors: usize,
     /// Most of them that belong to one principal, administrators aside.
     pub max_anchors_each: usize,
+    /// How long a volume stays its writer's when nothing is heard of that one, in seconds: so long another host waits after a crash.
+    pub lease_seconds: u64,
     /// Most connections on the socket.
     pub connections: usize,
     /// Most requests that wait for the token.
@@ -130,6 +132,7 @@ impl Default for LimitsConfig {
             max_grants_each: 5000,
             max_anchors: 50_000,
             max_anchors_each: 10_000,
+            lease_seconds: 45,
             connections: 1024,
             queue: 1024,
             request_seconds: 25,
@@ -312,6 +315,9 @@ impl Config {
         }
         if !in_range(self.limits.max_anchors_each, 1_000_000) {
             return bad("limits.max_anchors_each", "1 to 1000000");
+        }
+        if !(1..=3600).contains(&self.limits.lease_seconds) {
+            return bad("limits.lease_seconds", "1 to 3600");
         }
         if !in_range(self.limits.connections, 65_536) {
             return bad("limits.connections", "1 to 65536");

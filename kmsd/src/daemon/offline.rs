@@ -62,6 +62,7 @@ pub(super) async fn start(
             max_grants_each: config.limits.max_grants_each,
             max_anchors: config.limits.max_anchors,
             max_anchors_each: config.limits.max_anchors_each,
+            lease_seconds: config.limits.lease_seconds,
         },
         accept_restored,
     };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
+    lease::Lease,
     principal::{Caller, Principal},
     refusal::Refusal,
 };
@@ -27,8 +28,19 @@ pub struct AnchorRecord {
     pub revision: u64,
     /// Who attached it first.
     pub owner: Principal,
-    /// Where it stands.
-    pub anchor: Anchor,
+    /// Where it stands; nowhere before the first writer has told.
+    pub anchor: Option<Anchor>,
+    /// Who writes to it, or did last (F12). Beside the anchor, so that one revision counts for both: no anchor moves past a lease that
+    /// is taken at that moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Box<Lease>>,
+}
+
+impl AnchorRecord {
+    /// Generation at which the anchor stands.
+    fn generation(&self) -> Option<u64> {
+        self.anchor.map(|anchor| anchor.generation)
+    }
 }
 
 /// What to do with an offered anchor.
@@ -64,13 +76,13 @@ pub fn advance(
     offered: Anchor,
 ) -> Result<Advance, Refusal> {
     permit(current, caller, volume)?;
-    match current {
-        Some(record) if record.anchor == offered => Ok(Advance::Unchanged),
-        Some(record) if offered.generation <= record.anchor.generation => Err(Refusal::AnchorBehind {
-            volume,
-            newest: record.anchor.generation,
-            offered: offered.generation,
-        }),
+    if current.is_some_and(|record| record.anchor == Some(offered)) {
+        return Ok(Advance::Unchanged);
+    }
+    match current.and_then(AnchorRecord::generation) {
+        Some(newest) if offered.generation <= newest => {
+            Err(Refusal::AnchorBehind { volume, newest, offered: offered.generation })
+        }
         _ => Ok(Advance::Record(next(current, caller, volume, offered))),
     }
 }
@@ -120,9 +132,16 @@ pub fn handed_over(
 }
 
 fn next(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid, anchor: Anchor) -> AnchorRecord {
+    AnchorRecord { anchor: Some(anchor), ..changed(current, caller, volume) }
+}
+
+/// The next revision, or the first, of a caller's own.
+pub(super) fn changed(current: Option<&AnchorRecord>, caller: &Caller, volume: Uuid) -> AnchorRecord {
     match current {
-        Some(record) => AnchorRecord { revision: record.revision + 1, anchor, ..record.clone() },
-        None => AnchorRecord { volume, revision: 0, owner: caller.principal.clone(), anchor },
+        Some(record) => AnchorRecord { revision: record.revision + 1, ..record.clone() },
+        None => {
+            AnchorRecord { volume, revision: 0, owner: caller.principal.clone(), anchor: None, lease: None }
+        }
     }
 }
 
@@ -151,9 +170,9 @@ mod tests {
         let Advance::Record(second) = advance(Some(&first), &uid(1), volume, anchor(6, 9)).unwrap() else {
             panic!()
         };
-        assert_eq!((second.revision, second.anchor), (1, anchor(6, 9)));
+        assert_eq!((second.revision, second.anchor), (1, Some(anchor(6, 9))));
         let back = accept_rollback(Some(&second), &uid(1), volume, anchor(2, 2)).unwrap();
-        assert_eq!((back.revision, back.anchor), (2, anchor(2, 2)));
+        assert_eq!((back.revision, back.anchor), (2, Some(anchor(2, 2))));
     }
 
     /// K7: a volume's anchor belongs to whoever attached it first.

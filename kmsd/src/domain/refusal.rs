@@ -7,8 +7,10 @@ use super::{
     grant::{GrantId, InvalidGrantId},
     id::{Alias, InvalidAlias, KeyId, KeyVersion},
     key_policy::PolicyFault,
+    lease::{Holder, moment},
     operation::{Operation, StateFault},
     state::KeyState,
+    time::WallTime,
 };
 
 /// A key as messages name it.
@@ -374,6 +376,38 @@ pub enum Refusal {
         /// What was offered.
         offered: u64,
     },
+    /// Another writer holds the volume's lease (F12).
+    #[error(
+        "volume {volume} is attached for writing by {holder}; its lease lasts until {}, and longer if it is renewed", moment(*.until)
+    )]
+    LeaseHeld {
+        /// The volume.
+        volume: uuid::Uuid,
+        /// Who holds it.
+        holder: Box<Holder>,
+        /// When it ends by itself.
+        until: WallTime,
+    },
+    /// The same of a writer that may have gone with an earlier boot of the caller's own host.
+    #[error(
+        "volume {volume} was attached for writing by {holder} before that host was started anew, or is by another host of the same machine id; the lease lasts until {}, and longer if it is renewed", moment(*.until)
+    )]
+    LeaseOfEarlierBoot {
+        /// The volume.
+        volume: uuid::Uuid,
+        /// Who holds it.
+        holder: Box<Holder>,
+        /// When it ends by itself.
+        until: WallTime,
+    },
+    /// Another writer took the volume's lease later (F12).
+    #[error("volume {volume} was attached for writing by {holder} since: that one's is the lease now")]
+    LeaseLost {
+        /// The volume.
+        volume: uuid::Uuid,
+        /// Who took it.
+        holder: Box<Holder>,
+    },
     /// The anchor is another caller's (K7).
     #[error("the anchor of volume {volume} belongs to another user")]
     AnchorNotPermitted {
@@ -506,6 +540,9 @@ impl Refusal {
             Self::TooManyAccessKeys { .. } => "KMSD.0004",
             Self::AnchorBehind { .. } => "KMSD.0001",
             Self::NoSuchAnchor { .. } => "KMSD.0011",
+            Self::LeaseHeld { .. } => "KMSD.0013",
+            Self::LeaseLost { .. } => "KMSD.0014",
+            Self::LeaseOfEarlierBoot { .. } => "KMSD.0015",
             Self::TooManyAnchors { .. } | Self::TooManyAnchorsOfOne { .. } => "KMSD.0012",
             Self::BodyInvalid { .. } => "KMS.0202",
             Self::BodyTooLong { .. } => "KMS.0203",
@@ -573,6 +610,15 @@ impl Refusal {
             }
             Self::TooManyAnchors { .. } | Self::TooManyAnchorsOfOne { .. } => {
                 "remove the anchors of volumes that are gone (`DELETE /kmsd/v1/anchors/VOLUME`), or raise the limit"
+            }
+            Self::LeaseHeld { .. } => {
+                "detach it there; if that process or its host is gone for good, try again when the lease has ended"
+            }
+            Self::LeaseOfEarlierBoot { .. } => {
+                "try again when the lease has ended; if it is renewed, give each host a machine id of its own, and detach the volume there"
+            }
+            Self::LeaseLost { .. } => {
+                "detach it on this side, make sure that one host only has it attached, and check it (`evsfs check`)"
             }
             Self::AnchorBehind { .. } => {
                 "if an older backup was restored on purpose, attach it with --accept-rollback"

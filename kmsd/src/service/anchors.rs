@@ -6,9 +6,25 @@ use super::{Service, ServiceError, audit::Trail};
 use crate::domain::{
     Caller, Principal, Refusal,
     anchor::{self, Advance, Anchor, AnchorRecord},
+    lease::Ticket,
     quota::{Count, Exceeded, Quota},
     registry::Change,
 };
+
+/// A state that an anchor is to move to, by who has the volume's lease, or without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The state.
+    pub anchor: Anchor,
+    /// The lease of who offers it.
+    pub ticket: Option<Ticket>,
+}
+
+impl From<Anchor> for Offer {
+    fn from(anchor: Anchor) -> Self {
+        Self { anchor, ticket: None }
+    }
+}
 
 impl Service {
     /// The volume's anchor, if it has one.
@@ -19,7 +35,7 @@ impl Service {
         let found = {
             let registry = self.inner.writer.registry().read();
             let current = registry.anchor(&volume);
-            anchor::permit(current, caller, volume).map(|()| current.map(|record| record.anchor))
+            anchor::permit(current, caller, volume).map(|()| current.and_then(|record| record.anchor))
         };
         self.record(Trail::new(caller, "anchor").target(&volume), found.map_err(Into::into)).await
     }
@@ -47,18 +63,22 @@ impl Service {
     /// Moves the volume's anchor forward.
     ///
     /// # Errors
-    /// If the offered state is older than the anchor, there are too many anchors for a new one, or the store fails.
+    /// If the offered state is older than the anchor, somebody else has the volume's lease, there are too many anchors for a new one, or the store
+    /// fails.
     pub async fn advance_anchor(
         &self,
         caller: &Caller,
         volume: Uuid,
-        offered: Anchor,
+        offer: impl Into<Offer>,
     ) -> Result<Anchor, ServiceError> {
+        let Offer { anchor: offered, ticket } = offer.into();
         let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             let trail =
                 Trail::new(&caller, "advance-anchor").target(&volume).note(offered.generation.to_string());
             let decide = |service: &Self, current: Option<&AnchorRecord>| {
+                anchor::permit(current, &caller, volume)?;
+                service.check_writer(current, volume, ticket)?;
                 if let Advance::Record(next) = anchor::advance(current, &caller, volume, offered)? {
                     service.put_anchor(&caller, current, next).map(Some)
                 } else {
@@ -74,20 +94,23 @@ impl Service {
     /// Sets the volume's anchor to an older state, on an operator's word.
     ///
     /// # Errors
-    /// If it is another caller's, there are too many anchors for a new one, or the store fails.
+    /// If it is another caller's, somebody else has the volume's lease, there are too many anchors for a new one, or the store fails.
     pub async fn accept_rollback(
         &self,
         caller: &Caller,
         volume: Uuid,
-        accepted: Anchor,
+        offer: impl Into<Offer>,
         reason: &str,
     ) -> Result<Anchor, ServiceError> {
+        let Offer { anchor: accepted, ticket } = offer.into();
         let note = format!("generation {}: {reason}", accepted.generation);
         let trail = Trail::new(caller, "accept-rollback").target(&volume).note(note);
         let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             service.intend(&trail).await?;
             let decide = |service: &Self, current: Option<&AnchorRecord>| {
+                anchor::permit(current, &caller, volume)?;
+                service.check_writer(current, volume, ticket)?;
                 let next = anchor::accept_rollback(current, &caller, volume, accepted)?;
                 service.put_anchor(&caller, current, next).map(Some)
             };
@@ -141,7 +164,7 @@ impl Service {
     }
 
     /// A new anchor takes a place, a moved one has it.
-    fn put_anchor(
+    pub(super) fn put_anchor(
         &self,
         caller: &Caller,
         current: Option<&AnchorRecord>,
@@ -163,7 +186,7 @@ impl Service {
     }
 
     /// Decides on the anchor as it stands, records the decision, and decides again if it stood no longer.
-    async fn change_anchor(
+    pub(super) async fn change_anchor(
         &self,
         volume: Uuid,
         decide: impl Fn(&Self, Option<&AnchorRecord>) -> Result<Option<Change>, Refusal>,

@@ -223,6 +223,7 @@ impl Service {
         let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), goes_on_at)?;
 
         let reading = clock.read();
+        let heard = super::leases::Heard::nothing(&reading);
         let trusted = match stored {
             Some(stored) => stored.observe(reading),
             None => TrustedClock::start(reading),
@@ -235,6 +236,7 @@ impl Service {
             clock,
             trusted: Mutex::new(trusted),
             limits,
+            heard,
             in_flight: Mutex::new(HashMap::new()),
             landed: Notify::new(),
             again: Mutex::default(),

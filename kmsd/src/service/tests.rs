@@ -8,6 +8,7 @@ mod crash;
 mod doubtful;
 mod import;
 mod keys;
+mod leases;
 mod restored;
 mod rotation;
 mod schedule;
@@ -66,6 +67,7 @@ impl World {
             max_grants_each: 120,
             max_anchors: 8,
             max_anchors_each: 3,
+            lease_seconds: 45,
         };
         Service::start(Parts {
             store: Box::new(self.store.clone()),

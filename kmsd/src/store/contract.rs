@@ -15,6 +15,7 @@ use crate::{
         anchor::{Anchor, AnchorRecord},
         integrity::IntegrityKey,
         key::{KeyRecord, KeySpec},
+        lease::{Holder, Lease, Ticket},
         registry::{Change, Registry},
         time::{Reading, TrustedClock, WallTime},
     },
@@ -35,7 +36,19 @@ fn anchor(revision: u64) -> AnchorRecord {
         volume: Uuid::from_bytes([9; 16]),
         revision,
         owner: Principal::Uid(5),
-        anchor: Anchor { generation: u64::MAX - 1 + revision, chain_mac: [3; 32] },
+        anchor: Some(Anchor { generation: u64::MAX - 1 + revision, chain_mac: [3; 32] }),
+        lease: (revision > 0).then(|| {
+            let holder = Holder {
+                host: "h".into(),
+                boot: "b".into(),
+                machine: None,
+                process: 1,
+                device: u64::MAX,
+                inode: 2,
+            };
+            let ticket = Ticket { session: Uuid::from_bytes([4; 16]), term: u64::MAX };
+            Box::new(Lease { ticket, holder, released: true })
+        }),
     }
 }
 

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::domain::lease::{Holder, Ticket};
+
 /// Answer of `GET /kmsd/v1/health`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
@@ -119,6 +121,53 @@ pub struct AnchorBody {
     pub chain_mac: String,
 }
 
+/// Request of `POST /kmsd/v1/anchors/{volume}`: the volume has come so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdvanceRequest {
+    /// How far.
+    #[serde(flatten)]
+    pub anchor: AnchorBody,
+    /// The lease of who says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Ticket>,
+}
+
+/// Request of `POST /kmsd/v1/anchors/{volume}/lease`: a writer attaches the volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakeLeaseRequest {
+    /// Drawn for this attach.
+    pub session: uuid::Uuid,
+    /// Who it is.
+    pub holder: Holder,
+}
+
+/// Answer of `POST /kmsd/v1/anchors/{volume}/lease`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReply {
+    /// To be shown with what the lease is for.
+    pub lease: Ticket,
+    /// How long it lasts without a renewal.
+    pub seconds: u64,
+    /// Where the volume's anchor stands; absent if it has none yet.
+    pub anchor: Option<AnchorBody>,
+}
+
+/// Request of `POST /kmsd/v1/anchors/{volume}/lease/renew`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewLeaseRequest {
+    /// The lease.
+    pub lease: Ticket,
+    /// Whose it is.
+    pub holder: Holder,
+}
+
+/// Request of `POST /kmsd/v1/anchors/{volume}/lease/release`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseLeaseRequest {
+    /// The lease.
+    pub lease: Ticket,
+}
+
 /// Answer of `GET /kmsd/v1/anchors/{volume}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AnchorReply {
@@ -136,6 +185,9 @@ pub struct AcceptRollbackRequest {
     /// Why, for the audit log.
     #[serde(default)]
     pub reason: String,
+    /// The lease of who goes on with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Ticket>,
 }
 
 /// Request of `PUT /kmsd/v1/anchors/{volume}/owner`.

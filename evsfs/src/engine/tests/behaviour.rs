@@ -108,6 +108,29 @@ fn f11_after_a_failed_sync_nothing_is_acknowledged_and_reads_go_on() {
     assert_ne!(read(&rig.open(), 0, 4096), [3; 4096]);
 }
 
+/// F12: a volume that turns out to be somebody else's takes and acknowledges nothing more, and what was not durable by then never becomes so; reads go on.
+#[test]
+fn f12_who_lost_the_volume_writes_nothing_more_and_reads_on() {
+    let rig = Rig::new(8 * MIB, 64);
+    let volume = rig.open();
+    volume.write(0, &[1; 4096]).unwrap();
+    volume.flush().unwrap();
+    volume.write(0, &[2; 4096]).unwrap();
+    let (before, brake) = (rig.memory.bytes.read().clone(), volume.brake());
+    brake.pull();
+    assert!(matches!(volume.flush(), Err(VolumeError::Superseded { .. })));
+    assert!(matches!(volume.write(0, &[3; 4096]), Err(VolumeError::Superseded { .. })));
+    assert!(matches!(volume.discard(0, 4096), Err(VolumeError::Superseded { .. })));
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::Superseded { .. })));
+    assert!(matches!(volume.snapshot("s", super::ID, 0), Err(VolumeError::Superseded { .. })));
+    assert!(matches!(volume.rewrite_header(&volume.header()), Err(VolumeError::Superseded { .. })));
+    assert_eq!(read(&volume, 0, 4096), [2; 4096]);
+    assert!(matches!(volume.close(), Err(VolumeError::Superseded { .. })));
+    assert!(*rig.memory.bytes.read() == before, "something was written");
+    brake.pull();
+    assert_eq!(read(&rig.open(), 0, 4096), [1; 4096]);
+}
+
 /// A disk that fails where the superblocks lie.
 struct WithoutSuperblocks(Arc<Memory>);
 

@@ -160,9 +160,12 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::TooManyAnchors { .. }
         | Refusal::TooManyAnchorsOfOne { .. }
         | Refusal::TooManyRotations { .. } => "LimitExceededException",
-        Refusal::RotationUnderWay { .. } | Refusal::Unfinished { .. } | Refusal::HalfMade { .. } => {
-            "ConflictException"
-        }
+        Refusal::RotationUnderWay { .. }
+        | Refusal::Unfinished { .. }
+        | Refusal::HalfMade { .. }
+        | Refusal::LeaseHeld { .. }
+        | Refusal::LeaseOfEarlierBoot { .. }
+        | Refusal::LeaseLost { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",
         Refusal::NoSuchVerb => "UnknownOperationException",
