@@ -61,7 +61,7 @@ fn k8_tampering_with_a_log_of_a_thousand_records_is_found() {
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(&keys).unwrap().permissions()) & 0o777;
     assert_eq!(mode, 0o600);
     // It does not replace what is there.
-    ecs.ecsctl_with(&["audit", "export-keys", keys.to_str().unwrap()]).error(1);
+    ecs.ecsctl_with(&["audit", "export-keys", keys.to_str().unwrap()]).error(3);
     let last = ecs.ecsctl("audit list --limit 1").json();
     assert_eq!(last[0]["operation"], "export-audit-keys", "an export is recorded: {last}");
 
