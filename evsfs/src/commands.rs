@@ -47,6 +47,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn prepare() -> Result<(), Failure> {
     let system = |operation| move |source| StartError::System { operation, source };
     process::seal_memory().map_err(system("turn core dumps off"))?;
+    process::keep_large_buffers_apart();
     process::outlive_file_size_limit().map_err(system("hold a signal back"))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Hygiene of the serving process: nothing of it in core dumps, no debugger of the same user, no inherited files,
 //! no deadlock when the kernel writes back through it; and the signals that end it.
 
+mod allocations;
 mod descriptors;
 
 use std::io;
@@ -8,6 +9,7 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
+pub use allocations::keep_large_buffers_apart;
 pub use descriptors::keep_from_children;
 
 /// Turns off core dumps and inspection by other processes of the same user.

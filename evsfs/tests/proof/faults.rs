@@ -20,6 +20,9 @@ pub(crate) const DEPTH: Depth = Depth {
     again_bound: Bound { exhaustive: 16, random: 4, torn: 1 },
 };
 
+/// For many workloads: few states of each.
+const THIN: Depth = Depth { bound: Bound { exhaustive: 2, random: 1, torn: 0 }, full_every: 64, ..DEPTH };
+
 /// Runs the workload once for each call that can fail and each way of failing; returns how many faults were met.
 pub(crate) fn fail_everywhere<S: Subject>(
     explorer: &Explorer<'_, S>,
@@ -111,8 +114,8 @@ fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
     let step = Op::Step { flatten: true, blocks: 1_000 };
     let write = Op::Write { offset: 2 * BLOCK + 9, len: BLOCK, stamp: 7 };
     let flatten = vec![step.clone(), write, step.clone(), step, Op::Flush];
-    let run = |setup: &EngineSetup, workloads: &dyn Fn(&Sense) -> Vec<Vec<Op>>| {
-        let mut explorer = Explorer::<Engine>::new(setup, DEPTH);
+    let run = |setup: &EngineSetup, depth: Depth, workloads: &dyn Fn(&Sense) -> Vec<Vec<Op>>| {
+        let mut explorer = Explorer::<Engine>::new(setup, depth);
         explorer.tally = Arc::clone(&tally);
         let before = [Op::Write { offset: 0, len: 6 * BLOCK, stamp: 1 }, Op::Snapshot(0)];
         let start = explorer.start(&before).unwrap();
@@ -121,16 +124,13 @@ fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
         }
     };
     let small = EngineSetup { trash_budget: 1, ..EngineSetup::small(64) };
-    run(&small, &|sense| {
-        let random = |seed| random(COMMON, 11, 12, sense, seed);
-        (0..crate::crash::scale())
-            .map(random)
-            .chain(EACH_KIND.iter().map(|kinds| fixed(kinds, sense)))
-            .collect()
+    run(&small, DEPTH, &|sense| {
+        (0..crate::crash::scale()).map(|seed| random(COMMON, 11, 12, sense, seed)).collect()
     });
-    run(&EngineSetup { base: Some(Base::new(20)), ..small }, &|_| vec![flatten.clone()]);
-    let tight = EngineSetup { ring_pages: 16, dirty_limit: 400, ..small };
-    run(&tight, &|_| vec![compacting()]);
+    run(&small, THIN, &|sense| EACH_KIND.iter().map(|kinds| fixed(kinds, sense)).collect());
+    let tight = EngineSetup { ring_pages: 16, dirty_limit: 400, ..small.clone() };
+    run(&tight, THIN, &|_| vec![compacting()]);
+    run(&EngineSetup { base: Some(Base::new(20)), ..small }, DEPTH, &|_| vec![flatten.clone()]);
     let met = met.into_inner();
     println!("{met} faults, {tally}");
     assert!(met > 2_000);
