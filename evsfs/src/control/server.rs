@@ -121,6 +121,8 @@ impl Drop for Listeners {
 /// Binds at a path that is free or where nobody listens any more. Nobody else can connect at any moment: the socket gets its
 /// mode before it listens at its place.
 fn bind_path(path: &Path) -> io::Result<UnixListener> {
+    // Nobody could connect to a longer path, nor would it be seen whether somebody listens there.
+    SocketAddr::from_pathname(path)?;
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => return Err(io::ErrorKind::AlreadyExists.into()),
         Ok(_) if UnixStream::connect(path).is_ok() => return Err(io::ErrorKind::AddrInUse.into()),
@@ -287,14 +289,18 @@ mod tests {
     }
 
     #[test]
-    fn a_path_may_be_as_long_as_an_address() {
+    fn a_path_may_be_as_long_as_an_address_and_not_longer() {
         let dir = tempfile::tempdir().unwrap();
         let length = 107 - dir.path().as_os_str().len() - 1;
         let path = dir.path().join("s".repeat(length));
         let (_, _listeners) = listening(Some(&path));
         assert!(UnixStream::connect(&path).is_ok());
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(names, [path]);
+        assert_eq!(names, [path.as_path()]);
+        let longer = path.with_file_name("s".repeat(length + 1));
+        let source = uuid::Uuid::new_v4().to_string();
+        assert!(matches!(Listeners::bind(&source, Some(&longer)), Err(ControlError::Bind { .. })));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left of it");
     }
 
     #[test]
