@@ -61,7 +61,8 @@ pub struct Threads {
     crew: Mutex<Crew>,
     moved: Condvar,
     slots: Mutex<Vec<Arc<Slot>>>,
-    expectations: [Expectation; 3],
+    reads: Expectation,
+    flushes: Expectation,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +95,8 @@ impl Threads {
             crew: Mutex::default(),
             moved: Condvar::new(),
             slots: Mutex::default(),
-            expectations: Default::default(),
+            reads: Expectation::default(),
+            flushes: Expectation::default(),
         }
     }
 
@@ -107,8 +109,8 @@ impl Threads {
     /// Calls the device for one request of `length` bytes.
     pub(super) fn call<R>(&self, kind: Kind, length: u64, work: impl FnOnce() -> R) -> R {
         let slot = self.slot();
-        let expectation = &self.expectations[kind as usize];
-        let lends = expectation.is_slow();
+        let expectation = self.expectation(kind);
+        let lends = expectation.is_some_and(Expectation::is_slow);
         let number = slot.0.load(Ordering::Relaxed) + 1;
         if lends {
             slot.0.store(number | LENT, Ordering::Release);
@@ -119,11 +121,24 @@ impl Threads {
                 self.give(&mut self.crew.lock());
             }
         }
-        let result = expectation.observe(length, work);
+        let result = match expectation {
+            Some(expectation) => expectation.observe(length, work),
+            None => work(),
+        };
         if slot.0.swap(number + 1, Ordering::AcqRel) & LENT != 0 {
             self.take_back();
         }
         result
+    }
+
+    /// What is known of requests of this kind. A write goes to the host's cache. When that keeps it waiting, it is for all writers alike, and more of them
+    /// only get in each other's way.
+    const fn expectation(&self, kind: Kind) -> Option<&Expectation> {
+        match kind {
+            Kind::Read => Some(&self.reads),
+            Kind::Flush => Some(&self.flushes),
+            Kind::Write => None,
+        }
     }
 
     /// Whether this thread should rest before it asks for another request.

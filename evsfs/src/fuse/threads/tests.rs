@@ -122,14 +122,14 @@ fn the_end_wakes_all_at_once() {
 #[test]
 fn those_who_wait_for_the_host_lend_their_place_from_the_beginning() {
     let threads = Threads::of(2, 1);
-    let expectation = &threads.expectations[Kind::Flush as usize];
+    let expectation = &threads.flushes;
     // The first slow one is suspected, the second one is seen to sleep.
     for _ in 0..2 {
         assert!(!expectation.is_slow());
         threads.call(Kind::Flush, 0, || asleep(Duration::from_millis(5)));
     }
     assert!(expectation.is_slow());
-    assert!(!threads.expectations[Kind::Read as usize].is_slow(), "each kind by itself");
+    assert!(!threads.reads.is_slow(), "each kind by itself");
     let awake = threads.call(Kind::Flush, 0, || threads.awake.load(Ordering::SeqCst));
     assert_eq!(awake, 1, "of two, one has lent its place");
     assert_eq!(threads.awake.load(Ordering::SeqCst), 2);
@@ -143,14 +143,14 @@ fn those_who_wait_for_the_host_lend_their_place_from_the_beginning() {
 fn those_who_only_compute_do_not_lend_their_place() {
     let threads = Threads::of(2, 1);
     for _ in 0..8 {
-        threads.call(Kind::Write, 0, || {
+        threads.call(Kind::Read, 0, || {
             let start = std::time::Instant::now();
             while start.elapsed() < Duration::from_millis(2) {
                 std::hint::spin_loop();
             }
         });
     }
-    assert!(!threads.expectations[Kind::Write as usize].is_slow());
+    assert!(!threads.reads.is_slow());
 }
 
 /// Waits as for a slow host: asleep, on something that does not come.
