@@ -125,12 +125,12 @@ fn f11_a_fault_at_any_call_loses_nothing_acknowledged() {
     };
     let small = EngineSetup { trash_budget: 1, ..EngineSetup::small(64) };
     run(&small, DEPTH, &|sense| {
-        (0..crate::crash::scale()).map(|seed| random(COMMON, 11, 12, sense, seed)).collect()
+        (0..crate::crash::scale()).map(|seed| random(COMMON, 8, 12, sense, seed)).collect()
     });
     run(&small, THIN, &|sense| EACH_KIND.iter().map(|kinds| fixed(kinds, sense)).collect());
     let tight = EngineSetup { ring_pages: 16, dirty_limit: 400, ..small.clone() };
     run(&tight, THIN, &|_| vec![compacting()]);
-    run(&EngineSetup { base: Some(Base::new(20)), ..small }, DEPTH, &|_| vec![flatten.clone()]);
+    run(&EngineSetup { base: Some(Base::new(20)), ..small }, THIN, &|_| vec![flatten.clone()]);
     let met = met.into_inner();
     println!("{met} faults, {tally}");
     assert!(met > 2_000);
