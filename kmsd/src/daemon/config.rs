@@ -10,7 +10,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{domain::Principal, hsm::pkcs11::PinFile};
+use crate::{domain::Principal, hsm::pkcs11::PinFile, service::Limits};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,14 +125,23 @@ pub struct LimitsConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
+        let Limits {
+            max_keys,
+            max_keys_each,
+            max_grants,
+            max_grants_each,
+            max_anchors,
+            max_anchors_each,
+            lease_seconds,
+        } = Limits::default();
         Self {
-            max_keys: 10_000,
-            max_keys_each: 1000,
-            max_grants: 50_000,
-            max_grants_each: 5000,
-            max_anchors: 50_000,
-            max_anchors_each: 10_000,
-            lease_seconds: 45,
+            max_keys,
+            max_keys_each,
+            max_grants,
+            max_grants_each,
+            max_anchors,
+            max_anchors_each,
+            lease_seconds,
             connections: 1024,
             queue: 1024,
             request_seconds: 25,

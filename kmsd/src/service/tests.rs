@@ -14,14 +14,17 @@ mod rotation;
 mod schedule;
 mod token;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use zeroize::Zeroizing;
 
 use super::{DatakeyRequest, Limits, NewDatakey, NewKey, Parts, Service, ServiceError, StartError};
 use crate::{
     clock::manual::ManualClock,
-    domain::{Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId},
+    domain::{
+        Caller, EncryptionContext, Operation, Principal, Refusal, key::Phase, reconcile::ObjectId,
+        time::DAY_MS,
+    },
     hsm::{
         Pool, PoolSettings, Token,
         fake::{FakeToken, Power},
@@ -84,6 +87,30 @@ impl World {
         self.try_start().await.unwrap()
     }
 
+    /// Sees a deletion of the first user's key through, and stops. Gives the objects that are left.
+    async fn destroy(&self, service: Service, key: &str) -> BTreeMap<ObjectId, usize> {
+        service.schedule_deletion(&uid(1), &key.parse().unwrap(), "7").await.unwrap();
+        self.clock.pass(7 * DAY_MS);
+        service.tick().await;
+        service.save_note().await.unwrap();
+        drop(service);
+        self.token.objects()
+    }
+
+    /// Puts a copy of the store back that knows a deletion of key "a" which was cancelled since, a day after it would have come.
+    async fn put_back_a_cancelled_deletion(&self) {
+        let service = self.start().await;
+        let key = "a".parse().unwrap();
+        service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
+        service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
+        let older = self.store.copy();
+        service.cancel_deletion(&uid(1), &key).await.unwrap();
+        service.save_note().await.unwrap();
+        drop(service);
+        self.clock.pass(8 * DAY_MS);
+        self.store.put_back(&older);
+    }
+
     fn set_power(&self, power: &Power) {
         self.token.set_power(power.clone());
         self.store.set_power(power.clone());
@@ -93,8 +120,7 @@ impl World {
     /// stands there for as long as its key lives, also while imported material is away.
     fn check_consistent(&self, service: &Service) {
         let registry = service.inner.writer.registry().read();
-        let (mut expected, mut halves) =
-            (std::collections::BTreeMap::new(), std::collections::BTreeSet::new());
+        let (mut expected, mut halves) = (BTreeMap::new(), std::collections::BTreeSet::new());
         for key in registry.keys() {
             assert!(matches!(key.phase, Phase::Live | Phase::Destroyed), "{key:?}");
             for version in &key.versions {

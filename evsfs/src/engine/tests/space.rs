@@ -70,11 +70,8 @@ impl Backing for Host {
     }
 }
 
-/// Writes blocks, each under another leaf of the map, until the host is full: then a checkpoint needs far more pages than are kept for it.
-fn filled_with_leaves() -> (Rig, Volume, u64) {
-    let rig = Rig::new(1 << 30, 64);
-    rig.memory.capacity.store(6 * MIB, Ordering::Relaxed);
-    let volume = rig.open();
+/// Writes blocks, each under another leaf of the map, until the host is full, and says how many.
+fn fill_with_leaves(volume: &Volume) -> u64 {
     let mut written = 0;
     loop {
         match volume.write(written * 128 * BLOCK, &[7; 4096]) {
@@ -83,6 +80,15 @@ fn filled_with_leaves() -> (Rig, Volume, u64) {
             Err(error) => panic!("{error}"),
         }
     }
+    written
+}
+
+/// A host that is full of such blocks: a checkpoint needs far more pages than are kept for it.
+fn filled_with_leaves() -> (Rig, Volume, u64) {
+    let rig = Rig::new(1 << 30, 64);
+    rig.memory.capacity.store(6 * MIB, Ordering::Relaxed);
+    let volume = rig.open();
+    let written = fill_with_leaves(&volume);
     assert!(written > 1_000, "only {written}");
     assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
     (rig, volume, written)
@@ -332,14 +338,7 @@ fn f7_discards_give_room_for_the_checkpoint_that_found_none() {
     volume.write(0, &[1; 4096]).unwrap();
     volume.checkpoint().unwrap();
     host.most.store(host.taken.lock().len() + 1_500, Ordering::Relaxed);
-    let mut written = 0;
-    loop {
-        match volume.write(written * 128 * BLOCK, &[7; 4096]) {
-            Ok(()) => written += 1,
-            Err(VolumeError::NoSpace) => break,
-            Err(error) => panic!("{error}"),
-        }
-    }
+    let written = fill_with_leaves(&volume);
     assert!(written > 1_000, "{written}");
     volume.flush().unwrap();
     assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));

@@ -168,16 +168,8 @@ async fn k8_a_log_without_its_end_is_not_gone_on_with() {
 #[tokio::test]
 async fn k4_an_older_store_is_not_served_unasked() {
     let world = World::new();
-    let service = world.start().await;
     let key = "a".parse().unwrap();
-    service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
-    service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
-    let older = world.store.copy();
-    service.cancel_deletion(&uid(1), &key).await.unwrap();
-    service.save_note().await.unwrap();
-    drop(service);
-    world.clock.pass(8 * DAY_MS);
-    world.store.put_back(&older);
+    world.put_back_a_cancelled_deletion().await;
     assert!(matches!(world.try_start().await.err(), Some(StartError::OlderStore { .. })));
     let service = world.start_with(true).await.unwrap();
     service.tick().await;

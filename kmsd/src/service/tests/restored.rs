@@ -95,12 +95,7 @@ async fn destroyed_stays_destroyed(archivings: usize) {
     }
     let older = world.store.copy();
     let before = world.token.objects();
-    service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
-    world.clock.pass(7 * DAY_MS);
-    service.tick().await;
-    service.save_note().await.unwrap();
-    drop(service);
-    let left = world.token.objects();
+    let left = world.destroy(service, "a").await;
     let (destroyed, _) = before.iter().find(|(object, _)| !left.contains_key(object)).unwrap();
     for _ in 0..archivings {
         world.archive_log();
@@ -255,16 +250,8 @@ async fn k8_a_restore_that_is_cut_short_is_not_taken_for_accepted() {
     for last_takes_place in [false, true] {
         for index in 0..24 {
             let world = World::new();
-            let service = world.start().await;
             let key = "a".parse().unwrap();
-            service.create_key(&uid(1), NewKey::named("a")).await.unwrap();
-            service.schedule_deletion(&uid(1), &key, "7").await.unwrap();
-            let older = world.store.copy();
-            service.cancel_deletion(&uid(1), &key).await.unwrap();
-            service.save_note().await.unwrap();
-            drop(service);
-            world.clock.pass(8 * DAY_MS);
-            world.store.put_back(&older);
+            world.put_back_a_cancelled_deletion().await;
             world.set_power(&Power::until(index, last_takes_place));
             let accepted = world.start_with(true).await;
             world.set_power(&Power::default());
@@ -339,12 +326,7 @@ async fn k4_what_was_destroyed_stays_so_though_the_token_is_put_back() {
     let service = world.start().await;
     let key = service.create_key(&uid(1), NewKey::named("a")).await.unwrap().key;
     service.create_key(&uid(1), NewKey::named("b")).await.unwrap();
-    service.schedule_deletion(&uid(1), &"a".parse().unwrap(), "7").await.unwrap();
-    world.clock.pass(7 * DAY_MS);
-    service.tick().await;
-    service.save_note().await.unwrap();
-    drop(service);
-    let left = world.token.objects();
+    let left = world.destroy(service, "a").await;
     world.token.revive(ObjectId { key: key.id, version: KeyVersion::FIRST });
     let service = world.start().await;
     assert_eq!(world.token.objects(), left);
