@@ -11,7 +11,6 @@ each_kind! {
     f10_any_offset_and_length_match_a_byte_vector;
     f10_direct_io_of_aligned_buffers;
     many_openers_write_and_read_their_own_parts_at_once;
-    d10_overlapping_writes_of_a_block_are_never_mixed;
     sendfile_and_copy_file_range_copy;
     reads_and_writes_at_the_end_are_cut_there;
 }
@@ -92,9 +91,11 @@ fn many_openers_write_and_read_their_own_parts_at_once(kind: Kind) {
     });
 }
 
-fn d10_overlapping_writes_of_a_block_are_never_mixed(kind: Kind) {
+/// A promise of the format, not of a bare file (`--raw`): ext4 itself lets a read see a page of two writes.
+#[test]
+fn d10_overlapping_writes_of_a_block_are_never_mixed() {
     const BLOCKS: usize = 16;
-    let disk = Disk::new(kind, MIB);
+    let disk = Disk::new(Kind::Plain, MIB);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let writers: Vec<_> = (1..=2u8)
