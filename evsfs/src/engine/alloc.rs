@@ -37,6 +37,13 @@ pub(super) struct Run {
     pub(super) count: u64,
 }
 
+/// Slots that a writer has taken and that nothing refers to yet. They land when their entries are in the dirty map, or go back.
+#[must_use]
+pub(super) struct Flight {
+    number: u64,
+    pub(super) runs: Vec<Run>,
+}
+
 /// A region is taken up again when at least this much of it is free; else the file grows.
 const WORTH_FREE: u64 = REGION_SLOTS / 8;
 /// The file grows by at least this many slots (1 MiB) and at most the other (64 MiB).
@@ -88,6 +95,9 @@ struct Inner {
     cursor: u64,
     /// Whether a checkpoint runs: then changes keep the bits of its cut.
     cut: bool,
+    /// Slots of writers that are in the midst of a write, each with the number of its flight.
+    flights: Vec<(u64, Run)>,
+    next_flight: u64,
     used: u64,
     /// The same in the durable tree.
     durable_used: u64,
@@ -160,6 +170,8 @@ impl Allocator {
             damaged: BTreeMap::new(),
             cursor: regions - 1,
             cut: false,
+            flights: Vec::new(),
+            next_flight: 0,
             used,
             durable_used: used,
             clock: 0,
@@ -176,15 +188,35 @@ impl Allocator {
     ///
     /// # Errors
     /// [`VolumeError::NoSpace`] if the file cannot grow and nothing is free; nothing is taken then.
-    pub(super) fn take(&self, store: &Store, count: u64) -> Result<Vec<Run>, VolumeError> {
+    pub(super) fn take(&self, store: &Store, count: u64) -> Result<Flight, VolumeError> {
         let mut inner = self.inner.lock();
-        if !self.is_short(&mut inner, store, count) {
-            return self.take_in(&mut inner, store, count, Self::take_some);
-        }
-        if inner.full.is_some() {
+        let is_short = self.is_short(&mut inner, store, count);
+        if is_short && inner.full.is_some() {
             return Err(VolumeError::NoSpace);
         }
-        self.take_in(&mut inner, store, count, Self::take_behind)
+        let some = if is_short { Self::take_behind } else { Self::take_some };
+        let runs = self.take_in(&mut inner, store, count, some)?;
+        let number = inner.next_flight;
+        inner.next_flight += 1;
+        inner.flights.extend(runs.iter().map(|run| (number, *run)));
+        Ok(Flight { number, runs })
+    }
+
+    /// What refers to the slots is in the dirty map. The caller holds the gate since before it was there, so that no cut falls between: one that
+    /// had the entries and not the slots would let them be handed out again.
+    pub(super) fn land(&self, flight: &Flight) {
+        self.inner.lock().flights.retain(|(number, _)| *number != flight.number);
+    }
+
+    /// Gives back slots that nothing refers to, nor will.
+    pub(super) fn abandon(&self, store: &Store, flight: &Flight) {
+        let mut inner = self.inner.lock();
+        // At once with what frees them: whoever takes them next may have landed when a cut comes.
+        inner.flights.retain(|(number, _)| *number != flight.number);
+        for run in &flight.runs {
+            self.free_run(&mut inner, store, *run);
+            inner.used = inner.used.saturating_sub(run.count);
+        }
     }
 
     /// The same for pages of a checkpoint, which may have any. But as long as the host is not known to be full they, too, leave those few that

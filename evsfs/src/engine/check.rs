@@ -154,8 +154,7 @@ impl Core {
         let checkpointer = self.checkpointer.lock();
         // One moment for all: bitmaps, dirty entries, and the slots that wait to be freed.
         let (bits, dirty, waiting) = {
-            let _log = self.log.lock();
-            let _gate = self.gate.write();
+            let _alone = self.alone();
             let pending = self.pending.lock();
             let waiting = [&pending.replaced[..], &pending.discarded[..], &self.deferred.lock()[..]].concat();
             (self.alloc.loaded_bitmaps(), self.dirty.active().0, waiting)

@@ -202,8 +202,9 @@ impl Core {
         done
     }
 
-    /// The cut. Every writer that holds the gate has put its entries into the dirty map and the pending group when this gets it, so the
-    /// bitmaps of this moment call exactly those slots used that something refers to.
+    /// The cut. Every writer that holds the gate has put its entries into the dirty map and the pending group when this gets it, and the slots
+    /// of those who are in the midst of a write are left out, so the bitmaps of this moment call exactly those slots used that something
+    /// refers to.
     fn cut(
         &self,
         checkpointer: &mut Checkpointer,
@@ -242,7 +243,7 @@ impl Core {
         let group = self.take_pending();
         let discarded = std::mem::take(&mut *self.deferred.lock());
         self.dirty.freeze();
-        self.alloc.begin_cut();
+        self.alloc.begin_cut(&self.store);
         (group, discarded)
     }
 

@@ -1,7 +1,7 @@
 //! What the parts of the engine share.
 //!
-//! Locks, in the order in which they may be taken: that of a step of `task`, `checkpointer`, `log`, `gate`, a shard of `dirty`,
-//! `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
+//! Locks, in the order in which they may be taken: that of a step of `task`, `checkpointer`, `log`, `writing`, `gate`, a shard of
+//! `dirty`, `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use super::worker::Signals;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::{Anchor, Entry, Header, VersionRecord};
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Mutex, RwLock};
+use crate::sync::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, patiently, write_within};
 
 /// The map that the durable superblock names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +74,13 @@ pub(super) struct Limits {
     pub(super) deferred: usize,
 }
 
+/// Nobody changes anything.
+pub(super) struct Alone<'a> {
+    _gate: RwLockWriteGuard<'a, ()>,
+    _writing: RwLockWriteGuard<'a, ()>,
+    _log: MutexGuard<'a, Log>,
+}
+
 /// See the module.
 pub(super) struct Core {
     pub(super) store: Store,
@@ -82,8 +89,11 @@ pub(super) struct Core {
     pub(super) dirty: DirtyMap,
     pub(super) pending: Mutex<Pending>,
     pub(super) log: Mutex<Log>,
-    /// A writer holds it shared from the allocation of its slots to the insertion of their entries; the cut takes it whole. So at
-    /// the cut every slot that is taken is also referred to.
+    /// A writer holds it shared from the allocation of its slots to the insertion of their entries, while the host works, however long
+    /// that takes. So only what seldom happens takes it whole, by [`Core::alone`] or [`Core::between_writes`].
+    pub(super) writing: RwLock<()>,
+    /// A writer holds it shared while it inserts its entries and its slots land; the cut takes it whole. So at the cut a slot is referred to,
+    /// or its writer is in the midst of a write. Nobody holds it while the host works, but for a structural change.
     pub(super) gate: RwLock<()>,
     pub(super) root: RwLock<Root>,
     /// Snapshots and trash, as the durable superblock names them.
@@ -163,6 +173,20 @@ impl Core {
     /// Whether so many slots of discarded blocks wait to be freed that a checkpoint is worth it, or `times` as many.
     pub(super) fn is_crowded(&self, times: usize) -> bool {
         self.deferred.lock().len() > self.limits.deferred.saturating_mul(times)
+    }
+
+    /// Nobody is in the midst of a write, nor begins one. Others go on while this waits for somebody whom the host holds up.
+    pub(super) fn between_writes(&self) -> RwLockWriteGuard<'_, ()> {
+        patiently(|patience| write_within(&self.writing, patience))
+    }
+
+    /// The same, and nobody flushes, discards, or is in the midst of that.
+    pub(super) fn alone(&self) -> Alone<'_> {
+        let (log, writing) = patiently(|patience| {
+            let log = self.log.lock();
+            Some((log, write_within(&self.writing, patience)?))
+        });
+        Alone { _gate: self.gate.write(), _writing: writing, _log: log }
     }
 
     pub(super) fn check_writable(&self) -> Result<(), VolumeError> {

@@ -73,7 +73,7 @@ impl Core {
     /// A large range: one record, whatever its length.
     fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
         self.admit_discard(1, || 0)?;
-        // Nobody writes while the entries under it go, so that every entry that stays is newer than the range.
+        // Nobody inserts anything while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
         if self.dirty.is_hole(blocks) {
             return Ok(());

@@ -18,8 +18,10 @@ pub enum Protection {
     UnchangedMeanwhile,
     /// An entry comes into the dirty map and into the pending group under one lock of its block, so both have the same order.
     MapAndLogTogether,
-    /// A writer holds the gate until the slots that it took are referred to.
-    GateUntilInsertion,
+    /// A cut calls free what those took who are in the midst of a write.
+    CutWithoutFlights,
+    /// A writer's slots land within the gate, together with what refers to them.
+    LandingWithEntries,
     /// A checkpoint publishes its root before the frozen entries go.
     RootBeforeEntriesGo,
     /// The last group of the log counts only if its data is there.

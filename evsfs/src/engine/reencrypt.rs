@@ -54,8 +54,8 @@ impl Core {
             Ok(())
         })?;
         {
-            let _log = self.log.lock();
-            let _gate = self.gate.write();
+            // Who sealed something under the older DEK has inserted it: the walk begins after that, and finds it.
+            let _alone = self.alone();
             let epoch = u32::try_from(self.store.epochs.len() + 1).ok();
             let epoch = epoch.filter(|epoch| epoch_place(*epoch).is_some());
             let epoch = epoch.ok_or(VolumeError::EpochsExhausted)?;
@@ -139,8 +139,8 @@ impl Core {
             }
         }
         let borrowed = {
-            // Nobody is in the midst of a write, with slots that he may give back unused.
-            let _gate = self.gate.write();
+            // With slots that he may give back unused.
+            let _nobody = self.between_writes();
             self.alloc.borrow_free(&self.store, region, slot, WIPED_SLOTS)
         };
         let next = match borrowed {

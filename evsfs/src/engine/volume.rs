@@ -612,6 +612,7 @@ fn assemble(
         dirty,
         pending: Mutex::new(Pending::default()),
         log: Mutex::new(log),
+        writing: RwLock::new(()),
         gate: RwLock::new(()),
         root: RwLock::new(root),
         versions: RwLock::new(versions),

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::alloc::Run;
+use super::alloc::{Flight, Run};
 use super::commit::Change;
 use super::core::Core;
 use super::dirty::{CHUNK_BITS, Found};
@@ -109,23 +109,23 @@ impl Core {
         first: u64,
         data: &[u8],
         entries: &mut Vec<Entry>,
-        _gate: &RwLockReadGuard<'_, ()>,
-    ) -> Result<(), VolumeError> {
+        _writing: &RwLockReadGuard<'_, ()>,
+    ) -> Result<Flight, VolumeError> {
         let blocks = u64::try_from(data.len() / BLOCK).expect("at most 256");
-        let runs = self.alloc.take(&self.store, blocks)?;
-        let written = self.seal_and_write(first, data, &runs, entries);
+        let flight = self.alloc.take(&self.store, blocks)?;
+        let written = self.seal_and_write(first, data, &flight.runs, entries);
         if written.is_err() {
-            let slots: Vec<u64> = runs.iter().flat_map(|run| run.slot..run.slot + run.count).collect();
-            self.alloc.free(&self.store, &slots);
+            self.alloc.abandon(&self.store, &flight);
         }
         match written {
+            Ok(()) => Ok(flight),
             // The file is as before but for slots that nobody refers to.
             Err(VolumeError::NoSpace) => {
                 self.alloc.note_full();
                 Err(VolumeError::NoSpace)
             }
             Err(VolumeError::Io(error)) => Err(self.poison(VolumeError::Io(error))),
-            other => other,
+            Err(other) => Err(other),
         }
     }
 
@@ -169,11 +169,13 @@ impl Core {
     fn write_blocks(&self, first: u64, data: &[u8]) -> Result<(), VolumeError> {
         let blocks = data.len() / BLOCK;
         self.admit(blocks)?;
-        let gate = self.gate.read();
+        let writing = self.writing.read();
         let mut entries = Vec::with_capacity(blocks);
-        self.place(first, data, &mut entries, &gate)?;
-        let _gate = self.store.protections.has(Protection::GateUntilInsertion).then_some(gate);
+        let flight = self.place(first, data, &mut entries, &writing)?;
+        let gate = self.gate.read();
         self.insert(first, &entries);
+        let _gate = self.store.protections.has(Protection::LandingWithEntries).then_some(gate);
+        self.alloc.land(&flight);
         Ok(())
     }
 
@@ -237,10 +239,11 @@ impl Core {
                 continue;
             }
             bytes[within..within + part.len()].copy_from_slice(part);
-            let gate = self.gate.read();
+            let writing = self.writing.read();
             let mut entries = Vec::with_capacity(1);
-            self.place(block, bytes.as_slice(), &mut entries, &gate)?;
+            let flight = self.place(block, bytes.as_slice(), &mut entries, &writing)?;
             let new = entries[0];
+            let _gate = self.gate.read();
             let mut shard = self.dirty.lock(block);
             let unchanged = shard.find(block, self.hole) == found && self.dirty.moves() == moves;
             if unchanged || !self.store.protections.has(Protection::UnchangedMeanwhile) {
@@ -251,11 +254,12 @@ impl Core {
                     pending.replaced.push(old.slot());
                 }
                 pending.push(Change::Block(block, new));
+                self.alloc.land(&flight);
                 return Ok(());
             }
             drop(shard);
             // Nobody saw the slot.
-            self.alloc.free(&self.store, &[new.slot()]);
+            self.alloc.abandon(&self.store, &flight);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::region::Bitmap;
 use super::{Allocator, Entries, FAN, Inner, freed_twice, load_entries};
 use crate::engine::error::VolumeError;
+use crate::engine::protection::Protection;
 use crate::engine::store::Store;
 use crate::format::layout::{BLOCK, FANOUT, REGION_SLOTS, allocation_slots};
 use crate::format::{Block, Entry, MapPage, Tree};
@@ -25,9 +26,23 @@ pub(in crate::engine) struct Prepared {
 }
 
 impl Allocator {
-    /// The cut: from now on the bits of this moment are kept until [`Self::commit`] or [`Self::abandon_cut`]. The caller keeps writers away.
-    pub(in crate::engine) fn begin_cut(&self) {
-        self.inner.lock().cut = true;
+    /// The cut: from now on the bits of this moment are kept until [`Self::commit`] or [`Self::abandon_cut`]. The caller has the gate.
+    ///
+    /// Nobody waits for those who are in the midst of a write: what they took is free in the cut, as what is taken after it is.
+    pub(in crate::engine) fn begin_cut(&self, store: &Store) {
+        let mut guard = self.inner.lock();
+        let inner: &mut Inner = &mut guard;
+        inner.cut = true;
+        if !store.protections.has(Protection::CutWithoutFlights) {
+            return;
+        }
+        for (_, run) in &inner.flights {
+            // (It is in memory: a bitmap with a slot that was taken since the last cut is not as in the file.)
+            let Some(region) = inner.loaded.get_mut(&(run.slot / REGION_SLOTS)) else { continue };
+            let bits = Arc::make_mut(region.at_cut.get_or_insert_with(|| Arc::clone(&region.bits)));
+            let first = run.slot % REGION_SLOTS;
+            (first..first + run.count).for_each(|slot| bits.clear(slot));
+        }
     }
 
     /// The cut's checkpoint failed: there will be another cut. What it wrote of the tree stands where no superblock refers to.

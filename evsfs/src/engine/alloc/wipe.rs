@@ -82,8 +82,8 @@ impl Allocator {
         Ok(places.collect())
     }
 
-    /// Takes free slots of a region, at most `most`, from its slot `from` on, and says where to go on. The caller holds the gate, so that no
-    /// cut sees them taken, until it gives them back.
+    /// Takes free slots of a region, at most `most`, from its slot `from` on, and says where to go on. The caller holds the checkpointer, so that
+    /// no cut sees them taken, until it gives them back.
     pub(in crate::engine) fn borrow_free(
         &self,
         store: &Store,
