@@ -2,6 +2,7 @@
 
 mod bad_sectors;
 mod behaviour;
+mod bounds;
 mod cost;
 mod model;
 mod space;
