@@ -4,6 +4,7 @@ mod bad_sectors;
 mod behaviour;
 mod bounds;
 mod cost;
+mod direct;
 mod model;
 mod space;
 mod stress;
