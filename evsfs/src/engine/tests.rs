@@ -6,6 +6,7 @@ mod bounds;
 mod cost;
 mod direct;
 mod model;
+mod progress;
 mod space;
 mod stress;
 mod versions;
