@@ -129,7 +129,7 @@ impl Contents {
                     match read(at, block) {
                         Ok(()) => contents.put(at, block),
                         Err(VolumeError::DamagedBlock { reason: Damage::Lost, .. }) => {
-                            contents.lose(at, BLOCK)
+                            contents.lose(at, BLOCK);
                         }
                         Err(error) => panic!("{error}"),
                     }
