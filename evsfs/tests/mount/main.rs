@@ -9,6 +9,8 @@ mod cost;
 mod damage;
 mod disk;
 mod file_systems;
+mod full_host;
+mod hosts;
 mod lifecycle;
 mod mapped;
 mod operations;
