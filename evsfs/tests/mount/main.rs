@@ -7,6 +7,7 @@ mod bad_input;
 mod contents;
 mod cost;
 mod damage;
+mod dead_host;
 mod disk;
 mod file_systems;
 mod full_host;
