@@ -1,42 +1,19 @@
 //! A host that takes seconds for what others do in microseconds: only those who asked it for something wait.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::disk::{Disk, Kind, MIB};
+use crate::trace::Traced;
 
 /// More than may serve at once on any machine.
 const WRITERS: u64 = 5;
 
-/// The calls of a process each begin late, for as long as this lives.
-struct Delayed(Child);
-
-impl Delayed {
-    /// Every call of `calls` by the process that serves `disk` begins after so many microseconds.
-    fn new(disk: &Disk, calls: &str, microseconds: u64) -> Self {
-        let mut child = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:delay_enter={microseconds}"), "-p", &disk.pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace can be run");
-        let mut lines = BufReader::new(child.stderr.as_mut().expect("piped")).lines();
-        let attached = lines.next().expect("strace says that it is there").unwrap();
-        assert!(attached.contains("attached"), "{attached}");
-        Self(child)
-    }
-}
-
-impl Drop for Delayed {
-    fn drop(&mut self) {
-        // strace lets go of the process when it dies.
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+/// Every call of `calls` by the process that serves `disk` begins after so many microseconds.
+fn delayed(disk: &Disk, calls: &str, microseconds: u64) -> Traced {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter={microseconds}"));
+    Traced::new(disk.pid, &["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject])
 }
 
 /// Begins so many requests that hang in the host, and once they do, a read that does not need it. Gives how many had ended by then.
@@ -77,7 +54,7 @@ fn waiting() -> u64 {
 fn d10_readers_go_on_while_writers_hang_in_the_host() {
     let disk = Disk::new(Kind::Plain, 64 * MIB);
     let files: Vec<_> = (0..WRITERS).map(|_| disk.open()).collect();
-    let delayed = Delayed::new(&disk, "pwrite64", 3_000_000);
+    let delayed = delayed(&disk, "pwrite64", 3_000_000);
     let ended = ended_before_a_read(&disk, WRITERS, |number| {
         files[number as usize].write_all_at(&[7; 4096], number * MIB).unwrap();
     });
@@ -90,7 +67,7 @@ fn d10_readers_go_on_while_a_flush_hangs_in_the_host() {
     let disk = Disk::new(Kind::Plain, 64 * MIB);
     let file = disk.open();
     file.write_all_at(&[7; 4096], 0).unwrap();
-    let delayed = Delayed::new(&disk, "fdatasync", 3_000_000);
+    let delayed = delayed(&disk, "fdatasync", 3_000_000);
     // The kernel has one flush of a file under way at a time.
     let ended = ended_before_a_read(&disk, 1, |_| file.sync_data().unwrap());
     drop(delayed);
