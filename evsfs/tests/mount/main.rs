@@ -17,6 +17,7 @@ mod mapped;
 mod operations;
 mod places;
 mod real_file;
+mod reclaim;
 mod secrets;
 mod slow_host;
 mod space;
