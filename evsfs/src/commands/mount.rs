@@ -25,6 +25,9 @@ use crate::serve::{self, Readiness, Ready, Settings, Signals};
 use crate::unlock::Expected;
 use crate::{lock, mount};
 
+/// The engine looks after a volume that nobody writes to this much less often than what is not urgent is done otherwise: every 30 seconds.
+const TICKS_IN_A_ROUND: u32 = 3;
+
 pub(super) fn run(arguments: &cli::Mount, output: Output) -> Result<(), Failure> {
     if arguments.background_child {
         return in_background(arguments);
@@ -150,6 +153,7 @@ fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, Settings), Failu
         accept_rollback: arguments.accept_rollback.then_some("evsfs mount --accept-rollback"),
         memory: arguments.memory.map(|memory| memory.0),
         background: true,
+        idle_round: Some(Duration::from_millis(arguments.tick) * TICKS_IN_A_ROUND),
     };
     let opened = open::open(&file, &KeyService::from_env(), &access)?;
     Ok((VolumeDevice::start(opened, &file, arguments.read_only)?, settings))

@@ -11,6 +11,7 @@ mod dead_host;
 mod disk;
 mod file_systems;
 mod full_host;
+mod full_log;
 mod hosts;
 mod lifecycle;
 mod mapped;
