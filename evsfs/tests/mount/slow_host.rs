@@ -11,7 +11,7 @@ use crate::trace::Traced;
 const WRITERS: u64 = 5;
 
 /// Every call of `calls` by the process that serves `disk` begins after so many microseconds.
-fn delayed(disk: &Disk, calls: &str, microseconds: u64) -> Traced {
+pub(crate) fn delayed(disk: &Disk, calls: &str, microseconds: u64) -> Traced {
     let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter={microseconds}"));
     Traced::new(disk.pid, &["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject])
 }
