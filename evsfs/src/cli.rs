@@ -235,7 +235,7 @@ pub struct Mount {
     /// Listen for requests at this path as well
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
-    /// Write the log of the serving process to this file (without it a process in the background keeps none)
+    /// Write the log of the serving process to this file, which must not lie on the disk (without it a process in the background keeps none)
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Stay until the disk is detached

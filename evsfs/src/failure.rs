@@ -150,6 +150,16 @@ pub enum UsageError {
         /// Bytes at most.
         most: usize,
     },
+    /// A log that would be written into the volume file, or lie behind the mount.
+    #[error("the log {log} would lie on the disk that it is of: give --log a path outside of {file} and {point}", log = log.display(), file = file.display(), point = point.display())]
+    LogOnItsDisk {
+        /// The log.
+        log: PathBuf,
+        /// The volume file.
+        file: PathBuf,
+        /// Where it is to be mounted.
+        point: PathBuf,
+    },
 }
 
 /// Why a serving process could not be started or talked to.
@@ -362,6 +372,9 @@ impl Failure {
                 }
                 DeviceError::Volume(error) => volume_kind(error),
             },
+            Self::Usage(UsageError::LogOnItsDisk { .. }) => {
+                ("usage", Exit::Usage, "see `evsfs mount --help`")
+            }
             Self::Usage(_) => ("usage", Exit::Usage, "see `evsfs create --help`"),
             Self::Backing(error) => match error {
                 FileBackingError::InUse { .. } => (

@@ -21,6 +21,7 @@ use fuser::{
     PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use tracing::field::display;
 use tracing::{debug, error};
 use uuid::Uuid;
 
@@ -104,10 +105,23 @@ impl<D: BlockDevice> DiskFs<D> {
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
+        self.failed_in(None, what, offset, length, error)
+    }
+
+    /// What failed in a snapshot, if one is named, and what the kernel is told.
+    fn failed_in(
+        &self,
+        snapshot: Option<Uuid>,
+        what: &str,
+        offset: u64,
+        length: u64,
+        error: &DeviceError,
+    ) -> Errno {
         let errno = errno(error);
         if is_fault(error) {
-            if let Some(untold) = self.reported.take(offset) {
-                error!(volume = self.name, offset, length, %error, untold, "{what} failed");
+            if let Some(untold) = self.reported.take_in(snapshot, offset) {
+                let snapshot = snapshot.map(display);
+                error!(volume = self.name, snapshot, offset, length, %error, untold, "{what} failed");
             }
         } else {
             debug!(volume = self.name, offset, length, %error, "{what} refused");
@@ -282,7 +296,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
             let buf = buffer.get_or_insert_with(ReadBuffer::new).slice(length_of);
             match self.threads.call(Kind::Read, length, || self.read_from(snapshot, offset, buf)) {
                 Ok(()) => reply.data(buf),
-                Err(error) => reply.error(self.failed("read", offset, length, &error)),
+                Err(error) => reply.error(self.failed_in(snapshot, "read", offset, length, &error)),
             }
         });
     }
@@ -413,7 +427,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         match found {
             Ok(Some(at)) => reply.offset(i64::try_from(at).expect("sizes are far below 2^63")),
             Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => reply.error(self.failed("lseek", from, 0, &error)),
+            Err(error) => reply.error(self.failed_in(snapshot.map(|(id, _)| id), "lseek", from, 0, &error)),
         }
     }
 

@@ -4,6 +4,7 @@
 //! `dirty`, `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::alloc::Allocator;
 use super::cache::PageCache;
@@ -120,6 +121,8 @@ pub(super) struct Core {
     pub(super) base: RwLock<Option<Arc<dyn BaseImage>>>,
     pub(super) read_only: bool,
     pub(super) background: bool,
+    /// How often the checkpointer looks after a volume that nobody writes to.
+    pub(super) idle_round: Duration,
     pub(super) poisoned: AtomicBool,
     /// Damaged blocks that the log has heard of.
     pub(super) reported: Ration,

@@ -1,6 +1,7 @@
 //! What callers choose when they create and open volumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -90,6 +91,8 @@ pub struct OpenOptions {
     /// Whether a committer and a checkpointer thread run. Without them everything happens on the calling thread, in an order that
     /// depends on nothing else, and nothing is committed but by `Volume::flush` and when a limit is reached.
     pub background: bool,
+    /// How often an otherwise idle volume is checkpointed, so that discarded space goes back to the host.
+    pub idle_round: Duration,
     /// Never write to the file.
     pub read_only: bool,
     /// Where the host fails to read the log, take that for its end: [`super::Volume::ends_unread`] tells. Only together with `read_only`, to
@@ -118,6 +121,7 @@ impl Default for OpenOptions {
         Self {
             memory: 192 << 20,
             background: true,
+            idle_round: Duration::from_secs(30),
             read_only: false,
             salvage: false,
             anchor: None,

@@ -632,6 +632,7 @@ fn assemble(
         base: RwLock::new(options.base),
         read_only: options.read_only,
         background: options.background,
+        idle_round: options.idle_round,
         poisoned: AtomicBool::new(false),
         reported: super::ration::Ration::default(),
         signals,

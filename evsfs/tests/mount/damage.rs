@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evsfs::format::{MapPage, layout::allocation_slots};
 use serde_json::Value;
@@ -383,10 +383,7 @@ fn d10_of_a_file_that_was_cut_off_what_is_left_is_read_saved_and_written_on() {
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     drop(view);
     let log = disk.log();
-    let told = |line: &&str| {
-        line.contains(&format!("block {LATER}")) && line.contains("cut off") && line.contains("volume")
-    };
-    assert!(log.lines().any(|line| told(&line)), "{log}");
+    told(&log, &[&uuid(&disk.file()), &format!("block {LATER}:"), "cut off"]);
     write(&disk, LATER + 20, 5);
     write(&disk, 12_000, 0);
     disk.detach();
@@ -399,6 +396,94 @@ fn d10_of_a_file_that_was_cut_off_what_is_left_is_read_saved_and_written_on() {
         assert!(read(&view, block * BLOCK, 4096) == contents(block + 5), "block {block}");
     }
     assert!(view.read_at(&mut [0; 4096], (LATER + 3) * BLOCK).is_err(), "what was lost is no hole");
+}
+
+fn uuid(file: &Path) -> String {
+    let output = run(env!("CARGO_BIN_EXE_evsfs"), &["info".as_ref(), file.as_os_str(), "--json".as_ref()]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    value["uuid"].as_str().unwrap().to_owned()
+}
+
+/// One line of the log has all of it.
+#[track_caller]
+fn told(log: &str, facts: &[&str]) {
+    let has_all = |line: &str| facts.iter().all(|fact| line.contains(fact));
+    assert!(log.lines().any(has_all), "no line has all of {facts:?}\n{log}");
+}
+
+#[track_caller]
+fn refused(view: &File, block: u64) {
+    let error = view.read_at(&mut [0; 4096], block * BLOCK).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::EIO), "block {block}");
+}
+
+const CHANGED: &str = "it does not verify";
+
+/// Each of them while it is attached, by the one who reads it.
+#[test]
+fn f2_the_log_names_volume_block_and_reason_of_whatever_is_damaged() {
+    let mut disk = filled();
+    let output = run(
+        env!("CARGO_BIN_EXE_evsfs"),
+        &["snapshot".as_ref(), disk.file().as_os_str(), "s".as_ref(), "--json".as_ref()],
+    );
+    let snapshot: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let snapshot = snapshot["id"].as_str().unwrap().to_owned();
+    disk.attach();
+    disk.open().write_all_at(&contents(1), (FIRST + 7) * BLOCK).unwrap();
+    disk.detach();
+    // The same block of the disk and of the snapshot, another of both, and the leaf of others, which both have.
+    damage(&disk, |bytes| {
+        let of = |block: u64| slots(bytes, |slot| *slot == contents(block));
+        let under: Vec<u64> = of(FIRST + 128).into_iter().map(|slot| slot as u64).collect();
+        let leaves = slots(bytes, |slot| {
+            is_leaf(slot) && under.contains(&MapPage::decode(slot, true).unwrap().entry(0).slot())
+        });
+        [of(FIRST + 7), of(1), of(FIRST + 3), leaves].concat()
+    });
+    let volume = uuid(&disk.file());
+    disk.attach();
+    let view = disk.open();
+    let of_snapshot = File::open(disk.point().join(format!("snapshot-{snapshot}"))).unwrap();
+    for block in [FIRST + 3, FIRST + 7] {
+        refused(&view, block);
+        told(&disk.log(), &[&volume, &format!("block {block}:"), CHANGED]);
+        refused(&of_snapshot, block);
+        // Whoever reads the log finds the snapshot by its id, although the same block of the disk was told of before.
+        told(&disk.log(), &[&volume, &format!("block {block}:"), CHANGED, &snapshot]);
+    }
+    refused(&view, FIRST + 200);
+    told(&disk.log(), &[&volume, &format!("map page of level 0 above block {}:", FIRST + 128), CHANGED]);
+    refused(&of_snapshot, FIRST + 201);
+    told(
+        &disk.log(),
+        &[&volume, &format!("map page of level 0 above block {}:", FIRST + 128), CHANGED, &snapshot],
+    );
+    assert!(read(&view, (FIRST + 9) * BLOCK, 4096) == contents(FIRST + 9), "others are as they were");
+}
+
+#[test]
+fn f2_the_log_names_a_damaged_block_of_the_base_as_the_bases() {
+    let base = filled();
+    let thin = base.dir().join("thin");
+    run(
+        env!("CARGO_BIN_EXE_evsfs"),
+        &[
+            "create".as_ref(),
+            thin.as_os_str(),
+            "--plain".as_ref(),
+            "--base".as_ref(),
+            base.file().as_os_str(),
+        ],
+    );
+    damage(&base, |bytes| slots(bytes, |slot| *slot == contents(FIRST + 3)));
+    let disk = Disk::over(Kind::Plain, &thin, &[]);
+    let view = disk.open();
+    refused(&view, FIRST + 3);
+    told(&disk.log(), &[&uuid(&base.file()), &format!("block {}:", FIRST + 3), CHANGED]);
+    // What the disk has of its own is read without it.
+    view.write_all_at(&contents(5), (FIRST + 3) * BLOCK).unwrap();
+    assert!(read(&view, (FIRST + 3) * BLOCK, 4096) == contents(5));
 }
 
 /// A guest that reads a bad block in a loop does not fill the disk that the log is on.

@@ -1,42 +1,19 @@
 //! A host that takes seconds for what others do in microseconds: only those who asked it for something wait.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use crate::disk::{Disk, Kind, MIB};
+use crate::trace::Traced;
 
 /// More than there are processors on many a machine, and fewer than may serve at once.
 const WRITERS: u64 = 5;
 
-/// The calls of a process each begin late, for as long as this lives.
-struct Delayed(Child);
-
-impl Delayed {
-    /// Every call of `calls` by the process that serves `disk` begins after so many microseconds.
-    fn new(disk: &Disk, calls: &str, microseconds: u64) -> Self {
-        let mut child = Command::new("strace")
-            .args(["-f", "-o", "/dev/null", "-e", &format!("trace={calls}")])
-            .args(["-e", &format!("inject={calls}:delay_enter={microseconds}"), "-p", &disk.pid.to_string()])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("strace can be run");
-        let mut lines = BufReader::new(child.stderr.as_mut().expect("piped")).lines();
-        let attached = lines.next().expect("strace says that it is there").unwrap();
-        assert!(attached.contains("attached"), "{attached}");
-        Self(child)
-    }
-}
-
-impl Drop for Delayed {
-    fn drop(&mut self) {
-        // strace lets go of the process when it dies.
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-    }
+/// Every call of `calls` by the process that serves `disk` begins after so many microseconds.
+pub(crate) fn delayed(disk: &Disk, calls: &str, microseconds: u64) -> Traced {
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter={microseconds}"));
+    Traced::new(disk.pid, &["-f", "-o", "/dev/null", "-e", &trace, "-e", &inject])
 }
 
 /// Longer than any machine takes to get as far as the read. When that has its answer, they go on at once.
@@ -50,7 +27,7 @@ fn ended_before_a_read(
     (requests, call): (u64, libc::c_long),
     begin: impl Fn(u64) + Sync,
 ) -> usize {
-    let delayed = Delayed::new(disk, calls, HELD_UP);
+    let delayed = delayed(disk, calls, HELD_UP);
     let ended = AtomicUsize::new(0);
     let reader = disk.open();
     let mut buffer = vec![1; 4096];
