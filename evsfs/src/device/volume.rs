@@ -85,7 +85,7 @@ impl BlockDevice for VolumeDevice {
     }
 
     fn allocated(&self) -> u64 {
-        self.volume.stats().used_slots * BLOCK
+        self.volume.used()
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {

@@ -72,6 +72,8 @@ pub(super) struct Limits {
     pub(super) log_reserve: u64,
     /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
     pub(super) deferred: usize,
+    /// Regions that a check has in memory at once.
+    pub(super) check: usize,
 }
 
 /// See the module.

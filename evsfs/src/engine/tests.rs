@@ -3,8 +3,10 @@
 mod bad_sectors;
 mod behaviour;
 mod cost;
+mod large;
 mod model;
 mod space;
+mod sparse;
 mod stress;
 mod versions;
 
@@ -15,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+pub(super) use self::sparse::Sparse;
 use super::{CreateParams, OpenError, OpenOptions, Volume};
 use crate::backing::Backing;
 use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
