@@ -189,6 +189,10 @@ impl Attachment for VolumeDevice {
         anchors.advance(self.volume.anchor(), || self.volume.offer_anchor());
     }
 
+    fn rest(&self) {
+        self.volume.rest();
+    }
+
     fn close(self) -> Result<(), Failure> {
         let closed = self.volume.close();
         if let (Some(anchors), Ok(anchor)) = (self.anchors, &closed)

@@ -196,6 +196,17 @@ impl Core {
         error
     }
 
+    /// See [`super::Volume::rest`].
+    pub(super) fn rest(&self) {
+        if self.running_task().is_none() {
+            self.cache.clear();
+            self.alloc.rest();
+            if let Some(base) = self.base_now() {
+                base.rest();
+            }
+        }
+    }
+
     pub(super) fn stats(&self) -> Stats {
         let counters = &self.store.counters;
         let (file_slots, used_slots) = self.alloc.totals();

@@ -376,6 +376,11 @@ impl Volume {
         self.core.alloc.used() * BLOCK_BYTES
     }
 
+    /// Drops from memory what can be read again, for who has nothing to do; not while a re-encryption or a flatten runs, which goes on using it.
+    pub fn rest(&self) {
+        self.core.rest();
+    }
+
     /// Whether this is the DEK that the header's wrapped DEK has to open to.
     #[must_use]
     pub fn has_key(&self, dek: &Dek) -> bool {
@@ -523,6 +528,9 @@ impl BaseImage for Volume {
     }
     fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError> {
         self.core.next_hole(offset, end)
+    }
+    fn rest(&self) {
+        self.core.rest();
     }
 }
 

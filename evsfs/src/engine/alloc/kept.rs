@@ -81,6 +81,13 @@ impl Allocator {
         }
     }
 
+    /// Drops all bitmaps that are as in the file: nobody is going to need them soon.
+    pub(in crate::engine) fn rest(&self) {
+        let mut inner = self.inner.lock();
+        forget(&mut inner, |_| true);
+        inner.loaded.shrink_to_fit();
+    }
+
     /// Pages of the tree in memory.
     #[cfg(test)]
     pub(in crate::engine) fn pages(&self) -> usize {
