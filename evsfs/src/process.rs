@@ -9,7 +9,7 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
-pub use allocations::keep_large_buffers_apart;
+pub use allocations::{ProcessMemory, give_back_memory, keep_large_buffers_apart};
 pub use descriptors::keep_from_children;
 
 /// Turns off core dumps and inspection by other processes of the same user.

@@ -31,7 +31,7 @@ use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
 use crate::fuse::{Closed, DiskFs, Openings, Threads};
 use crate::mount::{self, MountError, Mounted, Point, table};
-use crate::process::{processors, resident_bytes};
+use crate::process::{give_back_memory, processors, resident_bytes};
 
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
 const KERNEL: Duration = Duration::from_secs(1);
@@ -58,6 +58,9 @@ pub trait Attachment: BlockDevice + Sized {
 
     /// Called every few seconds.
     fn tick(&self) {}
+
+    /// Nobody has asked for anything for a while: drops from memory what can be read again.
+    fn rest(&self) {}
 
     /// Makes everything durable and erases what is secret.
     ///
@@ -190,6 +193,11 @@ impl<D: Attachment> Service<D> {
             match self.next(&mut due, if leaving { AGAIN.min(self.tick) } else { self.tick }) {
                 Err(RecvTimeoutError::Timeout) => {
                     self.device.tick();
+                    if self.threads.are_idle() {
+                        self.device.rest();
+                        self.threads.drop_buffers();
+                        give_back_memory();
+                    }
                     if !self.openings.is_in_use() && (leaving || self.is_left()) {
                         match self.unmount() {
                             Ok(flushed) => {

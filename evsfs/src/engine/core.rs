@@ -73,6 +73,8 @@ pub(super) struct Limits {
     pub(super) log_reserve: u64,
     /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
     pub(super) deferred: usize,
+    /// Regions that a check has in memory at once.
+    pub(super) check: usize,
 }
 
 /// Nobody changes anything.
@@ -219,6 +221,17 @@ impl Core {
         }
         self.signals.wake();
         error
+    }
+
+    /// See [`super::Volume::rest`].
+    pub(super) fn rest(&self) {
+        if self.running_task().is_none() {
+            self.cache.clear();
+            self.alloc.rest();
+            if let Some(base) = self.base_now() {
+                base.rest();
+            }
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {

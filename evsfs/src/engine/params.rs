@@ -80,6 +80,9 @@ pub trait BaseImage: Send + Sync {
     /// # Errors
     /// As `Volume::read`.
     fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError>;
+
+    /// Nobody reads at the moment: what can be read again may go from memory.
+    fn rest(&self) {}
 }
 
 /// How to open a volume.
