@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::disk::{Aligned, Aligned, Disk, Kind, MIB, Numbers, evsfs, read, refusal, run};
+use crate::disk::{Aligned, Disk, Kind, MIB, Numbers, evsfs, read, refusal, run};
 
 const TIB: u64 = 1 << 40;
 const BLOCK: u64 = 4096;

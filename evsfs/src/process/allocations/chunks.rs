@@ -51,7 +51,7 @@ impl Chunks {
             let Some(chunk) = map() else { return ptr::null_mut() };
             // SAFETY: the mapping is new, and long enough for what a chunk begins with.
             unsafe {
-                chunk.write(Chunk { free: ALL_FREE, next: ptr::null_mut(), previous: ptr::null_mut() })
+                chunk.write(Chunk { free: ALL_FREE, next: ptr::null_mut(), previous: ptr::null_mut() });
             };
             self.mapped += 1;
             self.empty += 1;
