@@ -467,6 +467,9 @@ impl Core {
             Portion::Pressing => (None, 0),
             Portion::Leaves(leaves) => (end_of(&items, &holes, leaves), self.limits.trash),
         };
+        if let Some(end) = end {
+            work = work.leaving(self.dirty.frozen_slots_from(end));
+        }
         let part = 0..end.unwrap_or(u64::MAX);
         let items = &items[..items.partition_point(|block| *block < part.end)];
         match self.build_pages(checkpointer, &mut work, (items, &holes.clipped(part)), trash, edit) {
@@ -624,7 +627,7 @@ impl Core {
         };
         let taken = union(work.taken(), attempt.taken());
         let freed = union(work.freed(), attempt.freed());
-        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed, &plan.regions)?))
+        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed, work.left(), &plan.regions)?))
     }
 
     fn log_head(&self, sequence: u64) -> LogHead {

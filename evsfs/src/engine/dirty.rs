@@ -399,6 +399,18 @@ impl DirtyMap {
         (entries, self.shards[0].read().frozen.holes.clipped(start..u64::MAX))
     }
 
+    /// The slots of frozen data from this block on, in no order.
+    pub(super) fn frozen_slots_from(&self, start: u64) -> Vec<u64> {
+        let mut slots = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let here = shard.frozen.entries.iter().filter(|(block, _)| **block >= start);
+            let data = here.map(|(_, entry)| entry).filter(|entry| entry.is_data() && !is_lost(entry));
+            slots.extend(data.map(Entry::slot));
+        }
+        slots
+    }
+
     /// A frozen entry.
     pub(super) fn frozen_entry(&self, block: u64) -> Option<Entry> {
         self.shards[Self::index(block)].read().frozen.entries.get(&block).copied()
