@@ -89,6 +89,11 @@ impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
         Self { superblock, tables, cut: None, closing: false, places_complete: false }
     }
+
+    /// Slots that the checkpoint of the cut that stands will free.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = u64> + '_ {
+        self.cut.iter().flat_map(|cut| cut.freed.iter().chain(&cut.discarded).copied())
+    }
 }
 
 impl Core {

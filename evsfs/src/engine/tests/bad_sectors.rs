@@ -184,6 +184,10 @@ fn f11_what_cannot_be_carried_over_stays_in_the_cut() {
     for _ in 0..3 {
         assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 1, .. })));
     }
+    // A check names it, and looks at what waits for it too.
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert_eq!((report.bad_count, report.blocks), (1, 500), "{report:?}");
+    assert_eq!((report.unaccounted_slots, report.shared_slots), (0, 0), "{report:?}");
     volume.flush().unwrap();
     drop(volume);
     let volume = rig.open();
