@@ -14,17 +14,16 @@ use super::store::count;
 use super::tables::Tables;
 use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
-use crate::format::layout::{BLOCK_BYTES, FANOUT_BITS, SUPERBLOCK_SLOTS};
+use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
 
-/// Leaves of the first piece of a checkpoint on a full host. With the pages above them they are fewer than the slots that are kept.
-const PIECE_FIRST: usize = 64;
-/// Pieces at most; what comes in meanwhile is for later.
-const PIECES_MOST: usize = 1000;
+mod pieces;
+
+use pieces::end_of;
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -409,24 +408,6 @@ impl Core {
         checkpointer.cut = None;
     }
 
-    /// A cut whose checkpoint found no space is as if there had been a flush only: its entries are dirty as before, and what was replaced by then is free.
-    /// What it hid from the map, and what is hidden of its own entries since, waits for the next checkpoint, as what is discarded does.
-    ///
-    /// So the next one needs no page for what is discarded until then. `gate` keeps writers away, unless the caller does.
-    fn undo_cut(&self, checkpointer: &mut Checkpointer, gate: Option<RwLockWriteGuard<'_, ()>>) {
-        let Some(cut) = checkpointer.cut.take() else { return };
-        self.alloc.abandon_cut();
-        self.alloc.free(&self.store, &cut.freed);
-        self.deferred.lock().extend(cut.discarded);
-        self.thaw(gate);
-    }
-
-    fn thaw(&self, gate: Option<RwLockWriteGuard<'_, ()>>) {
-        let hidden = self.dirty.thaw();
-        self.deferred.lock().extend(hidden);
-        drop(gate);
-    }
-
     /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
     /// and if that does not do either, whoever comes next asks the host anew.
     ///
@@ -541,27 +522,6 @@ impl Core {
         }
         built.work.abandon(self);
         Err(VolumeError::NoSpace)
-    }
-
-    /// On a full host, and where more leaves of the map changed than there are slots for: one piece of the map after the other. Each frees the
-    /// pages, and the data, that it replaces, for the next.
-    ///
-    /// # Errors
-    /// [`VolumeError::NoSpace`] if not even one leaf can be written: because it is a new one, and nothing else is freed with it.
-    fn checkpoint_in_pieces(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
-        let mut leaves = PIECE_FIRST;
-        for _ in 0..PIECES_MOST {
-            let mut log = self.log.lock();
-            {
-                let gate = self.gate.write();
-                self.cut(checkpointer, &mut log, gate)?;
-            }
-            if self.piece(checkpointer, &mut log, &mut leaves)? {
-                return Ok(());
-            }
-            leaves = leaves.saturating_mul(2);
-        }
-        Ok(())
     }
 
     /// Brings a part of the cut into the map. The rest goes to the log once more, densely, and there the log of the new superblock begins, as in a
@@ -779,18 +739,6 @@ impl Core {
         count(&self.store.counters.compactions, 1);
         Ok(true)
     }
-}
-
-/// The first block behind the first `leaves` leaves that these entries, sorted, and the ends of these ranges lie under; none if that is all.
-fn end_of(items: &[u64], holes: &RangeSet, leaves: usize) -> Option<u64> {
-    if leaves > items.len() + 2 * holes.len() {
-        return None;
-    }
-    let ends = holes.iter().flat_map(|range| [range.start, range.end - 1]);
-    let mut all: Vec<u64> = items.iter().copied().chain(ends).map(|block| block >> FANOUT_BITS).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.get(leaves).map(|leaf| leaf << FANOUT_BITS)
 }
 
 /// What no record of the log says: only a page of the map does.

@@ -181,6 +181,13 @@ impl ShardGuard<'_> {
     }
 }
 
+/// Slots of entries that newer ones hid before either was in the map.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Hidden {
+    pub(super) replaced: Vec<u64>,
+    pub(super) discarded: Vec<u64>,
+}
+
 /// See the module.
 pub(super) struct DirtyMap {
     shards: Box<[RwLock<Shard>]>,
@@ -321,9 +328,8 @@ impl DirtyMap {
         self.moves.fetch_add(1, Ordering::Release);
     }
 
-    /// Undoes a cut: what is frozen becomes active again, under what came since, and gives the slots of what that hides. The caller keeps writers
-    /// away.
-    pub(super) fn thaw(&self) -> Vec<u64> {
+    /// Undoes a cut: what is frozen becomes active again, under what came since. The caller keeps writers away.
+    pub(super) fn thaw(&self) -> Hidden {
         let (frozen, newer) = {
             let first = self.shards[0].read();
             (Arc::clone(&first.frozen.holes), Arc::clone(&first.active.holes))
@@ -332,18 +338,20 @@ impl DirtyMap {
         frozen.iter().for_each(|range| all.insert(range));
         self.ranges.store(all.len(), Ordering::Release);
         let all = Arc::new(all);
-        let mut hidden = Vec::new();
+        let mut hidden = Hidden::default();
         for shard in &self.shards {
             let mut shard = shard.write();
             let Layer { entries, .. } = std::mem::take(&mut shard.frozen);
             for (block, entry) in entries {
-                if shard.active.entries.contains_key(&block) || newer.contains(block) {
-                    if entry.is_data() && !is_lost(&entry) {
-                        hidden.push(entry.slot());
-                    }
-                } else {
+                let by = shard.active.entries.get(&block).map(Entry::is_data);
+                let Some(by_data) = by.or(newer.contains(block).then_some(false)) else {
                     shard.active.insert(block, entry);
                     self.active.fetch_add(1, Ordering::Release);
+                    continue;
+                };
+                if entry.is_data() && !is_lost(&entry) {
+                    let slots = if by_data { &mut hidden.replaced } else { &mut hidden.discarded };
+                    slots.push(entry.slot());
                 }
             }
             shard.active.holes = Arc::clone(&all);
@@ -565,9 +573,7 @@ mod tests {
         map.clear_frozen_before(2);
         assert_eq!((find(&map, 1), map.len()), (Found::Below, 6));
         let before = map.moves();
-        let mut hidden = map.thaw();
-        hidden.sort_unstable();
-        assert_eq!(hidden, [102, 700]);
+        assert_eq!(map.thaw(), Hidden { replaced: vec![102], discarded: vec![700] });
         assert_ne!(map.moves(), before);
         assert_eq!((map.active_len(), map.active_ranges(), map.len()), (4, 2, 4));
         for (block, slot) in [(2, 7), (3, 103), (650, 8), (900, 1000)] {
