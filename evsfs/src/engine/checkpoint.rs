@@ -12,7 +12,6 @@ use super::protection::Protection;
 use super::ranges::RangeSet;
 use super::store::count;
 use super::tables::Tables;
-use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
 use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
@@ -642,13 +641,8 @@ impl Core {
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.
     pub(super) fn relieve(&self) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
-        let full = || {
-            let chunk = usize::try_from(self.limits.chunk).unwrap_or(0);
-            self.dirty.active_len() + chunk > self.limits.dirty
-                || self.dirty.active_ranges() >= RANGES_MOST
-                || self.is_crowded(2)
-        };
-        if full() { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
+        let full = self.is_dirty_full(usize::try_from(self.limits.chunk).unwrap_or(0));
+        if full { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
     }
 
     /// Makes room in the log, at least `wanted` pages.

@@ -378,6 +378,11 @@ impl DirtyMap {
         self.ranges.load(Ordering::Relaxed)
     }
 
+    /// Discarded ranges of both layers.
+    pub(super) fn ranges(&self) -> usize {
+        self.active_ranges() + self.frozen_ranges.load(Ordering::Relaxed)
+    }
+
     /// Entries of both layers.
     pub(super) fn len(&self) -> usize {
         self.active_len() + self.frozen.load(Ordering::Relaxed)

@@ -60,9 +60,8 @@ impl Core {
             admitted => return admitted,
         }
         let growth = growth();
-        let most = self.limits.dirty + self.limits.dirty.max(self.recovered);
-        let has_memory = (growth == 0 || self.dirty.len() + growth <= most)
-            && self.dirty.active_ranges() < 2 * RANGES_MOST
+        let has_memory = (growth == 0 || self.dirty.len() + growth <= self.dirty_most())
+            && self.dirty.ranges() < 2 * RANGES_MOST
             && {
                 let pending = self.pending.lock();
                 pending.len() + changes <= self.limits.group && pending.holes() < RANGES_MOST

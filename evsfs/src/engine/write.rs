@@ -90,17 +90,33 @@ impl Core {
                 self.commit()?;
                 continue;
             }
-            let dirty = self.dirty.active_len() + changes;
-            // (The second bound of what was discarded is for those who are faster than the checkpoints that are made at the first.)
-            if dirty > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST || self.is_crowded(2) {
+            if self.is_dirty_full(changes) {
                 self.relieve()?;
                 continue;
             }
-            if dirty > self.limits.dirty / 8 * 7 {
+            if self.dirty.active_len() + changes > self.limits.dirty / 8 * 7 {
                 self.signals.wake();
             }
             return Ok(());
         }
+    }
+
+    /// Whether a checkpoint must make room in the dirty map before `changes` more come in.
+    ///
+    /// While there is a cut both layers count together as well: should its checkpoint find no space they become one, and what the next attempt
+    /// lets in comes on top. Nobody could read a log of more ranges than two layers have, and there is no memory for more entries.
+    pub(super) fn is_dirty_full(&self, changes: usize) -> bool {
+        self.dirty.active_len() + changes > self.limits.dirty
+            || self.dirty.active_ranges() >= RANGES_MOST
+            || self.dirty.len() + changes > self.dirty_most()
+            || self.dirty.ranges() >= 2 * RANGES_MOST
+            // (Twice, for those who are faster than the checkpoints that are made at once.)
+            || self.is_crowded(2)
+    }
+
+    /// Entries that both layers may have; those that were recovered may be more than one layer is meant to have.
+    pub(super) fn dirty_most(&self) -> usize {
+        self.limits.dirty + self.limits.dirty.max(self.recovered)
     }
 
     /// Takes slots and seals and writes `blocks` to them. On failure the slots are free again.
