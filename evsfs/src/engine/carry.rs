@@ -3,10 +3,10 @@
 //!
 //! ```text
 //!   frozen entries --- page can be read -----> map ----------------------> superblock
-//!                  `-- page cannot be read --> active layer, and a group at the log's end --> superblock with that group's commit
+//!                  `-- page cannot be read --> active layer, and, behind what is pending, a group at the log's end --> superblock with its commit
 //! ```
 
-use super::commit::{Change, dense_pages};
+use super::commit::{Change, dense_pages, pages_for};
 use super::core::Core;
 use super::error::{Damage, VolumeError};
 use super::map::is_lost;
@@ -57,6 +57,9 @@ impl Core {
     /// which it stands will be let go of. Gives the commit that the log must lead to from now on. The data of these entries was durable with
     /// the cut, so the group is one that repeats, as that of a compaction does.
     ///
+    /// What is pending comes into the log first. A block that was flushed before the cut and written since is left out of the repeating group:
+    /// the write must be durable before the log lets go of what was flushed.
+    ///
     /// # Errors
     /// [`VolumeError::DamagedPage`] if the log has no room, or no record for what is lost, and nothing has happened then; else if the host fails.
     pub(super) fn carry_over(&self, carried: &Carried) -> Result<u64, VolumeError> {
@@ -67,29 +70,32 @@ impl Core {
         let mut entries = carried.entries.clone();
         // Records of one page share their epoch.
         entries.sort_unstable_by_key(|(block, entry)| (entry.epoch(), *block));
-        if (dense_pages(&entries, 0) > log.free() || entries.iter().any(|(_, entry)| is_lost(entry)))
-            && let Some((place, reason)) = carried.under
-        {
-            return Err(self.damaged_page(place.level, place.blocks().start, reason));
-        }
-        // Whoever writes one of these blocks from now on is in a later group, since the log is held.
-        entries.retain(|(block, entry)| {
-            let mut shard = self.dirty.lock(*block);
-            let is_newest = shard.carry_over(*block, *entry);
-            if !is_newest && entry.is_data() {
-                // It will never be in the map, where the merge would find it, and nobody needs it once what is newer is durable.
-                self.pending.lock().replaced.push(entry.slot());
+        let group = {
+            let _gate = self.gate.write();
+            let pending = self.pending.lock().len();
+            let needed = dense_pages(&entries, 0) + if pending == 0 { 0 } else { pages_for(pending) };
+            if (needed > log.free() || entries.iter().any(|(_, entry)| is_lost(entry)))
+                && let Some((place, reason)) = carried.under
+            {
+                return Err(self.damaged_page(place.level, place.blocks().start, reason));
             }
-            is_newest
-        });
-        if entries.is_empty() {
-            return Ok(log.state.commit);
+            entries.retain(|(block, entry)| {
+                let mut shard = self.dirty.lock(*block);
+                let is_newest = shard.carry_over(*block, *entry);
+                if !is_newest && entry.is_data() {
+                    // It will never be in the map, where the merge would find it, and nobody needs it once what is newer is durable.
+                    self.pending.lock().replaced.push(entry.slot());
+                }
+                is_newest
+            });
+            self.take_pending()
+        };
+        self.commit_group(&mut log, group)?;
+        if !entries.is_empty() {
+            let changes: Vec<Change> =
+                entries.into_iter().map(|(block, entry)| Change::Block(block, entry)).collect();
+            log.append_durably(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
         }
-        let changes: Vec<Change> =
-            entries.into_iter().map(|(block, entry)| Change::Block(block, entry)).collect();
-        let state = log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
-        self.store.sync().map_err(|error| self.poison(error))?;
-        log.state = state;
-        Ok(state.commit)
+        Ok(log.state.commit)
     }
 }

@@ -555,11 +555,12 @@ impl Core {
             Err(error) => return Err(error),
         };
         let (before, head, all) = (log.state, log.next, built.end.is_none());
-        if !rest.is_empty() {
-            let state = log.append(&self.store, &rest, self.hole, true);
-            log.state = state.map_err(|error| self.poison(error))?;
-        }
-        self.store.sync().map_err(|error| self.poison(error))?;
+        let durable = if rest.is_empty() {
+            self.store.sync()
+        } else {
+            log.append_durably(&self.store, &rest, self.hole, true)
+        };
+        durable.map_err(|error| self.poison(error))?;
         let superblock = Superblock {
             log_head: self.log_head(head),
             least_commit: log.state.commit,
@@ -708,11 +709,8 @@ impl Core {
         let (before, head) = (log.state, log.next);
         let changes = dense(entries, &holes);
         if !changes.is_empty() {
-            let state =
-                log.append(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
             // The new group must be durable before a superblock lets go of the old ones, and before it becomes an anchor.
-            self.store.sync().map_err(|error| self.poison(error))?;
-            log.state = state;
+            log.append_durably(&self.store, &changes, self.hole, true).map_err(|error| self.poison(error))?;
         }
         let anchors = *self.anchors.lock();
         let superblock = Superblock {

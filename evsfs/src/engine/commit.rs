@@ -108,7 +108,7 @@ impl Log {
     }
 
     /// Writes a group behind the last one and gives the state after it. It counts once it is durable.
-    pub(super) fn append(
+    fn append(
         &mut self,
         store: &Store,
         changes: &[Change],
@@ -140,6 +140,22 @@ impl Log {
         bytes.shrink_to(PAGES_KEPT * BLOCK);
         (self.pages, self.records) = (bytes, records);
         Ok(Anchor { commit: group, chain })
+    }
+
+    /// The same, and makes it durable, with whatever else was written: from then on it is the end of the chain. `repeats` says that the group holds
+    /// what is durable already, in another place of the log.
+    pub(super) fn append_durably(
+        &mut self,
+        store: &Store,
+        changes: &[Change],
+        hole: Entry,
+        repeats: bool,
+    ) -> Result<(), VolumeError> {
+        let state = self.append(store, changes, hole, repeats)?;
+        store.sync()?;
+        // Only now: the key service may be told of it at any time, and must not hear of what the file may never have had.
+        self.state = state;
+        Ok(())
     }
 
     /// Pages are overwritten in the order of the ring. Those that this overwrites lie before the head of the durable superblock.
@@ -279,12 +295,12 @@ impl Core {
         }
         if group.changes.is_empty() {
             log.durable = log.durable.max(group.number + 1);
+            // (Of what was carried over, and what is newer was durable by then.)
+            self.alloc.free(&self.store, &group.replaced);
             return Ok(());
         }
-        let state =
-            log.append(&self.store, &group.changes, self.hole, false).map_err(|error| self.poison(error))?;
-        self.store.sync().map_err(|error| self.poison(error))?;
-        log.state = state;
+        log.append_durably(&self.store, &group.changes, self.hole, false)
+            .map_err(|error| self.poison(error))?;
         log.durable = group.number + 1;
         count(&self.store.counters.commits, 1);
         // Only now: before, recovery could have gone back to a state that needs these.

@@ -429,6 +429,14 @@ impl DirtyMap {
         self.shards[Self::index(block)].read().frozen.entries.get(&block).copied()
     }
 
+    /// Whether an entry of either layer is such a one.
+    pub(super) fn has(&self, is_one: impl Fn(&Entry) -> bool) -> bool {
+        self.shards.iter().any(|shard| {
+            let shard = shard.read();
+            shard.active.entries.values().chain(shard.frozen.entries.values()).any(&is_one)
+        })
+    }
+
     /// The active entries, in no order, and the active ranges.
     pub(super) fn active(&self) -> (Vec<(u64, Entry)>, Arc<RangeSet>) {
         let mut entries = Vec::with_capacity(self.active_len());

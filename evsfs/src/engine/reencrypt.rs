@@ -47,9 +47,9 @@ impl Core {
             None => {}
         }
         let ring = self.store.keys.now();
-        // Beforehand, so that the pause of the writers is short. The rate comes with it: what the header begins may be cut short before the next
-        // superblock, and goes on with this one's.
-        self.checkpoint_locked_with(&mut checkpointer, &mut |plan, _| {
+        // Beforehand, so that the pause of the writers is short, and so that what keeps a structural change from being made keeps this from
+        // beginning. The rate comes with it: what the header begins may be cut short before the next superblock, and goes on with this one's.
+        self.exclusive_locked(&mut checkpointer, false, &mut |plan, _| {
             plan.task = Some(Task { kind: TaskKind::Reencrypt, cursor: 0, rate });
             Ok(())
         })?;
@@ -74,7 +74,10 @@ impl Core {
         });
         match begun {
             // It has begun all the same; the next checkpoint tells.
-            Err(VolumeError::NoSpace) => Ok(()),
+            Err(error) if self.check_writable().is_ok() => {
+                tracing::warn!(%volume, %error, "the re-encryption has begun, and the file does not say so yet");
+                Ok(())
+            }
             other => other,
         }
     }
@@ -107,8 +110,11 @@ impl Core {
             Phase::Log(page) => (self.wipe_log(page)?, WENT),
             Phase::Space { region, slot } => (self.wipe_space(region, slot)?, WENT),
             Phase::Header => {
-                self.finish_reencryption(switch)?;
-                (Phase::Blocks, Step::Finished)
+                if self.finish_reencryption(switch)? {
+                    (Phase::Blocks, Step::Finished)
+                } else {
+                    (Phase::Blocks, WENT)
+                }
             }
         })
     }
@@ -187,20 +193,25 @@ impl Core {
 
     /// The end: the older wrapped DEK is overwritten, and its keys go. Nothing that can be recovered refers to them: the walk found nothing,
     /// and both generations of superblocks are of the newer DEK.
-    fn finish_reencryption(&self, switch: Switch) -> Result<(), VolumeError> {
+    ///
+    /// False, and nothing has happened, if a checkpoint has carried over what was sealed under the older one: it never was in the map that was walked.
+    fn finish_reencryption(&self, switch: Switch) -> Result<bool, VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         while checkpointer.superblock.generation <= switch.generation {
             self.checkpoint_locked(&mut checkpointer)?;
         }
+        if self.dirty.has(|entry| entry.is_data() && entry.epoch() < switch.epoch) {
+            return Ok(false);
+        }
         self.store.sync().map_err(|error| self.poison(error))?;
         let old = self.header.lock().clone();
-        let Some(next) = old.next.clone() else { return Ok(()) };
+        let Some(next) = old.next.clone() else { return Ok(true) };
         let ring = Keyring::clone(&self.store.keys.now()).finished();
         let header = Header { wrapped_dek: next.wrapped_dek, next: None, ..old };
         // If the keys are wrapped anew in this very moment, this comes again.
         self.rewrite_header(&header, Some(ring))?;
         self.store.epochs.forget_before(switch.epoch);
         tracing::info!(volume = %self.store.uuid, "re-encrypted: nothing is left of the older data key");
-        Ok(())
+        Ok(true)
     }
 }

@@ -541,13 +541,14 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let by_size = (superblock.blocks / 16).max(DIRTY_LEAST);
     let dirty = options.dirty_limit.unwrap_or_else(|| number(by_size.min(by_memory)));
     let records = u64::try_from(LOG_PAGE_RECORDS).expect("125");
-    let group = GROUP_BLOCKS.min((ring_pages / 8).max(1) * records);
+    let group = GROUP_BLOCKS.min((ring_pages / 16).max(1) * records);
     let chunk = group.min(256).min(u64::try_from(dirty).unwrap_or(256).max(1));
     let writers = if options.background { WRITERS } else { 1 };
     let carried =
         CARRIED_MOST.min(group / 4).min(u64::try_from(dirty).unwrap_or(u64::MAX).saturating_sub(chunk));
-    // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge.
-    let reserve = pages_for(number(group + writers * chunk + carried))
+    // A cut must always find room for the group that is pending, however full the log is, and its checkpoint for what it cannot merge and the
+    // group that is pending by then.
+    let reserve = (2 * pages_for(number(group + writers * chunk)) + pages_for(number(carried)))
         .min(ring_pages - pages_for(number(group + chunk)).min(ring_pages));
     let trash = options.trash_budget.max(1);
     let dirty = dirty.max(number(chunk));
