@@ -179,7 +179,7 @@ impl Examiner {
 
     fn tell(&self, what: &str) {
         println!("{what}: {} states, {} of them checked", self.seen.len(), self.checked);
-        assert!(self.seen.len() > 300 && self.checked > 30);
+        assert!(self.seen.len() > 250 && self.checked > 20);
     }
 }
 
@@ -207,15 +207,18 @@ enum Besides {
     Fault(u64, Fault, bool),
 }
 
-/// Everything that can happen to a run of so many calls, a part of it.
+/// What can happen to a run of so many calls; of many a part.
 fn besides(calls: u64) -> impl Iterator<Item = Besides> {
+    let some = |of: u64| usize::try_from(calls / of).unwrap().max(1);
+    let (few, many) = (some(16), some(80));
     let faults = Fault::ALL.into_iter().flat_map(move |fault| {
-        let calls = (0..calls).step_by(13);
+        let calls = (0..calls).step_by(few);
         calls.flat_map(move |call| [false, true].map(|lasting| Besides::Fault(call, fault, lasting)))
     });
     let numbers = 0..usize::try_from(calls).unwrap();
     let changes = numbers
         .clone()
+        .step_by(many)
         .flat_map(|number| [Besides::Change(Moment::Write, number), Besides::Change(Moment::Read, number)]);
     changes.chain(numbers.map(Besides::Sync)).chain(faults)
 }
@@ -315,7 +318,8 @@ impl Host<'_> {
 #[test]
 fn f4_f7_f11_a_checkpoint_is_made_in_pieces_on_a_full_host() {
     const OLD: u64 = 40;
-    let setup = EngineSetup { ring_pages: 64, dirty_limit: 400, ..EngineSetup::small(80 * LEAF) };
+    const NEW: u64 = 75;
+    let setup = EngineSetup { ring_pages: 64, dirty_limit: 400, ..EngineSetup::small(120 * LEAF) };
     let (image, before) = with_leaves(&setup, OLD);
     let begin = |new: u64| {
         move |guest: &Guest, volume: &Volume| {
@@ -342,14 +346,14 @@ fn f4_f7_f11_a_checkpoint_is_made_in_pieces_on_a_full_host() {
 
     // New leaves need slots that nothing gives: some pieces, and then the cut is undone. What is dirty still is in bitmaps that are durable, or would be.
     let host = Host {
-        prepare: &|file| file.limit_space(Some(OLD + 36)),
-        begin: &begin(34),
+        prepare: &|file| file.limit_space(Some(OLD + NEW + 2)),
+        begin: &begin(NEW),
         amid: |guest, volume| {
             guest.discard(volume, 3 * LEAF).unwrap();
-            guest.discard(volume, (OLD + 33) * LEAF).unwrap();
+            guest.discard(volume, (OLD + NEW - 1) * LEAF).unwrap();
         },
         end: &|guest, volume| {
-            (OLD + 25..OLD + 33).try_for_each(|leaf| guest.discard(volume, leaf * LEAF))?;
+            (OLD + NEW - 9..OLD + NEW - 1).try_for_each(|leaf| guest.discard(volume, leaf * LEAF))?;
             guest.flush(volume)
         },
         ..host
@@ -362,7 +366,7 @@ fn f4_f7_f11_a_checkpoint_is_made_in_pieces_on_a_full_host() {
 /// What lies under the page stays dirty, with every checkpoint.
 #[test]
 fn f4_f7_f11_a_checkpoint_leaves_dirty_what_lies_under_a_page_that_cannot_be_read() {
-    let setup = EngineSetup { ring_pages: 16, dirty_limit: 400, ..EngineSetup::small(6 * LEAF) };
+    let setup = EngineSetup { ring_pages: 32, dirty_limit: 400, ..EngineSetup::small(6 * LEAF) };
     let (image, before) = with_leaves(&setup, 4);
     let read = |page: Option<u64>, block: u64| {
         let file = SimBacking::from_image(image.clone());
