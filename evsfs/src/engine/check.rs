@@ -169,7 +169,7 @@ impl Core {
             let mut waiting =
                 [&pending.replaced[..], &pending.discarded[..], &self.deferred.lock()[..]].concat();
             waiting.extend(checkpointer.waiting());
-            let dirty = [self.dirty.active().0, self.dirty.frozen_from(0).0].concat();
+            let dirty = [self.dirty.active().0, self.dirty.frozen_outside(&(0..0)).0].concat();
             (self.alloc.loaded_bitmaps(), dirty, waiting)
         };
         let root = self.root();

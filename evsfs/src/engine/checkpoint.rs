@@ -1,6 +1,9 @@
 //! Checkpoints: the frozen entries come into the map, and a superblock says so (docs/volume-format.md, "Writing, in order", 3
 //! and 4).
 
+use std::cell::OnceCell;
+use std::ops::Range;
+
 use super::alloc::Prepared;
 use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
@@ -22,7 +25,9 @@ use crate::sync::{MutexGuard, RwLockWriteGuard};
 
 mod pieces;
 
-use pieces::end_of;
+#[cfg(test)]
+pub(crate) use pieces::PIECE_MOST;
+use pieces::{ALL, Frozen};
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -61,8 +66,8 @@ pub(super) struct Plan {
 /// What is written of a checkpoint before its superblock.
 struct Built {
     plan: Plan,
-    /// The first block whose frozen entry is not in the map; none if all are.
-    end: Option<u64>,
+    /// The blocks whose frozen entries are in the map.
+    part: Range<u64>,
     tables: Tables,
     /// The allocation tree, until what it frees is free.
     prepared: Option<Prepared>,
@@ -79,8 +84,8 @@ enum Portion {
     All,
     /// The same, and nobody writes meanwhile.
     Pressing,
-    /// What lies under so many leaves, from the first on.
-    Leaves(usize),
+    /// What lies under so many leaves from this block on.
+    Leaves { start: u64, leaves: usize },
 }
 
 impl Checkpointer {
@@ -261,7 +266,8 @@ impl Core {
         discarded.append(&mut group.discarded);
         // It is in the log although the superblock will contain it: until that is durable, recovery needs it.
         self.commit_group(log, group)?;
-        checkpointer.cut = Some(Cut { state: log.state, log_head: log.next, freed, discarded });
+        let frozen = OnceCell::new();
+        checkpointer.cut = Some(Cut { state: log.state, log_head: log.next, freed, discarded, frozen });
         Ok(())
     }
 
@@ -366,16 +372,17 @@ impl Core {
         built: Built,
         with_log: impl FnOnce(&dyn Fn(&mut Log)),
     ) {
-        let Built { plan, end, tables, prepared, mut work } = built;
+        let Built { plan, part, tables, prepared, mut work } = built;
         // The root comes before the frozen entries go: whoever misses a block there finds it in the map.
         if !self.store.protections.has(Protection::RootBeforeEntriesGo) {
             self.dirty.clear_frozen();
         }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
-        match end {
-            Some(end) => self.dirty.clear_frozen_before(end),
-            None => self.dirty.clear_frozen(),
+        if part == ALL {
+            self.dirty.clear_frozen()
+        } else {
+            self.dirty.clear_frozen_within(&part)
         }
         if checkpointer.closing {
             work.punch_old_pages(self);
@@ -446,19 +453,18 @@ impl Core {
         portion: Portion,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
-        let (items, holes) = self.dirty.frozen();
-        let (end, trash) = match portion {
-            Portion::All => (None, self.limits.trash),
-            Portion::Pressing => (None, 0),
-            Portion::Leaves(leaves) => (end_of(&items, &holes, leaves), self.limits.trash),
+        let frozen = self.frozen(checkpointer);
+        let (part, trash) = match portion {
+            Portion::All => (ALL, self.limits.trash),
+            Portion::Pressing => (ALL, 0),
+            Portion::Leaves { start, leaves } => (start..frozen.end_of(start, leaves), self.limits.trash),
         };
-        if let Some(end) = end {
-            work = work.leaving(self.dirty.frozen_slots_from(end));
+        if part != ALL {
+            work = work.leaving(self.dirty.frozen_slots_outside(&part));
         }
-        let part = 0..end.unwrap_or(u64::MAX);
-        let items = &items[..items.partition_point(|block| *block < part.end)];
-        match self.build_pages(checkpointer, &mut work, (items, &holes.clipped(part)), trash, edit) {
-            Ok((plan, tables, prepared)) => Ok(Built { plan, end, tables, prepared: Some(prepared), work }),
+        let changes = (frozen.blocks_within(&part), &frozen.holes.clipped(part.clone()));
+        match self.build_pages(checkpointer, &mut work, changes, trash, edit) {
+            Ok((plan, tables, prepared)) => Ok(Built { plan, part, tables, prepared: Some(prepared), work }),
             Err(error) => {
                 work.abandon(self);
                 Err(error)
@@ -521,58 +527,6 @@ impl Core {
         }
         built.work.abandon(self);
         Err(VolumeError::NoSpace)
-    }
-
-    /// Brings a part of the cut into the map. The rest goes to the log once more, densely, and there the log of the new superblock begins, as in a
-    /// compaction: what is in the map must not be replayed, for whoever overwrites a replayed entry frees its slot, and so does the merge. Nobody commits
-    /// meanwhile. Whether that was all of the cut.
-    fn piece(
-        &self,
-        checkpointer: &mut Checkpointer,
-        log: &mut Log,
-        leaves: &mut usize,
-    ) -> Result<bool, VolumeError> {
-        let built = loop {
-            match self.build(checkpointer, Portion::Leaves(*leaves), &mut |_, _| Ok(())) {
-                Err(VolumeError::NoSpace) if *leaves > 1 => *leaves = (*leaves / 4).max(1),
-                other => break other,
-            }
-        };
-        let rest = built.and_then(|built| {
-            let (entries, holes) = built.end.map_or_else(Default::default, |end| self.dirty.frozen_from(end));
-            if has_lost(&entries) || dense_pages(&entries, holes.len()) > log.free() {
-                built.work.abandon(self);
-                return Err(VolumeError::NoSpace);
-            }
-            Ok((built, dense(entries, &holes)))
-        });
-        let (built, rest) = match rest {
-            Ok(both) => both,
-            Err(VolumeError::NoSpace) => {
-                self.undo_cut(checkpointer, Some(self.gate.write()));
-                return Err(VolumeError::NoSpace);
-            }
-            Err(error) => return Err(error),
-        };
-        let (before, head, all) = (log.state, log.next, built.end.is_none());
-        let durable = if rest.is_empty() {
-            self.store.sync()
-        } else {
-            log.append_durably(&self.store, &rest, self.hole, true)
-        };
-        durable.map_err(|error| self.poison(error))?;
-        let superblock = Superblock {
-            log_head: self.log_head(head),
-            least_commit: log.state.commit,
-            ..self.superblock_after(&checkpointer.superblock, &built, before)
-        };
-        self.write_superblock(&superblock)?;
-        count(&self.store.counters.checkpoints, 1);
-        self.publish(checkpointer, superblock, built, |publish| publish(log));
-        if !all {
-            self.thaw(Some(self.gate.write()));
-        }
-        Ok(all)
     }
 
     fn build_tables(

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,8 @@ struct Host {
     most: AtomicUsize,
     /// What happens in the midst of the next write behind the log ring.
     amid: Mutex<Option<Box<dyn FnOnce() + Send>>>,
-    /// For what this thread writes there, there is no space.
-    refused: Mutex<Option<ThreadId>>,
+    /// For what these threads write there, there is no space.
+    refused: Mutex<Vec<ThreadId>>,
 }
 
 impl Host {
@@ -65,7 +65,7 @@ impl Backing for Host {
             if let Some(act) = act {
                 act();
             }
-            if *self.refused.lock() == Some(thread::current().id()) {
+            if self.refused.lock().contains(&thread::current().id()) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
@@ -398,14 +398,17 @@ fn f4_failing_checkpoints_let_no_more_ranges_into_the_log_than_can_be_read() {
     let rig = Rig::new(64 << 30, RING);
     let host = Host::of(&rig);
     let volume = Arc::new(rig.try_open_on(Arc::clone(&host) as _).unwrap());
-    host.most.store(host.taken.lock().len() + 1_200, Ordering::Relaxed);
-    assert!(fill_with_leaves(&volume) > 500);
+    for leaf in 0..=ROUNDS {
+        volume.write(leaf * 128 * BLOCK, &[7; 4096]).unwrap();
+    }
     volume.flush().unwrap();
+    host.refused.lock().push(thread::current().id());
     let kept = Mutex::new(Vec::new());
     // How many rounds have begun, and ended.
     let rounds = Arc::new((Mutex::new((0, 0)), Condvar::new()));
     thread::scope(|scope| {
         scope.spawn(|| {
+            host.refused.lock().push(thread::current().id());
             let (state, changed) = &*rounds;
             let mut ranges = 0;
             for round in 1..=ROUNDS {
@@ -447,7 +450,7 @@ fn f4_failing_checkpoints_let_no_more_ranges_into_the_log_than_can_be_read() {
     for round in kept {
         assert_eq!(read(&volume, round * 128 * BLOCK, 4096), [0; 4096], "what was flushed in round {round}");
     }
-    host.most.store(usize::MAX, Ordering::Relaxed);
+    host.refused.lock().clear();
     volume.checkpoint().unwrap();
     assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
 }
@@ -470,9 +473,9 @@ fn f7_what_is_overwritten_while_a_checkpoint_finds_no_space_is_not_given_back_to
         });
         others.join().unwrap();
     }));
-    *host.refused.lock() = Some(thread::current().id());
+    host.refused.lock().push(thread::current().id());
     assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
-    *host.refused.lock() = None;
+    host.refused.lock().clear();
     volume.write(40 * BLOCK, &[3; 4096]).unwrap();
     volume.flush().unwrap();
     assert_eq!(
@@ -484,6 +487,98 @@ fn f7_what_is_overwritten_while_a_checkpoint_finds_no_space_is_not_given_back_to
     assert_eq!(rig.memory.punched.load(Ordering::Relaxed), 4 * BLOCK);
     let report = volume.check(&mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
+}
+
+/// What has no space for its leaves lies before what is discarded, and is not discarded itself.
+#[test]
+fn f7_what_is_in_the_map_gives_space_when_it_is_discarded_though_new_leaves_before_it_find_none() {
+    const DATA: u64 = 64 * MIB;
+    let at = 1_920 * 128 * BLOCK;
+    let at_once = |volume: &Volume| volume.discard(at, DATA).unwrap();
+    let in_parts = |volume: &Volume| {
+        for part in 0..DATA / MIB {
+            volume.discard(at + part * MIB, MIB - 8 * BLOCK).unwrap();
+        }
+    };
+    for (discard, kept) in [(&at_once as &dyn Fn(&Volume), 0), (&in_parts, 8)] {
+        let rig = Rig::new(2 << 30, RING);
+        let host = Host::of(&rig);
+        let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+        for part in 0..DATA / MIB {
+            volume.write(at + part * MIB, &vec![1; 1 << 20]).unwrap();
+        }
+        volume.checkpoint().unwrap();
+        host.most.store(host.taken.lock().len() + 1_200, Ordering::Relaxed);
+        let written = fill_with_leaves(&volume);
+        assert!((1_000..1_900).contains(&written), "{written}");
+        assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+        discard(&volume);
+        volume.checkpoint().unwrap();
+        assert_eq!(volume.stats().dirty_entries, 0);
+        let free = host.most.load(Ordering::Relaxed) - host.taken.lock().len();
+        assert!(free > 13_000, "{free} slots came back");
+        drop(volume);
+        let volume = rig.try_open_on(host).unwrap();
+        assert!((0..written).all(|leaf| read(&volume, leaf * 128 * BLOCK, 4096) == [7; 4096]));
+        for part in 0..DATA / MIB {
+            let left = read(&volume, at + part * MIB + MIB - 8 * BLOCK, 8 << 12);
+            assert_eq!(left, vec![u8::from(kept > 0); 8 << 12], "part {part}");
+            assert_eq!(read(&volume, at + part * MIB, 4096), [0; 4096]);
+        }
+        let report = volume.check(&mut |_, _| {}).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+    }
+}
+
+/// Everybody who writes to a disk on a full host waits for as much, one after the other, so it is not tried again what has just failed.
+#[test]
+fn d10_a_write_that_finds_no_space_tries_one_checkpoint_and_others_none_that_wait_for_it() {
+    let mut rig = Rig::new(1 << 30, RING);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    host.most.store(host.taken.lock().len() + 1_200, Ordering::Relaxed);
+    let written = fill_with_leaves(&volume);
+    volume.flush().unwrap();
+    drop(volume);
+    // More is dirty now than may be.
+    rig.options.dirty_limit = Some(100);
+    let volume = Arc::new(rig.try_open_on(Arc::clone(&host) as _).unwrap());
+    assert!(volume.checkpoint().is_err() && volume.stats().dirty_entries > 200);
+    let cost = |act: &dyn Fn() -> Result<(), VolumeError>| {
+        let before = rig.memory.written.load(Ordering::Relaxed);
+        assert!(matches!(act(), Err(VolumeError::NoSpace)));
+        rig.memory.written.load(Ordering::Relaxed) - before
+    };
+    let write = || volume.write(written * 128 * BLOCK, &[8; 4096]);
+    // (What the writes before have left to be freed is not of interest.)
+    let one = cost(&|| volume.checkpoint()).min(cost(&|| volume.checkpoint()));
+    assert!(one > 100 * BLOCK, "{one} bytes");
+    let each = cost(&write);
+    assert!(each < 2 * one, "{each} bytes for one that needs {one}");
+    // Three more begin while one is tried.
+    let others = Arc::clone(&volume);
+    let waiting: Arc<Mutex<Vec<thread::JoinHandle<bool>>>> = Arc::default();
+    let threads = Arc::clone(&waiting);
+    *host.amid.lock() = Some(Box::new(move || {
+        let begun = Arc::new(Barrier::new(4));
+        let begin = |_| {
+            let (volume, begun) = (Arc::clone(&others), Arc::clone(&begun));
+            thread::spawn(move || {
+                begun.wait();
+                volume.write(written * 128 * BLOCK, &[8; 4096]).is_err()
+            })
+        };
+        threads.lock().extend((0..3).map(begin));
+        begun.wait();
+    }));
+    let all = cost(&|| {
+        let mine = write();
+        assert!(waiting.lock().drain(..).all(|thread| thread.join().unwrap()));
+        mine
+    });
+    assert!(all < 4 * one, "{all} bytes for four that need {one}");
+    host.most.store(usize::MAX, Ordering::Relaxed);
+    write().unwrap();
 }
 
 /// Where the checkpoint before it finds no space a check reports all the same, of what is dirty too.
