@@ -36,6 +36,8 @@ struct Cut {
     /// Slots that were replaced or discarded before it, still taken in the bitmaps of the cut.
     freed: Vec<u64>,
     discarded: Vec<u64>,
+    /// What is frozen; it is collected when it is needed first, however many attempts there are.
+    frozen: OnceCell<Frozen>,
 }
 
 /// What is durable, and the cut of the checkpoint that is being made.
@@ -47,6 +49,10 @@ pub(super) struct Checkpointer {
     closing: bool,
     /// Whether this attach has seen to it that bitmaps can be written on a full host.
     places_complete: bool,
+    /// What had given space by the last cut ([`Core::gave`]).
+    gave: u64,
+    /// The last attempt, by its number, if it found no space, and what had given some by its last cut.
+    futile: Option<(u64, u64)>,
 }
 
 /// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
@@ -90,7 +96,7 @@ enum Portion {
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
-        Self { superblock, tables, cut: None, closing: false, places_complete: false }
+        Self { superblock, tables, cut: None, closing: false, places_complete: false, gave: 0, futile: None }
     }
 
     /// Slots that the checkpoint of the cut that stands will free.
@@ -120,6 +126,26 @@ impl Core {
         self.checkpoint_locked(&mut checkpointer)
     }
 
+    /// The same for somebody who came when so many had been begun: an attempt that was begun later, and found no space, was one for him as well,
+    /// unless something gave some since.
+    pub(super) fn checkpoint_since(&self, since: u64) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.settle()?;
+        let mut checkpointer = self.checkpointer.lock();
+        if !self.has_changes(&checkpointer) {
+            return Ok(());
+        }
+        self.attempt_since(&mut checkpointer, since)
+    }
+
+    fn attempt_since(&self, checkpointer: &mut Checkpointer, since: u64) -> Result<(), VolumeError> {
+        let gave = self.gave.load(Ordering::Acquire);
+        match checkpointer.futile {
+            Some((attempt, had)) if attempt > since && had == gave => Err(VolumeError::NoSpace),
+            _ => self.checkpoint_locked(checkpointer),
+        }
+    }
+
     /// A checkpoint that also does what `edit` says; everybody goes on meanwhile.
     pub(super) fn checkpoint_with(&self, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
         self.checkpoint_locked_with(&mut self.checkpointer.lock(), edit)
@@ -134,6 +160,14 @@ impl Core {
         checkpointer: &mut Checkpointer,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
+        let number = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
+        let done = self.attempt(checkpointer, edit);
+        let is_futile = matches!(done, Err(VolumeError::NoSpace));
+        checkpointer.futile = is_futile.then_some((number, checkpointer.gave));
+        done
+    }
+
+    fn attempt(&self, checkpointer: &mut Checkpointer, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
         if checkpointer.cut.is_some() {
             // A cut whose checkpoint failed (the host could not read a page) must be finished before there can be another.
             self.finish(checkpointer, None, false, &mut |_, _| Ok(()))?;
@@ -220,6 +254,7 @@ impl Core {
         gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
         self.check_cut(log)?;
+        checkpointer.gave = self.gave.load(Ordering::Acquire);
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
         drop(gate);
@@ -581,27 +616,27 @@ impl Core {
 
     /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
     /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
-    pub(super) fn begin_with_room(&self) -> Result<(), VolumeError> {
+    pub(super) fn begin_with_room(&self, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         if self.roomy.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.log.lock().free() < self.limits.log_reserve {
-            self.checkpoint_locked(&mut checkpointer)?;
+            self.attempt_since(&mut checkpointer, since)?;
         }
         self.roomy.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.
-    pub(super) fn relieve(&self) -> Result<(), VolumeError> {
+    pub(super) fn relieve(&self, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         let full = self.is_dirty_full(usize::try_from(self.limits.chunk).unwrap_or(0));
-        if full { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
+        if full { self.attempt_since(&mut checkpointer, since) } else { Ok(()) }
     }
 
     /// Makes room in the log, at least `wanted` pages.
-    pub(super) fn make_log_room(&self, wanted: u64) -> Result<(), VolumeError> {
+    pub(super) fn make_log_room(&self, wanted: u64, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         self.check_writable()?;
         let log = self.log.lock();
@@ -620,7 +655,7 @@ impl Core {
         } else {
             drop(log);
         }
-        match self.checkpoint_locked(&mut checkpointer) {
+        match self.attempt_since(&mut checkpointer, since) {
             // On a full host it may be all that can be done.
             Err(VolumeError::NoSpace) if self.check_writable().is_ok() && checkpointer.cut.is_none() => {
                 let log = self.log.lock();
@@ -683,6 +718,8 @@ impl Core {
         checkpointer.superblock = superblock;
         log.head = head;
         count(&self.store.counters.compactions, 1);
+        // The next pieces have room in the log.
+        self.gave.fetch_add(1, Ordering::Release);
         Ok(true)
     }
 }
