@@ -14,8 +14,6 @@ use tracing::{info, warn};
 
 use crate::engine::Anchor;
 use crate::keys::{KeyError, KeyErrorKind};
-use crate::lease::Lease;
-use crate::open::to_service;
 
 const STACK: usize = 256 * 1024;
 
@@ -38,24 +36,6 @@ pub trait AnchorStore: Send + 'static {
 
     /// How long the right lasts without.
     fn lasts(&self) -> Duration;
-}
-
-impl AnchorStore for Lease {
-    fn advance(&self, anchor: &Anchor) -> Result<(), KeyError> {
-        Self::advance(self, &to_service(anchor))
-    }
-
-    fn renew(&self) -> Result<(), KeyError> {
-        Self::renew(self)
-    }
-
-    fn renewed_every(&self) -> Duration {
-        Self::renewed_every(self)
-    }
-
-    fn lasts(&self) -> Duration {
-        Self::lasts(self)
-    }
 }
 
 /// What is known of the service's side.

@@ -194,6 +194,9 @@ pub struct Salvage {
     pub file: PathBuf,
     /// The raw file to make
     pub output: PathBuf,
+    /// What this snapshot holds, not the disk as it is now (`evsfs snapshots FILE` lists them)
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<Uuid>,
     /// Also if it is older than the newest state that the key service knows (audited; that state stays the newest)
     #[arg(long)]
     pub accept_rollback: bool,
@@ -232,7 +235,7 @@ pub struct Mount {
     /// Listen for requests at this path as well
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
-    /// Write the log of the serving process to this file (without it a process in the background keeps none)
+    /// Write the log of the serving process to this file, which must not lie on the disk (without it a process in the background keeps none)
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,
     /// Stay until the disk is detached

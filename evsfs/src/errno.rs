@@ -1,5 +1,7 @@
 //! The one map from what goes wrong in a device to what the kernel is told.
 
+use std::io;
+
 use fuser::Errno;
 
 use crate::device::DeviceError;
@@ -12,7 +14,7 @@ pub fn errno(error: &DeviceError) -> Errno {
         // What a block device says to a write behind its end.
         DeviceError::OutOfRange { .. } => Errno::ENOSPC,
         DeviceError::ReadOnly => Errno::EROFS,
-        DeviceError::Host { source, .. } => source.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
+        DeviceError::Host { source, .. } => of_host(source),
         DeviceError::Volume(error) => match error {
             VolumeError::DamagedBlock { .. }
             | VolumeError::DamagedPage { .. }
@@ -41,6 +43,17 @@ pub fn errno(error: &DeviceError) -> Errno {
     }
 }
 
+/// What a host says to a bare file and a disk may say as well: that it is full, or has no such operation. The rest would mislead whoever uses
+/// the disk: with ENOTCONN, for one, it is the mount below that is gone, and not this one.
+fn of_host(source: &io::Error) -> Errno {
+    match source.raw_os_error() {
+        Some(number @ (libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EOPNOTSUPP)) => {
+            Errno::from_i32(number)
+        }
+        _ => Errno::EIO,
+    }
+}
+
 /// Whether the failure is the host's or the file's, so that it belongs in the log, and not a caller's mistake.
 #[must_use]
 pub fn is_fault(error: &DeviceError) -> bool {
@@ -57,15 +70,13 @@ pub fn is_fault(error: &DeviceError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use uuid::Uuid;
 
     use super::*;
     use crate::engine::Damage;
 
     #[test]
-    fn f2_damage_is_an_io_error_and_is_logged() {
+    fn f2_damage_is_an_io_error_and_belongs_in_the_log() {
         let damaged = VolumeError::DamagedBlock { volume: Uuid::nil(), block: 7, reason: Damage::Tag };
         let error = DeviceError::from(damaged);
         assert_eq!((errno(&error), is_fault(&error)), (Errno::EIO, true));
@@ -79,6 +90,20 @@ mod tests {
         assert_eq!((errno(&full), is_fault(&full)), (Errno::ENOSPC, true));
         for error in [VolumeError::Poisoned, VolumeError::Io(io::Error::from_raw_os_error(libc::EINTR))] {
             assert_eq!(errno(&error.into()), Errno::EIO, "never a number by which a caller would try again");
+        }
+    }
+
+    #[test]
+    fn f11_a_bare_files_host_is_full_or_has_failed() {
+        let host = |number| {
+            let source = io::Error::from_raw_os_error(number);
+            errno(&DeviceError::Host { operation: "write", file: "raw.img".into(), source })
+        };
+        for number in [libc::ENOSPC, libc::EDQUOT, libc::EFBIG, libc::EOPNOTSUPP] {
+            assert_eq!(host(number), Errno::from_i32(number));
+        }
+        for number in [libc::ENOTCONN, libc::EINTR, libc::EAGAIN, libc::ESTALE, libc::EPERM] {
+            assert_eq!(host(number), Errno::EIO);
         }
     }
 

@@ -4,11 +4,12 @@ use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::backing::FileBackingError;
 use crate::control::ControlError;
 use crate::device::DeviceError;
-use crate::engine::{CreateError, OpenError, VolumeError};
+use crate::engine::{CreateError, OpenError, SnapshotInfo, VolumeError};
 use crate::format::{FormatError, HeaderError};
 use crate::keys::{KeyError, KeyErrorKind};
 use crate::lock::LockError;
@@ -89,6 +90,16 @@ pub enum FileError {
         /// Allowed.
         most: usize,
     },
+    /// No such snapshot in it.
+    #[error("{file} has no snapshot {id}{there}", file = file.display(), there = of_these(there))]
+    NoSuchSnapshot {
+        /// The path.
+        file: PathBuf,
+        /// Asked for.
+        id: Uuid,
+        /// Those that it has.
+        there: Vec<SnapshotInfo>,
+    },
     /// The system refused.
     #[error("{operation} {file}: {source}", file = file.display())]
     System {
@@ -99,6 +110,16 @@ pub enum FileError {
         /// Its reason.
         source: io::Error,
     },
+}
+
+/// The snapshots that there are, for a message.
+fn of_these(snapshots: &[SnapshotInfo]) -> String {
+    if snapshots.is_empty() {
+        return ", nor any other".to_owned();
+    }
+    let each: Vec<String> =
+        snapshots.iter().map(|snapshot| format!("{} ({})", snapshot.id, snapshot.name)).collect();
+    format!("; it has {}", each.join(", "))
 }
 
 /// What a command line cannot mean.
@@ -128,6 +149,16 @@ pub enum UsageError {
         path: PathBuf,
         /// Bytes at most.
         most: usize,
+    },
+    /// A log that would be written into the volume file, or lie behind the mount.
+    #[error("the log {log} would lie on the disk that it is of: give --log a path outside of {file} and {point}", log = log.display(), file = file.display(), point = point.display())]
+    LogOnItsDisk {
+        /// The log.
+        log: PathBuf,
+        /// The volume file.
+        file: PathBuf,
+        /// Where it is to be mounted.
+        point: PathBuf,
     },
 }
 
@@ -283,6 +314,9 @@ impl Failure {
                 FileError::TooManyBases { .. } => {
                     ("damaged", Exit::Damaged, "restore the volume file from a backup")
                 }
+                FileError::NoSuchSnapshot { .. } => {
+                    ("no_such_snapshot", Exit::Refused, "choose one of the snapshots that it has")
+                }
                 FileError::System { .. } => ("file_error", Exit::Failed, "check permissions and free space"),
             },
             Self::Lock(error) => match error {
@@ -338,6 +372,9 @@ impl Failure {
                 }
                 DeviceError::Volume(error) => volume_kind(error),
             },
+            Self::Usage(UsageError::LogOnItsDisk { .. }) => {
+                ("usage", Exit::Usage, "see `evsfs mount --help`")
+            }
             Self::Usage(_) => ("usage", Exit::Usage, "see `evsfs create --help`"),
             Self::Backing(error) => match error {
                 FileBackingError::InUse { .. } => (

@@ -5,11 +5,11 @@
 //! Each serving thread reads into a buffer of its own, which the reply sends from without another copy.
 
 mod attributes;
+mod buffers;
 mod openings;
 mod snapshots;
 mod threads;
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ use fuser::{
     PollFlags, PollNotifier, ReplyAttr, ReplyData, ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyIoctl,
     ReplyLseek, ReplyOpen, ReplyPoll, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use tracing::field::display;
 use tracing::{debug, error};
 use uuid::Uuid;
 
@@ -54,11 +55,6 @@ const NAME_TTL: Duration = Duration::from_secs(3600);
 const ATTRIBUTE_TTL: Duration = Duration::from_secs(1);
 
 const PAGE: usize = 4096;
-
-thread_local! {
-    /// Made with a thread's first read, touched only as far as requests reach, and given back while the thread rests.
-    static READ_BUFFER: RefCell<Option<ReadBuffer>> = const { RefCell::new(None) };
-}
 
 /// The file system that shows one device.
 pub struct DiskFs<D> {
@@ -104,10 +100,23 @@ impl<D: BlockDevice> DiskFs<D> {
     }
 
     fn failed(&self, what: &str, offset: u64, length: u64, error: &DeviceError) -> Errno {
+        self.failed_in(None, what, offset, length, error)
+    }
+
+    /// What failed in a snapshot, if one is named, and what the kernel is told.
+    fn failed_in(
+        &self,
+        snapshot: Option<Uuid>,
+        what: &str,
+        offset: u64,
+        length: u64,
+        error: &DeviceError,
+    ) -> Errno {
         let errno = errno(error);
         if is_fault(error) {
-            if let Some(untold) = self.reported.take(offset) {
-                error!(volume = self.name, offset, length, %error, untold, "{what} failed");
+            if let Some(untold) = self.reported.take_in(snapshot, offset) {
+                let snapshot = snapshot.map(display);
+                error!(volume = self.name, snapshot, offset, length, %error, untold, "{what} failed");
             }
         } else {
             debug!(volume = self.name, offset, length, %error, "{what} refused");
@@ -265,7 +274,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let _turn = Turn(&self.threads);
+        let _turn = Turn::new(&self.threads);
         let snapshot = self.snapshots.of(ino);
         let length = match snapshot {
             None => self.clip(offset, size.into()),
@@ -277,12 +286,11 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         if length == 0 {
             return reply.data(&[]);
         }
-        READ_BUFFER.with_borrow_mut(|buffer| {
-            let length_of = usize::try_from(length).expect("a request's length fits");
-            let buf = buffer.get_or_insert_with(ReadBuffer::new).slice(length_of);
+        self.threads.with_buffer(|buffer| {
+            let buf = buffer.slice(usize::try_from(length).expect("a request's length fits"));
             match self.threads.call(Kind::Read, length, || self.read_from(snapshot, offset, buf)) {
                 Ok(()) => reply.data(buf),
-                Err(error) => reply.error(self.failed("read", offset, length, &error)),
+                Err(error) => reply.error(self.failed_in(snapshot, "read", offset, length, &error)),
             }
         });
     }
@@ -299,7 +307,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let _turn = Turn(&self.threads);
+        let _turn = Turn { threads: &self.threads, written: data };
         let length = self.clip(offset, data.len() as u64);
         if length == 0 && !data.is_empty() {
             return reply.error(Errno::ENOSPC);
@@ -318,7 +326,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
     }
 
     fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        let _turn = Turn(&self.threads);
+        let _turn = Turn::new(&self.threads);
         match self.threads.call(Kind::Flush, 0, || self.device.flush()) {
             Ok(()) => reply.ok(),
             Err(error) => reply.error(self.failed("flush", 0, 0, &error)),
@@ -364,7 +372,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let _turn = Turn(&self.threads);
+        let _turn = Turn::new(&self.threads);
         let zero = |work: &dyn Fn() -> Result<(), DeviceError>| self.threads.call(Kind::Write, 0, work);
         let (what, zeros) = match mode {
             PUNCH => ("discard", zero(&|| self.device.discard(offset, length))),
@@ -403,7 +411,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
                 _ => reply.offset(i64::try_from(attr.size).expect("sizes are far below 2^63")),
             };
         }
-        let _turn = Turn(&self.threads);
+        let _turn = Turn::new(&self.threads);
         let found = self.threads.call(Kind::Read, 0, || match (whence, snapshot) {
             (libc::SEEK_DATA, None) => self.device.next_data(from),
             (_, None) => self.device.next_hole(from).map(Some),
@@ -413,7 +421,7 @@ impl<D: BlockDevice> Filesystem for DiskFs<D> {
         match found {
             Ok(Some(at)) => reply.offset(i64::try_from(at).expect("sizes are far below 2^63")),
             Ok(None) => reply.error(Errno::ENXIO),
-            Err(error) => reply.error(self.failed("lseek", from, 0, &error)),
+            Err(error) => reply.error(self.failed_in(snapshot.map(|(id, _)| id), "lseek", from, 0, &error)),
         }
     }
 
@@ -481,32 +489,29 @@ const ZERO: i32 = libc::FALLOC_FL_ZERO_RANGE;
 const ZERO_KEEP: i32 = libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE;
 
 /// A request that a serving thread has taken. When it was answered, the thread asks for another one, or rests.
-struct Turn<'a>(&'a Threads);
+struct Turn<'a> {
+    threads: &'a Threads,
+    /// What it came with.
+    written: &'a [u8],
+}
+
+impl<'a> Turn<'a> {
+    const fn new(threads: &'a Threads) -> Self {
+        Self { threads, written: &[] }
+    }
+}
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if self.0.are_too_many() {
-            drop(READ_BUFFER.take());
-            self.0.rest();
+        if self.threads.are_too_many() {
+            self.threads.drop_buffer();
+            // SAFETY: it stands in the library's buffer, which is memory of the heap's, and was answered: the thread returns from here to read the
+            // next request over it.
+            #[allow(unsafe_code)]
+            unsafe {
+                buffers::give_back(self.written);
+            }
+            self.threads.rest();
         }
-    }
-}
-
-/// One request's worth of bytes that begins at a page.
-struct ReadBuffer {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
-impl ReadBuffer {
-    fn new() -> Self {
-        // Zeroed memory of this size comes untouched from the kernel: only what is used becomes resident.
-        let bytes = vec![0; MAX_REQUEST as usize + PAGE];
-        let start = bytes.as_ptr().align_offset(PAGE);
-        Self { bytes, start }
-    }
-
-    fn slice(&mut self, length: usize) -> &mut [u8] {
-        &mut self.bytes[self.start..self.start + length]
     }
 }

@@ -8,12 +8,15 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use kmsd::client::{Anchor, TakenLease};
+use kmsd::client::{self, TakenLease};
 use kmsd::domain::lease::{Holder, Ticket};
 use tracing::{debug, info};
 use uuid::Uuid;
 
+use crate::anchors::AnchorStore;
+use crate::engine::Anchor;
 use crate::keys::{KeyError, KeyErrorKind, KeyService};
+use crate::open::to_service;
 
 /// Longest time between two renewals.
 const RENEWED_EVERY: Duration = Duration::from_secs(10);
@@ -47,7 +50,7 @@ impl Lease {
         service: &KeyService,
         volume: Uuid,
         file: (u64, u64),
-    ) -> Result<(Self, Option<Anchor>), KeyError> {
+    ) -> Result<(Self, Option<client::Anchor>), KeyError> {
         let (session, holder) = (Uuid::new_v4(), this_process(file));
         let TakenLease { ticket, lasts, anchor } =
             outwait_an_earlier_boot(|| service.take_lease(volume, session, &holder))?;
@@ -59,33 +62,24 @@ impl Lease {
     pub const fn ticket(&self) -> Ticket {
         self.ticket
     }
+}
 
-    /// How often it is to be renewed.
-    #[must_use]
-    pub fn renewed_every(&self) -> Duration {
-        (self.lasts / TRIES).min(RENEWED_EVERY)
+impl AnchorStore for Lease {
+    fn advance(&self, anchor: &Anchor) -> Result<(), KeyError> {
+        self.service.advance(self.volume, &to_service(anchor), Some(self.ticket))
     }
 
-    /// How long it lasts without a renewal.
-    #[must_use]
-    pub const fn lasts(&self) -> Duration {
-        self.lasts
-    }
-
-    /// Renews it. After it has ended that works as long as nobody has taken it.
-    ///
-    /// # Errors
-    /// If somebody has, or the service is away.
-    pub fn renew(&self) -> Result<(), KeyError> {
+    /// After the lease has ended that works as long as nobody has taken it.
+    fn renew(&self) -> Result<(), KeyError> {
         self.service.renew_lease(self.volume, self.ticket, &self.holder)
     }
 
-    /// Tells the service how far the volume has come.
-    ///
-    /// # Errors
-    /// If the volume is somebody else's by now, the service knows of a newer state, or is away.
-    pub fn advance(&self, anchor: &Anchor) -> Result<(), KeyError> {
-        self.service.advance(self.volume, anchor, Some(self.ticket))
+    fn renewed_every(&self) -> Duration {
+        (self.lasts / TRIES).min(RENEWED_EVERY)
+    }
+
+    fn lasts(&self) -> Duration {
+        self.lasts
     }
 }
 

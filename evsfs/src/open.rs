@@ -7,6 +7,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use kmsd::domain::lease::Ticket;
 use uuid::Uuid;
@@ -43,6 +44,8 @@ pub struct Access {
     pub memory: Option<u64>,
     /// Committer and checkpointer threads.
     pub background: bool,
+    /// How often those look after a volume that nobody writes to; the engine's own choice if none is given.
+    pub idle_round: Option<Duration>,
 }
 
 impl Access {
@@ -50,8 +53,9 @@ impl Access {
     #[must_use]
     pub const fn reading() -> Self {
         let expected = Expected { uuid: None, encrypted: false };
-        let (accept_rollback, memory) = (None, None);
-        Self { expected, read_only: true, salvage: false, accept_rollback, memory, background: false }
+        let (accept_rollback, memory, idle_round) = (None, None, None);
+        let (read_only, salvage, background) = (true, false, false);
+        Self { expected, read_only, salvage, accept_rollback, memory, background, idle_round }
     }
 
     /// The same, to change it.
@@ -177,6 +181,7 @@ fn open_at_depth(
     let options = OpenOptions {
         memory: access.memory.unwrap_or(defaults.memory),
         background: access.background,
+        idle_round: access.idle_round.unwrap_or(defaults.idle_round),
         read_only: access.read_only,
         salvage: access.salvage,
         anchor,

@@ -6,10 +6,10 @@ mod descriptors;
 
 use std::io;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, raise};
 use rustix::process::{DumpableBehavior, Resource, Rlimit};
 
-pub use allocations::keep_large_buffers_apart;
+pub use allocations::{ProcessMemory, give_back_memory, keep_large_buffers_apart};
 pub use descriptors::keep_from_children;
 
 /// Turns off core dumps and inspection by other processes of the same user.
@@ -78,6 +78,33 @@ impl Termination {
         Ok(Self { signals })
     }
 
+    /// The same of those of them that this process was not started to ignore (by `nohup`, or in the background of a script).
+    ///
+    /// # Errors
+    /// If the kernel refuses, or /proc cannot be read.
+    pub fn hold_what_is_not_ignored() -> io::Result<Self> {
+        let ignored = ignored_signals()?;
+        let mut signals = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            if ignored >> (signal as u32 - 1) & 1 == 0 {
+                signals.add(signal);
+            }
+        }
+        signals.thread_block()?;
+        Ok(Self { signals })
+    }
+
+    /// Waits for the next one, does what has to come before the end, and ends the process by that signal, as if it had never been held back.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn end_after(&self, last: impl FnOnce()) -> io::Result<()> {
+        let signal = self.signals.wait()?;
+        last();
+        self.signals.thread_unblock()?;
+        Ok(raise(signal)?)
+    }
+
     /// Waits for the next one and gives its name.
     ///
     /// # Errors
@@ -85,6 +112,14 @@ impl Termination {
     pub fn wait(&self) -> io::Result<&'static str> {
         Ok(self.signals.wait()?.as_str())
     }
+}
+
+/// A bit for each signal that this process ignores, signal 1 first.
+fn ignored_signals() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 /// Number of processors that this process may use.

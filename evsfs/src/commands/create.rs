@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -17,10 +18,11 @@ use crate::backing::{FileBacking, FileBackingError};
 use crate::cli;
 use crate::crypto::{Backend, Suite, SystemEntropy, VolumeKeys};
 use crate::engine::{BaseImage, CreateParams, Volume};
-use crate::failure::{Failure, FileError, UsageError};
+use crate::failure::{Failure, FileError, StartError, UsageError};
 use crate::format::{BaseReference, Header, Text, VolumeKind, WrappedDekField};
 use crate::keys::{self, KeyService};
 use crate::open::{self, Access, LockedFile};
+use crate::process::Termination;
 
 pub(super) fn run(arguments: &cli::Create, output: Output) -> Result<(), Failure> {
     let path = std::path::absolute(&arguments.file).map_err(|source| FileError::System {
@@ -114,6 +116,9 @@ fn read_base(path: &Path, service: &KeyService) -> Result<Base, Failure> {
 fn write(path: &Path, header: &Header, params: CreateParams, keys: &VolumeKeys) -> Result<(), Failure> {
     let system = |operation| move |source| FileError::System { operation, file: path.to_owned(), source };
     let unfinished = Unfinished::beside(path, header.uuid);
+    unfinished
+        .goes_with_the_process()
+        .map_err(|source| StartError::System { operation: "watch for signals", source })?;
     let backing = FileBacking::create(&unfinished.path).map_err(|error| match error {
         FileBackingError::Io { source, .. } => Failure::from(system("create")(source)),
         other => other.into(),
@@ -148,14 +153,31 @@ impl Unfinished {
     fn beside(path: &Path, volume: Uuid) -> Self {
         Self { path: path.with_file_name(format!(".evsfs-{volume}.{}.unfinished", Uuid::new_v4())) }
     }
+
+    /// From now on a signal that ends the process takes the file along. Once it has its own name, there is none of this one. To be called before any
+    /// thread starts.
+    fn goes_with_the_process(&self) -> io::Result<()> {
+        let signals = Termination::hold_what_is_not_ignored()?;
+        let path = self.path.clone();
+        thread::Builder::new().name("signals".into()).spawn(move || {
+            if let Err(error) = signals.end_after(|| remove(&path)) {
+                warn!(%error, "a signal was not passed on");
+            }
+        })?;
+        Ok(())
+    }
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        match fs::remove_file(&self.path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => warn!(path = %self.path.display(), %error, "an unfinished file stays"),
-        }
+        remove(&self.path);
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => warn!(path = %path.display(), %error, "an unfinished file stays"),
     }
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,7 +16,7 @@ use tracing_subscriber::EnvFilter;
 use super::output::Output;
 use crate::cli;
 use crate::device::{RawDevice, VolumeDevice};
-use crate::failure::{Failure, FileError, StartError};
+use crate::failure::{Failure, FileError, StartError, UsageError};
 use crate::keys::KeyService;
 use crate::open::{self, Access, LockedFile};
 use crate::process::{self, Termination};
@@ -24,6 +24,9 @@ use crate::regular_file::{self, RegularFile};
 use crate::serve::{self, Readiness, Ready, Settings, Signals};
 use crate::unlock::Expected;
 use crate::{lock, mount};
+
+/// The engine looks after a volume that nobody writes to this much less often than what is not urgent is done otherwise: every 30 seconds.
+const TICKS_IN_A_ROUND: u32 = 3;
 
 pub(super) fn run(arguments: &cli::Mount, output: Output) -> Result<(), Failure> {
     if arguments.background_child {
@@ -100,6 +103,7 @@ fn attach(arguments: &cli::Mount, ready: Readiness) -> Result<(), Failure> {
     // Before any thread: signals are held back in all of them.
     let termination = Termination::hold().map_err(system("hold signals back"))?;
     let flusher = process::become_io_flusher();
+    keep_log_apart(arguments)?;
     start_log(arguments)?;
     if let Err(error) = flusher {
         info!(%error, "loop mounts on this disk may stall when memory is short");
@@ -149,6 +153,7 @@ fn open_volume(arguments: &cli::Mount) -> Result<(VolumeDevice, Settings), Failu
         accept_rollback: arguments.accept_rollback.then_some("evsfs mount --accept-rollback"),
         memory: arguments.memory.map(|memory| memory.0),
         background: true,
+        idle_round: Some(Duration::from_millis(arguments.tick) * TICKS_IN_A_ROUND),
     };
     let opened = open::open(&file, &KeyService::from_env(), &access)?;
     Ok((VolumeDevice::start(opened, &file, arguments.read_only)?, settings))
@@ -160,6 +165,25 @@ fn absolute(path: &Path) -> Result<PathBuf, FileError> {
         file: path.to_owned(),
         source,
     })
+}
+
+/// Lines of the log in the volume file would be damage, and behind the mount nobody could read them.
+fn keep_log_apart(arguments: &cli::Mount) -> Result<(), UsageError> {
+    let Some(log) = &arguments.log else { return Ok(()) };
+    // What is not there is refused, or made, by whoever opens it.
+    let identity =
+        |path: &Path| std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let is_the_file = identity(log).is_some_and(|log| Some(log) == identity(&arguments.file));
+    let directory = log.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let resolved = |path: &Path| std::fs::canonicalize(path).ok();
+    let is_behind = resolved(directory)
+        .zip(resolved(&arguments.mountpoint))
+        .is_some_and(|(directory, point)| directory.starts_with(point));
+    if is_the_file || is_behind {
+        let (file, point) = (arguments.file.clone(), arguments.mountpoint.clone());
+        return Err(UsageError::LogOnItsDisk { log: log.clone(), file, point });
+    }
+    Ok(())
 }
 
 /// The log goes to its file, or to standard error, which the background has none of.

@@ -85,7 +85,7 @@ impl BlockDevice for VolumeDevice {
     }
 
     fn allocated(&self) -> u64 {
-        self.volume.stats().used_slots * BLOCK
+        self.volume.used()
     }
 
     fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), DeviceError> {
@@ -187,6 +187,10 @@ impl Attachment for VolumeDevice {
             self.volume.confirm_anchor(confirmed);
         }
         anchors.advance(self.volume.anchor(), || self.volume.offer_anchor());
+    }
+
+    fn rest(&self) {
+        self.volume.rest();
     }
 
     fn close(self) -> Result<(), Failure> {

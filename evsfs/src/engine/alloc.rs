@@ -13,13 +13,16 @@ use super::store::{Store, count, host_error};
 use crate::format::layout::{BLOCK, BLOCK_BYTES, FANOUT, REGION_SLOTS, RING_START, allocation_slots};
 use crate::format::{Entry, Tree, UPPER_ALLOCATION_ENTRIES};
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
+mod kept;
 mod persist;
 mod region;
 #[cfg(test)]
 mod tests;
 mod wipe;
 
+use kept::{Group, lacks};
 pub(super) use persist::Prepared;
 pub(super) use region::Bitmap;
 use region::Region;
@@ -84,9 +87,13 @@ struct Inner {
     /// what is left of the map refers to their slots: who got one would lose it with the old reference. The file goes on behind them.
     reached: u64,
     loaded: BlockMap<Region>,
-    /// Durable entries of the bitmaps, by page of the lowest upper level.
-    lower: BlockMap<Entries>,
-    /// Durable entries of those pages.
+    /// How many of those there are of each group that has any.
+    loaded_of: BlockMap<u32>,
+    /// Groups as in the durable tree, as many as memory allows.
+    lower: BlockMap<Group>,
+    /// The most free slots that any region of a group has in the durable tree, of the groups that were looked at.
+    most_free: BlockMap<u16>,
+    /// Durable entries of the groups' pages.
     middle: BlockMap<Entries>,
     /// Durable entries of the highest pages, as in the superblock.
     upper: Vec<Entry>,
@@ -100,8 +107,7 @@ struct Inner {
     /// Slots of writers that are in the midst of a write, each with the number of its flight.
     flights: Vec<(u64, Run)>,
     next_flight: u64,
-    used: u64,
-    /// The same in the durable tree.
+    /// Slots in use in the durable tree.
     durable_used: u64,
     clock: u64,
     /// The host is full: slots from this one on are not worth a try.
@@ -151,8 +157,10 @@ impl Inner {
 /// See the module.
 pub(super) struct Allocator {
     inner: Mutex<Inner>,
+    /// Slots in use. It changes under the lock alone; without it, whoever only wants to know reads it.
+    used: AtomicU64,
     ring_pages: u64,
-    /// Clean bitmaps to keep.
+    /// Pages of the tree to keep, but for bitmaps that differ from the file.
     keep: usize,
 }
 
@@ -166,7 +174,9 @@ impl Allocator {
             regions,
             reached: regions.max(within(extent.once)),
             loaded: BlockMap::default(),
+            loaded_of: BlockMap::default(),
             lower: BlockMap::default(),
+            most_free: BlockMap::default(),
             middle: BlockMap::default(),
             upper,
             damaged: BTreeMap::new(),
@@ -174,13 +184,12 @@ impl Allocator {
             cut: false,
             flights: Vec::new(),
             next_flight: 0,
-            used,
             durable_used: used,
             clock: 0,
             full: None,
             reserve_taken: true,
         };
-        Self { inner: Mutex::new(inner), ring_pages, keep: keep.max(8) }
+        Self { inner: Mutex::new(inner), used: AtomicU64::new(used), ring_pages, keep: keep.max(16) }
     }
 
     /// Takes `count` slots for data in as few runs as possible.
@@ -217,7 +226,7 @@ impl Allocator {
         inner.flights.retain(|(number, _)| *number != flight.number);
         for run in &flight.runs {
             self.free_run(&mut inner, store, *run);
-            inner.used = inner.used.saturating_sub(run.count);
+            self.sub_used(run.count);
         }
     }
 
@@ -264,7 +273,7 @@ impl Allocator {
             return 0;
         }
         let end = inner.full.unwrap_or_else(|| last_used(inner));
-        end.saturating_sub(inner.used + low)
+        end.saturating_sub(self.used() + low)
     }
 
     fn take_in(
@@ -290,7 +299,7 @@ impl Allocator {
                 }
             }
         }
-        inner.used += count;
+        self.add_used(count);
         Ok(runs)
     }
 
@@ -325,8 +334,8 @@ impl Allocator {
         let slot = free.ok_or(VolumeError::NoSpace)?.start;
         region.change(cut).set(slot);
         region.used += 1;
-        inner.used += 1;
         inner.reserve_taken = true;
+        self.add_used(1);
         Ok(slot)
     }
 
@@ -347,7 +356,7 @@ impl Allocator {
         let region = inner.loaded.get_mut(&0)?;
         region.change(cut).set(slot);
         region.used += 1;
-        inner.used += 1;
+        self.add_used(1);
         Some(slot)
     }
 
@@ -405,9 +414,9 @@ impl Allocator {
                 if region >= inner.regions {
                     region = 0;
                 }
-                // A page of entries that says all its regions are full is passed over whole.
+                // A group none of whose regions has so much is passed over whole.
                 if region.is_multiple_of(FAN)
-                    && self.group_is_full(inner, region / FAN)
+                    && lacks(inner, region / FAN, worth)
                     && region + FAN <= inner.regions
                 {
                     region += FAN;
@@ -474,16 +483,6 @@ impl Allocator {
         Ok(())
     }
 
-    fn group_is_full(&self, inner: &Inner, group: u64) -> bool {
-        let _ = self;
-        if inner.lower.contains_key(&group) || inner.loaded.keys().any(|region| region / FAN == group) {
-            return false;
-        }
-        let Some(middle) = inner.middle.get(&(group / FAN)) else { return false };
-        let entry = middle[usize::try_from(group % FAN).expect("below 128")];
-        !entry.is_absent() && entry.aux() == 0
-    }
-
     /// Free slots of a region, within the file if it cannot grow.
     fn free_in(&self, inner: &mut Inner, store: &Store, region: u64) -> u64 {
         let kept = if region == 0 { reserve_slots(self.ring_pages) + low_slots(self.ring_pages) } else { 0 };
@@ -505,24 +504,6 @@ impl Allocator {
         if inner.full.is_some() { free.saturating_sub(beyond) } else { free }
     }
 
-    /// The durable entry of a region's bitmap.
-    fn durable(&self, inner: &mut Inner, store: &Store, region: u64) -> Result<Entry, VolumeError> {
-        let _ = self;
-        let group = region / FAN;
-        if !inner.lower.contains_key(&group) {
-            let top = group / FAN;
-            if !inner.middle.contains_key(&top) {
-                let entry = usize::try_from(top).ok().and_then(|top| inner.upper.get(top).copied());
-                let entries = inner.entries(store, 2, top, entry.unwrap_or_default())?;
-                inner.middle.insert(top, entries);
-            }
-            let entry = inner.middle[&top][usize::try_from(group % FAN).expect("below 128")];
-            let entries = inner.entries(store, 1, group, entry)?;
-            inner.lower.insert(group, entries);
-        }
-        Ok(inner.lower[&group][usize::try_from(region % FAN).expect("below 128")])
-    }
-
     /// A region, loaded if need be.
     fn load<'a>(
         &self,
@@ -536,6 +517,7 @@ impl Allocator {
             let bits = self.read_bitmap(inner, store, region)?;
             self.evict(inner);
             inner.loaded.insert(region, Region::new(bits, false));
+            *inner.loaded_of.entry(region / FAN).or_default() += 1;
         }
         let region = inner.loaded.get_mut(&region).expect("present or just inserted");
         region.touched = clock;
@@ -552,27 +534,13 @@ impl Allocator {
         })
     }
 
-    /// Drops bitmaps that are as in the file, those first that were not used for longest.
-    fn evict(&self, inner: &mut Inner) {
-        if inner.loaded.len() < self.keep {
-            return;
-        }
-        let clean = |region: &Region| !region.dirty && region.at_cut.is_none() && region.written.is_none();
-        let mut ages: Vec<u64> =
-            inner.loaded.values().filter(|region| clean(region)).map(|region| region.touched).collect();
-        ages.sort_unstable();
-        if let Some(&median) = ages.get(ages.len() / 2) {
-            inner.loaded.retain(|_, region| !clean(region) || region.touched > median);
-        }
-    }
-
     /// Gives slots back at once: nothing that could be recovered may refer to them.
     pub(super) fn free(&self, store: &Store, slots: &[u64]) {
         let mut inner = self.inner.lock();
         for slot in slots {
             self.free_run(&mut inner, store, Run { slot: *slot, count: 1 });
         }
-        inner.used = inner.used.saturating_sub(u64::try_from(slots.len()).unwrap_or(0));
+        self.sub_used(u64::try_from(slots.len()).unwrap_or(u64::MAX));
     }
 
     fn free_run(&self, inner: &mut Inner, store: &Store, run: Run) {
@@ -623,14 +591,28 @@ impl Allocator {
                 Err(_) => {}
             }
         }
-        inner.used += added;
+        self.add_used(added);
         Ok(())
     }
 
     /// Length of the file, and slots in use.
     pub(super) fn totals(&self) -> (u64, u64) {
         let inner = self.inner.lock();
-        (inner.file_slots, inner.used)
+        (inner.file_slots, self.used())
+    }
+
+    /// Slots in use. It waits for nobody.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn add_used(&self, slots: u64) {
+        self.used.fetch_add(slots, Ordering::Relaxed);
+    }
+
+    /// Of a hostile volume more may be freed than were in use. (The caller holds the lock, so nobody else changes it.)
+    fn sub_used(&self, slots: u64) {
+        self.used.store(self.used().saturating_sub(slots), Ordering::Relaxed);
     }
 
     /// Bitmaps in memory.
@@ -713,6 +695,11 @@ fn run_of(region: &Region, least: u64, most: u64, bounds: &Bounds) -> Option<(u6
     None
 }
 
+/// The place of a region, or of a group, among the entries of the page above it.
+fn place_in(index: u64) -> usize {
+    usize::try_from(index % FAN).expect("below 128")
+}
+
 /// The end of the last slot in use, as far as is known.
 fn last_used(inner: &Inner) -> u64 {
     let last = inner.regions - 1;
@@ -777,9 +764,8 @@ impl Allocator {
         Bitmap::fresh(region, self.ring_pages)
     }
 
-    /// A bitmap as it is now.
-    pub(super) fn bitmap(&self, store: &Store, region: u64) -> Result<Arc<Bitmap>, VolumeError> {
-        let mut inner = self.inner.lock();
-        Ok(Arc::clone(&self.load(&mut inner, store, region)?.bits))
+    /// A bitmap as it is in the durable tree.
+    pub(super) fn durable_bitmap(&self, store: &Store, region: u64) -> Result<Bitmap, VolumeError> {
+        self.read_bitmap(&mut self.inner.lock(), store, region)
     }
 }

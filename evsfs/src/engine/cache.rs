@@ -76,6 +76,13 @@ impl PageCache {
         }
     }
 
+    /// Drops every page.
+    pub(super) fn clear(&self) {
+        for shard in &self.shards {
+            *shard.lock() = CacheShard::default();
+        }
+    }
+
     /// Pages held.
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().pages.len()).sum()

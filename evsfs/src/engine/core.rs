@@ -4,6 +4,7 @@
 //! `dirty`, `pending`, `header`, and last those inside `alloc`, `cache` and `store`. Readers take none but the shard's.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::alloc::Allocator;
 use super::cache::PageCache;
@@ -72,6 +73,8 @@ pub(super) struct Limits {
     pub(super) log_reserve: u64,
     /// Slots of discarded blocks that wait for a checkpoint before one is made for them.
     pub(super) deferred: usize,
+    /// Regions that a check has in memory at once.
+    pub(super) check: usize,
 }
 
 /// Nobody changes anything.
@@ -124,6 +127,8 @@ pub(super) struct Core {
     pub(super) base: RwLock<Option<Arc<dyn BaseImage>>>,
     pub(super) read_only: bool,
     pub(super) background: bool,
+    /// How often the checkpointer looks after a volume that nobody writes to.
+    pub(super) idle_round: Duration,
     pub(super) poisoned: AtomicBool,
     /// Damaged blocks that the log has heard of.
     pub(super) reported: Ration,
@@ -220,6 +225,17 @@ impl Core {
         }
         self.signals.wake();
         error
+    }
+
+    /// See [`super::Volume::rest`].
+    pub(super) fn rest(&self) {
+        if self.running_task().is_none() {
+            self.cache.clear();
+            self.alloc.rest();
+            if let Some(base) = self.base_now() {
+                base.rest();
+            }
+        }
     }
 
     pub(super) fn stats(&self) -> Stats {

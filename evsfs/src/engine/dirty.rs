@@ -4,9 +4,9 @@
 //! entries are in the map. Both layers of a block stand under one lock, so a look-up never falls between them. Readers of other
 //! blocks do not meet: there are 64 locks, each for whole runs of 256 blocks (1 MiB).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::ops::{Range, RangeInclusive};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::map::{is_lost, lost};
@@ -59,7 +59,7 @@ struct Layer {
     entries: BlockMap<Entry>,
     /// The runs of 256 blocks that have entries: so few of them must be looked at to find those of a range, or the next one. Some may have
     /// none any more.
-    runs: BTreeSet<u32>,
+    runs: Runs,
     /// Discarded ranges. An entry of the same layer is newer than the range that it lies in: a range that comes drops those.
     holes: Arc<RangeSet>,
 }
@@ -82,7 +82,7 @@ impl Layer {
 
     /// Takes out the entries of a range and hands them to `dropped`.
     fn remove(&mut self, range: &Range<u64>, dropped: &mut impl FnMut(Entry)) {
-        let runs: Vec<u32> = self.runs.range(runs_of(range)).copied().collect();
+        let runs = self.runs.within(range).to_vec();
         let blocks = runs.len().saturating_mul(1 << CHUNK_BITS);
         if blocks > self.entries.len() {
             self.entries.retain(|block, entry| {
@@ -93,8 +93,8 @@ impl Layer {
                 !hidden
             });
         } else {
-            for run in &runs {
-                let blocks = blocks_of(*run);
+            for run in runs {
+                let blocks = blocks_of(run);
                 for block in blocks.start.max(range.start)..blocks.end.min(range.end) {
                     if let Some(entry) = self.entries.remove(&block) {
                         dropped(entry);
@@ -102,11 +102,39 @@ impl Layer {
                 }
             }
         }
-        for run in runs {
-            let blocks = blocks_of(run);
-            if range.start <= blocks.start && blocks.end <= range.end {
-                self.runs.remove(&run);
-            }
+        self.runs.remove_whole(range);
+    }
+}
+
+/// Numbers of runs, sorted and in one piece: a tree of them would leave its nodes all over the heap.
+#[derive(Default)]
+struct Runs(Vec<u32>);
+
+impl Runs {
+    fn insert(&mut self, run: u32) {
+        if let Err(place) = self.0.binary_search(&run) {
+            self.0.insert(place, run);
+        }
+    }
+
+    /// The first one that is not before `run`.
+    fn from(&self, run: u32) -> Option<u32> {
+        self.0.get(self.0.partition_point(|have| *have < run)).copied()
+    }
+
+    /// Those that blocks of a range lie in, which is not empty.
+    fn within(&self, range: &Range<u64>) -> &[u32] {
+        let start = self.0.partition_point(|have| *have < run_of(range.start));
+        let end = self.0.partition_point(|have| *have <= run_of(range.end - 1));
+        &self.0[start..end]
+    }
+
+    /// Takes out those that lie in a range with all their blocks.
+    fn remove_whole(&mut self, range: &Range<u64>) {
+        let start = self.0.partition_point(|have| blocks_of(*have).start < range.start);
+        let end = self.0.partition_point(|have| blocks_of(*have).end <= range.end);
+        if start < end {
+            self.0.drain(start..end);
         }
     }
 }
@@ -114,11 +142,6 @@ impl Layer {
 /// The run that a block belongs to.
 fn run_of(block: u64) -> u32 {
     u32::try_from(block >> CHUNK_BITS).expect("a volume has at most 2^35 blocks")
-}
-
-/// The runs that a range, which is not empty, lies in.
-fn runs_of(range: &Range<u64>) -> RangeInclusive<u32> {
-    run_of(range.start)..=run_of(range.end - 1)
 }
 
 fn blocks_of(run: u32) -> Range<u64> {
@@ -232,7 +255,7 @@ impl DirtyMap {
     /// Whether a range is discarded already in the active layer, and nothing was written into it since. The caller keeps writers away.
     pub(super) fn is_hole(&self, range: &Range<u64>) -> bool {
         self.shards[0].read().active.holes.covers(range)
-            && self.shards.iter().all(|shard| shard.read().active.runs.range(runs_of(range)).next().is_none())
+            && self.shards.iter().all(|shard| shard.read().active.runs.within(range).is_empty())
     }
 
     /// Records a discarded range, which is not empty, in the active layer, drops the entries that it hides, and hands each to `dropped` that
@@ -466,7 +489,7 @@ impl DirtyMap {
         loop {
             let next = |shard: &RwLock<Shard>| {
                 let shard = shard.read();
-                let runs = |layer: &Layer| layer.runs.range(from..).next().copied();
+                let runs = |layer: &Layer| layer.runs.from(from);
                 [runs(&shard.active), runs(&shard.frozen)].into_iter().flatten().min()
             };
             let run = self.shards.iter().filter_map(next).min()?;

@@ -1,6 +1,7 @@
 //! What callers choose when they create and open volumes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -79,6 +80,9 @@ pub trait BaseImage: Send + Sync {
     /// # Errors
     /// As `Volume::read`.
     fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError>;
+
+    /// Nobody reads at the moment: what can be read again may go from memory.
+    fn rest(&self) {}
 }
 
 /// How to open a volume.
@@ -90,6 +94,8 @@ pub struct OpenOptions {
     /// Whether a committer and a checkpointer thread run. Without them everything happens on the calling thread, in an order that
     /// depends on nothing else, and nothing is committed but by `Volume::flush` and when a limit is reached.
     pub background: bool,
+    /// How often an otherwise idle volume is checkpointed, so that discarded space goes back to the host.
+    pub idle_round: Duration,
     /// Never write to the file.
     pub read_only: bool,
     /// Where the host fails to read the log, take that for its end: [`super::Volume::ends_unread`] tells. Only together with `read_only`, to
@@ -105,7 +111,8 @@ pub struct OpenOptions {
     pub seals_per_epoch: u64,
     /// Dirty entries before a checkpoint; `None` chooses by size and memory.
     pub dirty_limit: Option<usize>,
-    /// Pages of deleted snapshots and discarded ranges that one checkpoint frees at most, each with up to 128 blocks.
+    /// Pages of deleted snapshots, and leaves of discarded ranges with the pages that are above them alone, that one checkpoint frees at most, each
+    /// with up to 128 blocks.
     pub trash_budget: usize,
     /// Does without these protections, to see what happens then.
     #[cfg(feature = "sim")]
@@ -117,6 +124,7 @@ impl Default for OpenOptions {
         Self {
             memory: 192 << 20,
             background: true,
+            idle_round: Duration::from_secs(30),
             read_only: false,
             salvage: false,
             anchor: None,

@@ -2,9 +2,14 @@
 
 mod bad_sectors;
 mod behaviour;
+mod bounds;
 mod cost;
+mod direct;
+mod large;
 mod model;
+mod progress;
 mod space;
+mod sparse;
 mod stress;
 mod versions;
 
@@ -15,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use uuid::Uuid;
 
+pub(super) use self::sparse::Sparse;
 use super::{CreateParams, OpenError, OpenOptions, Volume};
 use crate::backing::Backing;
 use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};

@@ -181,7 +181,7 @@ impl Core {
             let len = rest.len().min(blocks * BLOCK - within);
             let part = &mut whole[..blocks * BLOCK];
             let root = Root { entry: snapshot.root, height: snapshot.height, blocks: snapshot.blocks };
-            if let Err(error) = self.read_version(&root, base.as_deref(), first, part) {
+            if let Err(error) = self.read_version(id, &root, base.as_deref(), first, part) {
                 // Its slots may have been freed in the meantime, because it was deleted or sealed anew.
                 let now = self.find_snapshot(id).ok_or(VolumeError::NoSuchSnapshot { id })?;
                 if now.root == snapshot.root {
@@ -200,6 +200,7 @@ impl Core {
     /// Reads whole blocks, at most [`BATCH`], under a root whose slots nobody frees meanwhile.
     fn read_version(
         &self,
+        snapshot: Uuid,
         root: &Root,
         base: Option<&dyn BaseImage>,
         first: u64,
@@ -215,8 +216,8 @@ impl Core {
             };
             self.read_entry(block, &entry, base, bytes.as_mut_slice())?.map_err(|reason| {
                 let error = VolumeError::DamagedBlock { volume: self.store.uuid, block, reason };
-                if let Some(untold) = self.reported.take(block) {
-                    tracing::error!(%error, slot = entry.slot(), untold, "damage found in a snapshot");
+                if let Some(untold) = self.reported.take_in(Some(snapshot), block) {
+                    tracing::error!(%error, %snapshot, slot = entry.slot(), untold, "damage found in a snapshot");
                 }
                 error
             })?;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::alloc::{Allocator, Extent, FILE_SLOTS_MOST};
 use super::cache::{PAGE_COST, PageCache};
 use super::carry::CARRIED_MOST;
+use super::check::regions_within;
 use super::checkpoint::Checkpointer;
 use super::commit::{Pending, pages_for};
 use super::core::{Anchors, Core, Limits, Root};
@@ -363,6 +364,23 @@ impl Volume {
         self.core.stats()
     }
 
+    /// What it is made of.
+    #[cfg(test)]
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Bytes of the file in use. It waits for nobody.
+    #[must_use]
+    pub fn used(&self) -> u64 {
+        self.core.alloc.used() * BLOCK_BYTES
+    }
+
+    /// Drops from memory what can be read again, for who has nothing to do; not while a re-encryption or a flatten runs, which goes on using it.
+    pub fn rest(&self) {
+        self.core.rest();
+    }
+
     /// Whether this is the DEK that the header's wrapped DEK has to open to.
     #[must_use]
     pub fn has_key(&self, dek: &Dek) -> bool {
@@ -511,6 +529,9 @@ impl BaseImage for Volume {
     fn next_hole(&self, offset: u64, end: u64) -> Result<u64, VolumeError> {
         self.core.next_hole(offset, end)
     }
+    fn rest(&self) {
+        self.core.rest();
+    }
 }
 
 /// A thin volume fixes its base's identity and state, or the base could be exchanged underneath.
@@ -554,7 +575,9 @@ fn limits(superblock: &Superblock, ring_pages: u64, options: &OpenOptions) -> Li
     let dirty = dirty.max(number(chunk));
     let deferred = DEFERRED_MOST.min(dirty);
     let (group, carried) = (number(group), number(carried));
-    Limits { dirty, group, chunk, trash, carried, log_reserve: reserve, deferred }
+    // A disk that is attached needs the rest for those who write.
+    let check = regions_within(options.memory / if options.background { 16 } else { 4 });
+    Limits { dirty, group, chunk, trash, carried, log_reserve: reserve, deferred, check }
 }
 
 #[allow(clippy::too_many_arguments)] // once, to put the parts together
@@ -582,7 +605,7 @@ fn assemble(
         Extent { now: file_slots, once: superblock.file_slots },
         superblock.used_slots,
         header.ring_pages,
-        // Bitmaps take a sixteenth of the memory, pages of the map a fifth, dirty entries under half; the rest is for what a checkpoint
+        // Bitmaps and the pages above them take a sixteenth of the memory, pages of the map a fifth, dirty entries under half; the rest is for what a checkpoint
         // needs while it runs, for buffers, and for the program.
         number(options.memory / 16 / 4096),
     );
@@ -634,6 +657,7 @@ fn assemble(
         base: RwLock::new(options.base),
         read_only: options.read_only,
         background: options.background,
+        idle_round: options.idle_round,
         poisoned: AtomicBool::new(false),
         reported: super::ration::Ration::default(),
         signals,

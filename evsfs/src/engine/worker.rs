@@ -16,8 +16,6 @@ use super::task::Step;
 const COMMIT_AGE: Duration = Duration::from_secs(5);
 /// How often the committer looks.
 const COMMIT_ROUND: Duration = Duration::from_secs(2);
-/// How often an otherwise idle volume is checkpointed, so that discarded space goes back to the host.
-const CHECKPOINT_ROUND: Duration = Duration::from_secs(30);
 
 /// How often a task that waits for others looks again.
 const WAITING_ROUND: Duration = Duration::from_secs(1);
@@ -157,7 +155,7 @@ fn checkpointer(core: &Core) {
         {
             let mut work = core.signals.work.lock();
             if !*work {
-                core.signals.woken.wait_for(&mut work, CHECKPOINT_ROUND);
+                core.signals.woken.wait_for(&mut work, core.idle_round);
             }
             *work = false;
         }
@@ -168,8 +166,8 @@ fn checkpointer(core: &Core) {
         if core.check_writable().is_err() {
             continue;
         }
-        report(core, Work::Checkpoint, core.tend(last.elapsed() >= CHECKPOINT_ROUND));
-        if last.elapsed() >= CHECKPOINT_ROUND {
+        report(core, Work::Checkpoint, core.tend(last.elapsed() >= core.idle_round));
+        if last.elapsed() >= core.idle_round {
             last = Instant::now();
         }
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use self::expectation::Expectation;
+use super::buffers::ReadBuffer;
 
 /// Those who are awake, at most: with more processors, more have nothing to do.
 const PLACES: usize = 4;
@@ -61,6 +62,8 @@ pub struct Threads {
     crew: Mutex<Crew>,
     moved: Condvar,
     slots: Mutex<Vec<Arc<Slot>>>,
+    /// What [`Self::are_idle`] found.
+    seen: AtomicU64,
     reads: Expectation,
     flushes: Expectation,
 }
@@ -75,9 +78,14 @@ struct Crew {
     ended: bool,
 }
 
-/// What the others see of a thread: an odd number while it is in a call to the device, with [`LENT`] if it has lent its place.
+/// What the others see of a thread.
 #[derive(Debug, Default)]
-struct Slot(AtomicU64);
+struct Slot {
+    /// An odd number while it is in a call to the device, with [`LENT`] if it has lent its place.
+    number: AtomicU64,
+    /// Made with a thread's first read, touched only as far as requests reach, and given back while the thread rests, or all do.
+    buffer: Mutex<Option<ReadBuffer>>,
+}
 
 impl Threads {
     /// For a machine with so many processors.
@@ -95,6 +103,7 @@ impl Threads {
             crew: Mutex::default(),
             moved: Condvar::new(),
             slots: Mutex::default(),
+            seen: AtomicU64::new(0),
             reads: Expectation::default(),
             flushes: Expectation::default(),
         }
@@ -111,12 +120,12 @@ impl Threads {
         let slot = self.slot();
         let expectation = self.expectation(kind);
         let lends = expectation.is_some_and(Expectation::is_slow);
-        let number = slot.0.load(Ordering::Relaxed) + 1;
+        let number = slot.number.load(Ordering::Relaxed) + 1;
         if lends {
-            slot.0.store(number | LENT, Ordering::Release);
+            slot.number.store(number | LENT, Ordering::Release);
             self.lend();
         } else {
-            slot.0.store(number, Ordering::Release);
+            slot.number.store(number, Ordering::Release);
             if self.awake.load(Ordering::SeqCst) < self.places {
                 self.give(&mut self.crew.lock());
             }
@@ -125,7 +134,7 @@ impl Threads {
             Some(expectation) => expectation.observe(length, work),
             None => work(),
         };
-        if slot.0.swap(number + 1, Ordering::AcqRel) & LENT != 0 {
+        if slot.number.swap(number + 1, Ordering::AcqRel) & LENT != 0 {
             self.take_back();
         }
         result
@@ -182,6 +191,36 @@ impl Threads {
         }
     }
 
+    /// Reads through this thread's own buffer.
+    pub(super) fn with_buffer<R>(&self, work: impl FnOnce(&mut ReadBuffer) -> R) -> R {
+        work(self.slot().buffer.lock().get_or_insert_with(ReadBuffer::new))
+    }
+
+    /// Gives this thread's buffer back.
+    pub(super) fn drop_buffer(&self) {
+        self.slot().buffer.lock().take();
+    }
+
+    /// Whether nobody has served a request since this was last asked.
+    #[must_use]
+    pub fn are_idle(&self) -> bool {
+        let numbers = |slot: &Arc<Slot>| slot.number.load(Ordering::Acquire) & !LENT;
+        let (sum, calls) = {
+            let slots = self.slots.lock();
+            (slots.iter().map(numbers).sum(), slots.iter().any(|slot| numbers(slot) % 2 == 1))
+        };
+        self.seen.swap(sum, Ordering::Relaxed) == sum && !calls
+    }
+
+    /// Gives the buffers of all threads back that do not read at the moment.
+    pub fn drop_buffers(&self) {
+        for slot in &*self.slots.lock() {
+            if let Some(mut buffer) = slot.buffer.try_lock() {
+                buffer.take();
+            }
+        }
+    }
+
     /// Nobody rests from now on: the session ends.
     pub fn end(&self) {
         self.crew.lock().ended = true;
@@ -191,12 +230,12 @@ impl Threads {
     /// Lends the places of those who have been in one call since the last look, which left their numbers in `seen`.
     fn lend_for_those_who_hang(&self, crew: &mut Crew, seen: &mut Vec<u64>) {
         let slots = self.slots.lock().clone();
-        let numbers: Vec<u64> = slots.iter().map(|slot| slot.0.load(Ordering::Acquire)).collect();
+        let numbers: Vec<u64> = slots.iter().map(|slot| slot.number.load(Ordering::Acquire)).collect();
         for ((slot, number), before) in slots.iter().zip(&numbers).zip(&*seen) {
             let hangs = number == before && number % 2 == 1 && number & LENT == 0;
             if hangs
                 && slot
-                    .0
+                    .number
                     .compare_exchange(*number, number | LENT, Ordering::AcqRel, Ordering::Relaxed)
                     .is_ok()
             {
@@ -226,7 +265,7 @@ impl Threads {
     /// How many serve a request and have not lent their place.
     fn serving(&self) -> usize {
         let serves = |slot: &&Arc<Slot>| {
-            let number = slot.0.load(Ordering::Acquire);
+            let number = slot.number.load(Ordering::Acquire);
             number % 2 == 1 && number & LENT == 0
         };
         self.slots.lock().iter().filter(serves).count()

@@ -1,9 +1,12 @@
 //! What is read is what was written, at any offset and length, by any way of reading and writing (F10).
 
 use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+
+use rustix::pipe::SpliceFlags;
 
 use crate::disk::{Disk, Kind, MIB, Numbers, each_kind, read};
 
@@ -11,7 +14,8 @@ each_kind! {
     f10_any_offset_and_length_match_a_byte_vector;
     f10_direct_io_of_aligned_buffers;
     many_openers_write_and_read_their_own_parts_at_once;
-    sendfile_and_copy_file_range_copy;
+    sendfile_splice_and_copy_file_range_copy;
+    with_a_cache_sendfile_splice_and_copy_file_range_copy;
     reads_and_writes_at_the_end_are_cut_there;
 }
 
@@ -126,8 +130,16 @@ fn d10_overlapping_writes_of_a_block_are_never_mixed() {
     });
 }
 
-fn sendfile_and_copy_file_range_copy(kind: Kind) {
-    let disk = Disk::new(kind, 8 * MIB);
+fn sendfile_splice_and_copy_file_range_copy(kind: Kind) {
+    copies(&Disk::new(kind, 16 * MIB));
+}
+
+fn with_a_cache_sendfile_splice_and_copy_file_range_copy(kind: Kind) {
+    copies(&Disk::with(kind, 16 * MIB, &["--cached"]));
+}
+
+/// Out of the disk, into it, and within it.
+fn copies(disk: &Disk) {
     let data = Numbers(3).bytes(3 * MIB as usize + 5);
     disk.open().write_all_at(&data, 0).unwrap();
 
@@ -146,6 +158,32 @@ fn sendfile_and_copy_file_range_copy(kind: Kind) {
         assert!(rustix::fs::copy_file_range(&view, Some(&mut from), &view, Some(&mut to), left).unwrap() > 0);
     }
     assert!(read(&view, 4 * MIB + 3, 2 * MIB as usize - 1) == data[1..2 * MIB as usize]);
+
+    // At a place that is no multiple of anything, so the ends are parts of blocks.
+    let into = 8 * MIB + 13;
+    let source = File::open(disk.dir().join("sent")).unwrap();
+    let mut target = disk.open();
+    target.seek(SeekFrom::Start(into)).unwrap();
+    let mut sent = 0u64;
+    while sent < data.len() as u64 {
+        let left = data.len() - sent as usize;
+        assert!(rustix::fs::sendfile(&target, &source, Some(&mut sent), left).unwrap() > 0);
+    }
+    assert!(read(&disk.open(), into, data.len()) == data, "sent into the disk");
+
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (into, data) = (12 * MIB + 4095, &data[..2 * MIB as usize]);
+    thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(data).unwrap());
+        let mut at = into;
+        while at < into + data.len() as u64 {
+            let left = (into + data.len() as u64 - at) as usize;
+            let moved = rustix::pipe::splice(&reader, None, &view, Some(&mut at), left, SpliceFlags::empty());
+            assert!(moved.unwrap() > 0);
+        }
+    });
+    assert!(read(&disk.open(), into, data.len()) == *data, "spliced into the disk");
+    assert!(read(&disk.open(), into - 5, 5) == [0; 5], "and nothing beside it");
 }
 
 fn reads_and_writes_at_the_end_are_cut_there(kind: Kind) {

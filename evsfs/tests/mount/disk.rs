@@ -40,6 +40,7 @@ pub(crate) use each_kind;
 pub(crate) struct Disk {
     kind: Kind,
     dir: TempDir,
+    file: PathBuf,
     options: Vec<&'static str>,
     pub(crate) pid: u32,
 }
@@ -61,6 +62,19 @@ pub(crate) fn create_plain(file: &Path, size: u64) {
     assert!(output.status.success(), "{output:?}");
 }
 
+fn new_dir() -> TempDir {
+    tempfile::Builder::new().prefix("evsfs-mount.").tempdir().expect("a directory can be made")
+}
+
+/// Makes what lies behind a view.
+#[track_caller]
+pub(crate) fn make(kind: Kind, file: &Path, size: u64) {
+    match kind {
+        Kind::Raw => File::create_new(file).and_then(|file| file.set_len(size)).expect("a file"),
+        Kind::Plain => create_plain(file, size),
+    }
+}
+
 /// The error that a command printed with `--json`, and its exit status.
 #[track_caller]
 pub(crate) fn refusal(output: &Output) -> (i32, Value) {
@@ -79,15 +93,25 @@ impl Disk {
     }
 
     pub(crate) fn with(kind: Kind, size: u64, options: &[&'static str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("evsfs-mount.").tempdir().expect("a directory can be made");
-        let mut this = Self { kind, dir, options: options.to_vec(), pid: 0 };
-        fs::create_dir(this.point()).expect("a directory can be made");
-        match kind {
-            Kind::Raw => File::create_new(this.file()).and_then(|file| file.set_len(size)).expect("a file"),
-            Kind::Plain => create_plain(&this.file(), size),
-        }
-        this.attach();
+        let dir = new_dir();
+        let file = dir.path().join("volume");
+        make(kind, &file, size);
+        let mut this = Self { kind, dir, file, options: options.to_vec(), pid: 0 };
+        this.begin();
         this
+    }
+
+    /// Over a file that lies elsewhere, and stays there.
+    pub(crate) fn over(kind: Kind, file: &Path, options: &[&'static str]) -> Self {
+        let mut this =
+            Self { kind, dir: new_dir(), file: file.to_owned(), options: options.to_vec(), pid: 0 };
+        this.begin();
+        this
+    }
+
+    fn begin(&mut self) {
+        fs::create_dir(self.point()).expect("a directory can be made");
+        self.attach();
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -95,7 +119,7 @@ impl Disk {
     }
 
     pub(crate) fn file(&self) -> PathBuf {
-        self.dir().join("volume")
+        self.file.clone()
     }
 
     pub(crate) fn point(&self) -> PathBuf {
@@ -269,4 +293,27 @@ pub(crate) fn read(file: &File, offset: u64, length: usize) -> Vec<u8> {
     let mut buf = vec![0xee; length];
     file.read_exact_at(&mut buf, offset).expect("the view can be read");
     buf
+}
+
+/// A buffer that begins with a page, as those of direct I/O must.
+pub(crate) struct Aligned(Vec<u8>);
+
+impl Aligned {
+    pub(crate) fn new(byte: u8, len: usize) -> Self {
+        Self(vec![byte; len + 4096])
+    }
+
+    fn range(&self) -> std::ops::Range<usize> {
+        let start = self.0.as_ptr().align_offset(4096);
+        start..start + self.0.len() - 4096
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[self.range()]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let range = self.range();
+        &mut self.0[range]
+    }
 }

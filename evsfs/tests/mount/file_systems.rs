@@ -11,13 +11,13 @@ each_kind! {
 }
 
 /// A file system mounted from a loop device.
-struct Mounted {
-    point: PathBuf,
+pub(crate) struct Mounted {
+    pub(crate) point: PathBuf,
     device: Loop,
 }
 
 impl Mounted {
-    fn new(disk: &Disk) -> Self {
+    pub(crate) fn new(disk: &Disk) -> Self {
         let (point, device) = (disk.dir().join("fs"), Loop::over(&disk.path()));
         fs::create_dir_all(&point).unwrap();
         run("mount", &["-t".as_ref(), "ext4".as_ref(), device.0.as_os_str(), point.as_os_str()]);
@@ -31,7 +31,7 @@ impl Drop for Mounted {
     }
 }
 
-fn make(disk: &Disk) {
+pub(crate) fn make(disk: &Disk) {
     run("mkfs.ext4", &["-q".as_ref(), "-F".as_ref(), disk.path().as_os_str()]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -11,6 +12,7 @@ use crate::disk::{Disk, Kind, MIB, Numbers, each_kind, read, run};
 each_kind! {
     f7_seek_data_and_seek_hole_tell_the_truth;
     f7_punched_ranges_read_as_zeros_and_take_no_space;
+    f7_what_is_discarded_goes_back_to_the_host_while_the_disk_is_in_use;
     zeroing_a_range_zeros_it_to_the_byte;
     space_cannot_be_promised;
 }
@@ -69,6 +71,29 @@ fn f7_punched_ranges_read_as_zeros_and_take_no_space(kind: Kind) {
     disk.attach();
     assert!(read(&disk.open(), MIB + 100, 40 * MIB as usize).iter().all(|byte| *byte == 0));
     assert!(read(&disk.open(), end as u64, 1000) == written[end..end + 1000]);
+}
+
+/// A few blocks and many, with the disk open and written to: nobody has to detach it for that.
+fn f7_what_is_discarded_goes_back_to_the_host_while_the_disk_is_in_use(kind: Kind) {
+    let disk = Disk::with(kind, 64 * MIB, &["--tick=100"]);
+    let view = disk.open();
+    view.write_all_at(&Numbers(5).bytes(32 * MIB as usize), 0).unwrap();
+    view.sync_all().unwrap();
+    for (offset, length) in [(MIB, MIB), (4 * MIB, 24 * MIB)] {
+        let before = disk.taken();
+        fallocate(&view, PUNCH, offset, length).unwrap();
+        let asked = Instant::now();
+        while disk.taken() + length * 15 / 16 > before {
+            assert!(
+                asked.elapsed() < Duration::from_secs(20),
+                "{} of {before} are still taken",
+                disk.taken()
+            );
+            std::thread::yield_now();
+        }
+        view.write_all_at(&[3; 4096], 60 * MIB).unwrap();
+    }
+    assert!(read(&view, 4 * MIB, 24 * MIB as usize).iter().all(|byte| *byte == 0));
 }
 
 fn zeroing_a_range_zeros_it_to_the_byte(kind: Kind) {

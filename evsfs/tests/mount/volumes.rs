@@ -4,18 +4,23 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use evsfs::backing::FileBacking;
 use evsfs::crypto::{Backend, Dek, Suite, SystemEntropy, VolumeKeys};
 use evsfs::engine::{CreateParams, Volume};
 use evsfs::format::{Header, Text, VolumeKind, WrappedDekField};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::disk::{Disk, Kind, MIB, create_plain, evsfs, read, refusal};
+use crate::disk::{Disk, Kind, MIB, create_plain, evsfs, pid, read, refusal};
+use crate::file_systems::{self, Mounted};
+use crate::slow_host::delayed;
 
 const WRAPPED: &[u8] = b"as a key service would have wrapped it, which nobody here can open";
 
@@ -26,7 +31,11 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let this = Self { dir: tempfile::tempdir().unwrap() };
+        Self::within(&std::env::temp_dir())
+    }
+
+    fn within(parent: &Path) -> Self {
+        let this = Self { dir: tempfile::tempdir_in(parent).unwrap() };
         fs::create_dir(this.point()).unwrap();
         this
     }
@@ -63,6 +72,63 @@ fn alone<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
 fn value(output: &Output) -> Value {
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Begins to create a volume on a host that takes seconds for each write, with this before the command line, and waits until most of it is written, but not
+/// durable. Gives the process.
+fn creating(place: &Place, before: &[&str]) -> Child {
+    let child = Command::new("env")
+        .args(before)
+        .args([OsStr::new(env!("CARGO_BIN_EXE_evsfs")), "create".as_ref(), place.file().as_os_str()])
+        .args(["--plain", "--size", "1M"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let asked = Instant::now();
+    let is_written = |name: &String| {
+        name.ends_with(".unfinished")
+            && fs::metadata(place.dir.path().join(name)).is_ok_and(|file| file.len() > 4 * MIB)
+    };
+    while !place.names().iter().any(is_written) {
+        assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", place.names());
+        std::thread::yield_now();
+    }
+    child
+}
+
+/// Before the host has done anything of what it was asked.
+#[test]
+fn what_is_interrupted_while_it_is_created_leaves_nothing() {
+    let disk = Disk::new(Kind::Raw, 64 * MIB);
+    file_systems::make(&disk);
+    let host = Mounted::new(&disk);
+    let gone = |place: &Place| {
+        let asked = Instant::now();
+        while place.names() != ["point"] {
+            assert!(asked.elapsed() < Duration::from_secs(20), "{:?}", place.names());
+            std::thread::yield_now();
+        }
+    };
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let place = Place::within(&host.point);
+        let slow = delayed(&disk, "pwrite64", 60_000_000);
+        let mut child = creating(&place, &["--default-signal=INT,TERM,HUP"]);
+        kill_process(pid(child.id()), signal).unwrap();
+        gone(&place);
+        drop(slow);
+        let ended = child.wait().unwrap();
+        assert_eq!(ended.signal(), Some(signal.as_raw()), "it ends as any program does: {ended}");
+        gone(&place);
+    }
+    // Who was told to ignore one does.
+    let place = Place::within(&host.point);
+    let slow = delayed(&disk, "pwrite64", 60_000_000);
+    let mut child = creating(&place, &["--ignore-signal=HUP"]);
+    kill_process(pid(child.id()), Signal::HUP).unwrap();
+    drop(slow);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(place.names(), ["point", "volume.evs"]);
 }
 
 /// An encrypted volume whose key no service knows.

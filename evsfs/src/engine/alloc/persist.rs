@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::kept::most_free;
 use super::region::Bitmap;
-use super::{Allocator, Entries, FAN, Inner, freed_twice, load_entries};
+use super::{Allocator, Entries, FAN, Inner, freed_twice, load_entries, place_in};
 use crate::engine::error::VolumeError;
 use crate::engine::protection::Protection;
 use crate::engine::store::Store;
@@ -17,6 +18,9 @@ const HEADLESS_MOST: u64 = 8;
 
 /// An allocation tree that was written, but that no durable superblock refers to yet.
 pub(in crate::engine) struct Prepared {
+    /// Groups whose pages were written, and the most free slots of any of their regions.
+    groups: Vec<(u64, u16)>,
+    /// What of those pages may stay in memory.
     lower: BTreeMap<u64, Entries>,
     middle: BTreeMap<u64, Entries>,
     /// For the superblock.
@@ -75,54 +79,85 @@ impl Allocator {
         regions.sort_unstable();
         regions.dedup();
 
-        let mut lower: BTreeMap<u64, Entries> = BTreeMap::new();
+        let mut written = Vec::new();
+        let mut groups = Vec::new();
+        let mut lower = BTreeMap::new();
         let mut used_delta: i64 = 0;
-        for region in regions {
-            // The lock is held for one region at a time, and not while it is written: writers go on.
-            let (old, mut bits) = {
-                let mut inner = self.inner.lock();
-                let read = self.durable(&mut inner, store, region).and_then(|old| {
-                    if old.is_absent() {
-                        // From here on its first bitmap may stand at one of these places.
-                        self.load(&mut inner, store, region)?.has_head = true;
-                    }
-                    if !within(left, region).is_empty() {
-                        // It stays in memory: read from the file, these would be free.
-                        self.load(&mut inner, store, region)?.dirty = true;
-                    }
-                    let bits = match inner.loaded.get(&region) {
-                        Some(loaded) => Bitmap::clone(loaded.at_cut.as_ref().unwrap_or(&loaded.bits)),
-                        None => self.read_bitmap(&mut inner, store, region)?,
-                    };
-                    Ok((old, bits))
-                });
-                // Damage here costs the slots that would be freed there (a check tells), not the checkpoint.
-                let Ok((old, bits)) = read else { continue };
-                if let std::collections::btree_map::Entry::Vacant(vacant) = lower.entry(region / FAN) {
-                    vacant.insert(inner.lower[&(region / FAN)].clone());
+        for regions in regions.chunk_by(|left, right| left / FAN == right / FAN) {
+            let group = regions[0] / FAN;
+            let mut entries = None;
+            for region in regions {
+                if let Some((old, new)) =
+                    self.prepare_bitmap(store, *region, (taken, freed, left), &mut entries)?
+                {
+                    used_delta += i64::from(new.aux()) - i64::from(self.used_before(*region, &old));
                 }
-                (old, bits)
-            };
-            for slot in within(taken, region) {
-                bits.set(slot % REGION_SLOTS);
             }
-            for slot in within(freed, region).iter().chain(within(left, region)) {
-                bits.clear(slot % REGION_SLOTS);
-            }
-            let mut page = Box::new([0; BLOCK]);
-            bits.encode(&mut page);
-            let entry = write_page(store, 0, region, &old, &mut page)?.with_aux(bits.used());
-            used_delta += i64::from(bits.used()) - i64::from(self.used_before(region, &old));
-            let entries = lower.get_mut(&(region / FAN)).expect("inserted above");
-            entries[usize::try_from(region % FAN).expect("below 128")] = entry;
-            let mut inner = self.inner.lock();
-            if let Some(loaded) = inner.loaded.get_mut(&region) {
-                loaded.written = Some(Arc::new(bits));
+            // The page above them is written at once: of a large file there are too many to have them all in memory.
+            let Some(entries) = entries else { continue };
+            let old = self.inner.lock().middle[&(group / FAN)][place_in(group)];
+            let has_free = |entry: &Entry| u64::from(entry.aux()) < REGION_SLOTS;
+            written.push((group, write_entries(store, 1, group, &old, &entries, has_free)?));
+            groups.push((group, most_free(&entries)));
+            if lower.len() < self.keep_groups() {
+                lower.insert(group, entries);
             }
         }
-        let mut prepared = self.prepare_upper(store, lower)?;
-        prepared.used = prepared.used.saturating_add_signed(used_delta);
-        Ok(prepared)
+        let (middle, upper, file_slots, used) = self.prepare_upper(store, &written)?;
+        let used = used.saturating_add_signed(used_delta);
+        Ok(Prepared { groups, lower, middle, upper, file_slots, used })
+    }
+
+    /// Writes the bitmap of a region, and puts its new entry among those of its group, which are the durable ones if there are none yet. Gives the
+    /// durable entry and the new one. Damage here costs the slots that would be freed there (a check tells), not the checkpoint.
+    fn prepare_bitmap(
+        &self,
+        store: &Store,
+        region: u64,
+        (taken, freed, left): (&[u64], &[u64], &[u64]),
+        entries: &mut Option<Entries>,
+    ) -> Result<Option<(Entry, Entry)>, VolumeError> {
+        // The lock is held for one region at a time, and not while it is written: writers go on.
+        let (old, mut bits) = {
+            let mut inner = self.inner.lock();
+            let read = self.durable(&mut inner, store, region).and_then(|old| {
+                if old.is_absent() {
+                    // From here on its first bitmap may stand at one of these places.
+                    self.load(&mut inner, store, region)?.has_head = true;
+                }
+                if !within(left, region).is_empty() {
+                    // It stays in memory: read from the file, these would be free.
+                    self.load(&mut inner, store, region)?.dirty = true;
+                }
+                let bits = match inner.loaded.get(&region) {
+                    Some(loaded) => Bitmap::clone(loaded.at_cut.as_ref().unwrap_or(&loaded.bits)),
+                    None => self.read_bitmap(&mut inner, store, region)?,
+                };
+                if entries.is_none() {
+                    *entries = Some(self.group(&mut inner, store, region / FAN)?.clone());
+                }
+                Ok((old, bits))
+            });
+            let Ok(read) = read else { return Ok(None) };
+            read
+        };
+        for slot in within(taken, region) {
+            bits.set(slot % REGION_SLOTS);
+        }
+        for slot in within(freed, region).iter().chain(within(left, region)) {
+            bits.clear(slot % REGION_SLOTS);
+        }
+        let mut page = Box::new([0; BLOCK]);
+        bits.encode(&mut page);
+        let entry = write_page(store, 0, region, &old, &mut page)?.with_aux(bits.used());
+        if let Some(entries) = entries {
+            entries[place_in(region)] = entry;
+        }
+        let mut inner = self.inner.lock();
+        if let Some(loaded) = inner.loaded.get_mut(&region) {
+            loaded.written = Some(Arc::new(bits));
+        }
+        Ok(Some((old, entry)))
     }
 
     /// Writes the places of bitmaps that were never written, in those regions into which earlier programs let a file reach without its head:
@@ -147,7 +182,13 @@ impl Allocator {
         if old.is_absent() { Bitmap::fresh(region, self.ring_pages).used() } else { old.aux() }
     }
 
-    fn prepare_upper(&self, store: &Store, lower: BTreeMap<u64, Entries>) -> Result<Prepared, VolumeError> {
+    /// Writes the pages above those of the groups in `written`. Gives what is in them and above, the length of the file, and the slots that were in use.
+    #[allow(clippy::type_complexity)] // the parts of what is prepared
+    fn prepare_upper(
+        &self,
+        store: &Store,
+        written: &[(u64, Entry)],
+    ) -> Result<(BTreeMap<u64, Entries>, Vec<Entry>, u64, u64), VolumeError> {
         let mut middle: BTreeMap<u64, Entries> = BTreeMap::new();
         let (mut upper, file_slots, used) = {
             let inner = self.inner.lock();
@@ -155,16 +196,10 @@ impl Allocator {
             let once = if inner.reached > inner.regions { inner.reached * REGION_SLOTS } else { 0 };
             (inner.upper.clone(), inner.file_slots.max(once), inner.durable_used)
         };
-        for (group, entries) in &lower {
+        for (group, entry) in written {
             let top = group / FAN;
-            if let std::collections::btree_map::Entry::Vacant(vacant) = middle.entry(top) {
-                vacant.insert(self.inner.lock().middle[&top].clone());
-            }
-            let place = &mut middle.get_mut(&top).expect("inserted above")
-                [usize::try_from(group % FAN).expect("below 128")];
-            *place = write_entries(store, 1, *group, place, entries, |entry| {
-                u64::from(entry.aux()) < REGION_SLOTS
-            })?;
+            let entries = middle.entry(top).or_insert_with(|| self.inner.lock().middle[&top].clone());
+            entries[place_in(*group)] = *entry;
         }
         for (top, entries) in &middle {
             let at = usize::try_from(*top).expect("at most 64");
@@ -173,18 +208,26 @@ impl Allocator {
             }
             upper[at] = write_entries(store, 2, *top, &upper[at].clone(), entries, |entry| entry.aux() > 0)?;
         }
-        Ok(Prepared { lower, middle, upper, file_slots, used })
+        Ok((middle, upper, file_slots, used))
     }
 
     /// The superblock that refers to `prepared` is durable: what was freed may be used, and the tree's old places too.
     pub(in crate::engine) fn commit(&self, store: &Store, prepared: Prepared, freed: &[u64]) {
         let mut guard = self.inner.lock();
         let inner: &mut Inner = &mut guard;
-        inner.lower.extend(prepared.lower);
+        let mut lower = prepared.lower;
+        for (group, most_free) in prepared.groups {
+            inner.lower.remove(&group);
+            inner.most_free.insert(group, most_free);
+            // Of the others it is read again when it is needed.
+            if let Some(entries) = lower.remove(&group) {
+                self.keep_group(inner, group, entries);
+            }
+        }
         inner.middle.extend(prepared.middle);
         inner.upper = prepared.upper;
         inner.durable_used = prepared.used;
-        inner.used = inner.used.saturating_sub(u64::try_from(freed.len()).unwrap_or(0));
+        self.sub_used(u64::try_from(freed.len()).unwrap_or(u64::MAX));
         inner.cut = false;
         // Regions that are not in memory are loaded from the tree that is durable now, in which these slots are free.
         let mut rest = freed;
@@ -284,3 +327,6 @@ impl Allocator {
         (good, bad)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -184,6 +184,11 @@ impl Region {
         Arc::make_mut(&mut self.bits)
     }
 
+    /// Whether it is as in the file, and no checkpoint runs that needs it.
+    pub(super) const fn is_clean(&self) -> bool {
+        !self.dirty && self.at_cut.is_none() && self.written.is_none()
+    }
+
     pub(super) const fn free(&self) -> u64 {
         REGION_SLOTS - self.used
     }

@@ -80,14 +80,14 @@ fn f2_bitmaps_behind_the_end_of_the_file_cost_neither_time_nor_space() {
     const FORGED: u64 = 8 * FAN;
     let file = Noise::of(2_000);
     let store = store(Arc::clone(&file));
-    let alloc = Allocator::new(Vec::new(), Extent { now: 2_000, once: 2_000 }, 2_000, 1024, 8);
+    let alloc = Allocator::new(Vec::new(), Extent { now: 2_000, once: 2_000 }, 2_000, 1024, 200);
     for group in 0..FORGED / FAN {
         let entries = (0..FANOUT).map(|place| {
             let region = group * FAN + u64::try_from(place).unwrap();
             Entry::page(allocation_slots(0, region)[0], 1, 1, Tag::default())
         });
         let entries: Box<[Entry]> = entries.collect();
-        alloc.inner.lock().lower.insert(group, entries.try_into().unwrap());
+        alloc.keep_group(&mut alloc.inner.lock(), group, entries.try_into().unwrap());
     }
     let flight = alloc.take(&store, 10).unwrap();
     assert!(flight.runs.iter().all(|run| run.slot >= FORGED * REGION_SLOTS), "{:?}", flight.runs);
@@ -123,7 +123,7 @@ fn f7_what_a_checkpoint_leaves_dirty_is_free_in_the_file_and_taken_in_memory() {
         move |slot: &u64| durable.is_set(*slot)
     };
     assert!(left.iter().all(publish(&[])));
-    alloc.inner.lock().loaded.clear();
+    alloc.rest();
     assert!(!left.iter().any(publish(&left)));
     for _ in 0..20 {
         let other = alloc.take(&store, 10).unwrap();

@@ -1,6 +1,6 @@
 //! What a re-encryption asks of the allocator: bitmaps of the older DEK, and slots that hold nothing any more.
 
-use super::{Allocator, FAN, Run, reserve_slots};
+use super::{Allocator, FAN, Run, place_in, reserve_slots};
 use crate::engine::error::{Damage, VolumeError};
 use crate::engine::store::Store;
 use crate::format::layout::{REGION_SLOTS, RING_START, allocation_slots};
@@ -67,7 +67,7 @@ impl Allocator {
         let (group, top) = (region / FAN, region / FAN / FAN);
         let mut used: Vec<(u8, u64, Entry)> = vec![(0, region, bitmap)];
         if region.is_multiple_of(FAN) {
-            let entry = inner.middle.get(&top).map(|page| page[usize::try_from(group % FAN).expect("small")]);
+            let entry = inner.middle.get(&top).map(|page| page[place_in(group)]);
             used.push((1, group, entry.unwrap_or_default()));
         }
         if region.is_multiple_of(FAN * FAN) {
@@ -116,7 +116,7 @@ impl Allocator {
             (run.slot..run.slot + run.count).for_each(|slot| bits.set(slot - base));
         }
         loaded.used += taken;
-        inner.used += taken;
+        self.add_used(taken);
         Ok((runs, (left == 0).then_some(at)))
     }
 
@@ -125,7 +125,7 @@ impl Allocator {
         let mut inner = self.inner.lock();
         for run in runs {
             self.free_run(&mut inner, store, *run);
-            inner.used = inner.used.saturating_sub(run.count);
+            self.sub_used(run.count);
         }
     }
 }
