@@ -64,6 +64,7 @@ pub const BLOCK: u64 = 4096;
 pub(crate) mod documented {
     pub(crate) use super::alloc::{REGION_HEAD, reserve_slots};
     pub(crate) use super::carry::CARRIED_MOST;
+    pub(crate) use super::checkpoint::PIECE_MOST;
     pub(crate) use super::map::{DEAD, DEAD_BELOW, LOST_EPOCH};
     pub(crate) use super::recovery::RANGES_REPLAYED;
     pub(crate) use super::write::RANGES_MOST;

@@ -11,10 +11,13 @@
 //! may be any that it had. After a failed sync the pages that it covered read as written but are never made durable by a later
 //! one, unless they are written again.
 //!
+//! It may have pages that cannot be read, and a host with no space but for so many pages more.
+//!
 //! It does not model reordering beyond a successful sync, nor a disk that lies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -84,6 +87,9 @@ struct Disk {
     sites: BTreeMap<SyncSite, u64>,
     most_calls: Option<u64>,
     without_holes: bool,
+    unreadable: BTreeSet<u64>,
+    /// Pages that hold nothing yet and that there is space for.
+    space: Option<u64>,
 }
 
 /// Contents of one page since the last sync, oldest first.
@@ -156,10 +162,22 @@ impl SimBacking {
         disk.fault.is_some_and(|plan| plan.fault == Fault::Death && disk.calls.total() > plan.call)
     }
 
+    /// Makes pages unreadable, and all others readable: a read that touches one fails with `EIO`.
+    pub fn make_unreadable(&self, pages: impl IntoIterator<Item = u64>) {
+        self.0.lock().unreadable = pages.into_iter().collect();
+    }
+
+    /// So many pages that hold nothing may still be written to, besides what is punched from now on; then writes fail with `ENOSPC`.
+    pub fn limit_space(&self, pages: Option<u64>) {
+        self.0.lock().space = pages;
+    }
+
     /// Whether a read has failed by plan, or will.
     pub fn reads_fail(&self) -> bool {
         let disk = self.0.lock();
-        disk.reads_failed || disk.fault.is_some_and(|plan| plan.fault.befalls(Call::Read))
+        disk.reads_failed
+            || !disk.unreadable.is_empty()
+            || disk.fault.is_some_and(|plan| plan.fault.befalls(Call::Read))
     }
 
     /// Makes some syncs do nothing although they say that they succeeded.
@@ -223,6 +241,14 @@ impl Disk {
         if self.current.len() != before {
             self.lengths.push((self.seq, self.current.len()));
         }
+    }
+
+    /// How many of these pages hold something, or do not.
+    fn held(&self, pages: Range<u64>, something: bool) -> u64 {
+        if self.space.is_none() {
+            return 0;
+        }
+        size(pages.filter(|page| self.current.page(*page).is_some() == something).count())
     }
 
     /// Adds the current content of pages as their newest version.
@@ -289,6 +315,9 @@ impl Backing for SimBacking {
         if offset.checked_add(size(buf.len())).is_none_or(|end| end > disk.current.len()) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        if disk.unreadable.range(pages_of(offset, buf.len())).next().is_some() {
+            return Err(Fault::Io.error());
+        }
         disk.current.read(offset, buf);
         Ok(())
     }
@@ -298,8 +327,13 @@ impl Backing for SimBacking {
         let fault = disk.meet(Call::Write);
         disk.calls.writes += 1;
         disk.calls.bytes_written += size(buf.len());
+        let new = disk.held(pages_of(offset, buf.len()), false);
+        let fault = fault.or(disk.space.is_some_and(|space| new > space).then_some(Fault::NoSpace));
         match fault {
-            None => disk.write(buf, offset),
+            None => {
+                disk.space = disk.space.map(|space| space - new);
+                disk.write(buf, offset);
+            }
             Some(fault) => {
                 if fault == Fault::ShortWrite {
                     let some = buf.len() / 2 / SECTOR * SECTOR;
@@ -344,6 +378,8 @@ impl Backing for SimBacking {
         }
         let end = offset.saturating_add(len).min(disk.current.len());
         if offset < end {
+            let gone = disk.held(offset.div_ceil(size(PAGE))..end / size(PAGE), true);
+            disk.space = disk.space.map(|space| space + gone);
             disk.current.erase(offset, end - offset);
             disk.seq += 1;
             disk.touched(offset / size(PAGE), end.div_ceil(size(PAGE)));
@@ -380,6 +416,11 @@ impl Backing for SimBacking {
         }
         Ok(())
     }
+}
+
+/// The pages that these bytes touch.
+fn pages_of(offset: u64, len: usize) -> Range<u64> {
+    offset / size(PAGE)..(offset + size(len)).div_ceil(size(PAGE))
 }
 
 fn size(len: usize) -> u64 {

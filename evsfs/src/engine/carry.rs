@@ -41,6 +41,12 @@ impl Carried {
         self.entries.extend(entries);
     }
 
+    /// The slots of their data.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u64> + '_ {
+        let data = self.entries.iter().filter(|(_, entry)| entry.is_data() && !is_lost(entry));
+        data.map(|(_, entry)| entry.slot())
+    }
+
     pub(super) const fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }

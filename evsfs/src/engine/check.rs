@@ -217,17 +217,30 @@ impl Check<'_> {
 
 impl Core {
     /// Readers and writers go on meanwhile, but no checkpoint runs: who fills the dirty map waits.
+    ///
+    /// It begins with a checkpoint, so that the report is about the map. Where there is no space for one, or a page above what is dirty cannot be
+    /// read, a report is wanted all the more: what is not in the map is looked at where it is.
     pub(super) fn check(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<CheckReport, VolumeError> {
         if !self.read_only {
-            self.checkpoint()?;
+            match self.checkpoint() {
+                Ok(()) => {}
+                Err(error @ (VolumeError::NoSpace | VolumeError::DamagedPage { .. })) => {
+                    self.check_writable()?;
+                    tracing::warn!(volume = %self.store.uuid, %error, "the check goes on without a checkpoint");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let checkpointer = self.checkpointer.lock();
         // One moment for all: bitmaps, dirty entries, and the slots that wait to be freed.
         let (bits, dirty, waiting) = {
             let _alone = self.alone();
             let pending = self.pending.lock();
-            let waiting = [&pending.replaced[..], &pending.discarded[..], &self.deferred.lock()[..]].concat();
-            (self.alloc.loaded_bitmaps(), self.dirty.active().0, waiting)
+            let mut waiting =
+                [&pending.replaced[..], &pending.discarded[..], &self.deferred.lock()[..]].concat();
+            waiting.extend(checkpointer.waiting());
+            let dirty = [self.dirty.active().0, self.dirty.frozen_outside(&(0..0)).0].concat();
+            (self.alloc.loaded_bitmaps(), dirty, waiting)
         };
         let root = self.root();
         let versions = self.versions.read().clone();

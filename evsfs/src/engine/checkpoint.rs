@@ -1,6 +1,9 @@
 //! Checkpoints: the frozen entries come into the map, and a superblock says so (docs/volume-format.md, "Writing, in order", 3
 //! and 4).
 
+use std::cell::OnceCell;
+use std::ops::Range;
+
 use super::alloc::Prepared;
 use super::commit::{Change, Log, dense_pages, pages_for};
 use super::core::{Core, Root};
@@ -12,19 +15,19 @@ use super::protection::Protection;
 use super::ranges::RangeSet;
 use super::store::count;
 use super::tables::Tables;
-use super::write::RANGES_MOST;
 use crate::crypto::TablePurpose;
-use crate::format::layout::{BLOCK_BYTES, FANOUT_BITS, SUPERBLOCK_SLOTS};
+use crate::format::layout::{BLOCK_BYTES, SUPERBLOCK_SLOTS};
 use crate::format::{
     Anchor, Entry, LOG_PAGE_RECORDS, LogHead, Superblock, Task, VersionRecord, VersionState,
 };
 use crate::sync::atomic::Ordering;
 use crate::sync::{MutexGuard, RwLockWriteGuard};
 
-/// Leaves of the first piece of a checkpoint on a full host. With the pages above them they are fewer than the slots that are kept.
-const PIECE_FIRST: usize = 64;
-/// Pieces at most; what comes in meanwhile is for later.
-const PIECES_MOST: usize = 1000;
+mod pieces;
+
+#[cfg(test)]
+pub(crate) use pieces::PIECE_MOST;
+use pieces::{ALL, Frozen};
 
 /// The moment that a checkpoint makes durable.
 struct Cut {
@@ -33,6 +36,8 @@ struct Cut {
     /// Slots that were replaced or discarded before it, still taken in the bitmaps of the cut.
     freed: Vec<u64>,
     discarded: Vec<u64>,
+    /// What is frozen; it is collected when it is needed first, however many attempts there are.
+    frozen: OnceCell<Frozen>,
 }
 
 /// What is durable, and the cut of the checkpoint that is being made.
@@ -44,6 +49,10 @@ pub(super) struct Checkpointer {
     closing: bool,
     /// Whether this attach has seen to it that bitmaps can be written on a full host.
     places_complete: bool,
+    /// What had given space by the last cut ([`Core::gave`]).
+    gave: u64,
+    /// The last attempt, by its number, if it found no space, and what had given some by its last cut.
+    futile: Option<(u64, u64)>,
 }
 
 /// What a checkpoint publishes. A structural change (snapshot, rollback, extension) edits it.
@@ -63,8 +72,8 @@ pub(super) struct Plan {
 /// What is written of a checkpoint before its superblock.
 struct Built {
     plan: Plan,
-    /// The first block whose frozen entry is not in the map; none if all are.
-    end: Option<u64>,
+    /// The blocks whose frozen entries are in the map.
+    part: Range<u64>,
     tables: Tables,
     /// The allocation tree, until what it frees is free.
     prepared: Option<Prepared>,
@@ -81,13 +90,18 @@ enum Portion {
     All,
     /// The same, and nobody writes meanwhile.
     Pressing,
-    /// What lies under so many leaves, from the first on.
-    Leaves(usize),
+    /// What lies under so many leaves from this block on.
+    Leaves { start: u64, leaves: usize },
 }
 
 impl Checkpointer {
     pub(super) const fn new(superblock: Superblock, tables: Tables) -> Self {
-        Self { superblock, tables, cut: None, closing: false, places_complete: false }
+        Self { superblock, tables, cut: None, closing: false, places_complete: false, gave: 0, futile: None }
+    }
+
+    /// Slots that the checkpoint of the cut that stands will free.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = u64> + '_ {
+        self.cut.iter().flat_map(|cut| cut.freed.iter().chain(&cut.discarded).copied())
     }
 }
 
@@ -112,6 +126,26 @@ impl Core {
         self.checkpoint_locked(&mut checkpointer)
     }
 
+    /// The same for somebody who came when so many had been begun: an attempt that was begun later, and found no space, was one for him as well,
+    /// unless something gave some since.
+    pub(super) fn checkpoint_since(&self, since: u64) -> Result<(), VolumeError> {
+        self.check_writable()?;
+        self.settle()?;
+        let mut checkpointer = self.checkpointer.lock();
+        if !self.has_changes(&checkpointer) {
+            return Ok(());
+        }
+        self.attempt_since(&mut checkpointer, since)
+    }
+
+    fn attempt_since(&self, checkpointer: &mut Checkpointer, since: u64) -> Result<(), VolumeError> {
+        let gave = self.gave.load(Ordering::Acquire);
+        match checkpointer.futile {
+            Some((attempt, had)) if attempt > since && had == gave => Err(VolumeError::NoSpace),
+            _ => self.checkpoint_locked(checkpointer),
+        }
+    }
+
     /// A checkpoint that also does what `edit` says; everybody goes on meanwhile.
     pub(super) fn checkpoint_with(&self, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
         self.checkpoint_locked_with(&mut self.checkpointer.lock(), edit)
@@ -126,6 +160,14 @@ impl Core {
         checkpointer: &mut Checkpointer,
         edit: &mut Edit<'_>,
     ) -> Result<(), VolumeError> {
+        let number = self.attempts.fetch_add(1, Ordering::AcqRel) + 1;
+        let done = self.attempt(checkpointer, edit);
+        let is_futile = matches!(done, Err(VolumeError::NoSpace));
+        checkpointer.futile = is_futile.then_some((number, checkpointer.gave));
+        done
+    }
+
+    fn attempt(&self, checkpointer: &mut Checkpointer, edit: &mut Edit<'_>) -> Result<(), VolumeError> {
         if checkpointer.cut.is_some() {
             // A cut whose checkpoint failed (the host could not read a page) must be finished before there can be another.
             self.finish(checkpointer, None, false, &mut |_, _| Ok(()))?;
@@ -212,6 +254,7 @@ impl Core {
         gate: RwLockWriteGuard<'_, ()>,
     ) -> Result<(), VolumeError> {
         self.check_cut(log)?;
+        checkpointer.gave = self.gave.load(Ordering::Acquire);
         let group = self.freeze();
         // Writers go on. What they write now belongs to the next group.
         drop(gate);
@@ -258,7 +301,8 @@ impl Core {
         discarded.append(&mut group.discarded);
         // It is in the log although the superblock will contain it: until that is durable, recovery needs it.
         self.commit_group(log, group)?;
-        checkpointer.cut = Some(Cut { state: log.state, log_head: log.next, freed, discarded });
+        let frozen = OnceCell::new();
+        checkpointer.cut = Some(Cut { state: log.state, log_head: log.next, freed, discarded, frozen });
         Ok(())
     }
 
@@ -363,16 +407,17 @@ impl Core {
         built: Built,
         with_log: impl FnOnce(&dyn Fn(&mut Log)),
     ) {
-        let Built { plan, end, tables, prepared, mut work } = built;
+        let Built { plan, part, tables, prepared, mut work } = built;
         // The root comes before the frozen entries go: whoever misses a block there finds it in the map.
         if !self.store.protections.has(Protection::RootBeforeEntriesGo) {
             self.dirty.clear_frozen();
         }
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
-        match end {
-            Some(end) => self.dirty.clear_frozen_before(end),
-            None => self.dirty.clear_frozen(),
+        if part == ALL {
+            self.dirty.clear_frozen()
+        } else {
+            self.dirty.clear_frozen_within(&part)
         }
         if checkpointer.closing {
             work.punch_old_pages(self);
@@ -402,24 +447,6 @@ impl Core {
         checkpointer.superblock = superblock;
         checkpointer.tables = tables;
         checkpointer.cut = None;
-    }
-
-    /// A cut whose checkpoint found no space is as if there had been a flush only: its entries are dirty as before, and what was replaced by then is free.
-    /// What it hid from the map, and what is hidden of its own entries since, waits for the next checkpoint, as what is discarded does.
-    ///
-    /// So the next one needs no page for what is discarded until then. `gate` keeps writers away, unless the caller does.
-    fn undo_cut(&self, checkpointer: &mut Checkpointer, gate: Option<RwLockWriteGuard<'_, ()>>) {
-        let Some(cut) = checkpointer.cut.take() else { return };
-        self.alloc.abandon_cut();
-        self.alloc.free(&self.store, &cut.freed);
-        self.deferred.lock().extend(cut.discarded);
-        self.thaw(gate);
-    }
-
-    fn thaw(&self, gate: Option<RwLockWriteGuard<'_, ()>>) {
-        let hidden = self.dirty.thaw();
-        self.deferred.lock().extend(hidden);
-        drop(gate);
     }
 
     /// Everything that the superblock refers to goes to free slots. If the host has no space for that, it goes to those that are kept for it;
@@ -461,16 +488,18 @@ impl Core {
         portion: Portion,
         edit: &mut Edit<'_>,
     ) -> Result<Built, VolumeError> {
-        let (items, holes) = self.dirty.frozen();
-        let (end, trash) = match portion {
-            Portion::All => (None, self.limits.trash),
-            Portion::Pressing => (None, 0),
-            Portion::Leaves(leaves) => (end_of(&items, &holes, leaves), self.limits.trash),
+        let frozen = self.frozen(checkpointer);
+        let (part, trash) = match portion {
+            Portion::All => (ALL, self.limits.trash),
+            Portion::Pressing => (ALL, 0),
+            Portion::Leaves { start, leaves } => (start..frozen.end_of(start, leaves), self.limits.trash),
         };
-        let part = 0..end.unwrap_or(u64::MAX);
-        let items = &items[..items.partition_point(|block| *block < part.end)];
-        match self.build_pages(checkpointer, &mut work, (items, &holes.clipped(part)), trash, edit) {
-            Ok((plan, tables, prepared)) => Ok(Built { plan, end, tables, prepared: Some(prepared), work }),
+        if part != ALL {
+            work = work.leaving(self.dirty.frozen_slots_outside(&part));
+        }
+        let changes = (frozen.blocks_within(&part), &frozen.holes.clipped(part.clone()));
+        match self.build_pages(checkpointer, &mut work, changes, trash, edit) {
+            Ok((plan, tables, prepared)) => Ok(Built { plan, part, tables, prepared: Some(prepared), work }),
             Err(error) => {
                 work.abandon(self);
                 Err(error)
@@ -535,79 +564,6 @@ impl Core {
         Err(VolumeError::NoSpace)
     }
 
-    /// On a full host, and where more leaves of the map changed than there are slots for: one piece of the map after the other. Each frees the
-    /// pages, and the data, that it replaces, for the next.
-    ///
-    /// # Errors
-    /// [`VolumeError::NoSpace`] if not even one leaf can be written: because it is a new one, and nothing else is freed with it.
-    fn checkpoint_in_pieces(&self, checkpointer: &mut Checkpointer) -> Result<(), VolumeError> {
-        let mut leaves = PIECE_FIRST;
-        for _ in 0..PIECES_MOST {
-            let mut log = self.log.lock();
-            {
-                let gate = self.gate.write();
-                self.cut(checkpointer, &mut log, gate)?;
-            }
-            if self.piece(checkpointer, &mut log, &mut leaves)? {
-                return Ok(());
-            }
-            leaves = leaves.saturating_mul(2);
-        }
-        Ok(())
-    }
-
-    /// Brings a part of the cut into the map. The rest goes to the log once more, densely, and there the log of the new superblock begins, as in a
-    /// compaction: what is in the map must not be replayed, for whoever overwrites a replayed entry frees its slot, and so does the merge. Nobody commits
-    /// meanwhile. Whether that was all of the cut.
-    fn piece(
-        &self,
-        checkpointer: &mut Checkpointer,
-        log: &mut Log,
-        leaves: &mut usize,
-    ) -> Result<bool, VolumeError> {
-        let built = loop {
-            match self.build(checkpointer, Portion::Leaves(*leaves), &mut |_, _| Ok(())) {
-                Err(VolumeError::NoSpace) if *leaves > 1 => *leaves = (*leaves / 4).max(1),
-                other => break other,
-            }
-        };
-        let rest = built.and_then(|built| {
-            let (entries, holes) = built.end.map_or_else(Default::default, |end| self.dirty.frozen_from(end));
-            if has_lost(&entries) || dense_pages(&entries, holes.len()) > log.free() {
-                built.work.abandon(self);
-                return Err(VolumeError::NoSpace);
-            }
-            Ok((built, dense(entries, &holes)))
-        });
-        let (built, rest) = match rest {
-            Ok(both) => both,
-            Err(VolumeError::NoSpace) => {
-                self.undo_cut(checkpointer, Some(self.gate.write()));
-                return Err(VolumeError::NoSpace);
-            }
-            Err(error) => return Err(error),
-        };
-        let (before, head, all) = (log.state, log.next, built.end.is_none());
-        let durable = if rest.is_empty() {
-            self.store.sync()
-        } else {
-            log.append_durably(&self.store, &rest, self.hole, true)
-        };
-        durable.map_err(|error| self.poison(error))?;
-        let superblock = Superblock {
-            log_head: self.log_head(head),
-            least_commit: log.state.commit,
-            ..self.superblock_after(&checkpointer.superblock, &built, before)
-        };
-        self.write_superblock(&superblock)?;
-        count(&self.store.counters.checkpoints, 1);
-        self.publish(checkpointer, superblock, built, |publish| publish(log));
-        if !all {
-            self.thaw(Some(self.gate.write()));
-        }
-        Ok(all)
-    }
-
     fn build_tables(
         &self,
         checkpointer: &Checkpointer,
@@ -625,7 +581,7 @@ impl Core {
         };
         let taken = union(work.taken(), attempt.taken());
         let freed = union(work.freed(), attempt.freed());
-        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed, &plan.regions)?))
+        Ok((tables, self.alloc.prepare(&self.store, &taken, &freed, work.left(), &plan.regions)?))
     }
 
     fn log_head(&self, sequence: u64) -> LogHead {
@@ -660,32 +616,27 @@ impl Core {
 
     /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
     /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
-    pub(super) fn begin_with_room(&self) -> Result<(), VolumeError> {
+    pub(super) fn begin_with_room(&self, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         if self.roomy.load(Ordering::Acquire) {
             return Ok(());
         }
         if self.log.lock().free() < self.limits.log_reserve {
-            self.checkpoint_locked(&mut checkpointer)?;
+            self.attempt_since(&mut checkpointer, since)?;
         }
         self.roomy.store(true, Ordering::Release);
         Ok(())
     }
 
     /// Makes room in the dirty map: whoever finds it full waits for the checkpoint that runs, or runs one.
-    pub(super) fn relieve(&self) -> Result<(), VolumeError> {
+    pub(super) fn relieve(&self, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
-        let full = || {
-            let chunk = usize::try_from(self.limits.chunk).unwrap_or(0);
-            self.dirty.active_len() + chunk > self.limits.dirty
-                || self.dirty.active_ranges() >= RANGES_MOST
-                || self.is_crowded(2)
-        };
-        if full() { self.checkpoint_locked(&mut checkpointer) } else { Ok(()) }
+        let full = self.is_dirty_full(usize::try_from(self.limits.chunk).unwrap_or(0));
+        if full { self.attempt_since(&mut checkpointer, since) } else { Ok(()) }
     }
 
     /// Makes room in the log, at least `wanted` pages.
-    pub(super) fn make_log_room(&self, wanted: u64) -> Result<(), VolumeError> {
+    pub(super) fn make_log_room(&self, wanted: u64, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         self.check_writable()?;
         let log = self.log.lock();
@@ -704,7 +655,7 @@ impl Core {
         } else {
             drop(log);
         }
-        match self.checkpoint_locked(&mut checkpointer) {
+        match self.attempt_since(&mut checkpointer, since) {
             // On a full host it may be all that can be done.
             Err(VolumeError::NoSpace) if self.check_writable().is_ok() && checkpointer.cut.is_none() => {
                 let log = self.log.lock();
@@ -767,20 +718,10 @@ impl Core {
         checkpointer.superblock = superblock;
         log.head = head;
         count(&self.store.counters.compactions, 1);
+        // The next pieces have room in the log.
+        self.gave.fetch_add(1, Ordering::Release);
         Ok(true)
     }
-}
-
-/// The first block behind the first `leaves` leaves that these entries, sorted, and the ends of these ranges lie under; none if that is all.
-fn end_of(items: &[u64], holes: &RangeSet, leaves: usize) -> Option<u64> {
-    if leaves > items.len() + 2 * holes.len() {
-        return None;
-    }
-    let ends = holes.iter().flat_map(|range| [range.start, range.end - 1]);
-    let mut all: Vec<u64> = items.iter().copied().chain(ends).map(|block| block >> FANOUT_BITS).collect();
-    all.sort_unstable();
-    all.dedup();
-    all.get(leaves).map(|leaf| leaf << FANOUT_BITS)
 }
 
 /// What no record of the log says: only a page of the map does.

@@ -10,6 +10,7 @@ use super::store::{Store, count};
 use crate::crypto::Chain;
 use crate::format::layout::{BLOCK, RING_START};
 use crate::format::{Anchor, Block, Entry, LOG_PAGE_RECORDS, LogPageHeader, LogRecord, seal_log_page};
+use crate::sync::atomic::Ordering;
 
 /// A change that is in the dirty map, but not in the log.
 #[derive(Debug, Clone, Copy)]
@@ -266,6 +267,7 @@ impl Core {
     /// together.
     pub(super) fn commit(&self) -> Result<(), VolumeError> {
         let target = self.pending.lock().target();
+        let since = self.attempts.load(Ordering::Acquire);
         loop {
             self.check_writable()?;
             let mut log = self.log.lock();
@@ -277,7 +279,7 @@ impl Core {
             let wanted = (needed + self.limits.log_reserve).min(log.ring_pages);
             if log.free() < wanted {
                 drop(log);
-                self.make_log_room(wanted)?;
+                self.make_log_room(wanted, since)?;
                 continue;
             }
             let group = self.pending.lock().take();
@@ -295,8 +297,8 @@ impl Core {
         }
         if group.changes.is_empty() {
             log.durable = log.durable.max(group.number + 1);
-            // (Of what was carried over, and what is newer was durable by then.)
-            self.alloc.free(&self.store, &group.replaced);
+            // (Of what was carried over, or left by a cut that was undone: what is newer was durable by then.)
+            self.let_go(group.replaced, group.discarded);
             return Ok(());
         }
         log.append_durably(&self.store, &group.changes, self.hole, false)
@@ -304,12 +306,21 @@ impl Core {
         log.durable = group.number + 1;
         count(&self.store.counters.commits, 1);
         // Only now: before, recovery could have gone back to a state that needs these.
-        self.alloc.free(&self.store, &group.replaced);
-        self.deferred.lock().extend(group.discarded);
+        self.let_go(group.replaced, group.discarded);
         if log.is_long() || self.is_crowded(1) {
             self.signals.wake();
         }
         Ok(())
+    }
+
+    /// What hides these slots is durable: they are free, or wait for the next checkpoint if they were discarded.
+    pub(super) fn let_go(&self, replaced: Vec<u64>, discarded: Vec<u64>) {
+        if replaced.is_empty() && discarded.is_empty() {
+            return;
+        }
+        self.alloc.free(&self.store, &replaced);
+        self.deferred.lock().extend(discarded);
+        self.gave.fetch_add(1, Ordering::Release);
     }
 
     /// Takes the pending group whole. The caller holds the log.

@@ -20,7 +20,7 @@ use super::task::Running;
 use super::worker::Signals;
 use crate::format::layout::BLOCK_BYTES;
 use crate::format::{Anchor, Entry, Header, VersionRecord};
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard, RwLock, RwLockWriteGuard, patiently, write_within};
 
 /// The map that the durable superblock names.
@@ -110,6 +110,10 @@ pub(super) struct Core {
     pub(super) recovered: usize,
     /// Whether the log of this attach has had, once, the room that a cut needs.
     pub(super) roomy: AtomicBool,
+    /// Checkpoints that were begun.
+    pub(super) attempts: AtomicU64,
+    /// Goes up with whatever may give space to a checkpoint that found none: something was discarded, or slots became free.
+    pub(super) gave: AtomicU64,
     /// Whether a copy of the header is not the one that counts.
     pub(super) stale_header: AtomicBool,
     pub(super) checkpointer: Mutex<Checkpointer>,

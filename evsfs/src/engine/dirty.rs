@@ -204,6 +204,13 @@ impl ShardGuard<'_> {
     }
 }
 
+/// Slots of entries that newer ones hid before either was in the map.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Hidden {
+    pub(super) replaced: Vec<u64>,
+    pub(super) discarded: Vec<u64>,
+}
+
 /// See the module.
 pub(super) struct DirtyMap {
     shards: Box<[RwLock<Shard>]>,
@@ -327,15 +334,13 @@ impl DirtyMap {
         self.moves.fetch_add(1, Ordering::Release);
     }
 
-    /// The frozen layer before this block is in the map now, as in [`Self::clear_frozen`].
-    pub(super) fn clear_frozen_before(&self, end: u64) {
+    /// This part of the frozen layer, which is not empty, is in the map now, as in [`Self::clear_frozen`].
+    pub(super) fn clear_frozen_within(&self, part: &Range<u64>) {
         let mut left = 0;
-        let holes = Arc::new(self.shards[0].read().frozen.holes.clipped(end..u64::MAX));
+        let holes = Arc::new(outside(&self.shards[0].read().frozen.holes, part));
         for shard in &self.shards {
             let frozen = &mut shard.write().frozen;
-            if end > 0 {
-                frozen.remove(&(0..end), &mut |_| {});
-            }
+            frozen.remove(part, &mut |_| {});
             frozen.holes = Arc::clone(&holes);
             left += frozen.entries.len();
         }
@@ -344,9 +349,8 @@ impl DirtyMap {
         self.moves.fetch_add(1, Ordering::Release);
     }
 
-    /// Undoes a cut: what is frozen becomes active again, under what came since, and gives the slots of what that hides. The caller keeps writers
-    /// away.
-    pub(super) fn thaw(&self) -> Vec<u64> {
+    /// Undoes a cut: what is frozen becomes active again, under what came since. The caller keeps writers away.
+    pub(super) fn thaw(&self) -> Hidden {
         let (frozen, newer) = {
             let first = self.shards[0].read();
             (Arc::clone(&first.frozen.holes), Arc::clone(&first.active.holes))
@@ -355,18 +359,20 @@ impl DirtyMap {
         frozen.iter().for_each(|range| all.insert(range));
         self.ranges.store(all.len(), Ordering::Release);
         let all = Arc::new(all);
-        let mut hidden = Vec::new();
+        let mut hidden = Hidden::default();
         for shard in &self.shards {
             let mut shard = shard.write();
             let Layer { entries, .. } = std::mem::take(&mut shard.frozen);
             for (block, entry) in entries {
-                if shard.active.entries.contains_key(&block) || newer.contains(block) {
-                    if entry.is_data() && !is_lost(&entry) {
-                        hidden.push(entry.slot());
-                    }
-                } else {
+                let by = shard.active.entries.get(&block).map(Entry::is_data);
+                let Some(by_data) = by.or(newer.contains(block).then_some(false)) else {
                     shard.active.insert(block, entry);
                     self.active.fetch_add(1, Ordering::Release);
+                    continue;
+                };
+                if entry.is_data() && !is_lost(&entry) {
+                    let slots = if by_data { &mut hidden.replaced } else { &mut hidden.discarded };
+                    slots.push(entry.slot());
                 }
             }
             shard.active.holes = Arc::clone(&all);
@@ -393,6 +399,11 @@ impl DirtyMap {
         self.ranges.load(Ordering::Relaxed)
     }
 
+    /// Discarded ranges of both layers.
+    pub(super) fn ranges(&self) -> usize {
+        self.active_ranges() + self.frozen_ranges.load(Ordering::Relaxed)
+    }
+
     /// Entries of both layers.
     pub(super) fn len(&self) -> usize {
         self.active_len() + self.frozen.load(Ordering::Relaxed)
@@ -411,15 +422,27 @@ impl DirtyMap {
         (blocks, holes)
     }
 
-    /// What is frozen from this block on: entries, in no order, and ranges.
-    pub(super) fn frozen_from(&self, start: u64) -> (Vec<(u64, Entry)>, RangeSet) {
+    /// What is frozen outside of this part: entries, in no order, and ranges.
+    pub(super) fn frozen_outside(&self, part: &Range<u64>) -> (Vec<(u64, Entry)>, RangeSet) {
         let mut entries = Vec::new();
         for shard in &self.shards {
             let shard = shard.read();
-            let here = shard.frozen.entries.iter().filter(|(block, _)| **block >= start);
+            let here = shard.frozen.entries.iter().filter(|(block, _)| !part.contains(block));
             entries.extend(here.map(|(block, entry)| (*block, *entry)));
         }
-        (entries, self.shards[0].read().frozen.holes.clipped(start..u64::MAX))
+        (entries, outside(&self.shards[0].read().frozen.holes, part))
+    }
+
+    /// The slots of frozen data outside of this part, in no order.
+    pub(super) fn frozen_slots_outside(&self, part: &Range<u64>) -> Vec<u64> {
+        let mut slots = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let here = shard.frozen.entries.iter().filter(|(block, _)| !part.contains(block));
+            let data = here.map(|(_, entry)| entry).filter(|entry| entry.is_data() && !is_lost(entry));
+            slots.extend(data.map(Entry::slot));
+        }
+        slots
     }
 
     /// A frozen entry.
@@ -481,6 +504,13 @@ impl DirtyMap {
             from = run + 1;
         }
     }
+}
+
+/// The ranges but for what lies in this part.
+fn outside(holes: &RangeSet, part: &Range<u64>) -> RangeSet {
+    let mut rest = holes.clipped(0..part.start);
+    holes.within(part.end..u64::MAX).for_each(|range| rest.insert(range));
+    rest
 }
 
 #[cfg(test)]
@@ -579,14 +609,12 @@ mod tests {
         map.lock(2).insert(2, entry(7));
         map.insert_hole(&(500..700), |_| {});
         map.lock(650).insert(650, entry(8));
-        assert_eq!(map.frozen_from(600).0.len(), 2);
+        assert_eq!(map.frozen_outside(&(0..600)).0.len(), 2);
         // The part before block 2 is in the map.
-        map.clear_frozen_before(2);
+        map.clear_frozen_within(&(0..2));
         assert_eq!((find(&map, 1), map.len()), (Found::Below, 6));
         let before = map.moves();
-        let mut hidden = map.thaw();
-        hidden.sort_unstable();
-        assert_eq!(hidden, [102, 700]);
+        assert_eq!(map.thaw(), Hidden { replaced: vec![102], discarded: vec![700] });
         assert_ne!(map.moves(), before);
         assert_eq!((map.active_len(), map.active_ranges(), map.len()), (4, 2, 4));
         for (block, slot) in [(2, 7), (3, 103), (650, 8), (900, 1000)] {
@@ -597,8 +625,13 @@ mod tests {
         }
         map.freeze();
         assert_eq!(map.frozen().0, [2, 3, 650, 900]);
-        map.clear_frozen_before(3000);
-        assert_eq!((map.len(), map.frozen_from(0).1), (0, map.frozen().1.clipped(5000..6000)));
+        map.clear_frozen_within(&(3..900));
+        let mut rest = map.frozen_outside(&(901..5500));
+        rest.0.sort_unstable_by_key(|(block, _)| *block);
+        assert_eq!(rest.0, [(2, entry(7)), (900, entry(1000))]);
+        assert!(rest.1.iter().eq(std::iter::once(5500..6000)));
+        map.clear_frozen_within(&(0..3000));
+        assert_eq!((map.len(), map.frozen_outside(&(0..0)).1), (0, map.frozen().1.clipped(5000..6000)));
         assert!(!map.is_empty());
         map.clear_frozen();
         assert!(map.is_empty());

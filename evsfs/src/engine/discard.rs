@@ -10,6 +10,7 @@ use super::read::BATCH;
 use super::write::RANGES_MOST;
 use crate::format::Entry;
 use crate::format::layout::{BLOCK, BLOCK_BYTES};
+use crate::sync::atomic::Ordering;
 
 /// Discards of more blocks than this are kept as ranges, not as entries.
 const ENTRIES_MOST: u64 = 512;
@@ -18,6 +19,7 @@ impl Core {
     pub(super) fn discard(&self, offset: u64, len: u64) -> Result<(), VolumeError> {
         self.check_writable()?;
         self.check_range(offset, len)?;
+        let since = self.attempts.load(Ordering::Acquire);
         let end = offset + len;
         let (first, last) = (offset.next_multiple_of(BLOCK_BYTES), end / BLOCK_BYTES * BLOCK_BYTES);
         if first > last {
@@ -25,7 +27,7 @@ impl Core {
             return self.zero_part(offset, len);
         }
         // The ends last: they are written, so on a full host they need what the rest gives back.
-        self.discard_blocks(first / BLOCK_BYTES..last / BLOCK_BYTES)?;
+        self.discard_blocks(first / BLOCK_BYTES..last / BLOCK_BYTES, since)?;
         self.zero_part(offset, first - offset)?;
         self.zero_part(last, end - last)
     }
@@ -38,15 +40,15 @@ impl Core {
         self.write(offset, &[0; BLOCK][..usize::try_from(len).expect("less than a block")])
     }
 
-    fn discard_blocks(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
+    fn discard_blocks(&self, blocks: Range<u64>, since: u64) -> Result<(), VolumeError> {
         if blocks.end - blocks.start > ENTRIES_MOST {
-            return self.discard_range(&blocks);
+            return self.discard_range(&blocks, since);
         }
         let mut block = blocks.start;
         while block < blocks.end {
             let end =
                 blocks.end.min(((block >> CHUNK_BITS) + 1) << CHUNK_BITS).min(block + self.limits.chunk);
-            self.discard_entries(block..end)?;
+            self.discard_entries(block..end, since)?;
             block = end;
         }
         Ok(())
@@ -54,15 +56,19 @@ impl Core {
 
     /// As [`Self::admit`]; but where there is no space for the checkpoint that would make room in the dirty map, a discard comes in all the same, for it is
     /// what gives space. There is memory for as many entries again, as nothing is frozen then; `growth` says by how many it grows.
-    fn admit_discard(&self, changes: usize, growth: impl FnOnce() -> usize) -> Result<(), VolumeError> {
-        match self.admit(changes) {
+    fn admit_discard(
+        &self,
+        changes: usize,
+        since: u64,
+        growth: impl FnOnce() -> usize,
+    ) -> Result<(), VolumeError> {
+        match self.admit(changes, since) {
             Err(VolumeError::NoSpace) => {}
             admitted => return admitted,
         }
         let growth = growth();
-        let most = self.limits.dirty + self.limits.dirty.max(self.recovered);
-        let has_memory = (growth == 0 || self.dirty.len() + growth <= most)
-            && self.dirty.active_ranges() < 2 * RANGES_MOST
+        let has_memory = (growth == 0 || self.dirty.len() + growth <= self.dirty_most())
+            && self.dirty.ranges() < 2 * RANGES_MOST
             && {
                 let pending = self.pending.lock();
                 pending.len() + changes <= self.limits.group && pending.holes() < RANGES_MOST
@@ -71,8 +77,8 @@ impl Core {
     }
 
     /// A large range: one record, whatever its length.
-    fn discard_range(&self, blocks: &Range<u64>) -> Result<(), VolumeError> {
-        self.admit_discard(1, || 0)?;
+    fn discard_range(&self, blocks: &Range<u64>, since: u64) -> Result<(), VolumeError> {
+        self.admit_discard(1, since, || 0)?;
         // Nobody inserts anything while the entries under it go, so that every entry that stays is newer than the range.
         let _gate = self.gate.write();
         if self.dirty.is_hole(blocks) {
@@ -87,11 +93,12 @@ impl Core {
         let mut group = self.pending.lock();
         group.discarded.append(&mut pending);
         group.push(Change::Hole(blocks.start, blocks.end - blocks.start));
+        self.gave.fetch_add(1, Ordering::Release);
         Ok(())
     }
 
     /// A few blocks of one run of 256: entries, and only where there is something.
-    fn discard_entries(&self, blocks: Range<u64>) -> Result<(), VolumeError> {
+    fn discard_entries(&self, blocks: Range<u64>, since: u64) -> Result<(), VolumeError> {
         let mut now = [Entry::ABSENT; BATCH];
         let now = &mut now[..usize::try_from(blocks.end - blocks.start).expect("at most 256")];
         self.resolve(blocks.start, now)?;
@@ -105,7 +112,7 @@ impl Core {
             });
             growth
         };
-        self.admit_discard(now.len(), growth)?;
+        self.admit_discard(now.len(), since, growth)?;
         let _gate = self.gate.read();
         let mut shard = self.dirty.lock(blocks.start);
         let mut pending = self.pending.lock();
@@ -120,6 +127,7 @@ impl Core {
             }
             pending.push(Change::Block(block, self.hole));
         }
+        self.gave.fetch_add(1, Ordering::Release);
         Ok(())
     }
 }

@@ -33,8 +33,10 @@ pub(super) struct Work {
     using_reserve: bool,
     /// Something was not freed, because the host failed to read what says what it is.
     unread: bool,
-    /// What stays in the dirty map.
+    /// What stays in the dirty map, because a page above it cannot be read.
     pub(super) carried: Carried,
+    /// The slots of all that stays in the dirty map.
+    left: Vec<u64>,
 }
 
 impl Work {
@@ -47,6 +49,11 @@ impl Work {
     /// The same; so many entries may stay in the dirty map that cannot be merged.
     pub(super) fn carrying(self, most: usize) -> Self {
         Self { carried: Carried::at_most(most), ..self }
+    }
+
+    /// The same; the frozen entries of these slots are not merged.
+    pub(super) fn leaving(self, left: Vec<u64>) -> Self {
+        Self { left, ..self }
     }
 
     /// For what can be left out when the host is full.
@@ -172,12 +179,15 @@ impl Work {
         spare.sort_unstable();
         self.taken.retain(|slot| spare.binary_search(slot).is_err());
         self.taken.sort_unstable();
+        self.left.extend(self.carried.slots());
         // Entries of a hostile volume, or of one whose file was cut off, may name slots behind the end of the file, or one slot twice. In the
         // last region such slots are freed all the same: the file may grow to them again.
         let (file, _) = core.alloc.totals();
-        for (slots, end) in
-            [(&mut self.freed, file.next_multiple_of(REGION_SLOTS)), (&mut self.punched, file)]
-        {
+        for (slots, end) in [
+            (&mut self.freed, file.next_multiple_of(REGION_SLOTS)),
+            (&mut self.punched, file),
+            (&mut self.left, file),
+        ] {
             slots.retain(|slot| *slot < end);
             slots.sort_unstable();
             slots.dedup();
@@ -215,6 +225,10 @@ impl Work {
 
     pub(super) fn freed(&self) -> &[u64] {
         &self.freed
+    }
+
+    pub(super) fn left(&self) -> &[u64] {
+        &self.left
     }
 
     /// Runs of slots to give back to the host: (first, count).

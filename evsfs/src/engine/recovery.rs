@@ -21,8 +21,8 @@ use crate::format::{Block, Entry, LogPageHeader, LogRecord, Superblock, open_log
 /// Log pages that are read together: few at first, because after a clean detach there are none, then twice as many each time.
 const READ_FIRST: u64 = 2;
 const READ_AHEAD: u64 = 64;
-/// Discarded ranges that a log holds at most, when those that touch are joined: two layers of the dirty map, and what came in while one
-/// filled up. A group that goes beyond it was not written by this program; it would take time and memory without bound, and is taken for the
+/// Discarded ranges that a log may hold, when those that touch are joined: twice as many as writers keep to in both layers of the dirty map
+/// together, whatever became of their cuts. A group that goes beyond it was not written by this program; it would take time and memory without bound, and is taken for the
 /// end of the log. (How many records they are in says nothing: pieces of one range that was discarded bit by bit are many.)
 pub(crate) const RANGES_REPLAYED: usize = 4 * RANGES_MOST;
 

@@ -30,7 +30,7 @@ use crate::backing::Backing;
 use crate::crypto::{Dek, Entropy, Keyring, Suite, VolumeKeys};
 use crate::format::layout::{BLOCK_BYTES, GROUP_BLOCKS, RING_START};
 use crate::format::{Entry, Header, LOG_PAGE_RECORDS, Superblock, TaskKind, VersionState, WrappedDekField};
-use crate::sync::atomic::AtomicBool;
+use crate::sync::atomic::{AtomicBool, AtomicU64};
 use crate::sync::{Mutex, RwLock};
 
 /// Fewest dirty entries before a checkpoint, whatever the size of the volume.
@@ -645,6 +645,8 @@ fn assemble(
         settled: AtomicBool::new(false),
         recovered,
         roomy: AtomicBool::new(false),
+        attempts: AtomicU64::new(0),
+        gave: AtomicU64::new(0),
         stale_header: AtomicBool::new(stale_header),
         checkpointer: Mutex::new(Checkpointer::new(superblock, tables)),
         task,

@@ -194,12 +194,14 @@ enum Work {
 impl Core {
     /// What the checkpointer does when it is woken.
     fn tend(&self, idle_round: bool) -> Result<(), VolumeError> {
+        // Where there was no space, and nothing gave any since, only the idle round asks the host anew.
+        let since = if idle_round { self.attempts.load(Ordering::Acquire) } else { 0 };
         let dirty = self.dirty.active_len() > self.limits.dirty / 8 * 7;
         if dirty || idle_round || self.signals.trash() || self.is_crowded(1) {
-            self.checkpoint()?;
+            self.checkpoint_since(since)?;
         }
         if self.log.lock().is_long() {
-            self.make_log_room(self.limits.log_reserve)?;
+            self.make_log_room(self.limits.log_reserve, since)?;
         }
         Ok(())
     }

@@ -38,11 +38,11 @@ impl Core {
             let within = usize::try_from(offset % BLOCK_BYTES).expect("below 4096");
             let len = if within == 0 && rest.len() >= BLOCK {
                 let len = (rest.len() / BLOCK * BLOCK).min(most);
-                self.with_space(|| self.write_blocks(block, &rest[..len]))?;
+                self.with_space(|since| self.write_blocks(block, &rest[..len], since))?;
                 len
             } else {
                 let len = rest.len().min(BLOCK - within);
-                self.with_space(|| self.write_part(block, within, &rest[..len]))?;
+                self.with_space(|since| self.write_part(block, within, &rest[..len], since))?;
                 len
             };
             offset += u64::try_from(len).expect("small");
@@ -53,31 +53,34 @@ impl Core {
 
     /// Runs a write; if the host is full, makes the slots available that only wait for a checkpoint, and runs it once more, and then
     /// asks the host again, which may have got space since. Whoever comes after a write that failed asks it too.
-    fn with_space(&self, write: impl Fn() -> Result<(), VolumeError>) -> Result<(), VolumeError> {
-        match write() {
+    ///
+    /// It gets the number of checkpoints that were begun by now: where one that was begun since finds no space, it waits for no other.
+    fn with_space(&self, write: impl Fn(u64) -> Result<(), VolumeError>) -> Result<(), VolumeError> {
+        let since = self.attempts.load(Ordering::Acquire);
+        match write(since) {
             Err(VolumeError::NoSpace) => {}
             other => return other,
         }
-        match self.checkpoint() {
+        match self.checkpoint_since(since) {
             Ok(()) | Err(VolumeError::NoSpace) => {}
             failed => return failed,
         }
-        match write() {
+        match write(since) {
             Err(VolumeError::NoSpace) => self.alloc.retry_growth(),
             other => return other,
         }
-        let again = write();
+        let again = write(since);
         if matches!(again, Err(VolumeError::NoSpace)) {
             self.alloc.retry_growth();
         }
         again
     }
 
-    /// Waits until there is room for `changes` more. No lock is held here.
-    pub(super) fn admit(&self, changes: usize) -> Result<(), VolumeError> {
+    /// Waits until there is room for `changes` more. No lock is held here. `since` is as in [`Self::with_space`].
+    pub(super) fn admit(&self, changes: usize, since: u64) -> Result<(), VolumeError> {
         self.settle()?;
         if !self.roomy.load(Ordering::Acquire) {
-            self.begin_with_room()?;
+            self.begin_with_room(since)?;
         }
         loop {
             self.check_writable()?;
@@ -90,17 +93,33 @@ impl Core {
                 self.commit()?;
                 continue;
             }
-            let dirty = self.dirty.active_len() + changes;
-            // (The second bound of what was discarded is for those who are faster than the checkpoints that are made at the first.)
-            if dirty > self.limits.dirty || self.dirty.active_ranges() >= RANGES_MOST || self.is_crowded(2) {
-                self.relieve()?;
+            if self.is_dirty_full(changes) {
+                self.relieve(since)?;
                 continue;
             }
-            if dirty > self.limits.dirty / 8 * 7 {
+            if self.dirty.active_len() + changes > self.limits.dirty / 8 * 7 {
                 self.signals.wake();
             }
             return Ok(());
         }
+    }
+
+    /// Whether a checkpoint must make room in the dirty map before `changes` more come in.
+    ///
+    /// While there is a cut both layers count together as well: should its checkpoint find no space they become one, and what the next attempt
+    /// lets in comes on top. Nobody could read a log of more ranges than two layers have, and there is no memory for more entries.
+    pub(super) fn is_dirty_full(&self, changes: usize) -> bool {
+        self.dirty.active_len() + changes > self.limits.dirty
+            || self.dirty.active_ranges() >= RANGES_MOST
+            || self.dirty.len() + changes > self.dirty_most()
+            || self.dirty.ranges() >= 2 * RANGES_MOST
+            // (Twice, for those who are faster than the checkpoints that are made at once.)
+            || self.is_crowded(2)
+    }
+
+    /// Entries that both layers may have; those that were recovered may be more than one layer is meant to have.
+    pub(super) fn dirty_most(&self) -> usize {
+        self.limits.dirty + self.limits.dirty.max(self.recovered)
     }
 
     /// Takes slots and seals and writes `blocks` to them. On failure the slots are free again.
@@ -166,9 +185,9 @@ impl Core {
     }
 
     /// Writes whole blocks, no more than a group takes.
-    fn write_blocks(&self, first: u64, data: &[u8]) -> Result<(), VolumeError> {
+    fn write_blocks(&self, first: u64, data: &[u8], since: u64) -> Result<(), VolumeError> {
         let blocks = data.len() / BLOCK;
-        self.admit(blocks)?;
+        self.admit(blocks, since)?;
         let writing = self.writing.read();
         let mut entries = Vec::with_capacity(blocks);
         let flight = self.place(first, data, &mut entries, &writing)?;
@@ -216,10 +235,10 @@ impl Core {
 
     /// Writes a part of a block: reads it, and puts the changed one in its place only if nobody else wrote it meanwhile. So it takes no
     /// lock while it reads, opens, seals and writes, and still no write is lost.
-    fn write_part(&self, block: u64, within: usize, part: &[u8]) -> Result<(), VolumeError> {
+    fn write_part(&self, block: u64, within: usize, part: &[u8], since: u64) -> Result<(), VolumeError> {
         let mut bytes = Box::new([0; BLOCK]);
         loop {
-            self.admit(1)?;
+            self.admit(1, since)?;
             let base = self.base_now();
             let moves = self.dirty.moves();
             let mut found = Found::Below;

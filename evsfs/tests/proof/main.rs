@@ -20,6 +20,7 @@ mod meddler;
 mod model;
 mod mutation;
 mod naive;
+mod narrow;
 mod nonce;
 mod oracle;
 mod proof_of_the_proof;

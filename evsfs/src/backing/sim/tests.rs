@@ -159,3 +159,26 @@ fn faults_come_at_the_call_that_was_named() {
         assert_eq!(file.faults_met(), 1);
     }
 }
+
+#[test]
+fn a_page_may_be_unreadable_and_the_space_may_end() {
+    let file = file_of(4);
+    file.make_unreadable([1]);
+    let mut bytes = page(0);
+    assert!(file.read_at(&mut bytes, 0).is_ok() && file.read_at(&mut bytes, P).is_err());
+    assert!(file.read_at(&mut [0; 2 * PAGE], 0).is_err() && file.reads_fail());
+    file.make_unreadable([]);
+    assert!(file.read_at(&mut bytes, P).is_ok() && !file.reads_fail());
+
+    file.write_at(&page(1), 0).unwrap();
+    file.limit_space(Some(1));
+    assert!(file.write_at(&[2; 3 * PAGE], 0).is_err(), "two pages hold nothing");
+    file.write_at(&[2; 2 * PAGE], 0).unwrap();
+    assert!(file.write_at(&page(3), 3 * P).is_err());
+    file.write_at(&page(3), P).unwrap();
+    file.punch(0, P).unwrap();
+    file.write_at(&page(3), 3 * P).unwrap();
+    assert!(file.write_at(&page(3), 2 * P).is_err());
+    file.limit_space(None);
+    file.write_at(&page(3), 2 * P).unwrap();
+}

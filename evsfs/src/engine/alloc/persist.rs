@@ -59,20 +59,23 @@ impl Allocator {
         }
     }
 
-    /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Both are
-    /// sorted. The regions of `also` are written in any case. Each page goes to the one of its two places that the durable tree does not use, so nothing durable changes.
+    /// Writes the allocation tree as of the cut, with `taken` (by the checkpoint itself) and without `freed` (by it). Without `left` too, whose
+    /// entries stay dirty: as of all that only the log refers to, recovery calls them used, and the file does not, for whoever overwrites such a
+    /// block may crash before there is another bitmap. In memory they stay taken. All three are sorted. The regions of `also` are written in any case. Each page goes to the one of its two places that the durable tree does not use, so nothing durable changes.
     pub(in crate::engine) fn prepare(
         &self,
         store: &Store,
         taken: &[u64],
         freed: &[u64],
+        left: &[u64],
         also: &[u64],
     ) -> Result<Prepared, VolumeError> {
         let mut regions: Vec<u64> = {
             let inner = self.inner.lock();
             inner.loaded.iter().filter(|(_, region)| region.dirty).map(|(number, _)| *number).collect()
         };
-        regions.extend(taken.iter().chain(freed).map(|slot| slot / REGION_SLOTS).chain(also.iter().copied()));
+        let slots = taken.iter().chain(freed).chain(left);
+        regions.extend(slots.map(|slot| slot / REGION_SLOTS).chain(also.iter().copied()));
         regions.sort_unstable();
         regions.dedup();
 
@@ -84,7 +87,9 @@ impl Allocator {
             let group = regions[0] / FAN;
             let mut entries = None;
             for region in regions {
-                if let Some((old, new)) = self.prepare_bitmap(store, *region, taken, freed, &mut entries)? {
+                if let Some((old, new)) =
+                    self.prepare_bitmap(store, *region, (taken, freed, left), &mut entries)?
+                {
                     used_delta += i64::from(new.aux()) - i64::from(self.used_before(*region, &old));
                 }
             }
@@ -109,8 +114,7 @@ impl Allocator {
         &self,
         store: &Store,
         region: u64,
-        taken: &[u64],
-        freed: &[u64],
+        (taken, freed, left): (&[u64], &[u64], &[u64]),
         entries: &mut Option<Entries>,
     ) -> Result<Option<(Entry, Entry)>, VolumeError> {
         // The lock is held for one region at a time, and not while it is written: writers go on.
@@ -120,6 +124,10 @@ impl Allocator {
                 if old.is_absent() {
                     // From here on its first bitmap may stand at one of these places.
                     self.load(&mut inner, store, region)?.has_head = true;
+                }
+                if !within(left, region).is_empty() {
+                    // It stays in memory: read from the file, these would be free.
+                    self.load(&mut inner, store, region)?.dirty = true;
                 }
                 let bits = match inner.loaded.get(&region) {
                     Some(loaded) => Bitmap::clone(loaded.at_cut.as_ref().unwrap_or(&loaded.bits)),
@@ -136,7 +144,7 @@ impl Allocator {
         for slot in within(taken, region) {
             bits.set(slot % REGION_SLOTS);
         }
-        for slot in within(freed, region) {
+        for slot in within(freed, region).iter().chain(within(left, region)) {
             bits.clear(slot % REGION_SLOTS);
         }
         let mut page = Box::new([0; BLOCK]);

@@ -2,21 +2,24 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
 use super::super::{BLOCK, BaseIdentity, BaseImage, Step, Volume, VolumeError};
 use super::{ID, Memory, Rig, read};
 use crate::backing::Backing;
 use crate::crypto::{Backend, Dek, VolumeKeys};
-use crate::format::layout::REGION_SLOTS;
+use crate::format::layout::{REGION_SLOTS, RING_START};
 use crate::format::{Text, WrappedDekField};
 
 const MIB: u64 = 1 << 20;
+/// Pages of the log ring, at most.
+const RING: u64 = 1024;
 
 /// A file system on which what was never written, or was punched, takes no space.
 struct Host {
@@ -24,14 +27,23 @@ struct Host {
     taken: Mutex<HashSet<u64>>,
     /// Slots that there is space for.
     most: AtomicUsize,
+    /// What happens in the midst of the next write behind the log ring.
+    amid: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// For what these threads write there, there is no space.
+    refused: Mutex<Vec<ThreadId>>,
 }
 
 impl Host {
     /// With the rig's volume, which is written all over.
     fn of(rig: &Rig) -> Arc<Self> {
         let slots = rig.memory.len().unwrap() / BLOCK;
-        let (memory, most) = (Arc::clone(&rig.memory), AtomicUsize::new(usize::MAX));
-        Arc::new(Self { memory, taken: Mutex::new((0..slots).collect()), most })
+        Arc::new(Self {
+            memory: Arc::clone(&rig.memory),
+            taken: Mutex::new((0..slots).collect()),
+            most: AtomicUsize::new(usize::MAX),
+            amid: Mutex::default(),
+            refused: Mutex::default(),
+        })
     }
 
     /// Has no more space than is taken now.
@@ -48,6 +60,15 @@ impl Backing for Host {
         self.memory.read_at(buf, offset)
     }
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<()> {
+        if offset / BLOCK >= RING_START + RING {
+            let act = self.amid.lock().take();
+            if let Some(act) = act {
+                act();
+            }
+            if self.refused.lock().contains(&thread::current().id()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
         let end = (offset + u64::try_from(buf.len()).unwrap()).div_ceil(BLOCK);
         let mut taken = self.taken.lock();
         let new: Vec<u64> = (offset / BLOCK..end).filter(|slot| !taken.contains(slot)).collect();
@@ -367,6 +388,208 @@ fn f7_discards_give_room_for_the_checkpoint_that_found_none() {
     }
     let report = volume.check(&mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
+}
+
+/// Discards go on while checkpoints fail, one after the other. What is flushed meanwhile is there after a crash: no more ranges come into the log than
+/// whoever opens it takes for possible.
+#[test]
+fn f4_failing_checkpoints_let_no_more_ranges_into_the_log_than_can_be_read() {
+    const ROUNDS: u64 = 7;
+    let rig = Rig::new(64 << 30, RING);
+    let host = Host::of(&rig);
+    let volume = Arc::new(rig.try_open_on(Arc::clone(&host) as _).unwrap());
+    for leaf in 0..=ROUNDS {
+        volume.write(leaf * 128 * BLOCK, &[7; 4096]).unwrap();
+    }
+    volume.flush().unwrap();
+    host.refused.lock().push(thread::current().id());
+    let kept = Mutex::new(Vec::new());
+    // How many rounds have begun, and ended.
+    let rounds = Arc::new((Mutex::new((0, 0)), Condvar::new()));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            host.refused.lock().push(thread::current().id());
+            let (state, changed) = &*rounds;
+            let mut ranges = 0;
+            for round in 1..=ROUNDS {
+                changed.wait_while(&mut state.lock(), |(begun, _)| *begun < round);
+                if volume.discard(round * 128 * BLOCK, BLOCK).is_ok() && volume.flush().is_ok() {
+                    kept.lock().push(round);
+                }
+                for _ in 0..1_000 {
+                    if volume.discard((2 << 30) + ranges * 4 * MIB, 3 * MIB).is_err() {
+                        break;
+                    }
+                    ranges += 1;
+                }
+                state.lock().1 = round;
+                changed.notify_all();
+            }
+        });
+        for round in 1..=ROUNDS {
+            let shared = Arc::clone(&rounds);
+            *host.amid.lock() = Some(Box::new(move || {
+                let (state, changed) = &*shared;
+                let mut state = state.lock();
+                state.0 = round;
+                changed.notify_all();
+                // Who finds no room waits for the end of the checkpoint that this is a part of.
+                let patience = Duration::from_millis(150);
+                changed.wait_while_for(&mut state, |(_, ended)| *ended < round, patience);
+            }));
+            assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)), "round {round}");
+            assert!(host.amid.lock().is_none(), "it wrote nothing");
+            let (state, changed) = &*rounds;
+            changed.wait_while(&mut state.lock(), |(_, ended)| *ended < round);
+        }
+    });
+    drop(volume);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let kept = kept.into_inner();
+    assert!(kept.len() > 1, "{kept:?}");
+    for round in kept {
+        assert_eq!(read(&volume, round * 128 * BLOCK, 4096), [0; 4096], "what was flushed in round {round}");
+    }
+    host.refused.lock().clear();
+    volume.checkpoint().unwrap();
+    assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
+}
+
+/// It was written, so on a full host it is worth more than what the host gets back.
+#[test]
+fn f7_what_is_overwritten_while_a_checkpoint_finds_no_space_is_not_given_back_to_the_host() {
+    let rig = Rig::new(64 * MIB, RING);
+    let host = Host::of(&rig);
+    let volume = Arc::new(rig.try_open_on(Arc::clone(&host) as _).unwrap());
+    volume.write(0, &vec![1; 64 << 12]).unwrap();
+    volume.flush().unwrap();
+    let used = volume.stats().used_slots;
+    let guest = Arc::clone(&volume);
+    *host.amid.lock() = Some(Box::new(move || {
+        let others = thread::spawn(move || {
+            guest.write(0, &vec![2; 20 << 12]).unwrap();
+            guest.discard(30 * BLOCK, 4 * BLOCK).unwrap();
+            guest.flush().unwrap();
+        });
+        others.join().unwrap();
+    }));
+    host.refused.lock().push(thread::current().id());
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+    host.refused.lock().clear();
+    volume.write(40 * BLOCK, &[3; 4096]).unwrap();
+    volume.flush().unwrap();
+    assert_eq!(
+        volume.stats().used_slots,
+        used,
+        "what was overwritten is free, and what was discarded not yet"
+    );
+    volume.checkpoint().unwrap();
+    assert_eq!(rig.memory.punched.load(Ordering::Relaxed), 4 * BLOCK);
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+}
+
+/// What has no space for its leaves lies before what is discarded, and is not discarded itself.
+#[test]
+fn f7_what_is_in_the_map_gives_space_when_it_is_discarded_though_new_leaves_before_it_find_none() {
+    const DATA: u64 = 64 * MIB;
+    let at = 1_920 * 128 * BLOCK;
+    let at_once = |volume: &Volume| volume.discard(at, DATA).unwrap();
+    let in_parts = |volume: &Volume| {
+        for part in 0..DATA / MIB {
+            volume.discard(at + part * MIB, MIB - 8 * BLOCK).unwrap();
+        }
+    };
+    for (discard, kept) in [(&at_once as &dyn Fn(&Volume), 0), (&in_parts, 8)] {
+        let rig = Rig::new(2 << 30, RING);
+        let host = Host::of(&rig);
+        let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+        for part in 0..DATA / MIB {
+            volume.write(at + part * MIB, &vec![1; 1 << 20]).unwrap();
+        }
+        volume.checkpoint().unwrap();
+        host.most.store(host.taken.lock().len() + 1_200, Ordering::Relaxed);
+        let written = fill_with_leaves(&volume);
+        assert!((1_000..1_900).contains(&written), "{written}");
+        assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+        discard(&volume);
+        volume.checkpoint().unwrap();
+        assert_eq!(volume.stats().dirty_entries, 0);
+        let free = host.most.load(Ordering::Relaxed) - host.taken.lock().len();
+        assert!(free > 13_000, "{free} slots came back");
+        drop(volume);
+        let volume = rig.try_open_on(host).unwrap();
+        assert!((0..written).all(|leaf| read(&volume, leaf * 128 * BLOCK, 4096) == [7; 4096]));
+        for part in 0..DATA / MIB {
+            let left = read(&volume, at + part * MIB + MIB - 8 * BLOCK, 8 << 12);
+            assert_eq!(left, vec![u8::from(kept > 0); 8 << 12], "part {part}");
+            assert_eq!(read(&volume, at + part * MIB, 4096), [0; 4096]);
+        }
+        let report = volume.check(&mut |_, _| {}).unwrap();
+        assert!(report.is_sound(), "{report:?}");
+    }
+}
+
+/// Everybody who writes to a disk on a full host waits for as much, one after the other, so it is not tried again what has just failed.
+#[test]
+fn d10_a_write_that_finds_no_space_tries_one_checkpoint_and_others_none_that_wait_for_it() {
+    let mut rig = Rig::new(1 << 30, RING);
+    let host = Host::of(&rig);
+    let volume = rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    host.most.store(host.taken.lock().len() + 1_200, Ordering::Relaxed);
+    let written = fill_with_leaves(&volume);
+    volume.flush().unwrap();
+    drop(volume);
+    // More is dirty now than may be.
+    rig.options.dirty_limit = Some(100);
+    let volume = Arc::new(rig.try_open_on(Arc::clone(&host) as _).unwrap());
+    assert!(volume.checkpoint().is_err() && volume.stats().dirty_entries > 200);
+    let cost = |act: &dyn Fn() -> Result<(), VolumeError>| {
+        let before = rig.memory.written.load(Ordering::Relaxed);
+        assert!(matches!(act(), Err(VolumeError::NoSpace)));
+        rig.memory.written.load(Ordering::Relaxed) - before
+    };
+    let write = || volume.write(written * 128 * BLOCK, &[8; 4096]);
+    // (What the writes before have left to be freed is not of interest.)
+    let one = cost(&|| volume.checkpoint()).min(cost(&|| volume.checkpoint()));
+    assert!(one > 100 * BLOCK, "{one} bytes");
+    let each = cost(&write);
+    assert!(each < 2 * one, "{each} bytes for one that needs {one}");
+    // Three more begin while one is tried.
+    let others = Arc::clone(&volume);
+    let waiting: Arc<Mutex<Vec<thread::JoinHandle<bool>>>> = Arc::default();
+    let threads = Arc::clone(&waiting);
+    *host.amid.lock() = Some(Box::new(move || {
+        let begun = Arc::new(Barrier::new(4));
+        let begin = |_| {
+            let (volume, begun) = (Arc::clone(&others), Arc::clone(&begun));
+            thread::spawn(move || {
+                begun.wait();
+                volume.write(written * 128 * BLOCK, &[8; 4096]).is_err()
+            })
+        };
+        threads.lock().extend((0..3).map(begin));
+        begun.wait();
+    }));
+    let all = cost(&|| {
+        let mine = write();
+        assert!(waiting.lock().drain(..).all(|thread| thread.join().unwrap()));
+        mine
+    });
+    assert!(all < 4 * one, "{all} bytes for four that need {one}");
+    host.most.store(usize::MAX, Ordering::Relaxed);
+    write().unwrap();
+}
+
+/// Where the checkpoint before it finds no space a check reports all the same, of what is dirty too.
+#[test]
+fn f2_a_check_reports_although_there_is_no_space_for_a_checkpoint() {
+    let (rig, volume, written) = filled_with_leaves();
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.blocks, written);
+    drop(volume);
+    assert!(rig.open().check(&mut |_, _| {}).unwrap().is_sound());
 }
 
 /// Counts what is asked of a base, and how far it has to look.

@@ -174,6 +174,7 @@ fn sentences() -> Vec<String> {
         "Flag 2 counts".to_owned(),
         format!("A group is at most {group} blocks"),
         format!("More than {} entries at once", thousands(documented::CARRIED_MOST)),
+        format!("a row of leaves, at most {},", thousands(u64::try_from(documented::PIECE_MOST).unwrap())),
         format!("more than {replayed} discarded ranges"),
         format!("Writers keep to {ranges} ranges"),
         format!("(aux {dead} in the entry that names the page; aux {below} in the entries above"),
