@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(chunks.mapped, COUNT.div_ceil(SLOTS));
         // Half of them go, from all chunks, and come back: nobody else's bytes change, and no more memory is taken.
         for turn in 1..10 {
-            let away = |number: usize| (number * 7 + turn) % 3 == 0;
+            let away = |number: usize| (number * 7 + turn).is_multiple_of(3);
             for number in (0..COUNT).filter(|number| away(*number)) {
                 assert!(is_filled(slots[number], number));
                 // SAFETY: it was taken, and is taken anew below.
