@@ -39,7 +39,7 @@ fn f6_of_the_allocation_tree_of_a_large_file_no_more_is_kept_than_fits() {
             model.iter().copied().filter(|slot| slot / REGION_SLOTS % 3 == round % 3).collect();
         alloc.recover(&store, &taken).unwrap();
         alloc.begin_cut(&store);
-        let prepared = alloc.prepare(&store, &[], &freed, &[]).unwrap();
+        let prepared = alloc.prepare(&store, &[], &freed, &[], &[]).unwrap();
         assert!(prepared.lower.len() <= KEEP / 8, "{} pages for later", prepared.lower.len());
         if round == 2 {
             drop(prepared);
