@@ -415,9 +415,9 @@ impl Core {
         *self.root.write() = plan.root;
         *self.versions.write() = plan.versions;
         if part == ALL {
-            self.dirty.clear_frozen()
+            self.dirty.clear_frozen();
         } else {
-            self.dirty.clear_frozen_within(&part)
+            self.dirty.clear_frozen_within(&part);
         }
         if checkpointer.closing {
             work.punch_old_pages(self);

@@ -298,7 +298,7 @@ impl Core {
         if group.changes.is_empty() {
             log.durable = log.durable.max(group.number + 1);
             // (Of what was carried over, or left by a cut that was undone: what is newer was durable by then.)
-            self.let_go(group.replaced, group.discarded);
+            self.let_go(&group.replaced, group.discarded);
             return Ok(());
         }
         log.append_durably(&self.store, &group.changes, self.hole, false)
@@ -306,7 +306,7 @@ impl Core {
         log.durable = group.number + 1;
         count(&self.store.counters.commits, 1);
         // Only now: before, recovery could have gone back to a state that needs these.
-        self.let_go(group.replaced, group.discarded);
+        self.let_go(&group.replaced, group.discarded);
         if log.is_long() || self.is_crowded(1) {
             self.signals.wake();
         }
@@ -314,11 +314,11 @@ impl Core {
     }
 
     /// What hides these slots is durable: they are free, or wait for the next checkpoint if they were discarded.
-    pub(super) fn let_go(&self, replaced: Vec<u64>, discarded: Vec<u64>) {
+    pub(super) fn let_go(&self, replaced: &[u64], discarded: Vec<u64>) {
         if replaced.is_empty() && discarded.is_empty() {
             return;
         }
-        self.alloc.free(&self.store, &replaced);
+        self.alloc.free(&self.store, replaced);
         self.deferred.lock().extend(discarded);
         self.gave.fetch_add(1, Ordering::Release);
     }

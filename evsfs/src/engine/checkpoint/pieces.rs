@@ -200,7 +200,7 @@ impl Core {
     pub(super) fn undo_cut(&self, checkpointer: &mut Checkpointer, gate: Option<RwLockWriteGuard<'_, ()>>) {
         let Some(cut) = checkpointer.cut.take() else { return };
         self.alloc.abandon_cut();
-        self.let_go(cut.freed, Vec::new());
+        self.let_go(&cut.freed, Vec::new());
         self.deferred.lock().extend(cut.discarded);
         self.thaw(gate);
     }
