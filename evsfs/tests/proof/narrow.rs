@@ -21,7 +21,7 @@ const LEAF: u64 = 128;
 
 const BOUND: Bound = Bound { exhaustive: 4, random: 3, torn: 0 };
 /// One state in so many is checked.
-const CHECKED_EVERY: u64 = 8;
+const CHECKED_EVERY: u64 = 16;
 
 /// A block, and the stamp that it got; 0 for a discard.
 type Change = (u64, u64);
@@ -179,7 +179,7 @@ impl Examiner {
 
     fn tell(&self, what: &str) {
         println!("{what}: {} states, {} of them checked", self.seen.len(), self.checked);
-        assert!(self.seen.len() > 250 && self.checked > 20);
+        assert!(self.seen.len() > 250 && self.checked > 10);
     }
 }
 
@@ -210,17 +210,18 @@ enum Besides {
 /// What can happen to a run of so many calls; of many a part.
 fn besides(calls: u64) -> impl Iterator<Item = Besides> {
     let some = |of: u64| usize::try_from(calls / of).unwrap().max(1);
-    let (few, many) = (some(16), some(80));
+    let (few, many) = (some(6), some(25));
     let faults = Fault::ALL.into_iter().flat_map(move |fault| {
         let calls = (0..calls).step_by(few);
         calls.flat_map(move |call| [false, true].map(|lasting| Besides::Fault(call, fault, lasting)))
     });
     let numbers = 0..usize::try_from(calls).unwrap();
+    let syncs = numbers.clone().step_by((many / 8).max(1));
     let changes = numbers
         .clone()
         .step_by(many)
         .flat_map(|number| [Besides::Change(Moment::Write, number), Besides::Change(Moment::Read, number)]);
-    changes.chain(numbers.map(Besides::Sync)).chain(faults)
+    changes.chain(syncs.map(Besides::Sync)).chain(faults)
 }
 
 /// How a run went on that host.
