@@ -33,7 +33,7 @@ impl Carried {
 
     /// Whether so many more may be added. None always may.
     pub(super) const fn has_room(&self, more: usize) -> bool {
-        more == 0 || self.entries.len().saturating_add(more) <= self.most
+        self.entries.len().saturating_add(more) <= self.most
     }
 
     pub(super) fn add(&mut self, under: Place, reason: Damage, entries: impl Iterator<Item = (u64, Entry)>) {

@@ -616,12 +616,13 @@ impl Core {
 
     /// Before the first change of an attach: sees to it that the log has the room that a cut needs. An attach that ended after a cut and
     /// before its superblock has used that up, and all its groups are needed still; what this one changed would not find any.
+    /// And that it names no slot that was cut off: the file may grow to it again, and until the log lets go of it nobody else may get it.
     pub(super) fn begin_with_room(&self, since: u64) -> Result<(), VolumeError> {
         let mut checkpointer = self.checkpointer.lock();
         if self.roomy.load(Ordering::Acquire) {
             return Ok(());
         }
-        if self.log.lock().free() < self.limits.log_reserve {
+        if self.names_lost || self.log.lock().free() < self.limits.log_reserve {
             self.attempt_since(&mut checkpointer, since)?;
         }
         self.roomy.store(true, Ordering::Release);

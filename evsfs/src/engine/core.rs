@@ -108,7 +108,9 @@ pub(super) struct Core {
     pub(super) settled: AtomicBool,
     /// Dirty entries that were recovered when the volume was opened: by an attach with more memory there may have been more than the limit.
     pub(super) recovered: usize,
-    /// Whether the log of this attach has had, once, the room that a cut needs.
+    /// Whether the log named slots that were cut off, when the volume was opened.
+    pub(super) names_lost: bool,
+    /// Whether the log of this attach has had, once, the room that a cut needs, and names no slot that was cut off.
     pub(super) roomy: AtomicBool,
     /// Checkpoints that were begun.
     pub(super) attempts: AtomicU64,

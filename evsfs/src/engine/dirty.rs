@@ -586,16 +586,17 @@ mod tests {
     #[test]
     fn f6_ranges_beside_many_entries_cost_no_look_at_them() {
         let map = DirtyMap::new();
-        for block in 0..100_000 {
+        for block in 0..1_000_000 {
             map.lock(block).insert(block, entry(block));
         }
         let start = std::time::Instant::now();
         for number in 0..5_000 {
-            map.insert_hole(&(1_000_000 + number % 2..2_000_000), |_| panic!("nothing lies there"));
-            map.next_entry(500_000);
+            map.insert_hole(&(3_000_000 + number % 2..4_000_000), |_| panic!("nothing lies there"));
+            assert_eq!(map.next_entry(2_000_000), None);
+            assert!(map.is_hole(&(3_000_001..4_000_000)));
         }
         assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
-        assert_eq!(map.active_len(), 100_000);
+        assert_eq!(map.active_len(), 1_000_000);
     }
 
     #[test]
@@ -635,6 +636,22 @@ mod tests {
         assert!(!map.is_empty());
         map.clear_frozen();
         assert!(map.is_empty());
+    }
+
+    /// It stands in no slot: who got one to free would free somebody else's.
+    #[test]
+    fn f2_what_is_lost_gives_no_slot_back() {
+        let map = DirtyMap::new();
+        for block in [1, 2, 3, 600] {
+            map.lock(block).insert(block, entry(100 + block));
+        }
+        assert_eq!(map.lose_from(102), Some((2, 3)));
+        assert_eq!(map.lock(2).insert(2, entry(7)), None);
+        map.insert_hole(&(512..1024), |entry| panic!("{entry:?}"));
+        map.freeze();
+        map.lock(3).insert(3, entry(8));
+        map.lock(1).insert(1, entry(9));
+        assert_eq!(map.thaw(), Hidden { replaced: vec![101], discarded: vec![] });
     }
 
     #[test]

@@ -595,7 +595,8 @@ fn assemble(
     // Where the superblock says more the file was cut off: nothing lies behind its end.
     let file_slots = (store.backing.len().map_err(VolumeError::Io)? / BLOCK_BYTES).min(FILE_SLOTS_MOST);
     // No crash does this: what the log refers to was durable before the next group.
-    if let Some((block, blocks)) = dirty.lose_from(file_slots) {
+    let lost = dirty.lose_from(file_slots);
+    if let Some((block, blocks)) = lost {
         let reason = Damage::Truncated;
         tracing::error!(volume = %store.uuid, block, blocks, %reason, "blocks whose newest state is in the log only are lost");
     }
@@ -644,6 +645,7 @@ fn assemble(
         anchors: Mutex::new(Anchors { confirmed: known, offered: known }),
         settled: AtomicBool::new(false),
         recovered,
+        names_lost: lost.is_some(),
         roomy: AtomicBool::new(false),
         attempts: AtomicU64::new(0),
         gave: AtomicU64::new(0),

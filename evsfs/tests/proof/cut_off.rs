@@ -311,7 +311,7 @@ fn f2_slots_of_a_region_that_was_cut_off_with_its_log_blocks_are_nobody_elses() 
     reads(&volume, BLOCKS + 20_000, 5, 2000);
 }
 
-/// A lost entry is in no log record: where others would write the log anew, densely, a checkpoint is made.
+/// A lost entry is in no log record: a checkpoint brings it into the map before anything is changed, and only then the log is written anew, densely.
 #[test]
 fn f2_a_log_with_lost_blocks_is_not_written_anew() {
     let setup = EngineSetup { ring_pages: 64, ..setup(64) };

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -251,6 +252,137 @@ fn f11_what_cannot_be_carried_over_stays_in_the_cut() {
     assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
 }
 
+/// A page of the log holds records of one epoch, and each attach seals under its own: so a few entries are more than the log takes.
+#[test]
+fn f11_what_the_log_has_no_pages_for_stays_in_the_cut() {
+    let rig = written();
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 0, |volume| volume.read(2 * LEAF, &mut [0; 4096]));
+    let mut flushed = 0u8;
+    let volume = loop {
+        let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+        let at = 2 * LEAF + u64::from(flushed) * BLOCK;
+        match volume.write(at, &[flushed + 2; 4096]).and_then(|()| volume.flush()) {
+            Ok(()) => flushed += 1,
+            Err(VolumeError::DamagedPage { level: 0, .. }) => break volume,
+            Err(error) => panic!("after {flushed} attaches: {error}"),
+        }
+    };
+    assert!(flushed > 20, "{flushed} attaches");
+    for _ in 0..3 {
+        assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 0, .. })));
+    }
+    drop(volume);
+    let volume = rig.open();
+    let all = |volume: &Volume| {
+        (0..flushed).all(|at| read(volume, 2 * LEAF + u64::from(at) * BLOCK, 4096) == [at + 2; 4096])
+    };
+    assert!(all(&volume));
+    volume.checkpoint().unwrap();
+    assert!(all(&volume) && volume.check(&mut |_, _| {}).unwrap().is_sound());
+}
+
+/// A cut waited, with more than could be carried over, and when that is less a part of it is outdated.
+#[test]
+fn f11_what_is_carried_over_stays_under_what_was_written_meanwhile() {
+    let rig = written();
+    let disk = Disk::of(&rig);
+    let look = |volume: &Volume| volume.read(2 * LEAF, &mut [0; 4096]);
+    disk.spoil(&rig, 0, look);
+    let leaf = std::mem::take(&mut *disk.bad.lock());
+    disk.spoil(&rig, 1, look);
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    for leaf in 0..5 {
+        volume.write(leaf * LEAF, &vec![7; 100 << 12]).unwrap();
+    }
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 1, .. })));
+    volume.write(2 * LEAF + 10 * BLOCK, &[8; 8192]).unwrap();
+    volume.discard(2 * LEAF + 20 * BLOCK, 4 * BLOCK).unwrap();
+    volume.flush().unwrap();
+    *disk.bad.lock() = leaf;
+    volume.checkpoint().unwrap();
+    assert!(volume.stats().dirty_entries >= 100, "{:?}", volume.stats());
+    let expected = [vec![7; 10 << 12], vec![8; 8192], vec![7; 8 << 12], vec![0; 4 << 12], vec![7; 76 << 12]];
+    let expected = expected.concat();
+    assert!(read(&volume, 2 * LEAF, 100 << 12) == expected);
+    drop(volume);
+    let volume = rig.open();
+    assert!(read(&volume, 2 * LEAF, 100 << 12) == expected);
+    volume.checkpoint().unwrap();
+    assert!(read(&volume, 2 * LEAF, 100 << 12) == expected);
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!(report.unaccounted_slots, 0);
+}
+
+/// A cut waited, and when its page can be read the host is full: it is undone, under what is newer. What that hides gives its slots back.
+#[test]
+fn f7_a_cut_that_is_undone_keeps_no_slot_of_what_was_written_meanwhile() {
+    let rig = Rig::new(1 << 30, 64);
+    let write = |volume: &Volume, leaves: std::ops::Range<u64>, version: u8| {
+        for leaf in leaves {
+            volume.write(leaf * LEAF, &[version; 4096]).unwrap();
+        }
+    };
+    let volume = rig.open();
+    write(&volume, 0..1, 1);
+    volume.close().unwrap();
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 2, |volume| volume.read(0, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    write(&volume, 0..900, 2);
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 2, .. })));
+    write(&volume, 100..150, 3);
+    volume.discard(200 * LEAF, BLOCK).unwrap();
+    volume.flush().unwrap();
+    disk.bad.lock().clear();
+    rig.memory.capacity.store(rig.memory.len().unwrap(), Ordering::Relaxed);
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+    rig.memory.capacity.store(0, Ordering::Relaxed);
+    volume.checkpoint().unwrap();
+    assert_eq!(read(&volume, 120 * LEAF, 4096), [3; 4096]);
+    assert_eq!(read(&volume, 200 * LEAF, 4096), [0; 4096]);
+    assert_eq!(read(&volume, 899 * LEAF, 4096), [2; 4096]);
+    let report = volume.check(&mut |_, _| {}).unwrap();
+    assert!(report.is_sound() && report.unaccounted_slots == 0, "{report:?}");
+}
+
+/// The end of the file was cut off, and the log has no record for what is lost with it: that stays in the cut, too.
+#[test]
+fn f2_what_is_lost_is_not_carried_over() {
+    let rig = written();
+    let kept = rig.memory.len().unwrap();
+    let volume = rig.open();
+    for leaf in 2..10 {
+        volume.write(leaf * LEAF, &vec![7; 100 << 12]).unwrap();
+    }
+    volume.flush().unwrap();
+    volume.discard(0, BLOCK).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    rig.memory.set_len(kept).unwrap();
+    let volume = rig.open();
+    let is_lost = |volume: &Volume, block: u64| {
+        let read = volume.read(block * BLOCK, &mut [0; 4096]);
+        matches!(read, Err(VolumeError::DamagedBlock { reason: Damage::Lost, .. }))
+    };
+    let lost = (2 * 128..10 * 128).rfind(|block| is_lost(&volume, *block)).expect("nothing was cut off");
+    drop(volume);
+    let disk = Disk::of(&rig);
+    disk.spoil(&rig, 0, |volume| volume.read((lost / 128 * 128 + 110) * BLOCK, &mut [0; 4096]));
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    assert!(matches!(volume.checkpoint(), Err(VolumeError::DamagedPage { level: 0, .. })));
+    assert!(is_lost(&volume, lost));
+    drop(volume);
+    for _ in 0..2 {
+        let volume = rig.open();
+        assert!(is_lost(&volume, lost));
+        assert_eq!(read(&volume, (lost / 128 * 128 + 110) * BLOCK, 4096), [1; 4096]);
+        volume.checkpoint().unwrap();
+        assert!(is_lost(&volume, lost));
+    }
+}
+
 #[test]
 fn f11_a_snapshots_page_that_cannot_be_read_keeps_nothing_else_from_the_map() {
     let rig = written();
@@ -347,4 +479,63 @@ fn f11_a_log_that_cannot_be_read_is_the_end_only_for_who_saves_what_is_left() {
     // Before the first group, before the second, and behind it.
     let commit = anchor.commit;
     assert_eq!(ends, [(commit - 1, 1), (commit, 5), (commit + 1, 6)]);
+}
+
+/// What a log that was written anew holds is in no map. Who saves what is left does without.
+#[test]
+fn f11_a_compacted_log_that_cannot_be_read_is_no_reason_to_save_nothing() {
+    let mut rig = written();
+    let volume = rig.open();
+    for round in 0..200 {
+        volume.write(0, &[round; 4096]).unwrap();
+        volume.flush().unwrap();
+    }
+    assert!(volume.stats().compactions > 0, "{:?}", volume.stats());
+    drop(volume);
+    let disk = Disk::of(&rig);
+    rig.options.read_only = true;
+    let mut ends = Vec::new();
+    for page in RING_START..RING_START + 64 {
+        *disk.bad.lock() = BTreeSet::from([page]);
+        rig.options.salvage = false;
+        if rig.try_open_on(Arc::clone(&disk) as _).is_err() {
+            rig.options.salvage = true;
+            let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+            assert!(volume.ends_unread());
+            assert_eq!(read(&volume, LEAF, 1), [1]);
+            ends.push(read(&volume, 0, 1)[0]);
+        }
+    }
+    // The first of them is the one of before the log was written anew.
+    ends.sort_unstable();
+    assert_eq!((ends.first(), ends.last()), (Some(&1), Some(&199)), "{ends:?}");
+}
+
+/// The last group counts if its data is there, and what cannot be read may be.
+#[test]
+fn f11_data_of_the_last_group_that_cannot_be_read_is_no_loss_of_the_group() {
+    let mut rig = written();
+    let volume = rig.open();
+    for leaf in 0..2 {
+        volume.write(leaf * LEAF, &[5; 4096]).unwrap();
+        volume.flush().unwrap();
+    }
+    let anchor = volume.anchor();
+    drop(volume);
+    let disk = Disk::of(&rig);
+    drop(rig.try_open_on(Arc::clone(&disk) as _).unwrap());
+    let seen = std::mem::take(&mut *disk.read.lock());
+    let is_its_data = |slot: &u64| {
+        *disk.bad.lock() = BTreeSet::from([*slot]);
+        let opened = rig.try_open_on(Arc::clone(&disk) as _);
+        matches!(opened, Err(OpenError::Volume(VolumeError::DamagedBlock { block: 128, .. })))
+    };
+    assert!(seen.iter().any(is_its_data), "it opens without the data");
+    (rig.options.read_only, rig.options.salvage) = (true, true);
+    let volume = rig.try_open_on(Arc::clone(&disk) as _).unwrap();
+    assert_eq!(volume.anchor(), anchor);
+    let error = volume.read(LEAF, &mut [0; 4096]).unwrap_err();
+    assert!(matches!(error, VolumeError::DamagedBlock { reason: Damage::Unreadable, .. }), "{error}");
+    assert_eq!(read(&volume, 0, 4096), [5; 4096]);
+    assert_eq!(read(&rig.open(), LEAF, 4096), [5; 4096]);
 }

@@ -280,20 +280,23 @@ fn f7_a_place_of_a_bitmap_that_was_never_written_is_written_while_there_is_space
     assert_eq!(read(&volume, 4 * MIB, 4096), [1; 4096]);
 }
 
-/// Writing and discarding one region in turn keeps few entries dirty, so nothing else asks for a checkpoint.
+/// Writing and discarding one region in turn keeps few entries dirty, so nothing else asks for a checkpoint: neither a log that gets long, which is written
+/// anew else, nor who goes on before it is.
 #[test]
 fn f7_discarded_space_comes_back_although_few_entries_are_dirty() {
-    let mut rig = Rig::new(64 * MIB, 64);
-    rig.options.dirty_limit = Some(1_000);
-    let volume = rig.open();
-    let before = volume.stats().used_slots;
-    for round in 0..100 {
-        volume.write(0, &vec![round; 256 << 12]).unwrap();
-        volume.flush().unwrap();
-        volume.discard(0, 256 * BLOCK).unwrap();
-        volume.flush().unwrap();
-        let used = volume.stats().used_slots - before;
-        assert!(used < 2_000 + 3 * 256, "{used} slots are taken in round {round}");
+    for ring_pages in [64, 4096] {
+        let mut rig = Rig::new(64 * MIB, ring_pages);
+        rig.options.dirty_limit = Some(1_000);
+        let volume = rig.open();
+        let before = volume.stats().used_slots;
+        for round in 0..100 {
+            volume.write(0, &vec![round; 256 << 12]).unwrap();
+            volume.flush().unwrap();
+            volume.discard(0, 256 * BLOCK).unwrap();
+            volume.flush().unwrap();
+            let used = volume.stats().used_slots - before;
+            assert!(used < 2_000 + 3 * 256, "{used} slots are taken in round {round}, {ring_pages} pages");
+        }
     }
 }
 
@@ -346,6 +349,25 @@ fn f7_a_checkpoint_of_more_leaves_than_there_are_slots_for_is_made_on_a_full_hos
     }));
     let report = volume.check(&mut |_, _| {}).unwrap();
     assert!(report.is_sound(), "{report:?}");
+}
+
+/// Nothing gives space, and what comes in needs none: each checkpoint that is tried goes to the log, which is written anew for that.
+#[test]
+fn f7_the_log_is_kept_short_while_there_is_no_space_for_a_checkpoint() {
+    let rig = Rig::new(1 << 30, 64);
+    rig.memory.capacity.store(5 * MIB, Ordering::Relaxed);
+    let volume = rig.open();
+    let written = fill_with_leaves(&volume);
+    assert!((1_000..1_300).contains(&written), "{written}");
+    for number in 0..150 {
+        volume.discard((170_000 + number * 600) * BLOCK, 550 * BLOCK).unwrap();
+        assert!(matches!(volume.checkpoint(), Err(VolumeError::NoSpace)));
+    }
+    assert!(volume.stats().compactions > 2, "{:?}", volume.stats());
+    rig.memory.capacity.store(0, Ordering::Relaxed);
+    volume.checkpoint().unwrap();
+    assert!((0..written).all(|leaf| read(&volume, leaf * 128 * BLOCK, 4096) == [7; 4096]));
+    assert!(volume.check(&mut |_, _| {}).unwrap().is_sound());
 }
 
 /// Leaves that never were need slots that nothing gives: then a checkpoint finds no space. But discards come in, though no entry more would, and give it;
@@ -590,6 +612,61 @@ fn f2_a_check_reports_although_there_is_no_space_for_a_checkpoint() {
     assert_eq!(report.blocks, written);
     drop(volume);
     assert!(rig.open().check(&mut |_, _| {}).unwrap().is_sound());
+}
+
+/// What is lost with the end of a file is in no record of the log. Where the host is full as well, a checkpoint would put what is left of each piece into
+/// the log, and the log be written anew for want of room: then neither is done.
+#[test]
+fn f2_what_is_lost_stays_so_on_a_full_host() {
+    let rig = Rig::new(2 << 30, 64);
+    let host = Host::of(&rig);
+    let open = || rig.try_open_on(Arc::clone(&host) as _).unwrap();
+    let at = |leaf: u64| leaf * 128 * BLOCK;
+    let volume = open();
+    for leaf in 0..300 {
+        volume.write(at(leaf), &[1; 4096]).unwrap();
+    }
+    volume.checkpoint().unwrap();
+    let kept = rig.memory.len().unwrap();
+    for leaf in 1_000..2_200 {
+        volume.write(at(leaf), &[2; 4096]).unwrap();
+    }
+    volume.flush().unwrap();
+    volume.discard(0, BLOCK).unwrap();
+    volume.flush().unwrap();
+    drop(volume);
+    host.set_len(kept).unwrap();
+    host.taken.lock().retain(|slot| *slot < kept / BLOCK);
+    host.most.store(host.taken.lock().len() + 100, Ordering::Relaxed);
+
+    let is_lost = |volume: &Volume, leaf: u64| {
+        matches!(volume.read(at(leaf), &mut [0; 4096]), Err(VolumeError::DamagedBlock { .. }))
+    };
+    let volume = open();
+    let lost: Vec<u64> = (1_000..2_200).filter(|leaf| is_lost(&volume, *leaf)).collect();
+    assert!(lost.len() > 900, "{}", lost.len());
+    assert!(matches!(volume.write(at(500), &[3; 4096]), Err(VolumeError::NoSpace)));
+    let mut discarded = 1;
+    loop {
+        match volume.discard(at(discarded), BLOCK).and_then(|()| volume.flush()) {
+            Ok(()) => discarded += 1,
+            Err(VolumeError::NoSpace) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!((10..300).contains(&discarded), "{discarded}");
+    assert_eq!((volume.stats().checkpoints, volume.stats().compactions), (0, 0));
+    drop(volume);
+    for _ in 0..2 {
+        let volume = open();
+        host.most.store(usize::MAX, Ordering::Relaxed);
+        volume.checkpoint().unwrap();
+        assert!(lost.iter().all(|leaf| is_lost(&volume, *leaf)));
+        assert!((0..discarded).all(|leaf| read(&volume, at(leaf), 4096) == [0; 4096]));
+        assert!((discarded + 1..300).all(|leaf| read(&volume, at(leaf), 4096) == [1; 4096]));
+        let report = volume.check(&mut |_, _| {}).unwrap();
+        assert_eq!((report.shared_slots, report.unaccounted_slots), (0, 0), "{report:?}");
+    }
 }
 
 /// Counts what is asked of a base, and how far it has to look.
