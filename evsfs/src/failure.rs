@@ -89,6 +89,14 @@ pub enum FileError {
         /// Allowed.
         most: usize,
     },
+    /// Its newest state is another one than an operator was shown.
+    #[error("{file}: the newest state of the volume is not commit {shown} any more; nothing was accepted", file = file.display())]
+    AnchorMoved {
+        /// The path.
+        file: PathBuf,
+        /// The commit that the key service knew.
+        shown: u64,
+    },
     /// The system refused.
     #[error("{operation} {file}: {source}", file = file.display())]
     System {
@@ -283,6 +291,11 @@ impl Failure {
                 FileError::TooManyBases { .. } => {
                     ("damaged", Exit::Damaged, "restore the volume file from a backup")
                 }
+                FileError::AnchorMoved { .. } => (
+                    "anchor_moved",
+                    Exit::Refused,
+                    "see where else it is attached, and look at what would be given up (`--dry-run`) before you accept it again",
+                ),
                 FileError::System { .. } => ("file_error", Exit::Failed, "check permissions and free space"),
             },
             Self::Lock(error) => match error {
@@ -449,10 +462,18 @@ impl Failure {
                 ControlError::NotJson { .. } => {
                     ("protocol_error", Exit::Failed, "use the same version of evsfs on both sides")
                 }
-                ControlError::Bind { .. } => (
+                ControlError::Bind { source, .. } => (
                     "control_socket",
                     Exit::Failed,
-                    "give a path of at most 99 bytes, in a directory of your own, that is not taken",
+                    match source.kind() {
+                        io::ErrorKind::AddrInUse => {
+                            "a disk is attached with it: give another path, or detach that one"
+                        }
+                        io::ErrorKind::AlreadyExists => {
+                            "there is a file that is no socket: give another path"
+                        }
+                        _ => "give a path of at most 107 bytes, in a directory of your own",
+                    },
                 ),
                 ControlError::Unsupported { .. } => {
                     ("unsupported", Exit::Refused, "this kind of disk cannot do that")
@@ -500,7 +521,7 @@ fn key_kind(error: &KeyError) -> (&'static str, Exit, &'static str) {
         KeyErrorKind::WrongKey => {
             ("wrapped_key_invalid", Exit::Damaged, "restore the volume file from a backup")
         }
-        KeyErrorKind::HeldElsewhere | KeyErrorKind::HeldByEarlierBoot => (
+        KeyErrorKind::HeldElsewhere | KeyErrorKind::HeldByEarlierBoot | KeyErrorKind::MayBeHeld => (
             "attached_elsewhere",
             Exit::Refused,
             "detach it there; if that process or its host is gone, try again when the lease has ended",

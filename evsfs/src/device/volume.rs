@@ -106,7 +106,13 @@ impl BlockDevice for VolumeDevice {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        if self.read_only { Ok(()) } else { Ok(self.volume.flush()?) }
+        if self.read_only {
+            return Ok(());
+        }
+        if let Some(anchors) = &self.anchors {
+            anchors.assure();
+        }
+        Ok(self.volume.flush()?)
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
