@@ -30,7 +30,7 @@ pub struct VolumeDevice {
     superseded: Arc<OnceLock<String>>,
     read_only: bool,
     /// Locked until the key service has been told of the last state: who attaches the file next is not overtaken by that.
-    _locked: Arc<FileBacking>,
+    lock: Arc<FileBacking>,
 }
 
 impl VolumeDevice {
@@ -50,8 +50,8 @@ impl VolumeDevice {
                 Some(keeper)
             }
         };
-        let _locked = Arc::clone(&file.backing);
-        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, _locked })
+        let lock = Arc::clone(&file.backing);
+        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, lock })
     }
 
     /// The volume.
@@ -195,14 +195,17 @@ impl Attachment for VolumeDevice {
         anchors.advance(self.volume.anchor(), || self.volume.offer_anchor());
     }
 
-    fn close(self) -> Result<(), Failure> {
+    type Lock = Arc<FileBacking>;
+
+    fn close(self) -> (Arc<FileBacking>, Result<(), Failure>) {
         let closed = self.volume.close();
         if let (Some(anchors), Ok(anchor)) = (self.anchors, &closed)
             && !anchors.finish(*anchor)
+            // Else the next attach is refused, which was said.
+            && self.superseded.get().is_none()
         {
             info!("the key service could not be told of the last state; the next attach tells it");
         }
-        closed?;
-        Ok(())
+        (self.lock, closed.map(drop).map_err(Into::into))
     }
 }
