@@ -3,19 +3,30 @@
 //!
 //! While the service is away the disk works on, however long that takes: nobody else gets the volume's lease meanwhile. When it is back, the
 //! lease is renewed, unless somebody got it after all (the service was away from here alone): then this side stops.
+//!
+//! This process may have stood still for longer than a lease lasts, by a suspended host or a paused machine, and somebody may have got the lease meanwhile. So
+//! time is that since boot, which goes on then, and the first flush after such a pause waits for one renewal.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select, unbounded};
 use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use crate::engine::Anchor;
 use crate::keys::{KeyError, KeyErrorKind};
+use crate::lease::since_boot;
 
 const STACK: usize = 256 * 1024;
+
+/// How long a renewal and the telling of an anchor may take, with some time to spare: what is late by more was not run.
+const LATE: Duration = Duration::from_secs(10);
+
+/// Tells the time since the host's boot.
+type Clock = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// Where anchors are kept, and the right to move them.
 pub trait AnchorStore: Send + 'static {
@@ -55,8 +66,39 @@ struct Known {
 pub struct AnchorKeeper {
     /// Gone when it is to end.
     queue: Option<Sender<Anchor>>,
+    /// Who waits for a renewal sends what goes when it is done.
+    calls: Sender<Sender<()>>,
     known: Arc<Mutex<Known>>,
+    watch: Watch,
     thread: Option<JoinHandle<()>>,
+}
+
+/// When the service was last asked, whatever came of it.
+#[derive(Clone)]
+struct Watch {
+    clock: Clock,
+    /// In milliseconds.
+    tried: Arc<AtomicU64>,
+    /// After so long without a try, this process stood still.
+    most: Duration,
+}
+
+impl Watch {
+    fn note(&self) {
+        let now = (self.clock)().as_millis();
+        self.tried.store(u64::try_from(now).unwrap_or(u64::MAX), Ordering::Release);
+    }
+
+    fn stood_still(&self) -> bool {
+        let tried = Duration::from_millis(self.tried.load(Ordering::Acquire));
+        (self.clock)().saturating_sub(tried) > self.most
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("tried", &self.tried).field("most", &self.most).finish_non_exhaustive()
+    }
 }
 
 impl AnchorKeeper {
@@ -70,14 +112,30 @@ impl AnchorKeeper {
         confirmed: Option<Anchor>,
         lost: impl FnOnce(&KeyError) + Send + 'static,
     ) -> std::io::Result<Self> {
+        Self::start_by(Arc::new(since_boot), store, confirmed, lost)
+    }
+
+    fn start_by(
+        clock: Clock,
+        store: impl AnchorStore,
+        confirmed: Option<Anchor>,
+        lost: impl FnOnce(&KeyError) + Send + 'static,
+    ) -> std::io::Result<Self> {
         let (queue, offers) = bounded(1);
+        let (calls, called) = unbounded();
+        // The service gives the lease away when nothing was heard for somewhat longer.
+        let every = store.renewed_every();
+        let most = store.lasts().saturating_sub(every).max(every + LATE);
+        let watch = Watch { clock, tried: Arc::default(), most };
+        watch.note();
+        let seen = watch.clone();
         let known = Arc::new(Mutex::new(Known { confirmed, ..Known::default() }));
         let shared = Arc::clone(&known);
         let thread = thread::Builder::new()
             .name("anchors".into())
             .stack_size(STACK)
-            .spawn(move || keep(&store, &offers, &shared, lost))?;
-        Ok(Self { queue: Some(queue), known, thread: Some(thread) })
+            .spawn(move || keep(&store, &offers, called, &shared, &seen, lost))?;
+        Ok(Self { queue: Some(queue), calls, known, watch, thread: Some(thread) })
     }
 
     /// The newest anchor that is known to be stored.
@@ -101,6 +159,19 @@ impl AnchorKeeper {
         known.offered = Some(anchor);
         // There is room: nothing is on its way.
         known.sending = self.send(anchor);
+    }
+
+    /// To be called before anything is acknowledged as durable: when this process stood still for so long that somebody may have got the lease, it waits for
+    /// one renewal, and for the consequences. While the service is away renewals are tried, so nobody waits here (D3).
+    pub fn assure(&self) {
+        if !self.watch.stood_still() {
+            return;
+        }
+        let (done, ended) = bounded(0);
+        if self.calls.send(done).is_ok() {
+            // Nothing is ever sent: the other end goes.
+            let _ = ended.recv();
+        }
     }
 
     /// Stores the state in which the volume was closed, and ends. The service's timeouts bound the wait. Tells whether it is
@@ -130,22 +201,40 @@ impl Drop for AnchorKeeper {
     }
 }
 
+/// What the thread does next.
+enum Next {
+    Tell(Anchor),
+    /// Somebody may wait for it.
+    Renew(Option<Sender<()>>),
+    End,
+}
+
 fn keep(
     store: &impl AnchorStore,
     offers: &Receiver<Anchor>,
+    called: Receiver<Sender<()>>,
     known: &Mutex<Known>,
+    watch: &Watch,
     lost: impl FnOnce(&KeyError),
 ) {
     let every = store.renewed_every();
     let mut heard = Heard::default();
     let mut due = Instant::now() + every;
-    let mut renewed = Instant::now();
-    let error = loop {
+    let mut renewed = (watch.clock)();
+    let (error, waiting) = loop {
         // Renewed when it is time, however many anchors there are to be told.
-        let next =
-            if Instant::now() < due { offers.recv_deadline(due) } else { Err(RecvTimeoutError::Timeout) };
-        let result = match next {
-            Ok(anchor) => {
+        let left = due.saturating_duration_since(Instant::now());
+        let next = if left.is_zero() {
+            Next::Renew(None)
+        } else {
+            select! {
+                recv(called) -> waiting => Next::Renew(waiting.ok()),
+                recv(offers) -> offer => offer.map_or(Next::End, Next::Tell),
+                default(left) => Next::Renew(None),
+            }
+        };
+        let (result, waiting) = match next {
+            Next::Tell(anchor) => {
                 let told = store.advance(&anchor);
                 let mut known = known.lock();
                 known.sending = false;
@@ -155,32 +244,39 @@ fn keep(
                     Err(error) if error.kind() == KeyErrorKind::Unreachable => {}
                     Err(_) => known.offered = None,
                 }
-                told
+                (told, None)
             }
-            Err(RecvTimeoutError::Timeout) => {
+            // It was renewed meanwhile.
+            Next::Renew(Some(_)) if !watch.stood_still() => continue,
+            Next::Renew(waiting) => {
                 due = Instant::now() + every;
-                let asked = Instant::now();
+                let asked = (watch.clock)();
                 let answer = store.renew();
                 if answer.is_ok() {
                     renewed = asked;
                 }
-                answer
+                (answer, waiting)
             }
-            Err(RecvTimeoutError::Disconnected) => return,
+            Next::End => return,
         };
         match result {
-            Err(error) if error.kind().is_final() => break error,
-            // The anchor was given to another user. The lease has ended by now, and whoever takes it will not be told of here.
+            Err(error) if error.kind().is_final() => break (error, waiting),
+            // The anchor was given to another user. Before the next renewal the lease will have ended, and whoever takes it will not be told of here.
             Err(error)
-                if error.kind() == KeyErrorKind::AccessDenied && renewed.elapsed() >= store.lasts() =>
+                if error.kind() == KeyErrorKind::AccessDenied
+                    && (watch.clock)().saturating_sub(renewed) + every >= store.lasts() =>
             {
-                break error;
+                break (error, waiting);
             }
             other => heard.note(other.err()),
         }
+        // Not before the answer, nor where the volume is lost: until then nobody acknowledges anything.
+        watch.note();
     };
     lost(&error);
-    // Whoever offers one is not kept waiting, and told nothing.
+    // Whoever waits sees what became of it. Whoever comes later is kept waiting by nobody, and told nothing.
+    drop(waiting);
+    drop(called);
     for _ in offers {}
 }
 

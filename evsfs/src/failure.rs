@@ -90,6 +90,14 @@ pub enum FileError {
         /// Allowed.
         most: usize,
     },
+    /// Its newest state is another one than an operator was shown.
+    #[error("{file}: the newest state of the volume is not commit {shown} any more; nothing was accepted", file = file.display())]
+    AnchorMoved {
+        /// The path.
+        file: PathBuf,
+        /// The commit that the key service knew.
+        shown: u64,
+    },
     /// No such snapshot in it.
     #[error("{file} has no snapshot {id}{there}", file = file.display(), there = of_these(there))]
     NoSuchSnapshot {
@@ -314,6 +322,11 @@ impl Failure {
                 FileError::TooManyBases { .. } => {
                     ("damaged", Exit::Damaged, "restore the volume file from a backup")
                 }
+                FileError::AnchorMoved { .. } => (
+                    "anchor_moved",
+                    Exit::Refused,
+                    "see where else it is attached, and look at what would be given up (`--dry-run`) before you accept it again",
+                ),
                 FileError::NoSuchSnapshot { .. } => {
                     ("no_such_snapshot", Exit::Refused, "choose one of the snapshots that it has")
                 }
@@ -486,10 +499,18 @@ impl Failure {
                 ControlError::NotJson { .. } => {
                     ("protocol_error", Exit::Failed, "use the same version of evsfs on both sides")
                 }
-                ControlError::Bind { .. } => (
+                ControlError::Bind { source, .. } => (
                     "control_socket",
                     Exit::Failed,
-                    "give a path of at most 99 bytes, in a directory of your own, that is not taken",
+                    match source.kind() {
+                        io::ErrorKind::AddrInUse => {
+                            "a disk is attached with it: give another path, or detach that one"
+                        }
+                        io::ErrorKind::AlreadyExists => {
+                            "there is a file that is no socket: give another path"
+                        }
+                        _ => "give a path of at most 107 bytes, in a directory of your own",
+                    },
                 ),
                 ControlError::Unsupported { .. } => {
                     ("unsupported", Exit::Refused, "this kind of disk cannot do that")
@@ -537,7 +558,7 @@ fn key_kind(error: &KeyError) -> (&'static str, Exit, &'static str) {
         KeyErrorKind::WrongKey => {
             ("wrapped_key_invalid", Exit::Damaged, "restore the volume file from a backup")
         }
-        KeyErrorKind::HeldElsewhere | KeyErrorKind::HeldByEarlierBoot => (
+        KeyErrorKind::HeldElsewhere | KeyErrorKind::HeldByEarlierBoot | KeyErrorKind::MayBeHeld => (
             "attached_elsewhere",
             Exit::Refused,
             "detach it there; if that process or its host is gone, try again when the lease has ended",

@@ -78,6 +78,8 @@ pub enum KeyErrorKind {
     HeldElsewhere,
     /// The same, but it may have gone with an earlier boot of this host.
     HeldByEarlierBoot,
+    /// One may hold it whom the service does not know, as its store was put back.
+    MayBeHeld,
     /// Another writer took the volume since, or the service knows of a newer state, or of another one.
     Superseded,
     /// Anything else.
@@ -110,6 +112,7 @@ impl KeyError {
             Some("KMS.2201") => KeyErrorKind::WrongKey,
             Some("KMSD.0013") => KeyErrorKind::HeldElsewhere,
             Some("KMSD.0015") => KeyErrorKind::HeldByEarlierBoot,
+            Some("KMSD.0016") => KeyErrorKind::MayBeHeld,
             Some("KMSD.0001" | "KMSD.0014") => KeyErrorKind::Superseded,
             _ => KeyErrorKind::Other,
         }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use kmsd::client::{self, TakenLease};
 use kmsd::domain::lease::{Holder, Ticket};
+use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info};
 use uuid::Uuid;
 
@@ -24,8 +25,12 @@ const RENEWED_EVERY: Duration = Duration::from_secs(10);
 /// So many of them may go wrong before a lease ends.
 const TRIES: u32 = 4;
 
-/// How long an attach waits for a lease to end that is likely to be of an earlier boot of this host: somewhat longer than kmsd's default.
+/// How long an attach waits for a lease that will be free: the one before is likely to be of an earlier boot of this host, or kmsd's store was put back.
+/// Somewhat longer than kmsd's default.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long after it was taken nobody asks whether it is held.
+const CERTAIN: Duration = Duration::from_secs(1);
 
 /// How often it looks.
 const ROUND: Duration = Duration::from_secs(1);
@@ -38,6 +43,8 @@ pub struct Lease {
     holder: Holder,
     ticket: Ticket,
     lasts: Duration,
+    /// Since the host's boot, when it was asked for.
+    taken: Duration,
 }
 
 impl Lease {
@@ -52,9 +59,20 @@ impl Lease {
         file: (u64, u64),
     ) -> Result<(Self, Option<client::Anchor>), KeyError> {
         let (session, holder) = (Uuid::new_v4(), this_process(file));
-        let TakenLease { ticket, lasts, anchor } =
-            outwait_an_earlier_boot(|| service.take_lease(volume, session, &holder))?;
-        Ok((Self { service: service.impatient(), volume, holder, ticket, lasts }, anchor))
+        let (taken, TakenLease { ticket, lasts, anchor }) = outwait(|| {
+            let asked = since_boot();
+            service.take_lease(volume, session, &holder).map(|taken| (asked, taken))
+        })?;
+        Ok((Self { service: service.impatient(), volume, holder, ticket, lasts, taken }, anchor))
+    }
+
+    /// Makes sure that it is still held, if so much time has gone by since it was taken that this is not certain.
+    ///
+    /// # Errors
+    /// If somebody else has it, or the service is away.
+    pub fn confirm(&self) -> Result<(), KeyError> {
+        let age = since_boot().saturating_sub(self.taken);
+        if age < self.renewed_every().min(CERTAIN) { Ok(()) } else { self.renew() }
     }
 
     /// What the service asks for where the lease is needed.
@@ -92,12 +110,24 @@ impl Drop for Lease {
     }
 }
 
-/// Tries again while the lease seems to be of an earlier boot of this host. A clone of the host renews it meanwhile, and keeps it.
-fn outwait_an_earlier_boot<T>(take: impl Fn() -> Result<T, KeyError>) -> Result<T, KeyError> {
+/// Time since the host's boot, in which it also slept.
+#[must_use]
+pub fn since_boot() -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    Duration::from_secs(seconds) + Duration::from_nanos(u64::try_from(now.tv_nsec).unwrap_or(0))
+}
+
+/// Tries again while the lease seems to be of an earlier boot of this host, or of one whom the service has forgotten. Who runs, as a clone of the host may,
+/// renews it meanwhile, and keeps it.
+fn outwait<T>(take: impl Fn() -> Result<T, KeyError>) -> Result<T, KeyError> {
     let started = Instant::now();
     loop {
         match take() {
-            Err(error) if error.kind() == KeyErrorKind::HeldByEarlierBoot && started.elapsed() < PATIENCE => {
+            Err(error)
+                if matches!(error.kind(), KeyErrorKind::HeldByEarlierBoot | KeyErrorKind::MayBeHeld)
+                    && started.elapsed() < PATIENCE =>
+            {
                 debug!(%error, "waiting for the lease to end");
                 thread::sleep(ROUND);
             }

@@ -27,6 +27,9 @@ use crate::fuse::{DISK_NAME, DiskFs};
 /// Others must not see an empty directory, and take it for an empty disk, while nothing is mounted on it.
 const POINT_MODE: Mode = Mode::RWXU;
 
+/// How often what is dead at a mount point is cleared for one attach: others may come in between, and what the system will not let go stays.
+const CLEARINGS: usize = 3;
+
 /// How long attaches that meet at one mount point may take to get out of each other's way.
 const WITHDRAWAL: Duration = Duration::from_secs(5);
 
@@ -104,6 +107,37 @@ pub enum MountError {
         /// Its reason.
         source: io::Error,
     },
+}
+
+/// What keeps a mount in its place. Who that is takes long to find out where there are many processes, so it is not asked in passing.
+#[derive(Debug)]
+pub enum Obstacle {
+    /// It is in use.
+    InUse(Box<MountEntry>),
+    /// Something is mounted over the path that leads there.
+    Covered(Box<MountEntry>),
+    /// Anything else.
+    Failed(MountError),
+}
+
+impl Obstacle {
+    /// Names those who use it.
+    #[must_use]
+    pub fn named(self) -> MountError {
+        match self {
+            Self::InUse(entry) => busy(&entry),
+            Self::Covered(entry) => {
+                MountError::Busy { holders: holders::covering(&entry), point: entry.point }
+            }
+            Self::Failed(error) => error,
+        }
+    }
+}
+
+impl From<MountError> for Obstacle {
+    fn from(error: MountError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 impl MountError {
@@ -204,17 +238,21 @@ fn handle(fd: impl AsFd) -> String {
 /// # Errors
 /// If it cannot carry a mount.
 pub fn prepare(point: &Path) -> Result<Point, MountError> {
-    let path = resolve(point)?;
-    if let Some(entry) = mounted_at(&path)? {
+    let mut path = resolve(point)?;
+    for _ in 0..CLEARINGS {
+        let Some(entry) = mounted_at(&path)? else { break };
         if !(entry.is_ours() && is_dead(&entry.point)) {
-            return Err(in_use(path, &entry));
+            break;
         }
         info!(point = %path.display(), "clearing what a process that is gone left mounted");
-        return match clear(&entry) {
-            // Another attach was quicker.
-            Ok(()) | Err(MountError::NotMounted { .. }) => prepare(&path),
-            Err(error) => Err(error),
-        };
+        match clear(&entry) {
+            // Another attach was quicker. Or the mount is locked to the one it lies on, as what a user namespace inherits: that says the same, and stays.
+            Ok(()) | Err(MountError::NotMounted { .. }) => path = resolve(&path)?,
+            Err(error) => return Err(error),
+        }
+    }
+    if let Some(entry) = mounted_at(&path)? {
+        return Err(in_use(path, &entry));
     }
     // The path was resolved: a link in it now was put there meanwhile.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -260,7 +298,11 @@ pub fn mount<D: BlockDevice>(
     config.n_threads = Some(fs.threads().count());
     config.clone_fd = true;
     point.close_to_others()?;
-    let connection = connect::connect(point, options).map_err(|e| point.failed("mount at", e))?;
+    let connection = connect::connect(point, options).map_err(|e| {
+        // The helper may have mounted it, and failed after that.
+        withdraw(options);
+        point.failed("mount at", e)
+    })?;
     let entry = match first_on(point, options) {
         Ok(entry) => entry,
         Err(error) => {
@@ -315,27 +357,30 @@ fn withdraw(options: &Options) {
 /// Unmounts, wherever in the tree it is now, unless it is in use: open, mounted once more, or with something mounted on it.
 ///
 /// # Errors
-/// [`MountError::Busy`] names those who use it.
-pub fn unmount(entry: &MountEntry) -> Result<(), MountError> {
+/// What keeps it there.
+pub fn unmount(entry: &MountEntry) -> Result<(), Obstacle> {
     let Present { mount, others } = find(entry)?;
     if !others.is_empty() {
-        return Err(busy(&mount));
+        return Err(Obstacle::InUse(mount.into()));
     }
     // An unmount goes by path, and takes what is on top there.
     let leads_there = root_of(&mount).and_then(|root| Ok(table::mount_of(root)? == mount.id));
     if !leads_there.unwrap_or(false) {
-        return Err(MountError::Busy { holders: holders::covering(&mount), point: mount.point });
+        return Err(Obstacle::Covered(mount.into()));
     }
     if rustix::process::geteuid().is_root() {
         return match rustix::mount::unmount(&mount.point, UnmountFlags::NOFOLLOW) {
             Ok(()) => Ok(()),
-            Err(Errno::BUSY) => Err(busy(&mount)),
-            Err(Errno::INVAL) => Err(MountError::NotMounted { point: mount.point }),
-            Err(errno) => Err(MountError::system("unmount", &mount.point, errno)),
+            Err(Errno::BUSY) => Err(Obstacle::InUse(mount.into())),
+            // Gone; or locked to the mount that it lies on.
+            Err(Errno::INVAL) if !is_still_there(&mount)? => {
+                Err(MountError::NotMounted { point: mount.point }.into())
+            }
+            Err(errno) => Err(MountError::system("unmount", &mount.point, errno).into()),
         };
     }
     fusermount(&mount, &["-u", "-q"])?;
-    if is_still_there(&mount)? { Err(busy(&mount)) } else { Ok(()) }
+    if is_still_there(&mount)? { Err(Obstacle::InUse(mount.into())) } else { Ok(()) }
 }
 
 /// Takes the remains of a process that is gone out of the tree, also if somebody still has files of it open.

@@ -13,10 +13,10 @@ use kmsd::domain::lease::Ticket;
 use uuid::Uuid;
 
 use crate::backing::{FileBacking, FileBackingError};
-use crate::crypto::{Backend, Suite, SystemEntropy};
+use crate::crypto::{Backend, Keyring, Suite, SystemEntropy};
 use crate::engine::{Anchor, BaseImage, OpenOptions, Volume};
 use crate::failure::{Failure, FileError};
-use crate::format::{BaseReference, BaseState, HeaderCopies};
+use crate::format::{BaseReference, BaseState, Header, HeaderCopies};
 use crate::keys::{self, KeyError, KeyService};
 use crate::lease::Lease;
 use crate::lock::{self, LockError};
@@ -133,6 +133,10 @@ pub fn open(file: &LockedFile, service: &KeyService, access: &Access) -> Result<
         let ticket = lease.as_ref().map(Lease::ticket);
         anchor = accept(service, &volume, ticket, command).map_err(refused)?.or(anchor);
     }
+    if let Some(lease) = &lease {
+        // All that may have taken long: bases are unlocked by then, and the log is read. Another may have got it meanwhile.
+        lease.confirm().map_err(refused)?;
+    }
     let failed = |source| Failure::Open { file: file.path.clone(), source: Box::new(source) };
     volume.start().map_err(|source| failed(source.into()))?;
     Ok(Opened { volume, anchor, lease })
@@ -173,6 +177,10 @@ fn open_at_depth(
             (Some(lease), anchor.as_ref().map(from_service))
         }
     };
+    let (header, keys) = match &lease {
+        Some(_) => unlock_again(file, service, (header, keys), access.expected).map_err(refused)?,
+        None => (header, keys),
+    };
     let base = match &header.base {
         Some(reference) => Some(open_base(file, reference, encrypted, service, depth + 1)?),
         None => None,
@@ -194,6 +202,43 @@ fn open_at_depth(
     let volume =
         Volume::open_idle(backing, header, keys, options, Arc::new(SystemEntropy)).map_err(failed)?;
     Ok(Opened { volume, anchor, lease })
+}
+
+/// What is unlocked of the header as it is now that nobody else changes it: whoever had the lease before may have given the volume another wrapped key,
+/// or data key, since this process read it.
+fn unlock_again(
+    file: &LockedFile,
+    service: &KeyService,
+    unlocked: (Header, Keyring),
+    expected: Expected,
+) -> Result<(Header, Keyring), UnlockError> {
+    let now = unlock::read_header(&*file.backing)?;
+    if now == file.header {
+        return Ok(unlocked);
+    }
+    let expected = Expected { uuid: Some(unlocked.0.uuid), ..expected };
+    unlock::unlock(&now, service, expected, Backend::AwsLc)
+}
+
+/// Has the key service accept the state of a volume that is only read, in place of the one that the operator was shown: commit `shown`, and no other.
+///
+/// # Errors
+/// If the newest state is another one by now, somebody writes to the volume, or the service refuses or is away.
+pub fn accept_in_place_of(
+    file: &LockedFile,
+    service: &KeyService,
+    volume: &Volume,
+    shown: u64,
+    command: &str,
+) -> Result<(), Failure> {
+    let uuid = volume.header().uuid;
+    // The file is only read, but what is accepted of it is what a writer somewhere else would lose.
+    let (lease, newest) = Lease::take(service, uuid, file.identity)?;
+    if newest.map(|anchor| anchor.generation) != Some(shown) {
+        return Err(FileError::AnchorMoved { file: file.path.clone(), shown }.into());
+    }
+    service.accept_rollback(uuid, &to_service(&volume.anchor()), command, Some(lease.ticket()))?;
+    Ok(())
 }
 
 /// Tells the service of a state that the operator accepts. Only where it may be written on, which takes a lease, does the anchor go there, which is

@@ -30,7 +30,7 @@ use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
 use crate::fuse::{Closed, DiskFs, Openings, Threads};
-use crate::mount::{self, MountError, Mounted, Point, table};
+use crate::mount::{self, MountError, Mounted, Obstacle, Point, table};
 use crate::process::{give_back_memory, processors, resident_bytes};
 
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
@@ -62,11 +62,11 @@ pub trait Attachment: BlockDevice + Sized {
     /// Nobody has asked for anything for a while: drops from memory what can be read again.
     fn rest(&self) {}
 
-    /// Makes everything durable and erases what is secret.
-    ///
-    /// # Errors
-    /// If something could not be made durable.
-    fn close(self) -> Result<(), Failure>;
+    /// What keeps others from its file until it goes.
+    type Lock;
+
+    /// Makes everything durable and erases what is secret. Fails if something could not be made durable.
+    fn close(self) -> (Self::Lock, Result<(), Failure>);
 }
 
 /// What a disk is served with.
@@ -135,25 +135,22 @@ pub fn serve<D: Attachment>(
         mounted,
         openings,
         threads,
+        listeners,
         queue,
         keys: KeyRequests::default(),
         tick: settings.tick,
         started: Instant::now(),
     };
 
-    let started = start(&listeners, &events, session)
+    let started = start(&service.listeners, &events, session)
         .map_err(|source| StartError::System { operation: "start a thread", source })
         .and_then(|()| ready.tell(&service.ready()));
-    // From here on the queue ends when its last thread does.
-    drop(events);
     if let Err(error) = started {
         service.give_up();
         return Err(error.into());
     }
     info!(file = %settings.file.display(), disk = %service.mounted.disk().display(), "attached");
-    let result = service.run();
-    drop(listeners);
-    result
+    service.run()
 }
 
 fn start<D: BlockDevice>(
@@ -161,12 +158,39 @@ fn start<D: BlockDevice>(
     events: &Sender<Event>,
     session: fuser::Session<DiskFs<D>>,
 ) -> io::Result<()> {
-    let ended = events.clone();
-    thread::Builder::new().name("session".into()).spawn(move || {
-        // Nobody listens only when the process ends anyway.
-        let _ = ended.send(Event::Ended(session.run()));
-    })?;
+    run_session(thread::Builder::new().name("session".into()), events, || session.run())?;
     listeners.serve(events, Event::Call)
+}
+
+fn run_session(
+    thread: thread::Builder,
+    events: &Sender<Event>,
+    run: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    let end = SessionEnd { events: events.clone(), is_told: false };
+    thread.spawn(move || end.tell(run())).map(drop)
+}
+
+/// The session's end is told in any case: its thread may panic, or never start.
+struct SessionEnd {
+    events: Sender<Event>,
+    is_told: bool,
+}
+
+impl SessionEnd {
+    fn tell(mut self, result: io::Result<()>) {
+        self.is_told = true;
+        // Nobody listens only when the process ends anyway.
+        let _ = self.events.send(Event::Ended(result));
+    }
+}
+
+impl Drop for SessionEnd {
+    fn drop(&mut self) {
+        if !self.is_told {
+            let _ = self.events.send(Event::Ended(Err(io::Error::other("its thread does not run"))));
+        }
+    }
 }
 
 struct Service<D> {
@@ -174,6 +198,7 @@ struct Service<D> {
     mounted: Mounted,
     openings: Arc<Openings>,
     threads: Arc<Threads>,
+    listeners: Listeners,
     queue: Receiver<Event>,
     keys: KeyRequests,
     tick: Duration,
@@ -191,7 +216,7 @@ impl<D: Attachment> Service<D> {
         let mut leaving = false;
         loop {
             match self.next(&mut due, if leaving { AGAIN.min(self.tick) } else { self.tick }) {
-                Err(RecvTimeoutError::Timeout) => {
+                None => {
                     self.device.tick();
                     if self.threads.are_idle() {
                         self.device.rest();
@@ -204,30 +229,29 @@ impl<D: Attachment> Service<D> {
                                 info!(asked = leaving, "detaching what is no longer in use");
                                 return self.end(None, flushed);
                             }
-                            Err(error) => debug!(%error, "not detached yet"),
+                            // Who keeps it was said when the signal came, and would take long to find out each time.
+                            Err(_) => debug!("not detached yet"),
                         }
                     }
                 }
-                // The session's thread holds a sender until it has said that it ended.
-                Err(RecvTimeoutError::Disconnected) => return self.end(None, Ok(())),
-                Ok(Event::Ended(result)) => return self.ended(result),
+                Some(Event::Ended(result)) => return self.ended(result),
                 // Nobody waits for an answer.
-                Ok(Event::Signal(name)) => {
+                Some(Event::Signal(name)) => {
                     info!(signal = name, "detaching");
                     match self.unmount() {
                         Ok(flushed) => return self.end(None, flushed),
-                        Err(error) => {
-                            error!(%error, "not detached before that has ended");
+                        Err(obstacle) => {
+                            error!(error = %obstacle.named(), "not detached before that has ended");
                             leaving = true;
                         }
                     }
                 }
-                Ok(Event::Call(call)) if call.request == (Request::Detach {}) => match self.unmount() {
+                Some(Event::Call(call)) if call.request == (Request::Detach {}) => match self.unmount() {
                     Ok(flushed) => return self.end(Some(&call), flushed),
-                    Err(error) => call.reply(Err(Failure::from(error).report())),
+                    Err(obstacle) => call.reply(Err(Failure::from(obstacle.named()).report())),
                 },
-                Ok(Event::Call(call)) => self.take(call),
-                Ok(Event::Answered) => {
+                Some(Event::Call(call)) => self.take(call),
+                Some(Event::Answered) => {
                     for call in self.keys.answered() {
                         self.take(call);
                     }
@@ -243,21 +267,23 @@ impl<D: Attachment> Service<D> {
         }
     }
 
-    /// The next event, or the timeout when a tick is due: whatever comes, and however often, does not put it off.
-    fn next(&self, due: &mut Instant, period: Duration) -> Result<Event, RecvTimeoutError> {
+    /// The next event, or none when a tick is due: whatever comes, and however often, does not put it off.
+    fn next(&self, due: &mut Instant, period: Duration) -> Option<Event> {
         let now = Instant::now();
         *due = (*due).min(now + period);
         let event = if now < *due {
             let answered = self.keys.running();
             select! {
-                recv(self.queue) -> event => event.map_err(|_| RecvTimeoutError::Disconnected),
-                recv(answered) -> _ => Ok(Event::Answered),
-                default(*due - now) => Err(RecvTimeoutError::Timeout),
+                recv(self.queue) -> event => {
+                    Some(event.expect("the thread that waits for signals holds a sender"))
+                }
+                recv(answered) -> _ => Some(Event::Answered),
+                default(*due - now) => None,
             }
         } else {
-            Err(RecvTimeoutError::Timeout)
+            None
         };
-        if matches!(event, Err(RecvTimeoutError::Timeout)) {
+        if event.is_none() {
             *due = Instant::now() + period;
         }
         event
@@ -280,7 +306,9 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let _closed = self.close_when_unused(|patience| self.openings.close_disk(patience))?;
+                let Some(_closed) = self.close_when_unused(|patience| self.openings.close_disk(patience)) else {
+                    return Err(self.mounted.busy().into());
+                };
                 // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
@@ -292,19 +320,12 @@ impl<D: Attachment> Service<D> {
         }
     }
 
-    fn close_when_unused<'a>(
-        &'a self,
-        close: impl Fn(Duration) -> Option<Closed<'a>>,
-    ) -> Result<Closed<'a>, MountError> {
-        if let Some(closed) = close(KERNEL) {
-            return Ok(closed);
-        }
-        match self.mounted.busy() {
-            MountError::Busy { holders, .. } if holders.is_empty() => {
-                close(BUSY_KERNEL).ok_or_else(|| self.mounted.busy())
-            }
-            busy => Err(busy),
-        }
+    /// Keeps others from opening what nobody has open. While nobody is found who has, the kernel's report of his end is still on its way.
+    fn close_when_unused<'a>(&'a self, close: impl Fn(Duration) -> Option<Closed<'a>>) -> Option<Closed<'a>> {
+        close(KERNEL).or_else(|| match self.mounted.busy() {
+            MountError::Busy { holders, .. } if holders.is_empty() => close(BUSY_KERNEL),
+            _ => None,
+        })
     }
 
     fn status(&self) -> Value {
@@ -320,19 +341,22 @@ impl<D: Attachment> Service<D> {
     }
 
     /// Flushes and unmounts. The inner result is that of the flush: a disk that cannot be written must come off all the same.
-    fn unmount(&self) -> Result<Result<(), Failure>, MountError> {
+    fn unmount(&self) -> Result<Result<(), Failure>, Obstacle> {
         // Most of it while the disk can still be opened.
         let first = self.device.flush();
         // The kernel refuses to unmount what is in use here. That it is in use in another mount namespace keeps it from nothing.
-        let closed = self.close_when_unused(|patience| self.openings.close(patience))?;
+        let Some(closed) = self.close_when_unused(|patience| self.openings.close(patience)) else {
+            return Err(Obstacle::InUse(self.mounted.entry().clone().into()));
+        };
         let flushed = first.and_then(|()| self.device.flush()).map_err(Failure::from);
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.
-            Ok(()) | Err(MountError::NotMounted { .. }) => {
+            Ok(()) | Err(Obstacle::Failed(MountError::NotMounted { .. })) => {
                 closed.for_good();
                 Ok(flushed)
             }
-            Err(error) => Err(error),
+            // Whoever asks who it is does so when it can be opened again.
+            Err(obstacle) => Err(obstacle),
         }
     }
 
@@ -415,11 +439,17 @@ impl<D: Attachment> Service<D> {
     /// Closes the device once nobody serves from it any more. What went wrong before counts first.
     fn close(self, before: Result<(), Failure>) -> Result<(), Failure> {
         self.keys.end();
-        let closed = match Arc::into_inner(self.device) {
-            Some(device) => device.close(),
+        let (lock, closed) = match Arc::into_inner(self.device) {
+            Some(device) => {
+                let (lock, closed) = device.close();
+                (Some(lock), closed)
+            }
             // A serving thread panicked and left its share behind.
-            None => Err(broken(io::Error::other("a serving thread did not end"))),
+            None => (None, Err(broken(io::Error::other("a serving thread did not end")))),
         };
+        // Whoever finds the file free finds the socket's path free, too. Who asked for the end has his answer by a connection that he has.
+        drop(self.listeners);
+        drop(lock);
         let result = before.and(closed);
         match &result {
             Ok(()) => info!("detached"),
@@ -432,8 +462,8 @@ impl<D: Attachment> Service<D> {
     fn give_up(self) {
         let flushed = match self.unmount() {
             Ok(flushed) => flushed,
-            Err(error) => {
-                return error!(%error, "the unfinished attach stays mounted until this process has ended");
+            Err(obstacle) => {
+                return error!(error = %obstacle.named(), "the unfinished attach stays mounted until this process has ended");
             }
         };
         if let Err(error) = self.end(None, flushed) {
@@ -444,4 +474,29 @@ impl<D: Attachment> Service<D> {
 
 fn broken(source: io::Error) -> Failure {
     StartError::System { operation: "serve the mount", source }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever becomes of the session's thread, the queue hears of its end, once: else an attach that fails would wait for it for good, with key and lock.
+    #[test]
+    fn the_end_of_a_session_that_never_ran_is_told() {
+        let (events, queue) = unbounded();
+        let told = || {
+            let event = queue.recv_timeout(Duration::from_secs(10)).unwrap();
+            let Event::Ended(result) = event else { panic!("another event") };
+            assert!(queue.is_empty());
+            result
+        };
+        // More than there is room for.
+        let thread = thread::Builder::new().stack_size(1 << 60);
+        run_session(thread, &events, || Ok(())).unwrap_err();
+        told().unwrap_err();
+        run_session(thread::Builder::new(), &events, || panic!("on purpose")).unwrap();
+        told().unwrap_err();
+        run_session(thread::Builder::new(), &events, || Ok(())).unwrap();
+        told().unwrap();
+    }
 }

@@ -68,6 +68,13 @@ pub(crate) mod manual {
             reading.since_boot += millis;
         }
 
+        /// The host is started anew.
+        pub(crate) fn reboot(&self) {
+            let mut reading = self.0.lock();
+            reading.since_boot = 0;
+            reading.boot_id.push('+');
+        }
+
         /// The wall clock leaps.
         pub(crate) fn leap(&self, millis: i64) {
             self.0.lock().wall.0 += millis;

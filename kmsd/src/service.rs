@@ -129,7 +129,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     trusted: Mutex<TrustedClock>,
     limits: Limits,
-    heard: leases::Heard,
+    heard: Mutex<leases::Heard>,
     /// Keys that somebody is at work on in this process. What is in creation and not of one of these has failed.
     in_flight: Mutex<HashMap<KeyId, flight::Work>>,
     /// Told whenever one is let go.

@@ -75,13 +75,17 @@ fn rig(every: Duration) -> Rig {
 }
 
 fn rig_with(every: Duration, lasts: Duration) -> Rig {
+    rig_by(Arc::new(since_boot), every, lasts)
+}
+
+fn rig_by(clock: Clock, every: Duration, lasts: Duration) -> Rig {
     let (answers, gate) = bounded(10);
     let (renewed, renewals) = bounded(10);
     let (told, lost) = bounded(10);
     let stored = Arc::default();
     let recorder = Recorder { stored: Arc::clone(&stored), renewals: renewed, gate, every, lasts };
     let lost_by = move |error: &KeyError| told.send(error.to_string()).expect("the test listens");
-    let keeper = AnchorKeeper::start(recorder, Some(anchor(1)), lost_by).unwrap();
+    let keeper = AnchorKeeper::start_by(clock, recorder, Some(anchor(1)), lost_by).unwrap();
     Rig { keeper, answers, stored, renewals, lost }
 }
 
@@ -202,4 +206,56 @@ fn f12_who_may_not_renew_any_more_stops_when_the_lease_has_ended() {
     answers.send(Answer::Refused("KMS.0307")).unwrap();
     lost.recv().unwrap();
     drop(keeper);
+}
+
+/// F12: that one stops before the lease has ended, not at the first refusal after that: by then another may have it.
+#[test]
+fn f12_who_may_not_renew_any_more_stops_before_another_gets_the_lease() {
+    let every = Duration::from_millis(50);
+    let Rig { keeper, answers, renewals, lost, .. } = rig_with(every, every * 4);
+    let refusing = thread::spawn(move || while answers.send(Answer::Refused("KMS.0307")).is_ok() {});
+    lost.recv().unwrap();
+    // The fourth would have come when it was over.
+    assert!(renewals.try_iter().count() <= 3);
+    drop(keeper);
+    refusing.join().unwrap();
+}
+
+/// F12, D3: after a pause of this process, in which another may have got the lease, nobody who wants something to be durable goes on before the service was
+/// asked, and found out; once, also if it is away.
+#[test]
+fn f12_after_a_pause_nothing_is_acknowledged_before_the_lease_was_renewed() {
+    let (every, lasts) = (Duration::from_secs(600), Duration::from_secs(2700));
+    for (answer, is_lost) in
+        [(Answer::Yes, false), (Answer::Away, false), (Answer::Refused("KMSD.0014"), true)]
+    {
+        let now = Arc::new(Mutex::new(Duration::from_secs(1_000_000)));
+        let clock = Arc::clone(&now);
+        let Rig { keeper, answers, renewals, lost, .. } =
+            rig_by(Arc::new(move || *clock.lock()), every, lasts);
+        let keeper = Arc::new(keeper);
+        keeper.assure();
+        assert!(renewals.try_recv().is_err(), "it was renewed just now");
+        *now.lock() += lasts;
+        let flushes: Vec<_> = (0..4)
+            .map(|_| {
+                let keeper = Arc::clone(&keeper);
+                thread::spawn(move || keeper.assure())
+            })
+            .collect();
+        renewals.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(flushes.iter().all(|flush| !flush.is_finished()), "it is not known yet");
+        answers.send(answer).unwrap();
+        for flush in flushes {
+            flush.join().unwrap();
+        }
+        assert_eq!(lost.try_recv().is_ok(), is_lost);
+        keeper.assure();
+        assert!(renewals.try_recv().is_err(), "it was asked once");
+        *now.lock() += lasts;
+        if is_lost {
+            // There is nothing to wait for any more.
+            keeper.assure();
+        }
+    }
 }

@@ -8,7 +8,6 @@ use crate::control::Request;
 use crate::engine::Volume;
 use crate::failure::Failure;
 use crate::keys::KeyService;
-use crate::lease::Lease;
 use crate::open::{self, Access, LockedFile};
 use crate::operations::operate;
 use crate::unlock::Expected;
@@ -39,13 +38,11 @@ pub(super) fn run(arguments: &cli::AcceptRollback, output: Output) -> Result<(),
             (volume, Some(Gap { found, newest }))
         }
     };
-    let accepted = gap.is_some() && !arguments.dry_run;
-    if accepted {
-        let (uuid, anchor) = (volume.header().uuid, open::to_service(&volume.anchor()));
-        // The file is only read, but what is accepted of it is what a writer somewhere else would lose.
-        let (lease, _) = Lease::take(&service, uuid, file.identity)?;
-        service.accept_rollback(uuid, &anchor, COMMAND, Some(lease.ticket()))?;
+    let accepted = gap.filter(|_| !arguments.dry_run);
+    if let Some(Gap { newest, .. }) = accepted {
+        open::accept_in_place_of(&file, &service, &volume, newest, COMMAND)?;
     }
+    let accepted = accepted.is_some();
     let value = describe(&volume, gap, accepted)?;
     let name = arguments.file.display();
     let text = match gap {

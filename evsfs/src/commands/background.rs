@@ -47,7 +47,7 @@ impl Task {
             }
             Reached::Here(device) => {
                 let done = device.operate(request).and_then(|_| self.drive(device.volume(), show));
-                device.close()?;
+                device.close().1?;
                 done
             }
         }

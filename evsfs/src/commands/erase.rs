@@ -1,6 +1,8 @@
 //! `evsfs erase`: destroys the wrapped data key, and with it the contents.
 
 use serde_json::json;
+use tracing::info;
+use uuid::Uuid;
 
 use super::output::Output;
 use crate::backing::Backing;
@@ -9,10 +11,12 @@ use crate::crypto::Suite;
 use crate::failure::{Failure, FileError};
 use crate::format::layout::{BLOCK_BYTES, HEADER_SLOTS};
 use crate::format::{Block, erase_wrapped_keys};
+use crate::keys::{KeyError, KeyErrorKind, KeyService};
+use crate::lease::Lease;
 use crate::open::LockedFile;
 
 pub(super) fn run(arguments: &cli::Erase, output: Output) -> Result<(), Failure> {
-    let LockedFile { path, backing, header, .. } = LockedFile::open(&arguments.file, false)?;
+    let LockedFile { path, backing, header, identity } = LockedFile::open(&arguments.file, false)?;
     let system = |operation| {
         let file = path.clone();
         move |source| Failure::from(FileError::System { operation, file, source })
@@ -22,6 +26,7 @@ pub(super) fn run(arguments: &cli::Erase, output: Output) -> Result<(), Failure>
         let text = format!("{}: not encrypted, so there is no key to erase", path.display());
         return output.result(&json!({"file": path, "uuid": uuid, "erased": false}), &text);
     }
+    let _lease = nobody_elsewhere(uuid, identity)?;
     let mut copies = HEADER_SLOTS.map(|slot| (slot * BLOCK_BYTES, Box::new([0; 4096])));
     for (offset, block) in &mut copies {
         // What cannot be read goes as a whole: the key may be in it all the same.
@@ -43,4 +48,17 @@ pub(super) fn run(arguments: &cli::Erase, output: Output) -> Result<(), Failure>
         &json!({"file": path, "uuid": uuid, "erased": true}),
         &format!("{}: the data key of volume {uuid} is erased", path.display()),
     )
+}
+
+/// Takes the volume's lease, so that nothing is erased under the hands of a writer on another host. Where the key service does not answer, or keeps no lease
+/// for this user, the key goes all the same.
+fn nobody_elsewhere(volume: Uuid, file: (u64, u64)) -> Result<Option<Lease>, KeyError> {
+    match Lease::take(&KeyService::from_env().impatient(), volume, file) {
+        Ok((lease, _)) => Ok(Some(lease)),
+        Err(error) if error.kind().is_final() || error.kind() == KeyErrorKind::MayBeHeld => Err(error),
+        Err(error) => {
+            info!(%error, "it is not known whether another host has the volume attached");
+            Ok(None)
+        }
+    }
 }

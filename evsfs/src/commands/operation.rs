@@ -86,7 +86,7 @@ pub(super) fn perform(path: &Path, request: &Request) -> Result<Value, Failure> 
         Reached::Served(mount) => ask(&mount, request),
         Reached::Here(device) => {
             let result = device.operate(request);
-            device.close()?;
+            device.close().1?;
             result
         }
     }

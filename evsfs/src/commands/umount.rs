@@ -16,7 +16,7 @@ use crate::control::{ControlError, Peer, Request};
 use crate::failure::{Failure, FileError, StartError};
 use crate::lock;
 use crate::mount::table::{self, MountEntry};
-use crate::mount::{self, MountError};
+use crate::mount::{self, MountError, Obstacle};
 
 /// A process that has said that it is done ends at once; one that hangs is reported.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ fn unmount(entry: &MountEntry) -> Result<(), Failure> {
     let process =
         entry.served_file().and_then(lock::holder_of).and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let ended = process.map(watch).transpose()?;
-    mount::unmount(entry)?;
+    mount::unmount(entry).map_err(Obstacle::named)?;
     match ended {
         Some(ended) => Ok(ended.wait()?),
         None => Err(MountError::Unseen { point: entry.point.clone() }.into()),

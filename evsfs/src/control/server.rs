@@ -34,6 +34,12 @@ const IDLE: Duration = Duration::from_secs(300);
 /// For the log: who is turned away for there being too many has this place, and users have their numbers.
 const CROWD: u64 = u64::MAX;
 
+/// The same for those that could not be accepted.
+const NOT_ACCEPTED: u64 = u64::MAX - 1;
+
+/// How long nothing is accepted after that failed.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// These threads do little.
 const STACK: usize = 128 * 1024;
 
@@ -99,7 +105,13 @@ impl Listeners {
                 for stream in socket.incoming() {
                     match stream {
                         Ok(stream) => accept(stream, &events, wrap, &crowd),
-                        Err(error) => warn!(%error, "control connection failed"),
+                        Err(error) => {
+                            // Of descriptors or memory there are none left: that passes, or lasts.
+                            if let Some(untold) = crowd.told.take(NOT_ACCEPTED) {
+                                warn!(%error, untold, "a control connection could not be accepted");
+                            }
+                            thread::sleep(PAUSE);
+                        }
                     }
                 }
             })?;

@@ -118,8 +118,11 @@ impl Attachment for RawDevice {
         json!({"format": "raw", "file": self.path})
     }
 
-    fn close(self) -> Result<(), Failure> {
-        if self.read_only { Ok(()) } else { Ok(self.flush()?) }
+    type Lock = File;
+
+    fn close(self) -> (File, Result<(), Failure>) {
+        let flushed = if self.read_only { Ok(()) } else { self.flush().map_err(Into::into) };
+        (self.file, flushed)
     }
 }
 

@@ -30,7 +30,7 @@ pub struct VolumeDevice {
     superseded: Arc<OnceLock<String>>,
     read_only: bool,
     /// Locked until the key service has been told of the last state: who attaches the file next is not overtaken by that.
-    _locked: Arc<FileBacking>,
+    lock: Arc<FileBacking>,
 }
 
 impl VolumeDevice {
@@ -50,8 +50,8 @@ impl VolumeDevice {
                 Some(keeper)
             }
         };
-        let _locked = Arc::clone(&file.backing);
-        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, _locked })
+        let lock = Arc::clone(&file.backing);
+        Ok(Self { volume, anchors, anchored: anchor, superseded, read_only, lock })
     }
 
     /// The volume.
@@ -106,7 +106,13 @@ impl BlockDevice for VolumeDevice {
     }
 
     fn flush(&self) -> Result<(), DeviceError> {
-        if self.read_only { Ok(()) } else { Ok(self.volume.flush()?) }
+        if self.read_only {
+            return Ok(());
+        }
+        if let Some(anchors) = &self.anchors {
+            anchors.assure();
+        }
+        Ok(self.volume.flush()?)
     }
 
     fn next_data(&self, offset: u64) -> Result<Option<u64>, DeviceError> {
@@ -193,14 +199,17 @@ impl Attachment for VolumeDevice {
         self.volume.rest();
     }
 
-    fn close(self) -> Result<(), Failure> {
+    type Lock = Arc<FileBacking>;
+
+    fn close(self) -> (Arc<FileBacking>, Result<(), Failure>) {
         let closed = self.volume.close();
         if let (Some(anchors), Ok(anchor)) = (self.anchors, &closed)
             && !anchors.finish(*anchor)
+            // Else the next attach is refused, which was said.
+            && self.superseded.get().is_none()
         {
             info!("the key service could not be told of the last state; the next attach tells it");
         }
-        closed?;
-        Ok(())
+        (self.lock, closed.map(drop).map_err(Into::into))
     }
 }

@@ -360,7 +360,7 @@ fn decode_base(block: &Block, flags: u32) -> Result<Option<BaseReference>, Forma
 }
 
 /// A header as it was found: well-formed, but perhaps forged. It says what to ask kmsd for, and nothing else is believed.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct UnverifiedHeader {
     header: Header,
     raw: Box<Block>,
@@ -460,7 +460,7 @@ pub enum HeaderError {
 }
 
 /// The well-formed ones of the two copies, the newest first.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct HeaderCopies {
     found: Vec<UnverifiedHeader>,
     unread: bool,

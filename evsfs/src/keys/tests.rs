@@ -30,6 +30,7 @@ fn d2_each_refusal_has_its_kind_and_tells_key_and_remedy() {
         ("KMSD.0013", 409, KeyErrorKind::HeldElsewhere),
         ("KMSD.0014", 409, KeyErrorKind::Superseded),
         ("KMSD.0015", 409, KeyErrorKind::HeldByEarlierBoot),
+        ("KMSD.0016", 409, KeyErrorKind::MayBeHeld),
         ("KMS.0401", 503, KeyErrorKind::Unreachable),
         ("KMS.9999", 400, KeyErrorKind::Other),
     ] {

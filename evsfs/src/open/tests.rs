@@ -4,6 +4,7 @@ mod bases;
 mod rollback;
 
 use std::collections::HashMap;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +15,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::crypto::{Dek, SystemEntropy, VolumeKeys};
 use crate::engine::CreateParams;
-use crate::format::{Header, Text, VolumeKind, WrappedDekField};
+use crate::format::layout::{BLOCK_BYTES, HEADER_SLOTS};
+use crate::format::{Text, VolumeKind, WrappedDekField};
 use crate::keys::scripted::Scripted;
 
 const SIZE: u64 = 1 << 20;
@@ -25,6 +27,10 @@ struct Book {
     anchors: HashMap<Uuid, Value>,
     /// The last word of each path that changes or records something, with the body.
     told: Vec<(String, Value)>,
+    /// Leases are over as soon as they are taken, and another has the next.
+    is_overtaken: bool,
+    /// What the one did who had the lease before it is granted.
+    before: Option<Box<dyn FnOnce() + Send>>,
 }
 
 /// A directory with volumes, and a key service that opens a wrapped key of bytes `n` to a key of bytes `n` and keeps anchors.
@@ -38,7 +44,12 @@ impl Place {
     fn new() -> Self {
         let book = Arc::new(Mutex::new(Book::default()));
         let kept = Arc::clone(&book);
-        let service = Scripted::new(move |path, body| (200, kept.lock().answer(path, body)));
+        let service = Scripted::new(move |path, body| {
+            if path.ends_with("/lease/renew") {
+                return (409, json!({"error": {"error_code": "KMSD.0014", "error_msg": "another has it"}}));
+            }
+            (200, kept.lock().answer(path, body))
+        });
         Self { dir: tempfile::tempdir().unwrap(), book, service }
     }
 
@@ -114,7 +125,14 @@ impl Book {
             return json!({"anchor": self.anchors.get(&volume)});
         }
         if word == "lease" {
-            return Scripted::lease(body, self.anchors.get(&volume));
+            if let Some(act) = self.before.take() {
+                act();
+            }
+            let mut lease = Scripted::lease(body, self.anchors.get(&volume));
+            if self.is_overtaken {
+                lease["seconds"] = 0.into();
+            }
+            return lease;
         }
         let anchor = json!({"generation": body["generation"], "chain_mac": body["chain_mac"]});
         self.told.push((word.to_owned(), body.clone()));
@@ -131,4 +149,42 @@ fn first_byte(volume: &Volume) -> u8 {
     volume.read(0, &mut block).unwrap();
     assert!(block.iter().all(|byte| *byte == block[0]));
     block[0]
+}
+
+/// F12: an attach that took so long that another may have got the lease asks once more before it writes anything.
+#[test]
+fn f12_an_attach_that_took_too_long_does_not_begin_to_write() {
+    let place = Place::new();
+    let disk = place.create("disk", 1, Some(2), None);
+    place.write(&disk, 1);
+    let before = std::fs::read(&disk).unwrap();
+    place.book.lock().is_overtaken = true;
+    let refused = place.open(&disk, &Access { background: true, ..Access::writing() }).err().unwrap();
+    assert_eq!(refused.report().code, "superseded", "{refused}");
+    assert_eq!(std::fs::read(&disk).unwrap(), before);
+    place.book.lock().is_overtaken = false;
+    assert_eq!(first_byte(&place.open(&disk, &Access::writing()).unwrap()), 1);
+}
+
+/// F9, F12: whoever had the lease before may have changed the header since it was read: what counts is how it is found with the lease.
+#[test]
+fn f12_the_header_counts_as_it_is_when_the_lease_is_held() {
+    let place = Place::new();
+    let disk = place.create("disk", 1, Some(2), None);
+    place.write(&disk, 1);
+    let header = place.open(&disk, &Access::reading()).unwrap().header();
+    // As `evsfs rekey` leaves it: the same data key, wrapped anew.
+    let wrapped_dek = WrappedDekField::new(vec![2; 61]).unwrap();
+    let rewrapped = Header { wrapped_dek, sequence: header.sequence + 2, ..header };
+    let block = rewrapped.encode(&Place::keys(&rewrapped)).unwrap();
+    let path = disk.clone();
+    place.book.lock().before = Some(Box::new(move || {
+        let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
+        for slot in HEADER_SLOTS {
+            file.write_all_at(&block[..], slot * BLOCK_BYTES).unwrap();
+        }
+    }));
+    let volume = place.open(&disk, &Access::writing()).unwrap();
+    assert_eq!(volume.header(), rewrapped);
+    assert_eq!(first_byte(&volume), 1);
 }

@@ -99,6 +99,7 @@ const fn refused(refusal: &Refusal) -> StatusCode {
         | Refusal::LeaseHeld { .. }
         | Refusal::LeaseLost { .. }
         | Refusal::LeaseOfEarlierBoot { .. }
+        | Refusal::LeasesForgotten { .. }
         | Refusal::RotationUnderWay { .. }
         | Refusal::Unfinished { .. }
         | Refusal::HalfMade { .. } => StatusCode::CONFLICT,

@@ -149,6 +149,32 @@ impl Default for LimitsConfig {
     }
 }
 
+impl From<&LimitsConfig> for Limits {
+    fn from(config: &LimitsConfig) -> Self {
+        let LimitsConfig {
+            max_keys,
+            max_keys_each,
+            max_grants,
+            max_grants_each,
+            max_anchors,
+            max_anchors_each,
+            lease_seconds,
+            connections: _,
+            queue: _,
+            request_seconds: _,
+        } = *config;
+        Self {
+            max_keys,
+            max_keys_each,
+            max_grants,
+            max_grants_each,
+            max_anchors,
+            max_anchors_each,
+            lease_seconds,
+        }
+    }
+}
+
 fn default_socket_mode() -> String {
     "0660".to_owned()
 }

@@ -17,7 +17,7 @@ use crate::{
         HsmError, Pool, PoolSettings, Session, Token, TokenIdentity,
         pkcs11::{Pkcs11Settings, Pkcs11Token, Select},
     },
-    service::{Limits, Parts, Service, audit_purpose, newest_note},
+    service::{Parts, Service, audit_purpose, newest_note},
     store::{SqliteStore, Store},
 };
 
@@ -55,15 +55,7 @@ pub(super) async fn start(
         audit: home.join(Config::AUDIT),
         pool,
         clock: Arc::new(SystemClock::new()?),
-        limits: Limits {
-            max_keys: config.limits.max_keys,
-            max_keys_each: config.limits.max_keys_each,
-            max_grants: config.limits.max_grants,
-            max_grants_each: config.limits.max_grants_each,
-            max_anchors: config.limits.max_anchors,
-            max_anchors_each: config.limits.max_anchors_each,
-            lease_seconds: config.limits.lease_seconds,
-        },
+        limits: (&config.limits).into(),
         accept_restored,
     };
     Ok(Service::start(parts).await?)

@@ -7,7 +7,8 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    time::{MissedTickBehavior, interval},
+    task::JoinHandle,
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use tokio_rustls::rustls::ServerConfig;
 
@@ -19,12 +20,26 @@ use crate::{
     store::SqliteStore,
 };
 
-/// How often due work is looked for.
-const TICK: Duration = Duration::from_secs(1);
-/// Ticks between two notes to the token.
-const NOTE_EVERY: u64 = 10;
-/// Ticks between two records of the clock.
-const CLOCK_EVERY: u64 = 600;
+/// How often something is done unasked.
+#[derive(Clone, Copy)]
+struct Rhythm {
+    /// A sign of life.
+    sign: Duration,
+    /// A look for due work.
+    tick: Duration,
+    /// A note to the token.
+    note: Duration,
+    /// A record of the clock.
+    clock: Duration,
+}
+
+const RHYTHM: Rhythm = Rhythm {
+    sign: Duration::from_secs(1),
+    tick: Duration::from_secs(1),
+    note: Duration::from_secs(10),
+    clock: Duration::from_secs(600),
+};
+
 /// How long what still runs at the end is waited for.
 const STOP: Duration = Duration::from_secs(10);
 
@@ -87,7 +102,7 @@ async fn serve(
         tasks.push(tokio::spawn(net::serve(listener, used, limits, gateway, stopped.clone())));
         tracing::info!(%address, "listening with TLS");
     }
-    let working = tokio::spawn(work(service.clone(), stopped));
+    tasks.extend(work(&service, &stopped, RHYTHM, || notify(&[NotifyState::Watchdog])));
 
     tracing::info!(socket = %config.socket.display(), token = config.token.label, "ready");
     if let Some(ready) = ready
@@ -110,9 +125,8 @@ async fn serve(
     }
     tracing::info!("stopping");
     notify(&[NotifyState::Stopping]);
-    // Nobody is left to receive it only if both tasks have ended, which the joins below show.
+    // Nobody is left to receive it only if all tasks have ended, which the joins below show.
     let _ = stop.send(true);
-    tasks.push(working);
     for task in tasks {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task failed");
@@ -159,35 +173,120 @@ async fn open_tcp(
     Ok((listener, Arc::new(tls)))
 }
 
-/// What is done unasked, once a second; the watchdog hears of it, so it barks when this or the runtime hangs.
-async fn work(service: Service, mut stopped: watch::Receiver<bool>) {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut count: u64 = 0;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = stopped.wait_for(|stop| *stop) => return,
+/// What is done unasked. The watchdog hears of the runtime's life, by `sign`: it barks when that hangs, and not because the token takes long for what it
+/// was asked before.
+fn work(
+    service: &Service,
+    stopped: &watch::Receiver<bool>,
+    rhythm: Rhythm,
+    sign: impl Fn() + Send + 'static,
+) -> [JoinHandle<()>; 4] {
+    let alive = service.clone();
+    let signs = every(rhythm.sign, stopped, move || {
+        alive.at_work();
+        sign();
+        std::future::ready(())
+    });
+    let ticking = service.clone();
+    let ticks = every(rhythm.tick, stopped, move || {
+        let service = ticking.clone();
+        async move { service.tick().await }
+    });
+    let noting = service.clone();
+    let notes = every(rhythm.note, stopped, move || {
+        let service = noting.clone();
+        async move {
+            if let Err(error) = service.save_note().await {
+                tracing::debug!(%error, "the token cannot be told yet");
+            }
         }
-        service.tick().await;
-        notify(&[NotifyState::Watchdog]);
-        count += 1;
-        if count.is_multiple_of(NOTE_EVERY)
-            && let Err(error) = service.save_note().await
-        {
-            tracing::debug!(%error, "the token cannot be told yet");
+    });
+    let recording = service.clone();
+    let clock = every(rhythm.clock, stopped, move || {
+        let service = recording.clone();
+        async move {
+            if let Err(error) = service.save_clock().await {
+                tracing::warn!(%error, "cannot record the clock");
+            }
         }
-        if count.is_multiple_of(CLOCK_EVERY)
-            && let Err(error) = service.save_clock().await
-        {
-            tracing::warn!(%error, "cannot record the clock");
+    });
+    [signs, ticks, notes, clock]
+}
+
+/// Does it again and again, one at a time.
+fn every<F: Future<Output = ()> + Send + 'static>(
+    period: Duration,
+    stopped: &watch::Receiver<bool>,
+    job: impl Fn() -> F + Send + 'static,
+) -> JoinHandle<()> {
+    let mut stopped = stopped.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval_at(Instant::now() + period, period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stopped.wait_for(|stop| *stop) => return,
+            }
+            job().await;
         }
-    }
+    })
 }
 
 fn notify(states: &[NotifyState<'_>]) {
     // Without systemd there is nobody to tell, which is no error.
     if let Err(error) = sd_notify::notify(false, states) {
         tracing::debug!(%error, "systemd cannot be told");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        domain::{
+            Caller, KeyRef,
+            import::{OaepHash, RsaBits},
+            state::Origin,
+        },
+        hsm::{Token, fake::FakeToken},
+        service::{NewKey, tests::on_fakes},
+        store::memory::MemoryStore,
+    };
+
+    /// However long the token makes somebody's key, and notes and due work wait for that: the watchdog hears of kmsd.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn a_key_that_takes_long_keeps_no_sign_of_life_back() {
+        let token = FakeToken::new();
+        let service = on_fakes(&token, &MemoryStore::new(token.identity())).await;
+        let new = NewKey { origin: Origin::External, ..NewKey::named("a") };
+        let key = KeyRef::Id(service.create_key(&Caller::SYSTEM, new).await.unwrap().key.id);
+        token.slow("make pair", Duration::from_secs(2));
+        let offering = {
+            let service = service.clone();
+            tokio::spawn(async move {
+                let hash = OaepHash::Sha256;
+                service.import_parameters(&Caller::SYSTEM, &key, hash, RsaBits::Rsa2048).await.unwrap();
+            })
+        };
+        while token.slow_at_once() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let often = Duration::from_millis(1);
+        let rhythm = Rhythm { sign: often, tick: often, note: often, clock: often };
+        let (stop, stopped) = watch::channel(false);
+        let (sign, mut signs) = mpsc::unbounded_channel();
+        let tasks = work(&service, &stopped, rhythm, move || sign.send(()).unwrap_or_default());
+        for _ in 0..100 {
+            signs.recv().await.unwrap();
+        }
+        assert!(!offering.is_finished(), "the signs waited for it");
+        stop.send(true).unwrap();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        offering.await.unwrap();
     }
 }

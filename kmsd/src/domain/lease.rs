@@ -14,7 +14,7 @@ use super::{
     anchor::{Advance, AnchorRecord, changed, permit},
     principal::Caller,
     refusal::Refusal,
-    time::{TrustedTime, WallTime},
+    time::WallTime,
 };
 
 /// Longest host name that Linux knows (`HOST_NAME_MAX`), and longest id.
@@ -92,17 +92,28 @@ pub struct Lease {
     pub released: bool,
 }
 
-/// Takes the lease of a volume for a new session. `until` is when the present one ends by itself, if it has not.
+/// What the service knows of the time when somebody comes for a lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// When the volume's lease ends by itself, if it has not.
+    pub until: Option<WallTime>,
+    /// Until when those may come back whom a store that was put back does not know, if there may be any.
+    pub forgotten: Option<WallTime>,
+    /// Milliseconds since 1970, by the clock that is furthest ahead: the least term of a new lease. Leases that a store has forgotten have earlier ones, and
+    /// a clock that was ahead does no harm, as terms only have to grow.
+    pub term: u64,
+}
+
+/// Takes the lease of a volume for a new session.
 ///
 /// # Errors
-/// If somebody else holds it, or the volume is another caller's.
+/// If somebody else holds it or may hold it, or the volume is another caller's.
 pub fn take(
     current: Option<&AnchorRecord>,
     caller: &Caller,
     volume: Uuid,
     (session, holder): (Uuid, &Holder),
-    until: Option<WallTime>,
-    now: TrustedTime,
+    times: Times,
 ) -> Result<Advance, Refusal> {
     permit(current, caller, volume)?;
     holder.check()?;
@@ -111,8 +122,9 @@ pub fn take(
         if held.ticket.session == session {
             return Ok(Advance::Unchanged);
         }
-        if let Some(until) = until
-            && !held.holder.is_succeeded_by(holder)
+        // After a restore the one that is recorded need not be the last one, whose successor nobody knows.
+        if let Some(until) = times.until
+            && (times.forgotten.is_some() || !held.holder.is_succeeded_by(holder))
         {
             let by = Box::new(held.holder.clone());
             return Err(if held.holder.may_be_of_an_earlier_boot(holder) {
@@ -122,15 +134,17 @@ pub fn take(
             });
         }
     }
-    // Grows also over what a restored store has forgotten: that is how a renewal tells who came later.
-    let least = u64::try_from(now.0).unwrap_or(0);
-    let term = last.map_or(0, |lease| lease.ticket.term.saturating_add(1)).max(least);
+    if let Some(until) = times.forgotten {
+        return Err(Refusal::LeasesForgotten { volume, until });
+    }
+    // That is how a renewal tells who came later.
+    let term = last.map_or(0, |lease| lease.ticket.term.saturating_add(1)).max(times.term);
     let lease = Lease { ticket: Ticket { session, term }, holder: holder.clone(), released: false };
     Ok(Advance::Record(AnchorRecord { lease: Some(Box::new(lease)), ..changed(current, caller, volume) }))
 }
 
 /// Renews a lease, also one that has ended, if nobody has taken it since. What the store has lost of it (it is older, or the anchor was forgotten)
-/// is recorded again.
+/// is recorded again. One that was given up stays so: a renewal that was sent before that and comes late changes nothing.
 ///
 /// # Errors
 /// If somebody took it later, or the volume is another caller's.
@@ -145,8 +159,8 @@ pub fn renew(
     holder.check()?;
     let last = current.and_then(|record| record.lease.as_deref());
     check_ticket(last, volume, ticket)?;
-    let is_held = last.is_some_and(|lease| lease.ticket == ticket && !lease.released);
-    if is_held && until.is_some() {
+    let own = last.filter(|lease| lease.ticket == ticket);
+    if own.is_some_and(|lease| lease.released || until.is_some()) {
         return Ok(Advance::Unchanged);
     }
     // Recorded, though nothing in it may change: whoever is taking it at this moment, because it has ended, has to decide again.

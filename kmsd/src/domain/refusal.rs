@@ -400,6 +400,16 @@ pub enum Refusal {
         /// When it ends by itself.
         until: WallTime,
     },
+    /// The store was put back, and whoever it does not know has time to come back (F12).
+    #[error(
+        "the store of the key service was put back: a writer of volume {volume} that it does not know may come back until {}", moment(*.until)
+    )]
+    LeasesForgotten {
+        /// The volume.
+        volume: uuid::Uuid,
+        /// When others get its lease.
+        until: WallTime,
+    },
     /// Another writer took the volume's lease later (F12).
     #[error("volume {volume} was attached for writing by {holder} since: that one's is the lease now")]
     LeaseLost {
@@ -543,11 +553,25 @@ impl Refusal {
             Self::LeaseHeld { .. } => "KMSD.0013",
             Self::LeaseLost { .. } => "KMSD.0014",
             Self::LeaseOfEarlierBoot { .. } => "KMSD.0015",
+            Self::LeasesForgotten { .. } => "KMSD.0016",
             Self::TooManyAnchors { .. } | Self::TooManyAnchorsOfOne { .. } => "KMSD.0012",
             Self::BodyInvalid { .. } => "KMS.0202",
             Self::BodyTooLong { .. } => "KMS.0203",
             Self::NoSuchVerb => "KMS.0201",
         }
+    }
+
+    /// Whether it may be what stops a writer that is one no longer (F12): it permits nothing, and is told also while nothing can be recorded.
+    #[must_use]
+    pub const fn stops_a_writer(&self) -> bool {
+        matches!(
+            self,
+            Self::AnchorBehind { .. }
+                | Self::AnchorNotPermitted { .. }
+                | Self::LeaseHeld { .. }
+                | Self::LeaseOfEarlierBoot { .. }
+                | Self::LeaseLost { .. }
+        )
     }
 
     /// What to do about it, where there is something to do.
@@ -617,6 +641,7 @@ impl Refusal {
             Self::LeaseOfEarlierBoot { .. } => {
                 "try again when the lease has ended; if it is renewed, give each host a machine id of its own, and detach the volume there"
             }
+            Self::LeasesForgotten { .. } => "try again then",
             Self::LeaseLost { .. } => {
                 "detach it on this side, make sure that one host only has it attached, and check it (`evsfs check`)"
             }

@@ -57,6 +57,9 @@ pub struct TrustedClock {
     /// shrinks when another has stood for a day.
     #[serde(default)]
     behind: i64,
+    /// When the store was last one that was put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    put_back: Option<TrustedTime>,
 }
 
 /// By how much the wall clock is ahead (or behind, below zero), and since when it has been so.
@@ -75,7 +78,14 @@ impl TrustedClock {
     /// The axis at the service's first start.
     #[must_use]
     pub fn start(reading: Reading) -> Self {
-        Self { now: TrustedTime(reading.wall.0), seen: reading, lead: None, is_settled: true, behind: 0 }
+        Self {
+            now: TrustedTime(reading.wall.0),
+            seen: reading,
+            lead: None,
+            is_settled: true,
+            behind: 0,
+            put_back: None,
+        }
     }
 
     /// The axis at a later moment.
@@ -92,7 +102,7 @@ impl TrustedClock {
         let has_stood = reading.since_boot - lead.since_boot >= HOLD_MS;
         if same_boot && self.is_settled {
             let behind = if has_stood { ahead.max(0) } else { self.behind.max(ahead) };
-            return Self { now, seen: reading, lead: Some(lead), is_settled: true, behind };
+            return Self { now, seen: reading, lead: Some(lead), is_settled: true, behind, ..*self };
         }
         // Of a clock that an earlier version stored: what it would have noted.
         let noted = if self.is_settled { self.seen.wall.0.saturating_sub(self.now.0) } else { 0 };
@@ -101,24 +111,42 @@ impl TrustedClock {
         if down.abs() <= TOLERANCE_MS {
             // They agree. A short downtime is made up for at once.
             let now = TrustedTime(now.0.saturating_add(down.max(0)));
-            return Self { now, seen: reading, lead: None, is_settled: true, behind };
+            return Self { now, seen: reading, lead: None, is_settled: true, behind, ..*self };
         }
         if has_stood && down > 0 {
             let now = TrustedTime(now.0.saturating_add(down));
-            return Self { now, seen: reading, lead: None, is_settled: true, behind };
+            return Self { now, seen: reading, lead: None, is_settled: true, behind, ..*self };
         }
         if has_stood && ahead >= -TOLERANCE_MS {
             // The lead that there was before is there no longer: the wall clock was wrong then. How long the host was down is not known.
-            return Self { now, seen: reading, lead: None, is_settled: true, behind: ahead.max(0) };
+            return Self { now, seen: reading, lead: None, is_settled: true, behind: ahead.max(0), ..*self };
         }
         // Ahead for a while only; or behind: not set yet, as on a host without a clock of its own, or wrong.
-        Self { now, seen: reading, lead: Some(lead), is_settled: false, behind }
+        Self { now, seen: reading, lead: Some(lead), is_settled: false, behind, ..*self }
     }
 
     /// Now, on the axis.
     #[must_use]
     pub const fn now(&self) -> TrustedTime {
         self.now
+    }
+
+    /// The same, for a store that was put back at this moment.
+    #[must_use]
+    pub fn put_back(self) -> Self {
+        Self { put_back: Some(self.now), ..self }
+    }
+
+    /// Whether that was so within so many milliseconds. Also after restarts: time that nobody has seen go by does not count.
+    #[must_use]
+    pub fn was_put_back_within(&self, millis: i64) -> bool {
+        self.put_back.is_some_and(|at| self.now.0.saturating_sub(at.0) < millis)
+    }
+
+    /// The clocks at the last observation.
+    #[must_use]
+    pub const fn reading(&self) -> &Reading {
+        &self.seen
     }
 
     /// The wall clock at the last observation.

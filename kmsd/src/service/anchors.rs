@@ -120,17 +120,18 @@ impl Service {
         .await
     }
 
-    /// Forgets the volume's anchor: the volume is gone, or whoever attaches it next begins anew.
+    /// Forgets the volume's anchor: the volume is gone, or whoever attaches it next begins anew. Its lease goes with it.
     ///
     /// # Errors
-    /// If there is none, it is another caller's, or the store fails.
+    /// If there is none, it is another caller's, somebody has the volume's lease, or the store fails.
     pub async fn forget_anchor(&self, caller: &Caller, volume: Uuid) -> Result<(), ServiceError> {
         let trail = Trail::new(caller, "forget-anchor").target(&volume);
         let (service, caller) = (self.clone(), caller.clone());
         self.to_the_end(async move {
             service.intend(&trail).await?;
-            let decide = |_: &Self, current: Option<&AnchorRecord>| {
+            let decide = |service: &Self, current: Option<&AnchorRecord>| {
                 let record = anchor::forgotten(current, &caller, volume)?;
+                service.check_writer(current, volume, None)?;
                 Ok(Some(Change::ForgetAnchor(volume, record.revision)))
             };
             let forgotten = service.change_anchor(volume, decide).await;

@@ -75,7 +75,8 @@ impl Trail {
 }
 
 impl Service {
-    /// Records what came of an operation. The result is given back only when that is durable.
+    /// Records what came of an operation. The result is given back only when that is durable; but for the refusals that stop a writer, who would
+    /// otherwise take the volume for his own for as long as nothing can be recorded.
     pub(super) async fn record<T>(
         &self,
         trail: Trail,
@@ -87,7 +88,10 @@ impl Service {
         let recorded = self.inner.audit.append(event).await.map_err(ServiceError::from);
         let outcome = recorded.as_ref().map_or_else(ServiceError::code, |()| outcome);
         self.inner.metrics.operation(&operation, outcome, trail.began.elapsed());
-        recorded.and(result)
+        match result {
+            Err(ServiceError::Refused(refusal)) if refusal.stops_a_writer() => Err(refusal.into()),
+            result => recorded.and(result),
+        }
     }
 
     /// Records what was refused before it was anybody's operation.

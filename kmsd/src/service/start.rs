@@ -223,11 +223,12 @@ impl Service {
         let audit = AuditLog::start(opened, chain_key, Arc::clone(&clock), goes_on_at)?;
 
         let reading = clock.read();
-        let heard = super::leases::Heard::nothing(&reading);
         let trusted = match stored {
             Some(stored) => stored.observe(reading),
             None => TrustedClock::start(reading),
         };
+        let trusted = if was_restored { trusted.put_back() } else { trusted };
+        let heard = super::leases::Heard::nothing(&trusted, limits.lease_seconds);
         let inner = Inner {
             writer: Writer::start(store, Contents { epoch, clock: None, registry })?,
             audit,
@@ -236,7 +237,7 @@ impl Service {
             clock,
             trusted: Mutex::new(trusted),
             limits,
-            heard,
+            heard: Mutex::new(heard),
             in_flight: Mutex::new(HashMap::new()),
             landed: Notify::new(),
             again: Mutex::default(),

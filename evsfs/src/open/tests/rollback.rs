@@ -93,7 +93,7 @@ fn f3_a_rollback_that_the_key_service_does_not_accept_leaves_the_file_as_it_was(
             return (403, json!({"error": {"error_code": "KMS.0307", "error_msg": "not yours"}}));
         }
         let anchors = HashMap::from([(Uuid::from_u128(DISK), ahead.clone())]);
-        (200, Book { anchors, told: Vec::new() }.answer(path, body))
+        (200, Book { anchors, ..Book::default() }.answer(path, body))
     });
     let file = LockedFile::open(&old, false).unwrap();
     let access = Access { background: true, ..accepting(Access::writing()) };
@@ -126,4 +126,24 @@ fn f3_what_is_fresh_needs_no_acceptance() {
     }
     assert!(place.told("accept-rollback").is_empty() && place.told("read-rollback").is_empty());
     assert_eq!(place.book.lock().anchors, before);
+}
+
+/// F3: an operator gives up what he was shown, and not what came after: the newest file was written to between his look and his word.
+#[test]
+fn f3_what_was_not_shown_is_not_given_up() {
+    let (place, disk, old) = with_old_copy();
+    let service = place.service.service();
+    let file = LockedFile::open(&old, true).unwrap();
+    let volume = open_past(&file, &service, &Access::reading()).unwrap();
+    let newest = || place.book.lock().anchors[&Uuid::from_u128(DISK)]["generation"].as_u64().unwrap();
+    let shown = newest();
+    place.write(&disk, 3);
+    assert!(newest() > shown);
+    let refused = accept_in_place_of(&file, &service, &volume, shown, COMMAND).unwrap_err();
+    assert_eq!(refused.report().code, "anchor_moved", "{refused}");
+    assert!(place.told("accept-rollback").is_empty());
+    assert_eq!(first_byte(&place.open(&disk, &Access::writing()).unwrap()), 3);
+    accept_in_place_of(&file, &service, &volume, newest(), COMMAND).unwrap();
+    assert_eq!(place.told("accept-rollback").len(), 1);
+    assert_refused(&place, &disk);
 }

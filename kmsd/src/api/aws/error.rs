@@ -165,6 +165,7 @@ const fn refused(refusal: &Refusal) -> &'static str {
         | Refusal::HalfMade { .. }
         | Refusal::LeaseHeld { .. }
         | Refusal::LeaseOfEarlierBoot { .. }
+        | Refusal::LeasesForgotten { .. }
         | Refusal::LeaseLost { .. } => "ConflictException",
         Refusal::MaterialMissing { .. } | Refusal::AccessKeyDamaged { .. } => "KMSInternalException",
         Refusal::BodyInvalid { .. } | Refusal::BodyTooLong { .. } => "SerializationException",

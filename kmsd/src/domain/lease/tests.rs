@@ -3,7 +3,10 @@ use crate::domain::{Principal, anchor};
 
 const VOLUME: Uuid = Uuid::from_bytes([7; 16]);
 const UNTIL: Option<WallTime> = Some(WallTime(1_760_000_000_001));
-const NOW: TrustedTime = TrustedTime(1_000);
+
+fn times(until: Option<WallTime>) -> Times {
+    Times { until, forgotten: None, term: 1_000 }
+}
 
 fn owner() -> Caller {
     Caller { principal: Principal::Uid(1), is_admin: false }
@@ -19,7 +22,7 @@ fn session(number: u8) -> Uuid {
 }
 
 fn taken(current: Option<&AnchorRecord>, number: u8, by: &Holder, until: Option<WallTime>) -> AnchorRecord {
-    match take(current, &owner(), VOLUME, (session(number), by), until, NOW).unwrap() {
+    match take(current, &owner(), VOLUME, (session(number), by), times(until)).unwrap() {
         Advance::Record(record) => record,
         Advance::Unchanged => panic!("it has it already"),
     }
@@ -35,7 +38,7 @@ fn f12_a_second_writer_is_refused_while_the_lease_lasts() {
     let first = taken(None, 1, &holder("a", 9), None);
     assert_eq!((first.revision, &first.anchor, ticket(&first).term), (0, &None, 1_000));
     for other in [holder("b", 9), holder("a", 10), Holder { device: 6, ..holder("a", 9) }] {
-        let refused = take(Some(&first), &owner(), VOLUME, (session(2), &other), UNTIL, NOW).unwrap_err();
+        let refused = take(Some(&first), &owner(), VOLUME, (session(2), &other), times(UNTIL)).unwrap_err();
         let text = refused.to_string();
         for fact in [&VOLUME.to_string(), "process 42", "host a", "2025-10-09T08:53:21Z"] {
             assert!(text.contains(fact), "{fact}: {text}");
@@ -62,14 +65,44 @@ fn f12_who_has_the_lock_of_the_same_file_takes_over_at_once() {
     taken(Some(&first), 2, &Holder { host: "z".into(), ..holder("a", 9) }, UNTIL);
     // After a reboot nobody knows whether it is that or a clone of the host: it waits, and is told so.
     let namesake = Holder { boot: "another".into(), ..holder("a", 9) };
-    let refused = take(Some(&first), &owner(), VOLUME, (session(2), &namesake), UNTIL, NOW).unwrap_err();
+    let refused = take(Some(&first), &owner(), VOLUME, (session(2), &namesake), times(UNTIL)).unwrap_err();
     assert!(
         matches!(refused, Refusal::LeaseOfEarlierBoot { .. }) && refused.code() == "KMSD.0015",
         "{refused}"
     );
     let without = Holder { machine: None, ..namesake };
-    let refused = take(Some(&first), &owner(), VOLUME, (session(2), &without), UNTIL, NOW).unwrap_err();
+    let refused = take(Some(&first), &owner(), VOLUME, (session(2), &without), times(UNTIL)).unwrap_err();
     assert!(matches!(refused, Refusal::LeaseHeld { .. }), "{refused}");
+}
+
+/// F12: a renewal that comes late, after the lease was given up, brings nothing back.
+#[test]
+fn f12_what_was_given_up_is_not_renewed() {
+    let first = taken(None, 1, &holder("a", 9), None);
+    let mine = (ticket(&first), &holder("a", 9));
+    let Ok(Advance::Record(gone)) = release(Some(&first), &owner(), VOLUME, mine.0) else { panic!() };
+    for until in [UNTIL, None] {
+        assert_eq!(renew(Some(&gone), &owner(), VOLUME, mine, until), Ok(Advance::Unchanged));
+    }
+    taken(Some(&gone), 2, &holder("b", 9), UNTIL);
+}
+
+/// F12: while holders may come back that a store does not know, nobody else gets a lease: not of a volume that it knows none of, nor who follows on the one
+/// that it knows, which need not be the last.
+#[test]
+fn f12_nobody_gets_what_a_forgotten_holder_may_have() {
+    let first = taken(None, 1, &holder("a", 9), None);
+    let Ok(Advance::Record(gone)) = release(Some(&first), &owner(), VOLUME, ticket(&first)) else { panic!() };
+    for (known, until) in [(None, None), (Some(&first), UNTIL), (Some(&gone), None)] {
+        let times = Times { forgotten: UNTIL, ..times(until) };
+        let refused = take(known, &owner(), VOLUME, (session(2), &holder("a", 9)), times).unwrap_err();
+        let is_held = matches!(refused, Refusal::LeaseHeld { .. });
+        assert!(is_held || matches!(refused, Refusal::LeasesForgotten { .. }), "{refused}");
+        assert!(refused.to_string().contains("2025-10-09T08:53:21Z"), "{refused}");
+    }
+    let times = Times { forgotten: UNTIL, ..times(UNTIL) };
+    let again = take(Some(&first), &owner(), VOLUME, (session(1), &holder("a", 9)), times);
+    assert_eq!(again, Ok(Advance::Unchanged), "it is that one's");
 }
 
 /// F12: a renewal after the lease has ended is granted if nobody took it, and never after somebody did, though that one is gone again.
@@ -131,14 +164,14 @@ fn k7_leases_are_the_owner_s() {
     let stranger = Caller { principal: Principal::Uid(2), is_admin: false };
     let refused = Refusal::AnchorNotPermitted { volume: VOLUME };
     let by = holder("a", 9);
-    let taking = take(Some(&first), &stranger, VOLUME, (session(2), &by), None, NOW);
+    let taking = take(Some(&first), &stranger, VOLUME, (session(2), &by), times(None));
     assert_eq!(taking, Err(refused.clone()));
     let mine = ticket(&first);
     assert_eq!(renew(Some(&first), &stranger, VOLUME, (mine, &by), UNTIL), Err(refused.clone()));
     assert_eq!(release(Some(&first), &stranger, VOLUME, mine), Err(refused));
     for host in ["", "a\nb", &"x".repeat(65)] {
         let by = Holder { host: host.to_owned(), ..holder("a", 9) };
-        let taking = take(None, &owner(), VOLUME, (session(2), &by), None, NOW);
+        let taking = take(None, &owner(), VOLUME, (session(2), &by), times(None));
         assert!(matches!(taking, Err(Refusal::ParameterInvalid { name: "host", .. })), "{host:?}");
     }
 }
