@@ -452,7 +452,7 @@ impl Failure {
                 ControlError::Bind { .. } => (
                     "control_socket",
                     Exit::Failed,
-                    "give a path of at most 99 bytes, in a directory of your own, that is not taken",
+                    "give a path of at most 107 bytes, in a directory of your own, that is not taken",
                 ),
                 ControlError::Unsupported { .. } => {
                     ("unsupported", Exit::Refused, "this kind of disk cannot do that")
