@@ -306,7 +306,8 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let Some(_closed) = self.close_when_unused(|patience| self.openings.close_disk(patience)) else {
+                let Some(_closed) = self.close_when_unused(|patience| self.openings.close_disk(patience))
+                else {
                     return Err(self.mounted.busy().into());
                 };
                 // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.

@@ -598,3 +598,22 @@ fn d7_a_deletion_that_could_not_begin_does_not_condemn_the_disk() {
     ecs.ecsctl("disk delete d --yes").ok();
     assert!(!file.exists());
 }
+
+/// What could not be done beside what was asked is told to people and to programs: here, that kmsd cannot be told of a deletion.
+#[test]
+fn what_a_deletion_leaves_behind_is_told() {
+    let mut ecs = Installation::new();
+    for name in ["a", "b"] {
+        ecs.create_disk(name, "--size 1M --encrypted");
+    }
+    ecs.kmsd_mut().stop();
+    let deleted = ecs.ecsctl("disk delete a --yes").ok();
+    let told: Value = serde_json::from_str(&deleted.stderr).expect("one JSON document");
+    let warning = &told["warnings"][0];
+    let message = warning["message"].as_str().expect("a message");
+    assert!(message.contains("anchor of a") && message.contains("cannot reach"), "{told}");
+    assert!(warning["hint"].as_str().is_some_and(|hint| hint.contains("administrator")), "{told}");
+    let deleted = run(ecs.command("ecsctl").args(["disk", "delete", "b", "--yes"])).ok();
+    assert!(deleted.stderr.starts_with("warning: kmsd keeps the anchor of b"), "{}", deleted.stderr);
+    assert!(deleted.stdout.contains("disk b deleted"), "{}", deleted.stdout);
+}
