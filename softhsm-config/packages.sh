@@ -83,3 +83,17 @@ require_fuse() {
         return 1
     }
 }
+
+# require_filesystems TYPE... : those that the tests put on disks.
+require_filesystems() {
+    local type missing=()
+    for type in "$@"; do
+        # This fails, since /dev/null holds none. The kernel loads the module for it first, also where there is no modprobe.
+        grep -qw "$type" /proc/filesystems || as_root mount -t "$type" /dev/null / 2>/dev/null || true
+        grep -qw "$type" /proc/filesystems || missing+=("$type")
+    done
+    [ ${#missing[@]} = 0 ] || {
+        echo "error: this kernel has no ${missing[*]}, which tests use; load the modules (modprobe), or use a kernel that has them" >&2
+        return 1
+    }
+}

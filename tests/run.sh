@@ -52,7 +52,7 @@ install_tools() {
         softhsm2-util=softhsm2 pkcsslotd=opencryptoki unshare=util-linux python3=python3 openssl=openssl mkfs.ext4=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs losetup=mount setpriv=util-linux strace=strace faketime=faketime systemd-analyze=systemd \
         extlinux=extlinux xz=xz-utils unzstd=zstd &&
         require_qemu &&
-        require_rust && require_fuse || return 1
+        require_rust && require_fuse && require_filesystems ext4 xfs btrfs || return 1
     python3 -c 'import ensurepip, venv' 2>/dev/null || install_packages python3-venv || return 1
     tests/clients/venv.sh >/dev/null || return 1
     tests/guest/fetch.sh >/dev/null || return 1

@@ -174,7 +174,10 @@ fn same_file(file: &File, path: &Path) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::mem::MaybeUninit;
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    use rustix::{fs::inotify, io::Errno};
 
     use super::*;
 
@@ -270,9 +273,22 @@ mod tests {
         let refused = Claim::take(dir.path(), id, Patience::NONE).unwrap_err();
         assert!(matches!(refused, ClaimError::Taken { pid } if pid == dead), "{refused}");
         assert!(began.elapsed() < Duration::from_secs(20), "nobody's patience was asked for");
+        // It is seen to come again before it can have the claim: who has no patience opens the file twice, to lock it and to read whose it is.
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, &path, inotify::WatchFlags::OPEN).unwrap();
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut opened = inotify::Reader::new(&watch, &mut buffer);
         thread::scope(|scope| {
             let patient = Patience::of(Duration::from_secs(60)).for_orphans();
             let waiting = scope.spawn(move || Claim::take(dir.path(), id, patient).map(drop));
+            let mut times = 0;
+            while times < 3 && !waiting.is_finished() {
+                match opened.next() {
+                    Ok(_) => times += 1,
+                    Err(Errno::AGAIN) => thread::yield_now(),
+                    Err(error) => panic!("{error}"),
+                }
+            }
             drop(orphan);
             waiting.join().unwrap().unwrap();
         });

@@ -29,12 +29,16 @@ pub use self::signals::Signals;
 use crate::control::{Call, ControlError, Listeners, Request};
 use crate::device::BlockDevice;
 use crate::failure::{Failure, StartError};
-use crate::fuse::{DiskFs, Openings, Threads};
+use crate::fuse::{Closed, DiskFs, Openings, Threads};
 use crate::mount::{self, MountError, Mounted, Obstacle, Point, table};
 use crate::process::{processors, resident_bytes};
 
 /// The kernel reports the end of an opening, and that of the connection, some time after the one who caused it has gone on.
 const KERNEL: Duration = Duration::from_secs(1);
+
+/// How much later that may be on a host that is busy. So long is waited only for a disk that somebody has open who is not to be found: the
+/// report is still on its way then, in all likelihood.
+const BUSY_KERNEL: Duration = Duration::from_secs(5);
 
 /// How often a signal that found the disk in use is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -294,9 +298,7 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let Some(_closed) = self.openings.close_disk(KERNEL) else {
-                    return Err(self.mounted.busy().into());
-                };
+                let _closed = self.close_when_unused(|patience| self.openings.close_disk(patience))?;
                 // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
@@ -305,6 +307,21 @@ impl<D: Attachment> Service<D> {
                 self.device.operate(request)
             }
             other => self.device.operate(other),
+        }
+    }
+
+    fn close_when_unused<'a>(
+        &'a self,
+        close: impl Fn(Duration) -> Option<Closed<'a>>,
+    ) -> Result<Closed<'a>, MountError> {
+        if let Some(closed) = close(KERNEL) {
+            return Ok(closed);
+        }
+        match self.mounted.busy() {
+            MountError::Busy { holders, .. } if holders.is_empty() => {
+                close(BUSY_KERNEL).ok_or_else(|| self.mounted.busy())
+            }
+            busy => Err(busy),
         }
     }
 
@@ -325,9 +342,7 @@ impl<D: Attachment> Service<D> {
         // Most of it while the disk can still be opened.
         let first = self.device.flush();
         // The kernel refuses to unmount what is in use here. That it is in use in another mount namespace keeps it from nothing.
-        let Some(closed) = self.openings.close(KERNEL) else {
-            return Err(Obstacle::InUse(self.mounted.entry().clone().into()));
-        };
+        let closed = self.close_when_unused(|patience| self.openings.close(patience))?;
         let flushed = first.and_then(|()| self.device.flush()).map_err(Failure::from);
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.

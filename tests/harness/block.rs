@@ -1,6 +1,7 @@
 //! Loop devices and file systems on them, cleaned up when dropped.
 
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -49,7 +50,9 @@ impl LoopDevice {
     }
 
     /// Checks an unmounted file system without changing it; XFS and btrfs must have replayed their logs by a mount before.
+    #[track_caller]
     pub fn check(&self, kind: &str) -> Outcome {
+        self.wait_until_nobodys();
         let mut command = match kind {
             "ext4" => Command::new("e2fsck"),
             "xfs" => Command::new("xfs_repair"),
@@ -62,6 +65,25 @@ impl LoopDevice {
             _ => command.args(["check", "--readonly"]),
         };
         run(command.arg(&self.device))
+    }
+
+    /// The kernel unmounts with the last who has the mount: a mount namespace that another test is making may have a copy. A checker that
+    /// wants the device for itself would be refused until then.
+    #[track_caller]
+    fn wait_until_nobodys(&self) {
+        let asked = Instant::now();
+        // Of a block device without O_CREAT it means: unless the system uses it (open(2)).
+        let exclusive = || {
+            fs::File::options()
+                .read(true)
+                .custom_flags(rustix::fs::OFlags::EXCL.bits().cast_signed())
+                .open(&self.device)
+        };
+        while let Err(error) = exclusive() {
+            let device = self.device.display();
+            assert!(asked.elapsed() < LET_GO, "{device} cannot be had alone: {error}");
+            std::thread::yield_now();
+        }
     }
 
     /// Mounts it on a new directory.

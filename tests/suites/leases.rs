@@ -36,9 +36,14 @@ impl Host {
     /// `machine` is its machine id.
     fn new(ecs: &Installation, name: &'static str, machine: &str) -> Self {
         let dir = ecs.dir().join(name);
-        fs::create_dir(&dir).unwrap();
-        run(Command::new("cp").args(["-a", "/etc"]).arg(dir.join("etc"))).ok();
-        fs::remove_file(dir.join("etc/machine-id")).unwrap();
+        fs::create_dir_all(dir.join("etc")).unwrap();
+        // What programs look at there to run at all; the rest of it is another host's.
+        for needed in ["passwd", "group", "nsswitch.conf", "hosts", "resolv.conf", "ld.so.cache"] {
+            match fs::copy(Path::new("/etc").join(needed), dir.join("etc").join(needed)) {
+                Ok(_) => {}
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{needed}: {error}"),
+            }
+        }
         fs::write(dir.join("etc/machine-id"), machine).unwrap();
         let boot: String = name.bytes().map(|byte| format!("{byte:02x}")).collect();
         fs::write(dir.join("boot_id"), format!("{boot:0<32}\n")).unwrap();
@@ -165,7 +170,8 @@ fn f12_copies_and_other_hosts_are_refused_and_a_restart_waits_for_nothing() {
         refused(&ecs, serving);
         let started = Instant::now();
         serving = pid_of(&mount_here(&ecs, &file, "here").json());
-        assert!(started.elapsed() < Duration::from_secs(10), "it waited for {:?}", started.elapsed());
+        // The lease has half a minute left and more.
+        assert!(started.elapsed() < Duration::from_secs(20), "it waited for {:?}", started.elapsed());
     }
     assert_eq!(read(&ecs.dir().join("here/disk")), b"first");
     // Detached, it is anybody's at once.
@@ -187,7 +193,7 @@ fn f12_copies_and_other_hosts_are_refused_and_a_restart_waits_for_nothing() {
 /// that within the one command.
 #[test]
 fn f12_a_lease_ends_by_itself_when_its_holder_is_gone() {
-    let ecs = installation(4);
+    let ecs = installation(10);
     let (file, _) = volume(&ecs);
     let serving = pid_of(&mount_here(&ecs, &file, "here").json());
     write(&ecs.dir().join("here/disk"), b"first").unwrap();
@@ -210,7 +216,9 @@ fn f12_a_lease_ends_by_itself_when_its_holder_is_gone() {
 /// F12, D3: kmsd may be away for longer than a lease lasts: the disk works on, and is still its holder's when kmsd is back.
 #[test]
 fn f12_a_disk_outlives_its_lease_while_kmsd_is_away_and_keeps_it() {
-    let mut ecs = installation(3);
+    // Long enough that a machine under load renews it in time, each time.
+    const LEASE: u64 = 8;
+    let mut ecs = installation(LEASE);
     let (file, _) = volume(&ecs);
     mount_here(&ecs, &file, "here").ok();
     let view = ecs.dir().join("here/disk");
@@ -218,7 +226,7 @@ fn f12_a_disk_outlives_its_lease_while_kmsd_is_away_and_keeps_it() {
     fs::copy(&file, &copy).unwrap();
     ecs.kmsd_mut().kill();
     let away = Instant::now();
-    while away.elapsed() < Duration::from_secs(4) {
+    while away.elapsed() < Duration::from_secs(LEASE + 1) {
         write(&view, b"alone").unwrap();
         thread::sleep(Duration::from_millis(200));
     }
@@ -228,7 +236,7 @@ fn f12_a_disk_outlives_its_lease_while_kmsd_is_away_and_keeps_it() {
     until("it hears of kmsd again", || log().contains("the key service is back").then_some(()));
     // Longer than a lease lasts, and longer than kmsd waits for those of before.
     let back = Instant::now();
-    while back.elapsed() < Duration::from_secs(4) {
+    while back.elapsed() < Duration::from_secs(LEASE + 1) {
         mount_here(&ecs, &copy, "there").error(3);
         thread::sleep(Duration::from_millis(250));
     }

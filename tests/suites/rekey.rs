@@ -309,11 +309,12 @@ fn d3_a_key_service_that_hangs_holds_nobody_up() {
     }
     let mut stream = UnixStream::connect(&control).expect("it listens");
     let mut lines = BufReader::new(stream.try_clone().expect("it can be")).lines();
+    // All of them in half the time that one who waits for the service would wait.
+    let asked = Instant::now();
     for op in ["status", "flush", "snapshots", "status"] {
-        let asked = Instant::now();
         writeln!(stream, "{{\"op\": \"{op}\"}}").expect("it listens");
         let answer = lines.next().expect("an answer").expect("an answer");
-        assert!(asked.elapsed() < Duration::from_secs(1), "{op} took {:?}", asked.elapsed());
+        assert!(asked.elapsed() < Duration::from_secs(5), "{op} came after {:?}", asked.elapsed());
         assert!(answer.contains("\"ok\""), "{op}: {answer}");
     }
     assert!(under_way(), "the service has not answered");

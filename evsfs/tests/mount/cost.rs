@@ -20,6 +20,15 @@ fn memory(process: u32, field: &str) -> u64 {
     line.trim_matches([':', ' ', '\t', 'k', 'B']).parse::<u64>().expect("a number") * 1024
 }
 
+/// What the programs that this process ran and that have ended cost the processors (`cutime` and `cstime` of proc_pid_stat(5)).
+fn processor_time() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap();
+    // The name of the program, which may hold anything, ends with the last parenthesis; the state behind it is field 3.
+    let fields: Vec<&str> = stat[stat.rfind(')').unwrap() + 2..].split(' ').collect();
+    let ticks: u64 = fields[16 - 3..=17 - 3].iter().map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+}
+
 fn direct(disk: &Disk) -> File {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(disk.path()).unwrap()
 }
@@ -112,7 +121,8 @@ fn f6_memory_is_below_64_mib_when_so_configured() {
     memory_stays_below(&["--memory=64M"], 64 * MIB);
 }
 
-/// Everything, size apart, as on a small volume: nobody walks over what was never written. (15 TiB: a file of ext4 has 16 at most.)
+/// Everything, size apart, as on a small volume: nobody walks over what was never written. (15 TiB: a file of ext4 has 16 at most.) It is the
+/// processors' time that counts: how long the host takes to make things durable says nothing of it.
 #[test]
 fn f6_checking_and_salvaging_cost_what_the_data_does_whatever_the_size() {
     use std::os::unix::fs::MetadataExt;
@@ -129,7 +139,7 @@ fn f6_checking_and_salvaging_cost_what_the_data_does_whatever_the_size() {
         drop(view);
         disk.detach();
         let saved = disk.dir().join("saved");
-        let start = Instant::now();
+        let before = processor_time();
         for arguments in [
             &[OsStr::new("check"), disk.file().as_os_str()][..],
             &["salvage".as_ref(), disk.file().as_os_str(), saved.as_os_str()],
@@ -143,7 +153,7 @@ fn f6_checking_and_salvaging_cost_what_the_data_does_whatever_the_size() {
                 "{report}"
             );
         }
-        *took = start.elapsed();
+        *took = processor_time() - before;
         let saved = File::open(saved).unwrap();
         assert_eq!(saved.metadata().unwrap().len(), size);
         let space = saved.metadata().unwrap().blocks() * 512;

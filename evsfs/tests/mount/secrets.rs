@@ -146,7 +146,7 @@ fn a_signal_ends_an_attach_that_waits_for_its_key() {
     let place = Place::new(0);
     let mut asking = place.ask(0, "mount --foreground % /");
     kill_process(crate::disk::pid(asking.0.id()), Signal::INT).unwrap();
-    assert!(crate::disk::ended(asking.0.id(), Duration::from_secs(5)), "it waits on");
+    assert!(crate::disk::ended(asking.0.id(), Duration::from_secs(20)), "it waits on");
     assert_eq!(asking.0.wait().unwrap().code(), Some(1));
 }
 

@@ -8,7 +8,7 @@ use std::thread;
 
 use crate::disk::{Disk, Kind, MIB};
 
-/// More than may serve at once on any machine.
+/// More than there are processors on many a machine, and fewer than may serve at once.
 const WRITERS: u64 = 5;
 
 /// The calls of a process each begin late, for as long as this lives.
@@ -39,8 +39,18 @@ impl Drop for Delayed {
     }
 }
 
-/// Begins so many requests that hang in the host, and once they do, a read that does not need it. Gives how many had ended by then.
-fn ended_before_a_read(disk: &Disk, requests: u64, begin: impl Fn(u64) + Sync) -> usize {
+/// Longer than any machine takes to get as far as the read. When that has its answer, they go on at once.
+const HELD_UP: u64 = 20_000_000;
+
+/// Begins so many requests that hang in the host because it delays `calls`, and once they do, a read that does not need it. Each of them is one call
+/// of `call` here. Gives how many had ended by then.
+fn ended_before_a_read(
+    disk: &Disk,
+    calls: &str,
+    (requests, call): (u64, libc::c_long),
+    begin: impl Fn(u64) + Sync,
+) -> usize {
+    let delayed = Delayed::new(disk, calls, HELD_UP);
     let ended = AtomicUsize::new(0);
     let reader = disk.open();
     let mut buffer = vec![1; 4096];
@@ -53,35 +63,41 @@ fn ended_before_a_read(disk: &Disk, requests: u64, begin: impl Fn(u64) + Sync) -
             });
         }
         // All of them wait for their answers: their threads sleep in the kernel.
-        while waiting() < requests {
+        while waiting_in(call) < requests {
             assert_eq!(ended.load(Ordering::SeqCst), 0, "they were not held up");
             thread::yield_now();
         }
         // Nothing was ever written there, so the host has nothing to say.
         reader.read_exact_at(&mut buffer, 32 * MIB).unwrap();
-        ended.load(Ordering::SeqCst)
+        let ended = ended.load(Ordering::SeqCst);
+        drop(delayed);
+        ended
     })
 }
 
-/// Threads of this process that wait in a FUSE request.
-fn waiting() -> u64 {
+/// Threads of this process that sleep in a call: of one that does not sleep, `syscall` says `running` (proc_pid_syscall(5)).
+fn waiting_in(call: libc::c_long) -> u64 {
     let threads = std::fs::read_dir("/proc/self/task").unwrap();
-    let in_fuse = |thread: std::io::Result<std::fs::DirEntry>| {
-        let stack = std::fs::read_to_string(thread.unwrap().path().join("stack")).unwrap_or_default();
-        u64::from(stack.contains("request_wait_answer"))
+    let is_in = |thread: std::io::Result<std::fs::DirEntry>| {
+        let thread = thread.unwrap().path();
+        match std::fs::read_to_string(thread.join("syscall")) {
+            Ok(state) => u64::from(state.split(' ').next() == Some(&call.to_string())),
+            Err(error) => {
+                assert!(!thread.exists(), "{}: {error}", thread.display());
+                0
+            }
+        }
     };
-    threads.map(in_fuse).sum()
+    threads.map(is_in).sum()
 }
 
 #[test]
 fn d10_readers_go_on_while_writers_hang_in_the_host() {
     let disk = Disk::new(Kind::Plain, 64 * MIB);
     let files: Vec<_> = (0..WRITERS).map(|_| disk.open()).collect();
-    let delayed = Delayed::new(&disk, "pwrite64", 3_000_000);
-    let ended = ended_before_a_read(&disk, WRITERS, |number| {
+    let ended = ended_before_a_read(&disk, "pwrite64", (WRITERS, libc::SYS_pwrite64), |number| {
         files[number as usize].write_all_at(&[7; 4096], number * MIB).unwrap();
     });
-    drop(delayed);
     assert_eq!(ended, 0, "a read of another block waited for a write");
 }
 
@@ -90,9 +106,9 @@ fn d10_readers_go_on_while_a_flush_hangs_in_the_host() {
     let disk = Disk::new(Kind::Plain, 64 * MIB);
     let file = disk.open();
     file.write_all_at(&[7; 4096], 0).unwrap();
-    let delayed = Delayed::new(&disk, "fdatasync", 3_000_000);
     // The kernel has one flush of a file under way at a time.
-    let ended = ended_before_a_read(&disk, 1, |_| file.sync_data().unwrap());
-    drop(delayed);
+    let ended = ended_before_a_read(&disk, "fdatasync", (1, libc::SYS_fdatasync), |_| {
+        file.sync_data().unwrap();
+    });
     assert_eq!(ended, 0, "a read waited for a flush");
 }
