@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use evsfs::format::HeaderCopies;
 use evsfs::hostile::Victim;
 
 fn main() {
@@ -16,6 +17,15 @@ fn main() {
         for (number, (target, bytes)) in victim.structures().into_iter().enumerate() {
             fs::create_dir_all(to.join(target)).unwrap();
             fs::write(to.join(target).join(format!("{name}-{number}")), bytes).unwrap();
+        }
+    }
+    // Headers stand in the clear in the others as well: encrypted, thin, amid a re-encryption.
+    for entry in fs::read_dir(&golden).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "z") {
+            let whole = miniz_oxide::inflate::decompress_to_vec(&fs::read(&path).unwrap()).unwrap();
+            let name = path.file_stem().unwrap();
+            fs::write(to.join("header").join(name), &whole[..HeaderCopies::SPAN]).unwrap();
         }
     }
 }

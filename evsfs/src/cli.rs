@@ -194,6 +194,9 @@ pub struct Salvage {
     pub file: PathBuf,
     /// The raw file to make
     pub output: PathBuf,
+    /// What this snapshot holds, not the disk as it is now (`evsfs snapshots FILE` lists them)
+    #[arg(long, value_name = "ID")]
+    pub snapshot: Option<Uuid>,
     /// Also if it is older than the newest state that the key service knows (audited; that state stays the newest)
     #[arg(long)]
     pub accept_rollback: bool,

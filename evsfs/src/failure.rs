@@ -4,11 +4,12 @@ use std::io;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::backing::FileBackingError;
 use crate::control::ControlError;
 use crate::device::DeviceError;
-use crate::engine::{CreateError, OpenError, VolumeError};
+use crate::engine::{CreateError, OpenError, SnapshotInfo, VolumeError};
 use crate::format::{FormatError, HeaderError};
 use crate::keys::{KeyError, KeyErrorKind};
 use crate::lock::LockError;
@@ -97,6 +98,16 @@ pub enum FileError {
         /// The commit that the key service knew.
         shown: u64,
     },
+    /// No such snapshot in it.
+    #[error("{file} has no snapshot {id}{there}", file = file.display(), there = of_these(there))]
+    NoSuchSnapshot {
+        /// The path.
+        file: PathBuf,
+        /// Asked for.
+        id: Uuid,
+        /// Those that it has.
+        there: Vec<SnapshotInfo>,
+    },
     /// The system refused.
     #[error("{operation} {file}: {source}", file = file.display())]
     System {
@@ -107,6 +118,16 @@ pub enum FileError {
         /// Its reason.
         source: io::Error,
     },
+}
+
+/// The snapshots that there are, for a message.
+fn of_these(snapshots: &[SnapshotInfo]) -> String {
+    if snapshots.is_empty() {
+        return ", nor any other".to_owned();
+    }
+    let each: Vec<String> =
+        snapshots.iter().map(|snapshot| format!("{} ({})", snapshot.id, snapshot.name)).collect();
+    format!("; it has {}", each.join(", "))
 }
 
 /// What a command line cannot mean.
@@ -296,6 +317,9 @@ impl Failure {
                     Exit::Refused,
                     "see where else it is attached, and look at what would be given up (`--dry-run`) before you accept it again",
                 ),
+                FileError::NoSuchSnapshot { .. } => {
+                    ("no_such_snapshot", Exit::Refused, "choose one of the snapshots that it has")
+                }
                 FileError::System { .. } => ("file_error", Exit::Failed, "check permissions and free space"),
             },
             Self::Lock(error) => match error {

@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use harness::{Installation, process, whole};
 use serde_json::{Value, json};
@@ -73,6 +76,63 @@ fn f3_a_file_from_the_past_is_refused_unless_the_operator_accepts_it() {
     copy(&newest, &file);
     let refused = ecs.ecsctl("disk attach d web1").error(3);
     assert_eq!(refused.code, "rolled-back", "{refused:?}");
+}
+
+/// The anchor follows what is flushed while the disk stays attached, so that what is older is refused though nobody ever detached it: the process dies.
+#[test]
+fn f3_the_anchor_moves_while_the_disk_is_attached() {
+    let ecs = Installation::new();
+    let disk = ecs.create_disk("d", "--size 16M --encrypted");
+    let file: PathBuf = disk["file"].as_str().expect("a file").into();
+    let target = format!("/kmsd/v1/anchors/{}", disk["id"].as_str().expect("an ID"));
+    let anchored = || ecs.api("GET", &target, None).ok()["anchor"]["generation"].as_u64();
+    let (point, control, old) = (ecs.dir().join("point"), ecs.dir().join("control"), ecs.dir().join("old"));
+    fs::create_dir(&point).expect("a directory can be made");
+    let often = ["--tick", "20", "--control"].map(OsStr::new);
+    let mount = ["mount".as_ref(), file.as_os_str(), point.as_os_str()];
+    let ready = ecs.evsfs(&[&mount[..], &often, &[control.as_os_str()]].concat()).json();
+    let view = OpenOptions::new().write(true).open(point.join("disk")).expect("the view can be opened");
+    for round in 0..3 {
+        if round == 2 {
+            copy(&file, &old);
+        }
+        let before = anchored();
+        view.write_all_at(&[round; 4096], 4096)
+            .and_then(|()| view.sync_all())
+            .expect("the view takes writes");
+        let begun = Instant::now();
+        loop {
+            // What the process knows of it comes after what the service has.
+            let (known, now) = (status(&control)["volume"]["anchored_commit"].as_u64(), anchored());
+            if now > before && known > before {
+                assert!(known <= now, "{known:?}, {now:?}");
+                break;
+            }
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "the anchor stays at {before:?}: {now:?}, {known:?}"
+            );
+        }
+    }
+    drop(view);
+    process::kill_hard(u32::try_from(ready["pid"].as_u64().expect("a number")).expect("a process"));
+    ecs.evsfs(&["umount".as_ref(), point.as_os_str()]).ok();
+    let newest = ecs.dir().join("newest");
+    copy(&file, &newest);
+    copy(&old, &file);
+    ecs.evsfs(&["check".as_ref(), file.as_os_str()]).error(3).naming(&["older than commit"]);
+    copy(&newest, &file);
+    assert_eq!(ecs.evsfs(&["check".as_ref(), file.as_os_str()]).json()["sound"], true);
+}
+
+/// What a serving process says of itself.
+fn status(control: &Path) -> Value {
+    let mut socket = UnixStream::connect(control).expect("the process listens");
+    socket.write_all(b"{\"op\": \"status\"}\n").expect("it reads");
+    let mut answer = String::new();
+    BufReader::new(socket).read_line(&mut answer).expect("it answers");
+    let answer: Value = serde_json::from_str(&answer).expect("JSON");
+    answer["ok"].clone()
 }
 
 /// The records of accepted rollbacks that the key service has.

@@ -1,10 +1,11 @@
-//! `evsfs salvage`: everything that verifies goes into a raw file; the rest is listed.
+//! `evsfs salvage`: everything that verifies, of the disk or of a snapshot, goes into a raw file; the rest is listed.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::output::Output;
 use crate::cli;
@@ -29,10 +30,13 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
         ..Access::reading()
     };
     let volume = open::open(&file, &KeyService::from_env(), &access)?.volume;
-    let target = Target::create(&arguments.output, volume.size())?;
+    let source = Source::of(&volume, &file.path, arguments.snapshot)?;
+    let target = Target::create(&arguments.output, source.size)?;
     let mut lost = Lost::default();
-    salvage(&volume, &target, &mut lost)?;
+    salvage(&source, &target, &mut lost)?;
     target.finish()?;
+    // No snapshot is in the log.
+    let ends_unread = volume.ends_unread() && source.snapshot.is_none();
 
     let ranges: Vec<_> = lost
         .ranges
@@ -40,8 +44,8 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
         .map(|range| json!({"offset": range.offset, "length": range.length, "reason": range.reason}))
         .collect();
     let value = json!({
-        "file": file.path, "output": arguments.output, "size": volume.size(), "salvaged_bytes": lost.salvaged,
-        "lost_bytes": lost.bytes, "unlisted_bytes": lost.unlisted, "lost": ranges, "ends_unread": volume.ends_unread(),
+        "file": file.path, "output": arguments.output, "snapshot": source.snapshot, "size": source.size, "salvaged_bytes": lost.salvaged,
+        "lost_bytes": lost.bytes, "unlisted_bytes": lost.unlisted, "lost": ranges, "ends_unread": ends_unread,
     });
     let mut text = format!("{} bytes salvaged, {} lost", lost.salvaged, lost.bytes);
     for range in &lost.ranges {
@@ -50,11 +54,11 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
     if lost.unlisted > 0 {
         text.push_str(&format!("\n{} bytes more, in ranges that are not listed", lost.unlisted));
     }
-    if volume.ends_unread() {
+    if ends_unread {
         text.push_str("\nthe host failed to read a place of the log: what was written after it is missing");
     }
     output.result(&value, &text)?;
-    if lost.bytes == 0 && volume.ends_unread() {
+    if lost.bytes == 0 && ends_unread {
         return Err(Report {
             code: "damaged".to_owned(),
             message: format!(
@@ -82,6 +86,52 @@ pub(super) fn run(arguments: &cli::Salvage, output: Output) -> Result<(), Failur
     .into())
 }
 
+/// What is saved.
+struct Source<'a> {
+    volume: &'a Volume,
+    /// Of the disk as it is now, if it is none.
+    snapshot: Option<Uuid>,
+    /// In bytes.
+    size: u64,
+}
+
+impl<'a> Source<'a> {
+    fn of(volume: &'a Volume, file: &Path, snapshot: Option<Uuid>) -> Result<Self, FileError> {
+        let Some(id) = snapshot else { return Ok(Self { volume, snapshot, size: volume.size() }) };
+        let there = volume.snapshots();
+        match there.iter().find(|snapshot| snapshot.id == id) {
+            Some(found) => Ok(Self { volume, snapshot, size: found.size }),
+            None => Err(FileError::NoSuchSnapshot { file: file.to_owned(), id, there }),
+        }
+    }
+
+    fn read(&self, offset: u64, buf: &mut [u8]) -> Result<(), VolumeError> {
+        match self.snapshot {
+            None => self.volume.read(offset, buf),
+            Some(id) => self.volume.read_snapshot(id, offset, buf),
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> Result<Option<u64>, VolumeError> {
+        match self.snapshot {
+            None => self.volume.next_data(offset),
+            Some(id) => self.volume.next_data_in(id, offset),
+        }
+    }
+
+    fn next_hole(&self, offset: u64) -> Result<u64, VolumeError> {
+        match self.snapshot {
+            None => self.volume.next_hole(offset),
+            Some(id) => self.volume.next_hole_in(id, offset),
+        }
+    }
+
+    /// Blocks of a range that are in the log: of a snapshot, none.
+    fn logged_within(&self, range: std::ops::Range<u64>) -> Vec<u64> {
+        if self.snapshot.is_some() { Vec::new() } else { self.volume.logged_within(range) }
+    }
+}
+
 #[derive(Default)]
 struct Lost {
     salvaged: u64,
@@ -100,7 +150,7 @@ struct Range {
 impl Lost {
     fn add(&mut self, offset: u64, length: u64, error: &VolumeError) {
         self.bytes += length;
-        let reason = error.to_string();
+        let reason = reason_of(error);
         let full = self.ranges.len() >= MAX_LISTED;
         match self.ranges.last_mut() {
             Some(last) if last.offset + last.length == offset && last.reason == reason => {
@@ -112,15 +162,26 @@ impl Lost {
     }
 }
 
-fn salvage(volume: &Volume, target: &Target, lost: &mut Lost) -> Result<(), FileError> {
-    let (size, mut at) = (volume.size(), 0);
+/// Without the number of the block, so that blocks in a row are one range.
+fn reason_of(error: &VolumeError) -> String {
+    match error {
+        VolumeError::DamagedBlock { reason, .. } => reason.to_string(),
+        VolumeError::DamagedPage { level, reason, .. } => {
+            format!("the map page of level {level} above it: {reason}")
+        }
+        other => other.to_string(),
+    }
+}
+
+fn salvage(source: &Source<'_>, target: &Target, lost: &mut Lost) -> Result<(), FileError> {
+    let (size, mut at) = (source.size, 0);
     let mut buf = vec![0; usize::try_from(CHUNK).expect("1 MiB")];
     while at < size {
-        let (start, end) = match extent(volume, at, size) {
+        let (start, end) = match extent(source, at, size) {
             Ok(Some(extent)) => extent,
             Ok(None) => return Ok(()),
             Err((error, start, end)) => {
-                under_damaged_page(volume, start, end, &error, target, lost)?;
+                under_damaged_page(source, start, end, &error, target, lost)?;
                 at = end;
                 continue;
             }
@@ -129,11 +190,11 @@ fn salvage(volume: &Volume, target: &Target, lost: &mut Lost) -> Result<(), File
         while at < end {
             let length = (end - at).min(CHUNK);
             let part = &mut buf[..usize::try_from(length).expect("at most 1 MiB")];
-            if volume.read(at, part).is_ok() {
+            if source.read(at, part).is_ok() {
                 target.write(part, at)?;
                 lost.salvaged += length;
             } else {
-                block_by_block(volume, at, part, target, lost)?;
+                block_by_block(source, at, part, target, lost)?;
             }
             at += length;
         }
@@ -143,7 +204,7 @@ fn salvage(volume: &Volume, target: &Target, lost: &mut Lost) -> Result<(), File
 
 /// What lies under a damaged page is lost but for blocks that are still in the log.
 fn under_damaged_page(
-    volume: &Volume,
+    source: &Source<'_>,
     from: u64,
     end: u64,
     error: &VolumeError,
@@ -152,11 +213,11 @@ fn under_damaged_page(
 ) -> Result<(), FileError> {
     let mut block = vec![0; usize::try_from(BLOCK).expect("4096")];
     let mut at = from;
-    for logged in volume.logged_within(from..end) {
+    for logged in source.logged_within(from..end) {
         if logged > at {
             lost.add(at, logged - at, error);
         }
-        block_by_block(volume, logged, &mut block, target, lost)?;
+        block_by_block(source, logged, &mut block, target, lost)?;
         at = logged + BLOCK;
     }
     if end > at {
@@ -166,7 +227,7 @@ fn under_damaged_page(
 }
 
 fn block_by_block(
-    volume: &Volume,
+    source: &Source<'_>,
     from: u64,
     part: &mut [u8],
     target: &Target,
@@ -174,7 +235,7 @@ fn block_by_block(
 ) -> Result<(), FileError> {
     let block_len = usize::try_from(BLOCK).expect("4096");
     for (block, at) in part.chunks_mut(block_len).zip((from..).step_by(block_len)) {
-        match volume.read(at, block) {
+        match source.read(at, block) {
             Ok(()) => {
                 target.write(block, at)?;
                 lost.salvaged += block.len() as u64;
@@ -186,7 +247,7 @@ fn block_by_block(
 }
 
 /// The next range with data. An error covers the range that comes with it: what lies under a damaged page. Before it there is a hole.
-fn extent(volume: &Volume, at: u64, size: u64) -> Result<Option<(u64, u64)>, (VolumeError, u64, u64)> {
+fn extent(source: &Source<'_>, at: u64, size: u64) -> Result<Option<(u64, u64)>, (VolumeError, u64, u64)> {
     let covered = |error: VolumeError| {
         let (start, end) = match &error {
             VolumeError::DamagedPage { level, block, .. } => {
@@ -196,9 +257,9 @@ fn extent(volume: &Volume, at: u64, size: u64) -> Result<Option<(u64, u64)>, (Vo
         };
         (error, start.clamp(at, size), end.clamp((at + 1).min(size), size))
     };
-    let Some(start) = volume.next_data(at).map_err(covered)? else { return Ok(None) };
+    let Some(start) = source.next_data(at).map_err(covered)? else { return Ok(None) };
     // Where the end cannot be told, one block at a time gets as far as possible.
-    let end = volume.next_hole(start).unwrap_or((start / BLOCK + 1) * BLOCK);
+    let end = source.next_hole(start).unwrap_or((start / BLOCK + 1) * BLOCK);
     Ok(Some((start, end.min(size))))
 }
 

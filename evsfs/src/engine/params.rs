@@ -105,7 +105,8 @@ pub struct OpenOptions {
     pub seals_per_epoch: u64,
     /// Dirty entries before a checkpoint; `None` chooses by size and memory.
     pub dirty_limit: Option<usize>,
-    /// Pages of deleted snapshots and discarded ranges that one checkpoint frees at most, each with up to 128 blocks.
+    /// Pages of deleted snapshots, and leaves of discarded ranges with the pages that are above them alone, that one checkpoint frees at most, each
+    /// with up to 128 blocks.
     pub trash_budget: usize,
     /// Does without these protections, to see what happens then.
     #[cfg(feature = "sim")]

@@ -2,8 +2,11 @@
 
 mod bad_sectors;
 mod behaviour;
+mod bounds;
 mod cost;
+mod direct;
 mod model;
+mod progress;
 mod space;
 mod stress;
 mod versions;

@@ -68,9 +68,14 @@ fn check(disk: &Disk) -> (Option<i32>, Value) {
 
 /// Exit status, report and output of `evsfs salvage`.
 fn salvage(disk: &Disk) -> (Option<i32>, Value, File) {
-    let saved: PathBuf = disk.dir().join("saved");
-    let output =
-        evsfs(&[OsStr::new("salvage"), disk.file().as_os_str(), saved.as_os_str(), "--json".as_ref()]);
+    salvage_with(disk, "saved", &[])
+}
+
+fn salvage_with(disk: &Disk, name: &str, more: &[&str]) -> (Option<i32>, Value, File) {
+    let (file, saved): (PathBuf, PathBuf) = (disk.file(), disk.dir().join(name));
+    let mut arguments = vec![OsStr::new("salvage"), file.as_os_str(), saved.as_os_str(), "--json".as_ref()];
+    arguments.extend(more.iter().map(OsStr::new));
+    let output = evsfs(&arguments);
     let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {output:?}"));
     (output.status.code(), report, File::open(saved).unwrap())
 }
@@ -159,12 +164,7 @@ fn d10_what_is_in_the_log_is_saved_although_the_page_above_it_is_damaged() {
 #[test]
 fn d5_damage_in_a_snapshot_is_told_from_damage_in_the_volume() {
     let mut disk = filled();
-    let snapshot = |disk: &Disk| {
-        let output = evsfs(&["snapshot".as_ref(), disk.file().as_os_str(), "s".as_ref(), "--json".as_ref()]);
-        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
-        value["id"].as_str().unwrap().to_owned()
-    };
-    let id = snapshot(&disk);
+    let id = snapshot(&disk, "s");
     disk.attach();
     disk.open().write_all_at(&contents(1), (FIRST + 7) * BLOCK).unwrap();
     disk.detach();
@@ -178,8 +178,134 @@ fn d5_damage_in_a_snapshot_is_told_from_damage_in_the_volume() {
     // The volume itself has nothing to lose.
     let (code, report, saved) = salvage(&disk);
     assert_eq!(code, Some(0), "{report}");
+    assert_eq!(report["snapshot"], Value::Null);
     let expected = |block| if block == FIRST + 7 { contents(1) } else { contents(block) };
     assert_eq!(saved_or_listed(&report, &saved, expected), 0);
+    // The snapshot has lost that block, and nothing else.
+    let (code, report, saved) = salvage_with(&disk, "saved snapshot", &["--snapshot", &id]);
+    assert_eq!((code, &report["snapshot"]), (Some(5), &id.as_str().into()), "{report}");
+    assert_eq!(saved_or_listed(&report, &saved, contents), 1, "{report}");
+    assert_eq!(
+        (&report["lost"][0]["offset"], &report["lost_bytes"]),
+        (&((FIRST + 7) * BLOCK).into(), &BLOCK.into())
+    );
+    assert!(report["lost"][0]["reason"].as_str().unwrap().starts_with("it does not verify"), "{report}");
+}
+
+/// Makes a snapshot and gives its id.
+fn snapshot(disk: &Disk, name: &str) -> String {
+    let output = evsfs(&["snapshot".as_ref(), disk.file().as_os_str(), name.as_ref(), "--json".as_ref()]);
+    let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+    value["id"].as_str().unwrap().to_owned()
+}
+
+/// Each as it was: before it was written to, discarded and grown. The disk itself cannot be read any more where a page above it is damaged; the older
+/// one has pages of its own.
+#[test]
+fn d5_what_a_snapshot_holds_is_saved_whatever_became_of_the_disk() {
+    const LARGER: u64 = 2 * SIZE;
+    let mut disk = filled();
+    let first = snapshot(&disk, "first");
+    disk.attach();
+    let view = disk.open();
+    let new = |block: u64| contents(block + 1_000_000);
+    for block in FIRST..FIRST + COUNT {
+        view.write_all_at(&new(block), block * BLOCK).unwrap();
+    }
+    drop(view);
+    disk.detach();
+    let size = LARGER.to_string();
+    run(
+        env!("CARGO_BIN_EXE_evsfs"),
+        &["extend".as_ref(), disk.file().as_os_str(), "--size".as_ref(), size.as_ref()],
+    );
+    let second = snapshot(&disk, "second");
+    // The leaf of blocks 2048 to 2175 that names what was written last.
+    damage(&disk, |bytes| {
+        let data: Vec<u64> =
+            slots(bytes, |slot| *slot == new(FIRST)).into_iter().map(|slot| slot as u64).collect();
+        slots(bytes, |slot| {
+            is_leaf(slot) && data.contains(&MapPage::decode(slot, true).unwrap().entry(0).slot())
+        })
+    });
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!((code, saved_or_listed(&report, &saved, new)), (Some(5), 128), "{report}");
+    for (name, size, then) in [
+        (&first, SIZE, contents as fn(u64) -> [u8; 4096]),
+        (&second, LARGER, |block| contents(block + 1_000_000)),
+    ] {
+        let (code, report, saved) = salvage_with(&disk, name, &["--snapshot", name]);
+        let lost = if name == &first { 0 } else { 128 };
+        assert_eq!(
+            (code, report["size"].as_u64()),
+            (Some(if lost > 0 { 5 } else { 0 }), Some(size)),
+            "{report}"
+        );
+        assert_eq!(saved.metadata().unwrap().len(), size);
+        assert_eq!(saved_or_listed(&report, &saved, then), lost, "{report}");
+        assert_eq!(report["lost"].as_array().unwrap().len(), usize::from(lost > 0), "{report}");
+    }
+
+    let nowhere = disk.dir().join("nowhere");
+    let unknown = "00000000-0000-0000-0000-00000000abcd";
+    let (code, error) = refusal(&evsfs(&[
+        "salvage".as_ref(),
+        disk.file().as_os_str(),
+        nowhere.as_os_str(),
+        "--snapshot".as_ref(),
+        unknown.as_ref(),
+        "--json".as_ref(),
+    ]));
+    assert_eq!((code, error["code"].as_str()), (3, Some("no_such_snapshot")), "{error}");
+    let message = error["message"].as_str().unwrap();
+    for named in [unknown, &format!("{first} (first)"), &format!("{second} (second)")] {
+        assert!(message.contains(named), "{message}");
+    }
+    assert!(!nowhere.exists(), "an output without contents stays");
+}
+
+/// More damage than a report can list: it is counted, and nothing else is missing.
+#[test]
+fn d10_damage_beyond_what_is_listed_is_counted() {
+    const WRITTEN: u64 = 20_480;
+    const BAD: u64 = WRITTEN / 2;
+    let mut disk = Disk::new(Kind::Plain, 96 * MIB);
+    let view = disk.open();
+    for piece in 0..WRITTEN / 256 {
+        let bytes: Vec<u8> = (piece * 256..(piece + 1) * 256).flat_map(contents).collect();
+        view.write_all_at(&bytes, piece * MIB).unwrap();
+    }
+    drop(view);
+    disk.detach();
+    damage(&disk, |bytes| {
+        let number = |slot: &[u8; 4096]| u64::from_le_bytes(slot[..8].try_into().unwrap()) & 0xffff_ffff;
+        slots(bytes, |slot| {
+            number(slot) < WRITTEN && number(slot) % 2 == 1 && *slot == contents(number(slot))
+        })
+    });
+    let (code, report) = check(&disk);
+    assert_eq!((code, &report["bad_count"]), (Some(5), &BAD.into()));
+    assert_eq!(report["bad"].as_array().unwrap().len(), 1_000);
+    assert_eq!(report["blocks"], WRITTEN - BAD, "all others verify");
+    let text = String::from_utf8(evsfs(&["check".as_ref(), disk.file().as_os_str()]).stdout).unwrap();
+    assert!(
+        text.contains(&format!("\n{} more damaged places", BAD - 1_000)),
+        "{}",
+        &text[text.len() - 200..]
+    );
+
+    let (code, report, saved) = salvage(&disk);
+    assert_eq!((code, &report["lost_bytes"]), (Some(5), &(BAD * BLOCK).into()));
+    let listed = report["lost"].as_array().unwrap();
+    assert_eq!((listed.len(), &report["unlisted_bytes"]), (10_000, &((BAD - 10_000) * BLOCK).into()));
+    assert!(
+        listed.iter().zip(0..).all(|(range, number): (_, u64)| range["offset"] == (2 * number + 1) * BLOCK)
+    );
+    assert_eq!(report["salvaged_bytes"], (WRITTEN - BAD) * BLOCK);
+    let saved = read(&saved, 0, usize::try_from(WRITTEN * BLOCK).unwrap());
+    for (bytes, block) in saved.as_chunks::<4096>().0.iter().zip(0..) {
+        assert!(*bytes == if block % 2 == 1 { [0; 4096] } else { contents(block) }, "block {block}");
+    }
 }
 
 #[test]
@@ -369,7 +495,11 @@ fn progress_is_for_terminals() {
     let line = format!("{} check {} --json", env!("CARGO_BIN_EXE_evsfs"), disk.file().display());
     let seen = run("script", &["--quiet", "--return", "--command", &line, "/dev/null"]);
     let seen = String::from_utf8(seen.stdout).unwrap();
-    assert!(seen.contains("\r100 %") && seen.contains("\"sound\":true"), "{seen:?}");
+    assert!(seen.contains("\"sound\":true"), "{seen:?}");
+    let shown = seen.split('\r').filter_map(|line| line.split_once(" %")?.0.parse().ok());
+    let shown: Vec<u64> = shown.collect();
+    assert!(shown.is_sorted() && shown.last() == Some(&100), "{seen:?}");
+    assert!(shown.iter().any(|percent| (1..100).contains(percent)), "{seen:?}");
     let output = evsfs(&["check".as_ref(), disk.file().as_os_str(), "--json".as_ref()]);
     assert!(output.stderr.is_empty(), "{output:?}");
 }

@@ -1,5 +1,6 @@
 //! F2, F3, F13: whatever is done to the file, a read gives the right data or an error.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -403,16 +404,60 @@ fn exhibit(setup: &EngineSetup, amid: Option<bool>) -> (Exhibit, EngineSetup) {
     (Exhibit { image: file.image(), state, older, foreign: Vec::new() }, anchored)
 }
 
-/// Slots that hold data: those whose loss makes exactly one block unreadable.
+/// The blocks of the volume that are refused after this was done, and those of its snapshots; none if it is not opened.
+fn refused_after(
+    setup: &EngineSetup,
+    exhibit: &Exhibit,
+    tampering: &Tampering,
+) -> Option<[BTreeSet<usize>; 2]> {
+    let engine = Engine::open(setup, &SimBacking::from_image(tampering.apply(exhibit)), 9).ok()?;
+    let mut seen = vec![0; PAGE];
+    let now = 0..exhibit.state.now.blocks.len();
+    let now = now.filter(|&block| engine.read(block as u64 * BLOCK, &mut seen).is_err()).collect();
+    let mut kept = BTreeSet::new();
+    for snapshot in &exhibit.state.snapshots {
+        let name = Op::snapshot_name(snapshot.number);
+        let blocks = 0..snapshot.contents.blocks.len();
+        kept.extend(
+            blocks.filter(|&block| engine.read_snapshot(&name, block as u64 * BLOCK, &mut seen).is_err()),
+        );
+    }
+    Some([now, kept])
+}
+
+/// Slots that hold data of the volume: those whose loss makes exactly one block unreadable.
 fn data_slots(setup: &EngineSetup, exhibit: &Exhibit) -> Vec<u64> {
-    let blocks = exhibit.state.now.blocks.len();
-    let refused = |slot: u64| {
-        let image = Tampering::Zero { slot, count: 1 }.apply(exhibit);
-        let engine = Engine::open(setup, &SimBacking::from_image(image), 9).ok()?;
-        let mut seen = vec![0; PAGE];
-        Some((0..blocks).filter(|&b| engine.read(b as u64 * BLOCK, &mut seen).is_err()).count())
-    };
-    (24..exhibit.image.pages()).filter(|&slot| refused(slot) == Some(1)).collect()
+    let refused = |slot: u64| refused_after(setup, exhibit, &Tampering::Zero { slot, count: 1 });
+    let of_one = |slot: &u64| refused(*slot).is_some_and(|[now, _]| now.len() == 1);
+    (24..exhibit.image.pages()).filter(of_one).collect()
+}
+
+/// A bit that is flipped in the data of a block costs that block, in the volume and in the snapshots that share it, and no other.
+#[test]
+fn f2_a_flipped_bit_in_data_costs_its_block_and_nothing_else() {
+    let (exhibit, setup) = exhibit(&EngineSetup::small(140), None);
+    let data = data_slots(&setup, &exhibit);
+    // All blocks with contents but the two of the last group: with one of those the group goes, and the file is older than its anchor.
+    let held = exhibit.state.now.blocks.iter().filter(|content| content.is_some()).count();
+    assert_eq!(data.len(), held - 2);
+    let (mut alone, mut shared) = (BTreeSet::new(), 0);
+    for slot in data {
+        let mut block = None;
+        for at in (slot * BLOCK..(slot + 1) * BLOCK).step_by(61) {
+            let tampering = Tampering::Flip { at, mask: 1 << (at % 8) };
+            let [now, kept] = refused_after(&setup, &exhibit, &tampering).expect("it is opened");
+            assert_eq!(now.len(), 1, "{tampering:?} costs {now:?}");
+            assert!(
+                kept.is_subset(&now),
+                "{tampering:?} costs {kept:?} of a snapshot, {now:?} of the volume"
+            );
+            assert!(block.replace(now.clone()).is_none_or(|before| before == now), "{tampering:?}: {now:?}");
+            shared += kept.len();
+        }
+        alone.extend(block.into_iter().flatten());
+    }
+    assert_eq!(alone.len(), held - 2, "each has a block of its own");
+    assert!(shared > 0, "nothing was shared with a snapshot");
 }
 
 #[test]

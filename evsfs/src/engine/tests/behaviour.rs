@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::super::{BLOCK, VolumeError};
+use super::super::{BLOCK, Volume, VolumeError};
 use super::{Memory, Rig, read};
 use crate::backing::Backing;
 use crate::format::layout::SUPERBLOCK_SLOTS;
@@ -67,15 +67,12 @@ fn f5_a_flush_is_one_barrier_and_an_empty_one_none() {
     assert_eq!(rig.memory.syncs.load(Ordering::Relaxed) - before, 100);
 }
 
-/// Whatever the user's offsets and lengths are, the file is read and written by whole slots, as direct I/O on it asks for.
-#[test]
-fn f10_the_file_is_used_by_whole_slots() {
-    let rig = Rig::new(32 * MIB, 64);
-    let volume = rig.open();
+/// Reads, writes and discards of any offset and length, a snapshot, a header.
+pub(super) fn use_in_every_way(volume: &Volume) {
     for number in 0..300 {
         let (offset, len) = (number * 70_001, 1 + number * 37);
         volume.write(offset, &vec![7; usize::try_from(len).unwrap()]).unwrap();
-        read(&volume, offset / 2, 5_000);
+        read(volume, offset / 2, 5_000);
         volume.discard(offset / 3, len * 2).unwrap();
     }
     volume.flush().unwrap();
@@ -83,6 +80,14 @@ fn f10_the_file_is_used_by_whole_slots() {
     volume.write(5, &[1; 70_000]).unwrap();
     volume.rewrite_header(&volume.header()).unwrap();
     volume.delete_snapshot(super::ID).unwrap();
+}
+
+/// Whatever the user's offsets and lengths are, the file is read and written by whole slots, as direct I/O on it asks for.
+#[test]
+fn f10_the_file_is_used_by_whole_slots() {
+    let rig = Rig::new(32 * MIB, 64);
+    let volume = rig.open();
+    use_in_every_way(&volume);
     drop(volume);
     rig.open().close().unwrap();
     assert!(rig.memory.punched.load(Ordering::Relaxed) > 0);

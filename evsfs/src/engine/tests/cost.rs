@@ -9,7 +9,7 @@ use super::{Rig, read};
 const MIB: u64 = 1 << 20;
 
 /// A permutation of the blocks that is as good as random, for a power of two of them.
-fn scattered(number: u64, blocks: u64) -> u64 {
+pub(super) fn scattered(number: u64, blocks: u64) -> u64 {
     (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % blocks
 }
 

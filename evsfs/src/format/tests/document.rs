@@ -2,6 +2,7 @@
 
 use super::super::{entry, header, log_page, log_record, superblock, versions};
 use super::*;
+use crate::cli;
 use crate::crypto::TablePurpose;
 use crate::engine::documented;
 use layout::*;
@@ -91,6 +92,13 @@ fn thousands(number: u64) -> String {
     parts.join(",")
 }
 
+/// How often a mount tells the key service how far its volume has come.
+fn tick_of_a_mount() -> std::time::Duration {
+    let cli: cli::Cli = clap::Parser::try_parse_from(["evsfs", "mount", "file", "point"]).unwrap();
+    let cli::Command::Mount(mount) = cli.command else { panic!("{:?}", cli.command) };
+    std::time::Duration::from_millis(mount.tick)
+}
+
 /// What the text says outside its tables, made from the constants.
 fn sentences() -> Vec<String> {
     let slots = thousands(REGION_SLOTS);
@@ -172,6 +180,7 @@ fn sentences() -> Vec<String> {
         format!("min({reserve}, ring pages / {quarter}) slots"),
         format!("(its first {} slots)", documented::REGION_HEAD),
         "3 to 6 are done again".to_owned(),
+        format!("advanced every {} seconds while the volume is written to", tick_of_a_mount().as_secs()),
     ]
 }
 

@@ -10,7 +10,8 @@ fn corpus(target: &str) -> Vec<Vec<u8>> {
         "header" => {
             let plain = VolumeKeys::plain(VOLUME, Backend::AwsLc);
             let running = running_header().encode_with(&keys(), Some(&next_keys()));
-            [header().encode(&keys()), plain_header().encode(&plain), running]
+            let thin = thin_header(true).encode(&keys());
+            [header().encode(&keys()), plain_header().encode(&plain), running, thin]
                 .into_iter()
                 .map(|copy| {
                     let mut start = vec![0; HeaderCopies::SPAN];
@@ -85,6 +86,21 @@ fn fuzz_targets_over_the_structures_of_golden_volumes() {
     }
 }
 
+/// Where all values of each byte are tried.
+fn fields(target: &str, seed: &[u8]) -> std::ops::Range<usize> {
+    let place = |wanted: &str| {
+        let field =
+            super::super::header::FIELDS.iter().find(|(_, _, name)| *name == wanted).expect("a field");
+        (field.0, field.0 + field.1)
+    };
+    let is_proved =
+        |copies: HeaderCopies| copies.candidates()[0].claims().base.is_some_and(|base| base.is_proved());
+    if target == "header" && HeaderCopies::parse(seed).is_ok_and(is_proved) {
+        return place("base present").0..place("base path length").1;
+    }
+    0..seed.len().min(160)
+}
+
 #[test]
 fn fuzz_targets_over_corpus_and_mutations() {
     let mut rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[7; 32]);
@@ -100,8 +116,8 @@ fn fuzz_targets_over_corpus_and_mutations() {
                 mutate(&mut bytes, &mut rng);
                 target(&bytes);
             }
-            // The first bytes hold most of the fields: all values of each.
-            for at in 0..seed.len().min(160) {
+            // The first bytes hold most of the fields, of a thin volume's header those of its base: all values of each.
+            for at in fields(name, &seed) {
                 for value in 0..=255 {
                     let mut bytes = seed.clone();
                     bytes[at] = value;
@@ -119,4 +135,51 @@ proptest! {
             target(&bytes);
         }
     }
+}
+
+/// What a program of the fuzzer is but for its name.
+fn program(name: &str) -> String {
+    format!(
+        "//! See `evsfs::format::fuzz::{name}`.\n#![no_main]\n\nlibfuzzer_sys::fuzz_target!(|data: &[u8]| evsfs::format::fuzz::{name}(data));\n"
+    )
+}
+
+/// The fuzzer's programs are these functions, and a whole volume; the script runs each of them.
+#[test]
+fn the_fuzzer_has_a_program_for_each_target() {
+    let fuzz = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let manifest = std::fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let programs: Vec<&str> = manifest
+        .split("[[bin]]")
+        .skip(1)
+        .map(|program| {
+            let field = |name: &str| {
+                let line = program.lines().find_map(|line| line.strip_prefix(name)).expect("its field");
+                line.trim_start_matches(" = ").trim_matches('"')
+            };
+            assert_eq!(field("path"), format!("fuzz_targets/{}.rs", field("name")));
+            field("name")
+        })
+        .collect();
+    let mut wanted: Vec<&str> = fuzz::TARGETS.iter().map(|(name, _)| *name).collect();
+    wanted.push("volume");
+    let sorted = |names: &[&str]| {
+        let mut names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(sorted(&programs), sorted(&wanted));
+    let listed = std::process::Command::new(fuzz.join("run.sh")).arg("list").output().unwrap();
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), programs);
+    for (name, _) in fuzz::TARGETS {
+        let written =
+            std::fs::read_to_string(fuzz.join("fuzz_targets").join(name).with_extension("rs")).unwrap();
+        assert_eq!(written, program(name));
+    }
+    assert_eq!(
+        std::fs::read_dir(fuzz.join("fuzz_targets")).unwrap().count(),
+        wanted.len(),
+        "a program without an entry"
+    );
 }

@@ -6,18 +6,28 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backing::FileBacking;
-use crate::crypto::{Backend, Dek, SeededEntropy, Suite, VolumeKeys};
+use super::contents::Contents;
+use crate::backing::sim::{Image, SimBacking};
+use crate::backing::{Backing, FileBacking};
+use crate::crypto::{Backend, Dek, Keyring, SeededEntropy, Suite, VolumeKeys};
 use crate::engine::{Anchor, BLOCK, BaseImage, CreateParams, OpenOptions, Step, Volume};
-use crate::format::{BaseReference, BaseState, Header, HeaderCopies, Text, VolumeKind, WrappedDekField};
+use crate::format::layout::REGION_SLOTS;
+use crate::format::{
+    BaseReference, BaseState, EPOCH_PAGE_SALTS, Entry, Header, HeaderCopies, MapPage, Text, VolumeKind,
+    WrappedDekField,
+};
 
 const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// The wrapped form of the data key that a re-encryption goes to.
+pub(super) const NEXT: u8 = 253;
 
 /// What came out.
 pub(super) struct Built {
     pub(super) file: Vec<u8>,
-    pub(super) contents: Vec<u8>,
-    pub(super) snapshots: Vec<(Uuid, Vec<u8>)>,
+    pub(super) contents: Contents,
+    pub(super) snapshots: Vec<(Uuid, Contents)>,
     pub(super) anchor: Anchor,
 }
 
@@ -25,7 +35,7 @@ pub(super) struct Built {
 pub(super) type Make = fn(&Path) -> Built;
 
 /// All of them. A thin one lies beside its base.
-pub(super) const VOLUMES: [(&str, Make); 15] = [
+pub(super) const VOLUMES: [(&str, Make); 21] = [
     ("plain", |path| used(path, Suite::Plain)),
     ("plain-log", |path| with_log(path, Suite::Plain)),
     ("plain-snapshots", |path| with_snapshots(path, Suite::Plain)),
@@ -41,6 +51,12 @@ pub(super) const VOLUMES: [(&str, Make); 15] = [
     ("flattening", flattening),
     ("thin-proven", thin_proven),
     ("thin-over-plain", thin_over_plain),
+    ("reencrypting", reencrypting),
+    ("reencrypted", reencrypted),
+    ("lost", lost),
+    ("many-epochs", many_epochs),
+    ("four-levels", four_levels),
+    ("second-region", second_region),
 ];
 
 /// The fake key service: a wrapped key of bytes `n` is a key of bytes `n`.
@@ -48,22 +64,36 @@ pub(super) fn dek_of(wrapped: &[u8]) -> [u8; 32] {
     [wrapped[0]; 32]
 }
 
-fn keys_of(header: &crate::format::UnverifiedHeader) -> VolumeKeys {
+fn dek(wrapped: &WrappedDekField) -> Dek {
+    Dek::new(&dek_of(wrapped.as_bytes()))
+}
+
+/// The keys of a header, of which the first proves it; of a re-encryption both.
+fn keys_of(header: &crate::format::UnverifiedHeader) -> (Header, Keyring) {
     let claims = header.claims();
-    match claims.suite {
+    let of = |wrapped| VolumeKeys::new(dek(wrapped), claims.uuid, Backend::AwsLc);
+    let first = match claims.suite {
         Suite::Plain => VolumeKeys::plain(claims.uuid, Backend::AwsLc),
-        Suite::Aes256Gcm => {
-            VolumeKeys::new(Dek::new(&dek_of(claims.wrapped_dek.as_bytes())), claims.uuid, Backend::AwsLc)
-        }
-    }
+        Suite::Aes256Gcm => of(&claims.wrapped_dek),
+    };
+    let Some(next) = &claims.next else { return (header.verify(&first).unwrap(), first.into()) };
+    let newer = of(&next.wrapped_dek);
+    let proved = header.verify_with(&first, Some(&newer)).unwrap();
+    (proved, Keyring::from(first).switched(newer, next.switch))
 }
 
 fn attach(path: &Path, entropy: &Arc<SeededEntropy>, options: OpenOptions) -> Volume {
-    let backing = FileBacking::open(path).unwrap();
+    attach_on(Arc::new(FileBacking::open(path).unwrap()), entropy, options)
+}
+
+fn attach_on(
+    backing: Arc<impl Backing + 'static>,
+    entropy: &Arc<SeededEntropy>,
+    options: OpenOptions,
+) -> Volume {
     let copies: HeaderCopies = crate::unlock::read_header(&backing).unwrap();
-    let keys = keys_of(&copies.candidates()[0]);
-    let header = copies.verify(&keys).unwrap();
-    Volume::open(Arc::new(backing), header, keys, options, Arc::clone(entropy) as _).unwrap()
+    let (header, keys) = keys_of(&copies.candidates()[0]);
+    Volume::open(backing, header, keys, options, Arc::clone(entropy) as _).unwrap()
 }
 
 /// Changes a volume that was made before.
@@ -78,8 +108,8 @@ struct Maker<'a> {
     path: &'a Path,
     entropy: Arc<SeededEntropy>,
     base: Option<Arc<dyn BaseImage>>,
-    contents: Vec<u8>,
-    snapshots: Vec<(Uuid, Vec<u8>)>,
+    contents: Contents,
+    snapshots: Vec<(Uuid, Contents)>,
     /// Tells the contents of one write from those of another.
     turn: u8,
 }
@@ -95,7 +125,7 @@ impl<'a> Maker<'a> {
         suite: Suite,
         size: u64,
         ring_pages: u64,
-        base: Option<(Arc<dyn BaseImage>, BaseReference, Vec<u8>)>,
+        base: Option<(Arc<dyn BaseImage>, BaseReference, Contents)>,
     ) -> Self {
         let name = path.file_stem().unwrap().to_str().unwrap();
         let seed = name.bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
@@ -122,39 +152,37 @@ impl<'a> Maker<'a> {
         let backing = FileBacking::create(path).unwrap();
         let keys = match suite {
             Suite::Plain => VolumeKeys::plain(header.uuid, Backend::AwsLc),
-            Suite::Aes256Gcm => {
-                let dek = Dek::new(&dek_of(header.wrapped_dek.as_bytes()));
-                VolumeKeys::new(dek, header.uuid, Backend::AwsLc)
-            }
+            Suite::Aes256Gcm => VolumeKeys::new(dek(&header.wrapped_dek), header.uuid, Backend::AwsLc),
         };
         Volume::create(&backing, &header, &CreateParams { size }, &keys, &*entropy).unwrap();
-        let mut contents = vec![0; usize::try_from(size).unwrap()];
-        let base = base.map(|(base, _, bytes)| {
-            contents[..bytes.len()].copy_from_slice(&bytes);
+        let mut contents = Contents::new(size);
+        let base = base.map(|(base, _, behind)| {
+            contents = behind;
+            contents.grow(size);
             base
         });
         Self { path, entropy, base, contents, snapshots: Vec::new(), turn: 0 }
     }
 
-    fn attach(&self) -> Volume {
+    fn options(&self) -> OpenOptions {
         let base = self.base.clone();
-        let options =
-            OpenOptions { background: false, seals_per_epoch: 1024, base, ..OpenOptions::default() };
-        attach(self.path, &self.entropy, options)
+        OpenOptions { background: false, seals_per_epoch: 1024, base, ..OpenOptions::default() }
+    }
+
+    fn attach(&self) -> Volume {
+        attach(self.path, &self.entropy, self.options())
     }
 
     fn write(&mut self, volume: &Volume, offset: u64, length: usize) {
-        self.turn += 1;
-        let at = usize::try_from(offset).unwrap();
-        for (place, byte) in self.contents[at..at + length].iter_mut().enumerate() {
-            *byte = u8::try_from(place / 512 % 200).unwrap() ^ self.turn;
-        }
-        volume.write(offset, &self.contents[at..at + length]).unwrap();
+        self.turn = self.turn.wrapping_add(1);
+        let bytes: Vec<u8> =
+            (0..length).map(|place| u8::try_from(place / 512 % 200).unwrap() ^ self.turn).collect();
+        self.contents.put(offset, &bytes);
+        volume.write(offset, &bytes).unwrap();
     }
 
     fn discard(&mut self, volume: &Volume, offset: u64, length: u64) {
-        let at = usize::try_from(offset).unwrap();
-        self.contents[at..at + usize::try_from(length).unwrap()].fill(0);
+        self.contents.zero(offset, length);
         volume.discard(offset, length).unwrap();
     }
 
@@ -264,11 +292,11 @@ fn extended(path: &Path) -> Built {
     maker.write(&volume, MIB / 2 - 100, 100);
     maker.snapshot(&volume, 1);
     volume.extend(4 * MIB).unwrap();
-    maker.contents.resize(usize::try_from(4 * MIB).unwrap(), 0);
+    maker.contents.grow(4 * MIB);
     maker.write(&volume, MIB / 2 - 50, 100);
     // Another level of the map.
     volume.extend(96 * MIB).unwrap();
-    maker.contents.resize(usize::try_from(96 * MIB).unwrap(), 0);
+    maker.contents.grow(96 * MIB);
     maker.write(&volume, 96 * MIB - 4096, 4096);
     let anchor = volume.close().unwrap();
     maker.end(anchor)
@@ -309,8 +337,7 @@ fn over_base<'a>(path: &'a Path, base: &str, name: Name) -> (Maker<'a>, Volume) 
     let entropy = Arc::new(SeededEntropy::new(5));
     let options = OpenOptions { background: false, read_only: true, ..OpenOptions::default() };
     let base = attach(&base_path, &entropy, options);
-    let mut behind = vec![0; usize::try_from(base.size()).unwrap()];
-    base.read(0, &mut behind).unwrap();
+    let behind = Contents::of(base.size(), |at, buf| base.read(at, buf));
     let reference = name(&base, named);
     let base = Some((Arc::new(base) as _, reference, behind));
     let mut maker = Maker::over(path, Suite::Aes256Gcm, 8 * MIB, 64, base);
@@ -363,5 +390,127 @@ fn flattening(path: &Path) -> Built {
     volume.flush().unwrap();
     let anchor = volume.anchor();
     drop(volume);
+    maker.end(anchor)
+}
+
+fn start_reencryption(volume: &Volume) {
+    let wrapped = WrappedDekField::new(vec![NEXT; 60]).unwrap();
+    let newer = VolumeKeys::new(dek(&wrapped), volume.header().uuid, Backend::AwsLc);
+    volume.start_reencryption(newer, wrapped, 8 * MIB).unwrap();
+}
+
+/// A re-encryption that has come a part of the way: what is before its cursor is under the newer key, a snapshot too.
+fn begin_reencryption(path: &Path) -> (Maker<'_>, Volume) {
+    let mut maker = Maker::new(path, Suite::Aes256Gcm, 4 * MIB, 32);
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    maker.write(&volume, MIB, 4096);
+    maker.snapshot(&volume, 1);
+    maker.write(&volume, 2 * BLOCK, 4096);
+    start_reencryption(&volume);
+    volume.task_step(1).unwrap();
+    let status = volume.reencryption().expect("it runs");
+    assert!(status.phase == "blocks" && (1..4 * MIB).contains(&status.position), "{status:?}");
+    (maker, volume)
+}
+
+/// The process died amid a re-encryption, and another one after it: two data keys, and groups of two epochs of the newer in the log.
+fn reencrypting(path: &Path) -> Built {
+    let (mut maker, volume) = begin_reencryption(path);
+    maker.write(&volume, 3 * MIB, 4096);
+    volume.flush().unwrap();
+    drop(volume);
+    let volume = maker.attach();
+    maker.write(&volume, 5 * BLOCK + 5, 100);
+    volume.flush().unwrap();
+    let anchor = volume.anchor();
+    drop(volume);
+    maker.end(anchor)
+}
+
+/// One that is done: of the older key nothing is left. Used since.
+fn reencrypted(path: &Path) -> Built {
+    let (mut maker, volume) = begin_reencryption(path);
+    while volume.task_step(100).unwrap() != Step::Finished {}
+    maker.write(&volume, 3 * MIB, 4096);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// A page of the map was damaged, and then something was written under it: the other blocks below it are lost.
+fn lost(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Plain, 4 * MIB, 64);
+    let volume = maker.attach();
+    maker.use_it(&volume);
+    maker.write(&volume, MIB, 5 * 4096);
+    volume.close().unwrap();
+    let mut file = fs::read(path).unwrap();
+    let first = MIB / BLOCK % 128;
+    let is_its_leaf = |slot: &[u8; 4096]| {
+        let entries = |page: MapPage| page.entries().iter().map(Entry::is_data).collect::<Vec<_>>();
+        MapPage::decode(slot, true).is_ok_and(|page| {
+            entries(page).iter().zip(0..).all(|(data, block)| *data == (first..first + 5).contains(&block))
+        })
+    };
+    let slots = file.as_chunks_mut::<4096>().0.iter_mut();
+    let leaf = slots.filter(|slot| is_its_leaf(slot)).collect::<Vec<_>>().pop().expect("its leaf");
+    leaf[4000] ^= 1;
+    fs::write(path, file).unwrap();
+    let volume = maker.attach();
+    maker.contents.lose(MIB, 128 * BLOCK);
+    maker.write(&volume, MIB + 3 * BLOCK, 4096);
+    volume.checkpoint().unwrap();
+    maker.discard(&volume, MIB + 100 * BLOCK, 2 * BLOCK);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// Attached so often that the salts fill more than a page. In memory: on a disk it would be a thousand barriers.
+fn many_epochs(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Plain, 4 * MIB, 64);
+    let memory = SimBacking::from_image(Image::from_bytes(&fs::read(path).unwrap()));
+    let attaches = u64::try_from(EPOCH_PAGE_SALTS).unwrap() + 8;
+    for number in 0..attaches {
+        let volume = attach_on(Arc::new(memory.clone()), &maker.entropy, maker.options());
+        maker.write(&volume, number % 20 * BLOCK, 4096);
+        volume.flush().unwrap();
+    }
+    let volume = attach_on(Arc::new(memory.clone()), &maker.entropy, maker.options());
+    let anchor = volume.close().unwrap();
+    fs::write(path, memory.image().to_bytes()).unwrap();
+    maker.end(anchor)
+}
+
+/// A map of four levels, with a snapshot of when it had two.
+fn four_levels(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Aes256Gcm, 4 * MIB, 64);
+    let volume = maker.attach();
+    maker.write(&volume, 4 * MIB - 100, 100);
+    maker.snapshot(&volume, 1);
+    let size = 8 * GIB + 4 * MIB;
+    volume.extend(size).unwrap();
+    maker.contents.grow(size);
+    for offset in [2 * BLOCK, 64 * MIB - 50, 4 * GIB + MIB, 8 * GIB - 100, size - BLOCK] {
+        maker.write(&volume, offset, 200);
+    }
+    maker.discard(&volume, 5 * GIB, GIB);
+    let anchor = volume.close().unwrap();
+    maker.end(anchor)
+}
+
+/// A file that reaches into a second allocation region. What filled the first is discarded, and a re-encryption has wiped what was left of it.
+fn second_region(path: &Path) -> Built {
+    let mut maker = Maker::new(path, Suite::Aes256Gcm, 160 * MIB, 64);
+    let volume = maker.attach();
+    for part in 0..132 {
+        maker.write(&volume, part * MIB, 1 << 20);
+    }
+    maker.write(&volume, 150 * MIB, 2 * 4096);
+    maker.discard(&volume, 0, 140 * MIB);
+    start_reencryption(&volume);
+    while volume.task_step(10_000).unwrap() != Step::Finished {}
+    assert!(volume.stats().file_slots > REGION_SLOTS);
+    maker.write(&volume, 155 * MIB, 4096);
+    let anchor = volume.close().unwrap();
     maker.end(anchor)
 }

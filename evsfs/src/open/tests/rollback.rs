@@ -84,10 +84,12 @@ fn f3_a_rollback_that_the_key_service_does_not_accept_leaves_the_file_as_it_was(
     let before = std::fs::read(&old).unwrap();
 
     let ahead = json!({"generation": 1000, "chain_mac": "00".repeat(32)});
+    let other = place.path("other");
+    std::fs::copy(&old, &other).unwrap();
     let refusing = Scripted::new(move |path, body| {
         if path.ends_with("/accept-rollback") {
-            // It takes its time: enough for a thread to write meanwhile.
-            std::thread::sleep(std::time::Duration::from_millis(300));
+            // It takes its time: as long as the threads of another one need for what these would do meanwhile.
+            has_freed(&other);
             return (403, json!({"error": {"error_code": "KMS.0307", "error_msg": "not yours"}}));
         }
         let anchors = HashMap::from([(Uuid::from_u128(DISK), ahead.clone())]);
@@ -99,6 +101,19 @@ fn f3_a_rollback_that_the_key_service_does_not_accept_leaves_the_file_as_it_was(
     assert!(refused.to_string().contains("not yours"), "{refused}");
     drop(file);
     assert!(std::fs::read(&old).unwrap() == before);
+}
+
+/// Opens a volume as a mount does, until what waits to be freed is.
+fn has_freed(path: &Path) {
+    let anchors = Arc::new(Mutex::new(Book::default()));
+    let service = Scripted::new(move |path, body| (200, anchors.lock().answer(path, body)));
+    let access = Access { background: true, ..Access::writing() };
+    let volume = open(&LockedFile::open(path, false).unwrap(), &service.service(), &access).unwrap().volume;
+    let begun = std::time::Instant::now();
+    while volume.stats().trash {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(30), "nothing is freed");
+        std::thread::yield_now();
+    }
 }
 
 /// A file that is as new as its anchor is no rollback, whatever the operator says: nothing is accepted, and nothing moves.
