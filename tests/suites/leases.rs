@@ -150,6 +150,7 @@ fn f12_copies_and_other_hosts_are_refused_and_a_restart_waits_for_nothing() {
             ecs.evsfs(&["rekey".as_ref(), copy.as_os_str()]),
             ecs.evsfs(&["rekey".as_ref(), copy.as_os_str(), "--new-data-key".as_ref()]),
             ecs.evsfs(&["snapshot".as_ref(), copy.as_os_str(), "s".as_ref()]),
+            ecs.evsfs(&["erase".as_ref(), copy.as_os_str()]),
             other.mount(ecs, &copy),
         ] {
             let error = outcome.error(3).naming(&facts);
@@ -186,7 +187,7 @@ fn f12_copies_and_other_hosts_are_refused_and_a_restart_waits_for_nothing() {
         let of = |record: &&Value| record["operation"] == "take-lease" && record["outcome"] == outcome;
         records.as_array().unwrap().iter().filter(of).count()
     };
-    assert_eq!((told("ok"), told("KMSD.0013")), (7, 40), "{records}");
+    assert_eq!((told("ok"), told("KMSD.0013")), (7, 47), "{records}");
 }
 
 /// F12: after a crash of its host a volume can be attached on another when the lease has ended, and not before. A host that was started anew waits for
