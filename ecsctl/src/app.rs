@@ -3,7 +3,7 @@
 use crate::{
     catalog::{Catalog, disks, servers},
     config::Installation,
-    engine::Settled,
+    engine::{Settled, Warning},
     error::Error,
     keys::{KeyError, KeyService},
     machines::MachineTool,
@@ -38,6 +38,8 @@ pub(crate) struct App {
     pub(crate) settled: Vec<Settled>,
     /// Servers whose machine was found to have ended.
     pub(crate) ended: Vec<String>,
+    /// What could not be done beside what was asked.
+    pub(crate) warnings: Vec<Warning>,
     /// Is told of each step before it is taken.
     pub(crate) observe: Option<Box<dyn FnMut(Step)>>,
 }

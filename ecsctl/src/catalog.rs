@@ -9,8 +9,8 @@ pub(crate) mod servers;
 pub(crate) mod snapshots;
 
 use std::{
-    fs::File,
-    os::unix::fs::OpenOptionsExt,
+    fs::{self, File, Permissions},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -80,6 +80,30 @@ impl From<rusqlite::Error> for CatalogError {
     }
 }
 
+/// Takes from others what an older ecsctl gave them: only the owner of a file can.
+fn narrow(catalogue: &Path) -> Result<(), CatalogError> {
+    for beside in ["", "-wal", "-shm"] {
+        let mut path = catalogue.as_os_str().to_owned();
+        path.push(beside);
+        let path = PathBuf::from(path);
+        let narrowed = fs::metadata(&path).and_then(|found| {
+            let is_ours = found.uid() == rustix::process::geteuid().as_raw();
+            if is_ours && found.mode() & 0o077 != 0 {
+                fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            }
+            Ok(())
+        });
+        match narrowed {
+            // SQLite takes them away when the last one is done.
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(CatalogError::Open { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 impl From<rusqlite::Error> for Error {
     fn from(source: rusqlite::Error) -> Self {
         Self::Catalog(source.into())
@@ -96,6 +120,7 @@ impl Catalog {
         // For its owner only, whatever the mode of the directory; what SQLite puts beside it gets the same mode.
         let made = File::options().append(true).create(true).mode(0o600).open(path);
         made.map_err(|source| CatalogError::Open { path: path.to_owned(), source })?;
+        narrow(path)?;
         let mut connection = Connection::open(path).map_err(at)?;
         connection.busy_timeout(BUSY).map_err(at)?;
         if schema::version(&connection).map_err(at)? != schema::VERSION {

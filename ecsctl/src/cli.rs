@@ -25,7 +25,7 @@ Examples:
     ecsctl server recover --all
 
 Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused by a rule, a state or a key, 4 kmsd or its token
-cannot be reached, 5 a volume or an image is damaged, 6 nothing is called that.";
+cannot be reached, 5 a volume or an image is damaged, 6 nothing is called that, 7 what was cut short is not settled.";
 
 /// Keys, disks and servers with the semantics of a cloud, on this machine.
 ///

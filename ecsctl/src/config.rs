@@ -67,6 +67,18 @@ pub(crate) struct MachineSettings {
     pub(crate) acceleration: Acceleration,
 }
 
+/// The longest path of a socket, bytes (unix(7): `sun_path` has 108, one of them for the end).
+pub(crate) const SOCKET_PATH_BYTES: usize = 107;
+
+/// The longest home whose sockets can all be bound, bytes: the longest is that of a view that is copied from, `run/<id>.source.sock`.
+pub(crate) const HOME_BYTES: usize =
+    SOCKET_PATH_BYTES - "/run/".len() - uuid::fmt::Hyphenated::LENGTH - ".source.sock".len();
+
+/// Whether nobody can bind a socket there.
+pub(crate) fn is_too_long(socket: &Path) -> bool {
+    socket.as_os_str().len() > SOCKET_PATH_BYTES
+}
+
 /// What is wrong with the configuration.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {

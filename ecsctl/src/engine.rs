@@ -58,6 +58,15 @@ pub(crate) struct Settled {
     pub(crate) direction: Direction,
 }
 
+/// What a command could not do beside what was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Warning {
+    /// What, and why.
+    pub(crate) message: String,
+    /// What to do about it.
+    pub(crate) hint: String,
+}
+
 /// The facts that one step learns and a later one records.
 #[derive(Debug, Default)]
 struct Facts {
@@ -80,6 +89,14 @@ impl Facts {
 }
 
 impl App {
+    /// Has the user told of it at the end of the command, once.
+    fn warn(&mut self, message: String, hint: String) {
+        let warning = Warning { message, hint };
+        if !self.warnings.contains(&warning) {
+            self.warnings.push(warning);
+        }
+    }
+
     /// Takes the claim on a disk and settles what a dead process left on it.
     ///
     /// # Errors
@@ -169,7 +186,11 @@ impl App {
             Err(error @ (Error::Catalog(_) | Error::Claim { .. })) => Err(error),
             // What is left of it may not be in the way; if it is, what was asked fails for that.
             Err(error) => {
-                tracing::warn!(volume = %id, %error, "a copy that was cut short cannot be undone");
+                let name = disks::by_id(self.catalog.read(), id)?.map_or(given, |disk| disk.name);
+                self.warn(
+                    format!("{kind} {name} was cut short and cannot be undone: {error}"),
+                    format!("{}; then: ecsctl status", error.report().hint),
+                );
                 Ok(())
             }
         }
@@ -384,7 +405,11 @@ impl App {
                 let steps = if untouched { operation.undo_untouched_steps() } else { operation.undo_steps() };
                 if let Err(error) = self.take(claimed, operation, steps, &mut facts) {
                     // Still recorded: the next command tries again.
-                    tracing::warn!(disk = %claimed.disk.name, %error, "cannot undo; `ecsctl status` will try again");
+                    let (kind, name) = (claimed.disk.kind, &claimed.disk.name);
+                    self.warn(
+                        format!("{kind} {name} cannot be brought back to what it was: {error}"),
+                        format!("{}; then: ecsctl status", error.report().hint),
+                    );
                 }
             }
             Some(Direction::Finish) | None => {}

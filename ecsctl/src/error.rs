@@ -538,6 +538,12 @@ pub(crate) enum Error {
     /// The user said no.
     #[error("nothing was done")]
     Declined,
+    /// What was cut short can neither be finished nor undone as yet; each was told already.
+    #[error("cut short, and not settled: {}", what.join(", "))]
+    Unsettled {
+        /// The names of disks, images, backups and servers.
+        what: Vec<String>,
+    },
     /// Some disks did not come back (S3); each was told already.
     #[error("{} of {} did not come back: {}", failed.len(), counted(*of, "disk"), failed.join(", "))]
     NotRecovered {

@@ -38,6 +38,7 @@ use crate::{
     catalog::Catalog,
     cli::{Cli, Command},
     config::Installation,
+    engine::Warning,
     error::{Error, Exit},
     keys::kmsd::Kmsd,
     machines::qemu::Qemu,
@@ -53,17 +54,21 @@ pub fn run(arguments: &[OsString]) -> ExitCode {
         Err(error) => return command_line(arguments, &error),
     };
     let out = Output { format: cli.global.format(), quiet: cli.global.quiet };
-    match execute(cli, out) {
-        Ok(()) => ExitCode::SUCCESS,
+    let mut warnings = Vec::new();
+    match execute(cli, out, &mut warnings) {
+        Ok(()) => {
+            out.warnings(&warnings);
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             let report = error.report();
-            out.error(&error, &report);
+            out.error(&error, &report, &warnings);
             ExitCode::from(report.exit as u8)
         }
     }
 }
 
-fn execute(cli: Cli, out: Output) -> Result<(), Error> {
+fn execute(cli: Cli, out: Output, warnings: &mut Vec<Warning>) -> Result<(), Error> {
     let command = match cli.command {
         // Needs no installation.
         Command::Completions(command) => return command.run(out),
@@ -99,9 +104,12 @@ fn execute(cli: Cli, out: Output) -> Result<(), Error> {
         out,
         settled: Vec::new(),
         ended: Vec::new(),
+        warnings: Vec::new(),
         observe: None,
     };
-    commands::run(command, &mut app, cli.global.yes)
+    let done = commands::run(command, &mut app, cli.global.yes);
+    warnings.append(&mut app.warnings);
+    done
 }
 
 /// A path from the environment; an empty variable is none.
@@ -127,7 +135,7 @@ fn command_line(arguments: &[OsString], error: &clap::Error) -> ExitCode {
             split(&error.render().to_string())
         };
         let hint = hint.unwrap_or_else(|| "ecsctl --help".to_owned());
-        Output { format: Format::Json, quiet: false }.failure("usage", &message, &hint, None);
+        Output { format: Format::Json, quiet: false }.failure("usage", &message, &hint, Vec::new());
     } else {
         let _ = error.print();
     }

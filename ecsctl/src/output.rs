@@ -8,7 +8,10 @@ use std::io::{self, IsTerminal, Write};
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Report};
+use crate::{
+    engine::Warning,
+    error::{Error, Report},
+};
 
 /// The form of results and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -117,17 +120,45 @@ impl Output {
         }
     }
 
-    /// An error on stderr.
-    pub(crate) fn error(self, error: &Error, report: &Report) {
-        self.failure(report.code, &error.to_string(), &report.hint, error.details());
+    /// An error on stderr, with what else the command could not do.
+    pub(crate) fn error(self, error: &Error, report: &Report, warnings: &[Warning]) {
+        let mut details: Vec<(&str, Value)> = error.details().into_iter().collect();
+        if self.format == Format::Json {
+            if !warnings.is_empty() {
+                details.push(("warnings", listed(warnings)));
+            }
+        } else {
+            self.warnings(warnings);
+        }
+        self.failure(report.code, &error.to_string(), &report.hint, details);
     }
 
-    /// The same from its parts.
-    pub(crate) fn failure(self, code: &str, message: &str, hint: &str, details: Option<(&str, Value)>) {
+    /// What a command that is done could not do beside it, on stderr. It is told also when only IDs are wanted: nobody else tells it.
+    pub(crate) fn warnings(self, warnings: &[Warning]) {
+        if warnings.is_empty() {
+            return;
+        }
+        let text = match self.format {
+            Format::Json => {
+                visible::json(&format!("{}\n", json!({ "warnings": listed(warnings) }))).into_owned()
+            }
+            Format::Table => {
+                let told = |Warning { message, hint }: &Warning| {
+                    format!("warning: {}\n  hint: {}\n", visible::line(message), visible::line(hint))
+                };
+                warnings.iter().map(told).collect()
+            }
+        };
+        // Nobody is left to be told of a failure here.
+        let _ = io::stderr().lock().write_all(text.as_bytes());
+    }
+
+    /// An error from its parts.
+    pub(crate) fn failure(self, code: &str, message: &str, hint: &str, details: Vec<(&str, Value)>) {
         let text = match self.format {
             Format::Json => {
                 let mut body = json!({ "error": { "code": code, "message": message, "hint": hint } });
-                if let Some((name, value)) = details {
+                for (name, value) in details {
                     body["error"][name] = value;
                 }
                 visible::json(&format!("{body}\n")).into_owned()
@@ -146,6 +177,11 @@ impl Output {
             let _ = writeln!(io::stderr().lock(), "{}", visible::lines(text));
         }
     }
+}
+
+/// Warnings for programs.
+fn listed(warnings: &[Warning]) -> Value {
+    warnings.iter().map(|Warning { message, hint }| json!({ "message": message, "hint": hint })).collect()
 }
 
 /// Asks before something is destroyed.

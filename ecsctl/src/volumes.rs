@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::Claim,
+    config::SOCKET_PATH_BYTES,
     model::{disk::Serving, snapshot::Snapshot, time},
     output::progress::Progress,
     volumes::holders::Holder,
@@ -227,6 +228,12 @@ pub(crate) enum ToolError {
         /// evsfs's words.
         message: String,
     },
+    /// Its control socket could not be bound.
+    #[error("its control socket would be {}, and no socket has a path of more than {} bytes", path.display(), SOCKET_PATH_BYTES)]
+    LongSocket {
+        /// The socket.
+        path: PathBuf,
+    },
     /// It ran, and failed.
     #[error("{message}")]
     Failed {
@@ -271,7 +278,7 @@ impl ToolError {
     /// Whether what was asked was refused, or never begun: the volume is as it was.
     pub(crate) fn is_untouched(&self) -> bool {
         match self {
-            Self::Spawn { .. } | Self::Busy { .. } => true,
+            Self::Spawn { .. } | Self::Busy { .. } | Self::LongSocket { .. } => true,
             Self::Failed { class, .. } => *class == Failure::Refused,
             Self::Contract { .. } | Self::MountTable { .. } | Self::Clear { .. } => false,
         }

@@ -100,7 +100,7 @@ fn a1_a2_servers_are_scaled_out_encrypted_like_their_source_or_not_at_all() {
 fn s1_a_server_takes_only_what_was_made_with_it() {
     let ecs = Installation::new();
     let ok = |line: &str| drop(ecs.ecsctl(line).ok());
-    let lists = || (ecs.ecsctl("disk list").json(), ecs.ecsctl("server list").json());
+    let lists = || ["disk list", "server list", "as-group list"].map(|line| ecs.ecsctl(line).json());
     let original = ecs.dir().join("original.raw");
     fs::write(&original, vec![7; 1 << 20]).expect("it can be written");
     ok(&format!("image create i --from-file {} --encrypted", original.display()));
@@ -122,6 +122,14 @@ fn s1_a_server_takes_only_what_was_made_with_it() {
         assert_eq!(lists(), before, "{line} was refused");
     }
     ok("snapshot delete sn --yes");
+    // The last one to go counts before the first one has gone.
+    ok("snapshot create sn1 --disk g-1-system");
+    let before = lists();
+    for line in ["as-group scale g --desired 0 --yes", "as-group delete g --yes"] {
+        ecs.ecsctl(line).error(3).naming(&["g-1-system", "snapshot sn1"]);
+        assert_eq!(lists(), before, "{line} was refused");
+    }
+    ok("snapshot delete sn1 --yes");
     for line in ["as-group scale g --desired 1", "as-group delete g", "server delete g-2"] {
         let asked = ecs.ecsctl(line).error(2);
         asked.naming(&["everything on g-2-data1, g-2-system, after detaching precious"]);

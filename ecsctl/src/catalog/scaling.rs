@@ -4,11 +4,12 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use uuid::Uuid;
 
 use crate::{
-    catalog::{CatalogError, parse_id, resolve},
+    catalog::{CatalogError, parse_id, resolve, servers},
     error::Error,
     model::{
         Noun,
         scaling::{Config, Event, Group, Template},
+        server::Server,
     },
 };
 
@@ -125,15 +126,30 @@ pub(crate) fn groups(connection: &Connection) -> Result<Vec<Group>, Error> {
     rows.map(|row| row?).collect()
 }
 
-/// The names of a group's servers, shortest first, so that `g-10` follows `g-9`.
+/// The names of a group's servers, shortest first, so that `g-10` follows `g-9`. What is half made, or half deleted, is none of them.
 ///
 /// # Errors
 /// Those of the catalogue.
 pub(crate) fn members(connection: &Connection, group: Uuid) -> Result<Vec<String>, Error> {
-    let mut statement = connection
-        .prepare_cached("SELECT name FROM servers WHERE group_id = ?1 ORDER BY length(name), name")?;
-    let rows = statement.query_map([group.to_string()], |row| row.get(0))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let members = of_group(connection, group)?.into_iter().filter(|server| server.status.is_whole());
+    Ok(members.map(|server| server.name).collect())
+}
+
+/// The servers of a group that are half made, or half deleted, in the same order.
+///
+/// # Errors
+/// Those of the catalogue.
+pub(crate) fn unfinished(connection: &Connection, group: Uuid) -> Result<Vec<Server>, Error> {
+    let mut servers = of_group(connection, group)?;
+    servers.retain(|server| !server.status.is_whole());
+    Ok(servers)
+}
+
+fn of_group(connection: &Connection, group: Uuid) -> Result<Vec<Server>, Error> {
+    let mut servers = servers::all(connection)?;
+    servers.retain(|server| server.group_id == Some(group));
+    servers.sort_by(|a, b| (a.name.len(), &a.name).cmp(&(b.name.len(), &b.name)));
+    Ok(servers)
 }
 
 /// Records what happened.

@@ -44,6 +44,24 @@ fn nobody_else_reads_the_catalogue_whatever_the_mode_of_its_directory() {
 }
 
 #[test]
+fn a_catalogue_that_others_could_read_is_narrowed_when_its_owner_opens_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("catalog.db");
+    let mut first = Catalog::open(&path).unwrap();
+    first.write(|tx| disks::insert(tx, &disk("data1"))).unwrap();
+    let all = ["catalog.db", "catalog.db-wal", "catalog.db-shm"].map(|name| dir.path().join(name));
+    for path in &all {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    drop(Catalog::open(&path).unwrap());
+    for path in &all {
+        let mode = std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+}
+
+#[test]
 fn a_row_comes_back_as_it_was_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut catalog = Catalog::open(&dir.path().join("catalog.db")).unwrap();

@@ -20,7 +20,9 @@ use crate::{
 #[command(after_help = "\
 Examples:
   ecsctl status
-  ecsctl status --json | jq .kmsd.reachable")]
+  ecsctl status --json | jq .kmsd.reachable
+
+Exit status: 7 when what was cut short can neither be finished nor undone as yet.")]
 pub(crate) struct Status {}
 
 impl Status {
@@ -44,8 +46,7 @@ impl Status {
 
         if app.out.format == Format::Json {
             let counts: BTreeMap<&str, usize> = by_status.iter().map(|(s, n)| (s.as_str(), *n)).collect();
-            return app
-                .out
+            app.out
                 .value(&json!({
                     "home": app.installation.home,
                     "kmsd": {
@@ -60,7 +61,8 @@ impl Status {
                     "settled": settled.iter().map(|(what, how)| json!({"what": what, "how": how})).collect::<Vec<_>>(),
                     "unsettled": troubled.iter().map(|(what, error)| json!({"what": what, "error": error.to_string()})).collect::<Vec<_>>(),
                 }))
-                .map_err(stdout);
+                .map_err(stdout)?;
+            return all_settled(troubled);
         }
         let disks: Vec<String> =
             by_status.iter().map(|(status, n)| format!("{n} {}", status.as_str())).collect();
@@ -81,8 +83,17 @@ impl Status {
         fields.extend(ill.iter().map(|(disk, why)| ("Trouble", format!("disk {disk}: {why}"))));
         fields.extend(settled.iter().map(|(what, how)| ("Settled", format!("{what} {how}"))));
         fields.extend(troubled.iter().map(|(what, error)| ("Unsettled", format!("{what}: {error}"))));
-        app.out.fields(&fields).map_err(stdout)
+        app.out.fields(&fields).map_err(stdout)?;
+        all_settled(troubled)
     }
+}
+
+/// A script sees by the exit status that somebody is needed; what was asked is shown all the same.
+fn all_settled(troubled: BTreeMap<String, Error>) -> Result<(), Error> {
+    if troubled.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Unsettled { what: troubled.into_keys().collect() })
 }
 
 /// What had been cut short, and how it ended.

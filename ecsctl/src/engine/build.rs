@@ -111,7 +111,13 @@ impl App {
         });
         if let Err(error) = made {
             if let Err(left) = self.carry_out(&server, &operation) {
-                tracing::warn!(server = %server.name, error = %left, "cannot undo; delete the server");
+                self.warn(
+                    format!(
+                        "server {} is half made, and what there is of it cannot be removed: {left}",
+                        server.name
+                    ),
+                    format!("{}; then: ecsctl status", left.report().hint),
+                );
             }
             return Err(error);
         }

@@ -203,7 +203,7 @@ impl App {
     }
 
     /// Where a source is mounted that fills the volume `new`: named by the new volume, whose operation cleans it up.
-    fn source_place(&self, new: Uuid, source: &Place) -> Place {
+    pub(super) fn source_place(&self, new: Uuid, source: &Place) -> Place {
         let own = self.installation.place(new);
         let mountpoint = own.mountpoint.with_extension("source");
         Place {

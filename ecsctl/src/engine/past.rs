@@ -171,7 +171,12 @@ impl App {
             Err(error @ ToolError::Failed { class: Failure::Unreachable, .. }) => return Err(failed(error)),
             // A file that cannot be used says so whenever it is opened; that must not keep the disk from being deleted.
             Err(error @ ToolError::Failed { .. }) => {
-                tracing::warn!(disk = %name, %error, "nothing is known of the volume");
+                self.warn(
+                    format!(
+                        "{kind} {name}: the catalogue could not be brought to what its file holds: {error}"
+                    ),
+                    format!("ecsctl {kind} show {name}"),
+                );
                 return Ok(());
             }
             Err(error) => return Err(failed(error)),

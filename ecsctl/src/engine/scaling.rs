@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     model::{
         Noun,
-        scaling::{Config, DiskTemplate, Event, Group, Template, plan},
+        scaling::{Config, DiskTemplate, Event, Group, Template, leaving, plan},
         server::Server,
         size::Size,
     },
@@ -78,11 +78,24 @@ impl App {
         })
     }
 
-    /// Makes or removes servers until the group has as many as it wants. Each step is an event.
+    /// Makes or removes servers until the group has as many as it wants from now on. Each step is an event.
     ///
     /// # Errors
-    /// The first server that could not be made or removed; those before it stay, nothing of it does.
+    /// A server that would go and cannot, or one that was cut short and cannot be cleared away: then nothing was done, and the group wants what it
+    /// wanted. Else the first server that could not be made or removed; those before it stay, nothing of it does.
     pub(crate) fn scale(&mut self, group: &Group, config: &Config) -> Result<Vec<String>, Error> {
+        for server in scaling::unfinished(self.catalog.read(), group.id)? {
+            self.settle_server(server.id, &server.name)?;
+        }
+        for name in leaving(&scaling::members(self.catalog.read(), group.id)?, group.desired) {
+            match self.find_server(&name) {
+                Ok(server) => self.refuse_deletion(&server)?,
+                // Somebody has deleted it meanwhile.
+                Err(Error::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.catalog.write(|tx| scaling::set_desired(tx, group.id, group.desired))?;
         let present = scaling::members(self.catalog.read(), group.id)?;
         let read = self.catalog.read();
         let servers: BTreeSet<String> = servers::all(read)?.into_iter().map(|server| server.name).collect();

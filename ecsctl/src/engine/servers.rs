@@ -100,12 +100,10 @@ pub(super) fn finished(connection: &Connection, id: Uuid, given: &str) -> Result
     let server = servers::by_id(connection, id)?;
     let server =
         server.ok_or_else(|| Error::NotFound { noun: Noun::Server, given: given.to_owned(), near: None })?;
-    match server.status {
-        ServerStatus::Stopped | ServerStatus::Running => Ok(server),
-        status @ (ServerStatus::Building | ServerStatus::Deleting) => {
-            Err(Error::ServerStatus { server: server.name, status, doing: "copied" })
-        }
+    if server.status.is_whole() {
+        return Ok(server);
     }
+    Err(Error::ServerStatus { server: server.name, status: server.status, doing: "copied" })
 }
 
 impl App {
@@ -133,7 +131,7 @@ impl App {
     ///
     /// # Errors
     /// A disk that is busy, or that something depends on: then nothing was done. If a disk becomes so on the way, the server stays, and the
-    /// disks that were detached until then are attached again.
+    /// disks that were detached until then are attached again; once one is destroyed, the server stays half deleted, and the next command goes on.
     pub(crate) fn delete_server(&mut self, given: &str) -> Result<Server, Error> {
         let id = servers::find(self.catalog.read(), given)?;
         self.delete_server_id(id, given)
@@ -152,14 +150,38 @@ impl App {
             // By that it is gone, as was asked.
             return Ok(server);
         };
-        if self.machines.running().contains_key(&id) {
-            return Err(Error::ServerStatus {
-                server: server.name,
-                status: ServerStatus::Running,
-                doing: "deleted",
-            });
+        self.refuse_deletion(&server)?;
+        let now = self.now.clone();
+        let own: Vec<Uuid> = self.catalog.write(|tx| {
+            let goes = fate(tx, &server)?.goes;
+            goes.iter().try_for_each(|disk| admission::refuse_dependants(tx, disk))?;
+            let own: Vec<Uuid> = goes.iter().map(|disk| disk.id).collect();
+            servers::set_status(tx, id, ServerStatus::Deleting)?;
+            operations::begin(tx, Noun::Server, id, &ServerOperation::Delete { own: own.clone() }, &now)?;
+            Ok(own)
+        })?;
+        let mut detached = Vec::new();
+        let Err(failed) = self.remove_server(&server, &own, &mut detached) else { return Ok(server) };
+        if self.are_whole(&own)? {
+            self.catalog.write(|tx| servers::set_status(tx, id, ServerStatus::Stopped))?;
+            self.give_back(&server, &detached);
+            // Who dies before this leaves a deletion that is finished, as any that was cut short.
+            self.catalog.write(|tx| operations::end(tx, id))?;
         }
-        for disk in disks::of_server(self.catalog.read(), id)? {
+        // Else it is still recorded, and the next command goes on: what is left is no server any more.
+        Err(failed)
+    }
+
+    /// Refuses to delete a server whose machine runs, of whose disks one is busy, or that something depends on (S1).
+    ///
+    /// # Errors
+    /// Then nothing was done.
+    pub(super) fn refuse_deletion(&self, server: &Server) -> Result<(), Error> {
+        if self.machines.running().contains_key(&server.id) {
+            let (server, status) = (server.name.clone(), ServerStatus::Running);
+            return Err(Error::ServerStatus { server, status, doing: "deleted" });
+        }
+        for disk in disks::of_server(self.catalog.read(), server.id)? {
             let busy = match self.volumes.holders(&self.installation.place(disk.id)) {
                 Ok(holders) if holders.is_empty() => None,
                 Ok(holders) => Some(ToolError::Busy { holders, message: String::new() }),
@@ -170,20 +192,23 @@ impl App {
                 return Err(Error::Volume { kind, disk: disk.name, doing, source });
             }
         }
-        let now = self.now.clone();
-        let operation = self.catalog.write(|tx| {
-            let goes = fate(tx, &server)?.goes;
-            goes.iter().try_for_each(|disk| admission::refuse_dependants(tx, disk))?;
-            let operation = ServerOperation::Delete { own: goes.iter().map(|disk| disk.id).collect() };
-            servers::set_status(tx, id, ServerStatus::Deleting)?;
-            operations::begin(tx, Noun::Server, id, &operation, &now)?;
-            Ok(operation)
-        })?;
-        self.carry_out(&server, &operation)?;
-        Ok(server)
+        let read = self.catalog.read();
+        fate(read, server)?.goes.iter().try_for_each(|disk| admission::refuse_dependants(read, disk))
     }
 
-    /// Removes a server with the disks that go with it; when that cannot be, the server stays.
+    /// Whether none of these disks is destroyed, nor perhaps.
+    fn are_whole(&self, own: &[Uuid]) -> Result<bool, Error> {
+        for id in own {
+            let status = disks::by_id(self.catalog.read(), *id)?.map(|disk| disk.status);
+            if !matches!(status, Some(DiskStatus::Available | DiskStatus::InUse)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Removes a server that is half made, or half deleted, with the disks that go with it. When that cannot be, it stays as it is, and
+    /// recorded: the next command tries again.
     pub(super) fn carry_out(&mut self, server: &Server, operation: &ServerOperation) -> Result<(), Error> {
         let own = match operation {
             ServerOperation::Create { disks } => disks.as_slice(),
@@ -191,33 +216,30 @@ impl App {
             // A machine that runs is not taken away (see `settle_start`).
             ServerOperation::Start => return Ok(()),
         };
-        let mut detached = Vec::new();
-        let failed = match self.remove_server(server, own, &mut detached) {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        self.catalog.write(|tx| servers::set_status(tx, server.id, ServerStatus::Stopped))?;
-        if matches!(operation, ServerOperation::Delete { .. }) {
-            // Those of its own also when it was a dead process that had detached them.
-            detached.retain(|id| !own.contains(id));
-            self.give_back(server, &[own, &detached].concat());
+        let removed = self.remove_server(server, own, &mut Vec::new());
+        if removed.is_err() && matches!(operation, ServerOperation::Create { .. }) {
+            self.catalog.write(|tx| servers::set_status(tx, server.id, ServerStatus::Building))?;
         }
-        // Who dies before this leaves a deletion that is finished, as any that was cut short.
-        self.catalog.write(|tx| operations::end(tx, server.id))?;
-        Err(failed)
+        removed
     }
 
-    /// Attaches what a deletion that failed had detached, and not destroyed. A disk that cannot come back is detached, and whole.
+    /// Attaches what a deletion that failed had detached. A disk that cannot come back is detached, and whole.
     fn give_back(&mut self, server: &Server, detached: &[Uuid]) {
         for id in detached {
-            let back = self.claim_disk_id(*id, &id.to_string());
+            let Ok(Some(disk)) = disks::by_id(self.catalog.read(), *id) else { continue };
+            let back = self.claim_disk_id(*id, &disk.name);
             let back =
                 back.and_then(|mut disk| self.run(&mut disk, &Operation::Attach { server: server.id }));
             match back {
-                // It is destroyed already, as was asked, or was never detached.
                 Ok(()) | Err(Error::NotFound { .. } | Error::AlreadyAttached { .. }) => {}
                 Err(error) => {
-                    tracing::warn!(server = %server.name, disk = %id, %error, "cannot attach it again");
+                    let (disk, server) = (&disk.name, &server.name);
+                    self.warn(
+                        format!(
+                            "disk {disk} was detached from server {server} and is not attached again: {error}"
+                        ),
+                        format!("{}; then: ecsctl disk attach {disk} {server}", error.report().hint),
+                    );
                 }
             }
         }

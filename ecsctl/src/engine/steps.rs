@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     model::{
         Noun,
-        disk::{Disk, DiskStatus},
+        disk::DiskStatus,
         plan::{Operation, Outcome, Step},
         snapshot::Snapshot,
     },
@@ -176,7 +176,15 @@ impl App {
                 self.volumes.erase(claim, &place.file).map_err(volume)?;
                 // Whoever erased it may have died before that was durable.
                 sync(&place.file)?;
-                self.forget_anchor(disk);
+                let (kept, name, id) = (self.keys.forget_anchor(disk.id), disk.name.clone(), disk.id);
+                if let Err(error) = kept {
+                    // What nobody can open any more needs no anchor. A disk goes also while the key service is away: then a place is
+                    // taken there, and no more.
+                    self.warn(
+                        format!("kmsd keeps the anchor of {name}, volume {id}, which is deleted: {error}"),
+                        "an administrator can remove it: docs/kmsd.md".to_owned(),
+                    );
+                }
                 Ok(())
             }
             Step::Erase => Ok(()),
@@ -188,14 +196,6 @@ impl App {
                 sync(&self.installation.volumes())
             }
             Step::Settle(outcome) => self.settle(claimed, operation, outcome, facts),
-        }
-    }
-
-    /// What nobody can open any more needs no anchor. A disk goes also while the key service is away: then a place is taken there, and no more.
-    fn forget_anchor(&self, disk: &Disk) {
-        if let Err(error) = self.keys.forget_anchor(disk.id) {
-            let volume = disk.id;
-            tracing::warn!(disk = %disk.name, %volume, %error, "kmsd keeps the anchor of the deleted volume; an administrator can remove it (docs/kmsd.md)");
         }
     }
 

@@ -82,6 +82,7 @@ impl World {
             out: Output { format: Format::Json, quiet: false },
             settled: Vec::new(),
             ended: Vec::new(),
+            warnings: Vec::new(),
             observe: None,
         }
     }

@@ -6,7 +6,7 @@ use super::{Error, is_damage};
 use crate::{
     catalog::CatalogError,
     claim::ClaimError,
-    config::{ConfigError, Untrusted},
+    config::{ConfigError, HOME_BYTES, SOCKET_PATH_BYTES, Untrusted, is_too_long},
     images::ImageError,
     keys::KeyError,
     machines::MachineError,
@@ -29,6 +29,8 @@ pub(crate) enum Exit {
     Damaged = 5,
     /// Nothing is called that.
     NotFound = 6,
+    /// What was cut short can neither be finished nor undone as yet.
+    Unsettled = 7,
 }
 
 /// How an error is told.
@@ -131,8 +133,8 @@ impl Error {
                 "head -c 32 /dev/random >FILE makes new material".to_owned(),
             ),
             Self::Image { source, .. } => return image_report(source),
-            Self::SourceStatus { kind, name, .. } => {
-                (Exit::Refused, "wrong-state", format!("ecsctl {kind} show {name}"))
+            Self::SourceStatus { kind, name, status, .. } => {
+                (Exit::Refused, "wrong-state", status_hint(*kind, name, *status))
             }
             Self::TooSmall { wanted, .. } => {
                 (Exit::Refused, "too-small", format!("--size {wanted}, or leave it out"))
@@ -242,7 +244,7 @@ impl Error {
             ),
             Self::Keys(source) => return key_report(source),
             Self::Release { source, .. } => return key_report(source),
-            Self::Volume { kind, source, disk, .. } => return volume_report(source, *kind, disk),
+            Self::Volume { kind, source, disk, doing } => return volume_report(source, *kind, disk, doing),
             Self::Catalog(source) => match source {
                 CatalogError::TooNew { .. } => {
                     (Exit::Failed, "catalogue-too-new", "use the newer ecsctl that wrote it".to_owned())
@@ -304,6 +306,9 @@ impl Error {
                     _ => io_hint(path),
                 },
             ),
+            Self::Unsettled { .. } => {
+                (Exit::Unsettled, "unsettled", "remove the reasons, then: ecsctl status".to_owned())
+            }
             Self::Unconfirmed { .. } => {
                 (Exit::Usage, "unconfirmed", "say --yes to go on without a question".to_owned())
             }
@@ -325,8 +330,11 @@ const CONFIG_KEYS: &str =
 /// What is left to do about a catalogue that is none: volumes say themselves what they are.
 const CORRUPT: &str = "move catalog.db, and catalog.db-wal and -shm beside it, away from ECS_HOME; then bring its volumes back: ecsctl doctor --rebuild";
 
-/// A socket's path is bounded (unix(7)).
-const SHORTER_HOME: &str = "set ECS_HOME to a directory of your own with a path of at most 46 bytes: that of a socket in it has at most 107";
+fn shorter_home() -> String {
+    format!(
+        "set ECS_HOME to a directory of your own with a path of at most {HOME_BYTES} bytes: that of a socket in it has at most {SOCKET_PATH_BYTES}"
+    )
+}
 
 fn is_corrupt(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
@@ -359,7 +367,9 @@ fn status_hint(kind: Noun, name: &str, status: DiskStatus) -> String {
     match status {
         // Nothing else is ever in use.
         DiskStatus::InUse if kind == Noun::Disk => format!("ecsctl disk detach {name}"),
-        DiskStatus::ErrorDeleting => format!("ecsctl {kind} delete {name}"),
+        DiskStatus::ErrorDeleting => format!(
+            "ecsctl {kind} delete {name}; if its header cannot be read: ecsctl {kind} delete {name} --skip-erase"
+        ),
         DiskStatus::Creating | DiskStatus::Attaching | DiskStatus::Detaching | DiskStatus::Deleting => {
             "ecsctl status finishes or undoes what was cut short".to_owned()
         }
@@ -386,8 +396,8 @@ fn machine_report(error: &MachineError, server: &str) -> Report {
             "qemu-missing",
             "install qemu-system-x86, or name the program as `qemu` in ecs.toml".to_owned(),
         ),
-        MachineError::File { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
-            (Exit::Failed, "path-too-long", SHORTER_HOME.to_owned())
+        MachineError::File { path, .. } if is_too_long(path) => {
+            (Exit::Failed, "path-too-long", shorter_home())
         }
         MachineError::File { path, .. } => (Exit::Failed, "io", io_hint(path)),
         MachineError::Failed { .. } | MachineError::Slow { .. } => (
@@ -470,7 +480,7 @@ fn refusal_hint(key: &str, code: &str) -> String {
     }
 }
 
-fn volume_report(error: &ToolError, kind: Noun, name: &str) -> Report {
+fn volume_report(error: &ToolError, kind: Noun, name: &str, doing: &str) -> Report {
     let show = || format!("ecsctl {kind} show {name}");
     let (exit, code, hint) = match error {
         ToolError::Spawn { .. } => (
@@ -494,10 +504,20 @@ fn volume_report(error: &ToolError, kind: Noun, name: &str) -> Report {
                 )
             },
         ),
-        // evsfs knows of its socket only, not of the directory that its path comes from.
-        ToolError::Failed { code, .. } if code == "control_socket" => {
-            (Exit::Failed, "volume-failed", SHORTER_HOME.to_owned())
-        }
+        ToolError::LongSocket { .. } => (Exit::Failed, "path-too-long", shorter_home()),
+        // evsfs's hints are for who names files, and who would have one of it back.
+        ToolError::Failed { class: Failure::Damaged, .. } if doing == "deleted" => (
+            Exit::Damaged,
+            "volume-damaged",
+            format!("what is left of it goes by: ecsctl {kind} delete {name} --skip-erase"),
+        ),
+        ToolError::Failed { class: Failure::Damaged, code, .. } if code == "not_a_volume" => (
+            Exit::Damaged,
+            "volume-damaged",
+            format!(
+                "put its file back from a copy; if there is none: ecsctl {kind} delete {name} --skip-erase"
+            ),
+        ),
         ToolError::Failed { class, hint, .. } => {
             let (exit, code) = match class {
                 Failure::Other => (Exit::Failed, "volume-failed"),
@@ -543,6 +563,16 @@ mod tests {
             for code in ["rolled_back", "forked", "other"] {
                 let source = Box::new(failed(code));
                 errors.push(Error::Volume { kind, disk: "same".to_owned(), doing: "copied", source });
+            }
+            for (code, doing) in
+                [("not_a_volume", "copied"), ("not_a_volume", "deleted"), ("damaged", "deleted")]
+            {
+                let class = Failure::Damaged;
+                let source = ToolError::Failed { class, code: code.into(), message: "no".into(), hint: None };
+                let error = Error::Volume { kind, disk: "same".to_owned(), doing, source: Box::new(source) };
+                let hint = error.report().hint;
+                assert!(hint.ends_with(&format!("ecsctl {kind} delete same --skip-erase")), "{hint}");
+                errors.push(error);
             }
             for error in errors {
                 assert!(error.to_string().starts_with(&format!("{kind} same ")), "{error}");

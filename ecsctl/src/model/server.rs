@@ -28,6 +28,11 @@ impl ServerStatus {
         }
     }
 
+    /// Whether it has all of its disks: neither half made nor half deleted.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Self::Stopped | Self::Running)
+    }
+
     /// The reverse of [`Self::as_str`].
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let all = [Self::Building, Self::Stopped, Self::Running, Self::Deleting];

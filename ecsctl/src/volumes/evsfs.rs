@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     claim::Claim,
+    config::is_too_long,
     model::disk::Serving,
     output::progress::Progress,
     volumes::{
@@ -268,6 +269,9 @@ impl VolumeTool for Evsfs {
     fn mount(&self, claim: &Claim, place: &Place, how: Mounting) -> Result<Serving, ToolError> {
         if let Some(serving) = self.serving(place)? {
             return Ok(serving);
+        }
+        if is_too_long(&place.control) {
+            return Err(ToolError::LongSocket { path: place.control.clone() });
         }
         let mut arguments = vec![
             OsStr::new("mount"),

@@ -29,7 +29,6 @@ impl Delete {
         confirm(yes, &format!("Group {} will be deleted{with}. Go on?", group.name))?;
         let shown = app.shown_group(group.clone())?;
         group.desired = 0;
-        app.catalog.write(|tx| scaling::set_desired(tx, group.id, 0))?;
         let config = app.config_of(&group)?;
         app.scale(&group, &config)?;
         app.catalog.write(|tx| scaling::remove_group(tx, group.id))?;

@@ -41,7 +41,6 @@ impl Scale {
             let fates = app.fates(&leaving)?;
             confirm(yes, &format!("From group {} will be deleted: {fates}. Go on?", group.name))?;
         }
-        app.catalog.write(|tx| scaling::set_desired(tx, group.id, group.desired))?;
         let config = app.config_of(&group)?;
         let servers = app.scale(&group, &config)?;
         let sentence = format!("as-group {} has {}", group.name, count(&servers));

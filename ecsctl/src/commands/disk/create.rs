@@ -46,7 +46,7 @@ pub(crate) struct Create {
     #[arg(long, requires = "encrypted")]
     key: Option<String>,
     /// Not encrypted, though its source is (from a backup only): asks first
-    #[arg(long, conflicts_with = "encrypted")]
+    #[arg(long, conflicts_with = "encrypted", requires = "backup")]
     plain: bool,
     /// Make it thin over this image: in well under a second at any size
     #[arg(long)]

@@ -30,7 +30,8 @@ pub(crate) struct Recover {
 /// How one disk fared.
 #[derive(Debug)]
 struct Line {
-    server: String,
+    /// None for what was cut short and is not settled, whatever it is.
+    server: Option<String>,
     disk: String,
     result: &'static str,
     path: Option<String>,
@@ -56,11 +57,20 @@ impl Recover {
                     Recovery::Failed(error) => ("failed", Some(error)),
                 };
                 let error = error.map(|error| (error.to_string(), error.report().hint));
-                lines.push(Line { server: server.name.clone(), disk: name, result, path, error });
+                lines.push(Line { server: Some(server.name.clone()), disk: name, result, path, error });
             }
         }
         let failed: Vec<String> =
             lines.iter().filter(|line| line.error.is_some()).map(|line| line.disk.clone()).collect();
+        let disks = lines.len();
+        // It keeps no disk of a server away: that is told with the disk.
+        lines.extend(troubled.iter().filter(|(name, _)| !failed.contains(name)).map(|(name, error)| Line {
+            server: None,
+            disk: name.clone(),
+            result: "unsettled",
+            path: None,
+            error: Some((error.to_string(), error.report().hint)),
+        }));
         let all_well = failed.is_empty();
         if all_well || app.out.format == Format::Table {
             app.out.list(&lines).map_err(stdout)?;
@@ -70,17 +80,14 @@ impl Recover {
                 "server {name}: its virtual machine has ended\n  hint: ecsctl server start {name}"
             ));
         }
-        for (name, error) in &troubled {
-            app.out.note(&format!("{name}: {error}\n  hint: {}", error.report().hint));
+        for (message, hint) in lines.iter().filter_map(|line| line.error.as_ref()) {
+            app.out.note(&format!("{message}\n  hint: {hint}"));
         }
         if all_well {
             return Ok(());
         }
-        for (message, hint) in lines.iter().filter_map(|line| line.error.as_ref()) {
-            app.out.note(&format!("{message}\n  hint: {hint}"));
-        }
-        let disks = Value::Array(lines.iter().map(Show::json).collect());
-        Err(Error::NotRecovered { failed, of: lines.len(), disks })
+        let lines = Value::Array(lines.iter().map(Show::json).collect());
+        Err(Error::NotRecovered { failed, of: disks, disks: lines })
     }
 }
 
@@ -101,7 +108,7 @@ impl Show for Line {
 
     fn row(&self) -> Vec<String> {
         vec![
-            self.server.clone(),
+            self.server.clone().unwrap_or_default(),
             self.disk.clone(),
             self.result.to_owned(),
             self.path.clone().unwrap_or_default(),
@@ -109,7 +116,11 @@ impl Show for Line {
     }
 
     fn fields(&self) -> Vec<(&'static str, String)> {
-        vec![("Server", self.server.clone()), ("Disk", self.disk.clone()), ("Result", self.result.to_owned())]
+        vec![
+            ("Server", self.server.clone().unwrap_or_default()),
+            ("Disk", self.disk.clone()),
+            ("Result", self.result.to_owned()),
+        ]
     }
 
     fn handle(&self) -> String {

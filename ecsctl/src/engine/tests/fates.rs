@@ -10,7 +10,7 @@ use crate::{
     catalog::{scaling as groups, snapshots},
     engine::make::Encryption,
     machines::Stop,
-    model::{scaling::Config, size::Size},
+    model::{plan::Step, scaling::Config, size::Size},
 };
 
 /// Every disk and server as the catalogue has it.
@@ -113,8 +113,19 @@ fn d7_a_server_whose_disk_something_depends_on_is_not_taken_apart() {
         assert!(matches!(&refused, Error::HasDependants { name, .. } if name == "g-2-data1"), "{refused}");
         assert_eq!(rows(&world), before);
     }
-    delete_snapshot(&world, "web1-system");
     delete_snapshot(&world, "g-2-data1");
+    // Of the last one to go.
+    snapshot(&world, "g-1-system");
+    group.desired = 0;
+    let before = (rows(&world), groups::groups(world.app().catalog.read()).unwrap());
+    let events = groups::events(world.app().catalog.read(), group.id).unwrap();
+    let refused = world.app().scale(&group, &config).unwrap_err();
+    assert!(matches!(&refused, Error::HasDependants { name, .. } if name == "g-1-system"), "{refused}");
+    assert_eq!((rows(&world), groups::groups(world.app().catalog.read()).unwrap()), before);
+    assert_eq!(groups::events(world.app().catalog.read(), group.id).unwrap(), events);
+    group.desired = 1;
+    delete_snapshot(&world, "web1-system");
+    delete_snapshot(&world, "g-1-system");
     world.app().delete_server("web1").unwrap();
     assert_eq!(world.app().scale(&group, &config).unwrap(), ["g-1"]);
     let left: Vec<String> = rows(&world).0.into_iter().map(|disk| disk.name).collect();
@@ -153,6 +164,167 @@ fn s1_a_deletion_that_fails_on_the_way_gives_the_disks_back() {
         assert_eq!(disks.iter().map(|disk| &disk.name).collect::<Vec<_>>(), ["d", "web1-data1"]);
         assert_eq!(world.volumes.mounted(), 0);
     }
+}
+
+fn holder() -> Vec<Holder> {
+    vec![Holder::Process { pid: 7, program: "dd".into() }]
+}
+
+fn assert_half(world: &World, name: &str, expected: ServerStatus, context: &str) {
+    let mut app = world.app();
+    for refused in [
+        app.create_config("c2".into(), name).map(|_| ()),
+        app.system_disk(name).map(|_| ()),
+        app.start_server(name, hardware()).map(|_| ()),
+    ] {
+        match refused.unwrap_err() {
+            Error::ServerStatus { status, .. } => assert_eq!(status, expected, "{context}"),
+            // It is tried again first.
+            Error::Volume { source, .. } if matches!(&*source, ToolError::Busy { .. }) => {}
+            error => panic!("{context}: {error}"),
+        }
+    }
+    assert_eq!(server(world, name).status, expected, "{context}");
+}
+
+/// S1: a server that was cut short while it was made, and cannot be taken away because somebody has a disk of it open, is not taken for a whole
+/// one by anything; it goes when it can.
+#[test]
+fn s1_a_half_made_server_that_cannot_be_undone_stays_half_made_until_it_can() {
+    let mut held = 0;
+    for step in 0..14 {
+        let world = World::new();
+        let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+        let data = vec![(block(), Encryption::Plain)];
+        let half = |app: &mut App| app.build_server(&blueprint("half", &image, data.clone())).map(|_| ());
+        assert!(!dies_before(&world, step, half), "it has 14 steps");
+        if world.volumes.mounted() == 0 {
+            continue;
+        }
+        held += 1;
+        world.volumes.hold(&holder());
+        let context = format!("before step {step}");
+        for _ in 0..2 {
+            assert!(world.app().settle_all().unwrap().contains_key("half"), "{context}");
+            assert_half(&world, "half", ServerStatus::Building, &context);
+        }
+        world.volumes.hold(&[]);
+        assert!(world.app().settle_all().unwrap().is_empty(), "{context}");
+        let (disks, servers) = rows(&world);
+        assert_eq!(disks.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["d"], "{context}");
+        assert_eq!((servers, world.volumes.mounted()), (vec![], 0), "{context}");
+    }
+    assert!(held > 4, "{held}");
+}
+
+/// The same when the process that makes it lives, and says so.
+#[test]
+fn s1_who_makes_a_server_is_told_when_what_there_is_of_it_cannot_be_removed() {
+    let world = World::new();
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    let mut app = world.app();
+    let (volumes, mounts) = (world.volumes.clone(), Cell::new(0));
+    app.observe = Some(Box::new(move |step| {
+        mounts.set(mounts.get() + u32::from(step == Step::Mount));
+        if mounts.get() == 2 {
+            volumes.hold(&holder());
+            volumes.trouble(Some(Trouble::FailMount));
+            mounts.set(3);
+        }
+    }));
+    let data = vec![(block(), Encryption::Plain)];
+    let failed = app.build_server(&blueprint("half", &image, data)).unwrap_err();
+    assert!(failed.to_string().contains("half-data1"), "{failed}");
+    let [warning] = app.warnings.as_slice() else { panic!("{:?}", app.warnings) };
+    assert!(warning.message.contains("server half is half made"), "{warning:?}");
+    assert!(warning.message.contains("half-system") && warning.hint.contains("ecsctl status"), "{warning:?}");
+    assert_half(&world, "half", ServerStatus::Building, "it cannot be undone");
+    world.volumes.hold(&[]);
+    let gone = world.app().delete_server("half");
+    assert!(gone.is_ok() && rows(&world).1.is_empty(), "{gone:?}");
+    assert_eq!(world.row("half-system"), None);
+}
+
+/// S1: once a disk that goes with a server is destroyed, there is no way back: it stays half deleted, and the next command goes on.
+#[test]
+fn s1_a_deletion_that_fails_after_its_first_disk_is_gone_stays_one() {
+    let (world, group, config) = scaled(1);
+    world.app().scale(&group, &config).unwrap();
+    let mut app = world.app();
+    let (volumes, erasures) = (world.volumes.clone(), Cell::new(0));
+    app.observe = Some(Box::new(move |step| {
+        erasures.set(erasures.get() + u32::from(step == Step::Erase));
+        // Of data1, data2 and system.
+        volumes.trouble((erasures.get() == 3).then_some(Trouble::RefuseErase));
+    }));
+    app.delete_server("g-1").unwrap_err();
+    assert_eq!((world.row("g-1-data1"), world.row("g-1-data2")), (None, None));
+    assert_eq!(world.row("g-1-system").unwrap().status, DiskStatus::Available);
+    assert_eq!(server(&world, "g-1").status, ServerStatus::Deleting);
+    assert_eq!(groups::members(world.app().catalog.read(), group.id).unwrap(), [] as [String; 0]);
+    // Nor is it whole when going on fails.
+    world.volumes.trouble(Some(Trouble::RefuseErase));
+    let refused = world.app().create_config("c2".into(), "g-1").unwrap_err();
+    assert!(matches!(refused, Error::ServerStatus { status: ServerStatus::Deleting, .. }), "{refused}");
+    world.volumes.trouble(None);
+    assert_eq!(world.app().scale(&group, &config).unwrap(), ["g-1"]);
+    assert_eq!(rows(&world).1.len(), 2);
+}
+
+/// S1: of a deletion whose process died, everything that it had detached is either attached or the deletion goes on.
+#[test]
+fn s1_a_deletion_that_cannot_be_finished_after_its_process_died_stays_one() {
+    let mut failed = 0;
+    for step in 0.. {
+        let world = World::new();
+        let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+        world.app().build_server(&blueprint("web1", &image, vec![(block(), Encryption::Plain)])).unwrap();
+        if dies_before(&world, step, |app| app.delete_server("web1").map(drop)) {
+            break;
+        }
+        world.volumes.trouble(Some(Trouble::RefuseErase));
+        let left = world.app().settle_all().unwrap();
+        world.volumes.trouble(None);
+        if left.contains_key("web1") {
+            failed += 1;
+            assert_eq!(server(&world, "web1").status, ServerStatus::Deleting, "before step {step}");
+        }
+        assert!(world.app().settle_all().unwrap().is_empty(), "before step {step}");
+        let (disks, servers) = rows(&world);
+        let disks: Vec<_> = disks.iter().map(|disk| (disk.name.as_str(), disk.status)).collect();
+        assert_eq!(
+            disks,
+            ["d", "web1-data1"].map(|name| (name, DiskStatus::Available)),
+            "before step {step}"
+        );
+        assert!(servers.is_empty(), "before step {step}");
+    }
+    assert!(failed > 5, "{failed}");
+}
+
+/// Who deletes is told which disks are not attached again.
+#[test]
+fn s1_a_disk_that_cannot_be_given_back_is_named() {
+    let world = World::new();
+    let image = world.filled(Noun::Image, "i", &world.disk("d"), Encryption::Inherit).unwrap();
+    world.app().build_server(&blueprint("web1", &image, vec![(block(), Encryption::Plain)])).unwrap();
+    let mut app = world.app();
+    let volumes = world.volumes;
+    app.observe = Some(Box::new(move |step| match step {
+        Step::Erase => volumes.trouble(Some(Trouble::RefuseErase)),
+        Step::Mount => volumes.trouble(Some(Trouble::FailMount)),
+        _ => {}
+    }));
+    app.delete_server("web1").unwrap_err();
+    let told: Vec<_> = app.warnings.iter().map(|warning| warning.message.as_str()).collect();
+    for (disk, warning) in ["web1-data1", "web1-system"].iter().zip(&app.warnings) {
+        assert!(
+            warning.message.starts_with(&format!("disk {disk} was detached from server web1")),
+            "{told:?}"
+        );
+        assert!(warning.hint.ends_with(&format!("ecsctl disk attach {disk} web1")), "{}", warning.hint);
+    }
+    assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[test]

@@ -543,3 +543,19 @@ fn i4_a_thin_disk_is_made_without_copying() {
     world.filled(Noun::Disk, "t", &image, Encryption::Inherit).unwrap();
     assert_eq!(world.volumes.log()[log..], ["create"], "nothing is mounted for it");
 }
+
+/// The manual's longest home is the longest from which everything can be done (unix(7)).
+#[test]
+fn the_longest_home_has_room_for_every_socket() {
+    use crate::config::{HOME_BYTES, is_too_long};
+    let world = World::new();
+    let mut app = world.app();
+    for (length, fits) in [(HOME_BYTES, true), (HOME_BYTES + 1, false)] {
+        app.installation.home = format!("/{}", "h".repeat(length - 1)).into();
+        let place = app.installation.place(Uuid::nil());
+        let source = app.source_place(Uuid::nil(), &place);
+        let monitor = app.installation.machine_place(Uuid::nil()).monitor;
+        let sockets = [place.control, source.control, monitor];
+        assert_eq!(sockets.iter().all(|socket| !is_too_long(socket)), fits, "{sockets:?}");
+    }
+}
