@@ -218,7 +218,6 @@ fn besides(calls: u64) -> impl Iterator<Item = Besides> {
     let numbers = 0..usize::try_from(calls).unwrap();
     let syncs = numbers.clone().step_by((many / 8).max(1));
     let changes = numbers
-        .clone()
         .step_by(many)
         .flat_map(|number| [Besides::Change(Moment::Write, number), Besides::Change(Moment::Read, number)]);
     changes.chain(syncs.map(Besides::Sync)).chain(faults)
