@@ -56,7 +56,8 @@ impl Backing for Noise {
     }
 }
 
-fn store(backing: Arc<Noise>) -> Store {
+/// A store over a file, outside any volume.
+pub(super) fn store(backing: Arc<dyn Backing>) -> Store {
     let uuid = uuid::Uuid::from_u128(1);
     let keys = Arc::new(Keys::new(Keyring::from(VolumeKeys::new(Dek::new(&[1; 32]), uuid, Backend::AwsLc))));
     let entropy: Arc<SeededEntropy> = Arc::new(SeededEntropy::new(1));
@@ -79,7 +80,7 @@ fn store(backing: Arc<Noise>) -> Store {
 fn f2_bitmaps_behind_the_end_of_the_file_cost_neither_time_nor_space() {
     const FORGED: u64 = 8 * FAN;
     let file = Noise::of(2_000);
-    let store = store(Arc::clone(&file));
+    let store = store(Arc::clone(&file) as _);
     let alloc = Allocator::new(Vec::new(), Extent { now: 2_000, once: 2_000 }, 2_000, 1024, 200);
     for group in 0..FORGED / FAN {
         let entries = (0..FANOUT).map(|place| {

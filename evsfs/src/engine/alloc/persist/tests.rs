@@ -1,29 +1,14 @@
-use uuid::Uuid;
-
 use super::super::Extent;
+use super::super::tests::store;
 use super::*;
-use crate::crypto::{Backend, Dek, SeededEntropy, VolumeKeys};
-use crate::engine::epochs::Epochs;
-use crate::engine::protection::Protections;
-use crate::engine::store::{Barrier, Counters, Keys};
 use crate::engine::tests::Sparse;
-
-fn store() -> Store {
-    let uuid = Uuid::from_u128(7);
-    let keys = Arc::new(Keys::new(VolumeKeys::new(Dek::new(&[1; 32]), uuid, Backend::AwsLc).into()));
-    let entropy = Arc::new(SeededEntropy::new(1));
-    let epochs = Epochs::new(Arc::clone(&keys), Arc::clone(&entropy) as _, Vec::new(), 1 << 30);
-    let (counters, barrier) = (Counters::default(), Barrier::default());
-    let (backing, protections) = (Arc::new(Sparse::default()), Protections::default());
-    Store { backing, uuid, keys, entropy, epochs, counters, protections, barrier }
-}
 
 /// A file of 64 TiB: slots are taken and freed in each group of its regions, in rounds of which some fail, and what is not in memory is read again.
 #[test]
 fn f6_of_the_allocation_tree_of_a_large_file_no_more_is_kept_than_fits() {
     const GROUPS: u64 = 4096;
     const KEEP: usize = 128;
-    let store = store();
+    let store = store(Arc::new(Sparse::default()));
     let file = GROUPS * FAN * REGION_SLOTS;
     let extent = Extent { now: file, once: file };
     let slot = |group: u64, round: u64| {
