@@ -504,7 +504,6 @@ impl<'a> Turn<'a> {
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if self.threads.are_too_many() {
-            self.threads.drop_buffer();
             // SAFETY: it stands in the library's buffer, which is memory of the heap's, and was answered: the thread returns from here to read the
             // next request over it.
             #[allow(unsafe_code)]

@@ -83,7 +83,8 @@ struct Crew {
 struct Slot {
     /// An odd number while it is in a call to the device, with [`LENT`] if it has lent its place.
     number: AtomicU64,
-    /// Made with a thread's first read, touched only as far as requests reach, and given back while the thread rests, or all do.
+    /// Made with a thread's first read, touched only as far as requests reach, and given back when all rest: one after the other do amid large reads, and to
+    /// have it mapped anew each time costs more than half of their speed.
     buffer: Mutex<Option<ReadBuffer>>,
 }
 
@@ -194,11 +195,6 @@ impl Threads {
     /// Reads through this thread's own buffer.
     pub(super) fn with_buffer<R>(&self, work: impl FnOnce(&mut ReadBuffer) -> R) -> R {
         work(self.slot().buffer.lock().get_or_insert_with(ReadBuffer::new))
-    }
-
-    /// Gives this thread's buffer back.
-    pub(super) fn drop_buffer(&self) {
-        self.slot().buffer.lock().take();
     }
 
     /// Whether nobody has served a request since this was last asked.
