@@ -306,10 +306,7 @@ impl<D: Attachment> Service<D> {
             }
             // Whoever has it open would see other contents under his hands.
             Request::Rollback { .. } => {
-                let Some(_closed) = self.close_when_unused(|patience| self.openings.close_disk(patience))
-                else {
-                    return Err(self.mounted.busy().into());
-                };
+                let _closed = self.close_when_unused(|patience| self.openings.close_disk(patience))?;
                 // Before it, so that a failure is one of a rollback that did not happen. Nobody can open it until then.
                 self.mounted.forget_contents().map_err(|source| StartError::System {
                     operation: "make the kernel forget the old contents",
@@ -322,11 +319,19 @@ impl<D: Attachment> Service<D> {
     }
 
     /// Keeps others from opening what nobody has open. While nobody is found who has, the kernel's report of his end is still on its way.
-    fn close_when_unused<'a>(&'a self, close: impl Fn(Duration) -> Option<Closed<'a>>) -> Option<Closed<'a>> {
-        close(KERNEL).or_else(|| match self.mounted.busy() {
-            MountError::Busy { holders, .. } if holders.is_empty() => close(BUSY_KERNEL),
-            _ => None,
-        })
+    fn close_when_unused<'a>(
+        &'a self,
+        close: impl Fn(Duration) -> Option<Closed<'a>>,
+    ) -> Result<Closed<'a>, MountError> {
+        if let Some(closed) = close(KERNEL) {
+            return Ok(closed);
+        }
+        match self.mounted.busy() {
+            MountError::Busy { holders, .. } if holders.is_empty() => {
+                close(BUSY_KERNEL).ok_or_else(|| self.mounted.busy())
+            }
+            busy => Err(busy),
+        }
     }
 
     fn status(&self) -> Value {
@@ -346,9 +351,7 @@ impl<D: Attachment> Service<D> {
         // Most of it while the disk can still be opened.
         let first = self.device.flush();
         // The kernel refuses to unmount what is in use here. That it is in use in another mount namespace keeps it from nothing.
-        let Some(closed) = self.close_when_unused(|patience| self.openings.close(patience)) else {
-            return Err(Obstacle::InUse(self.mounted.entry().clone().into()));
-        };
+        let closed = self.close_when_unused(|patience| self.openings.close(patience))?;
         let flushed = first.and_then(|()| self.device.flush()).map_err(Failure::from);
         match mount::unmount(self.mounted.entry()) {
             // Somebody else was quicker.
